@@ -1,0 +1,290 @@
+"""One typed, validated run configuration: the only place where a key, its default and its unit are written.
+
+Keys are kebab case and nested (``data.image-size``). The same keys serve ``pyproject.toml``'s Flower
+run config, an experiment's TOML and ``--set``. An empty string means "not given".
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedmed.errors import UserError
+
+Arm = Literal["none", "pixel-laplace", "dp-sgd", "local-update", "central-fixed"]
+Scheme = Literal["federated", "pooled", "local-only"]
+ARMS: tuple[str, ...] = get_args(Arm)
+
+Scalar = str | int | float | bool
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class Section(BaseModel):
+    """A table of the configuration; unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(
+        alias_generator=_kebab, extra="forbid", frozen=True, strict=True, populate_by_name=True
+    )
+
+
+class Columns(Section):
+    """Names of a table's own columns for each column of the schema (``table`` source)."""
+
+    image: str = ""
+    label: str = ""
+    finding: str = ""
+    comorbidities: str = ""
+    patient_id: str = ""
+    age: str = ""
+    sex: str = ""
+    view: str = ""
+    site: str = ""
+    split: str = ""
+
+
+class Data(Section):
+    """Where images come from, how they are split, and which hospital holds which."""
+
+    source: Literal["phantom", "medmnist", "kermany", "table"] = "phantom"
+    path: str = ""  # medmnist: .npz or set name; kermany: folder or zip; table: CSV or Parquet
+    images: str = ""  # table: folder or zip of the images
+    index: str = ""  # medmnist: CSV with split, row, patient_id
+    mapping: Literal["", "nih-chestxray14", "chexpert", "mimic-cxr-jpg"] = ""
+    columns: Columns = Columns()
+    target: str = ""  # which label of a multi-label cohort is trained on
+    positive: str = ""  # table: the value(s) of the label column that mean disease, split by '|'
+    uncertain: Literal["refuse", "negative", "positive", "ignore"] = "refuse"
+    patients: Annotated[int, Field(ge=20)] = 900  # phantom: number of patients
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square
+    hospitals: Annotated[int, Field(ge=1, le=1000)] = 4
+    partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
+    partition_alpha: Positive = 0.5  # concentration of the Dirichlet draw; smaller = more skew
+    split: Literal["given", "given-test", "patient"] = "given"
+    validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    test_fraction: Annotated[float, Field(gt=0, lt=0.8)] = 0.25
+    unknown_patients: Literal["refuse", "separate"] = "refuse"
+    seed: Seed = 0  # fixes the phantom, the split and the hospitals; not the training
+
+
+class Model(Section):
+    """The classifier."""
+
+    name: Literal["resnet18"] = "resnet18"
+    norm: Literal["group", "frozen-batch"] = "group"
+    stem: Literal["auto", "imagenet", "small"] = "auto"
+    channels: Literal[1, 3] = 1
+    weights: str = "none"  # none, imagenet, or a local .pth or .safetensors file
+
+
+class Train(Section):
+    """The recipe every arm shares."""
+
+    scheme: Scheme = "federated"
+    rounds: Count = 4
+    local_epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0  # passes over the shard per round
+    batch_size: Count = 32  # images; under dp-sgd the expected number of units in a step
+    optimizer: Literal["sgd", "adam", "nadam"] = "sgd"
+    learning_rate: Positive = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
+    weight_decay: NotNegative = 0.0
+    weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
+    server_learning_rate: Positive = 1.0
+    selection: Literal["last", "best-validation"] = "last"
+    on_failure: Literal["stop", "continue"] = "stop"  # when a hospital fails in a round
+    minimum_hospitals: Count = 1  # with "continue": fewest updates that make a round
+    timeout: Positive = 3600.0  # seconds to wait for a round's updates
+
+
+class Privacy(Section):
+    """The treatment of an arm; which keys count depends on ``arm``."""
+
+    arm: Arm = "none"
+    epsilon: Positive = 8.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    unit: Literal["patient", "image"] = "patient"  # dp-sgd: whose data one epsilon protects
+    clipping_norm: Positive = 1.0  # L2 norm of a unit's gradient (dp-sgd) or of an update
+    laplace_scale: NotNegative = 0.0  # pixel-laplace: scale on [0, 1]; 0 = from epsilon, per image
+    engine: Literal["opacus"] = "opacus"  # of per-sample gradients
+    physical_batch_size: Count = 32  # images whose gradients are held in memory at once
+    reproducible_noise: bool = False  # simulation only; then no epsilon against who knows the seed
+
+
+class Run(Section):
+    """This run: its seed, its place and its machine."""
+
+    seed: Seed = 0
+    out: str = ""  # run directory; empty = a folder of its own under fedmed's home
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
+    threads: Annotated[int, Field(ge=0)] = 0  # CPU threads of torch per process; 0 = torch's choice
+
+
+class Settings(Section):
+    """Everything one run of one arm needs."""
+
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    privacy: Privacy = Privacy()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        arm, train, data = self.privacy.arm, self.train, self.data
+        if train.weighting == "size" and arm == "central-fixed":
+            raise ValueError(
+                "train.weighting: 'size' makes one hospital's share larger than the noise of "
+                "central-fixed covers; use 'equal'"
+            )
+        if train.scheme != "federated" and arm in ("central-fixed", "local-update"):
+            raise ValueError(
+                f"train.scheme: '{train.scheme}' has no exchange of updates for {arm} to "
+                "protect; use 'federated'"
+            )
+        if train.minimum_hospitals > data.hospitals:
+            raise ValueError(
+                f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
+                f"data.hospitals = {data.hospitals}; lower it"
+            )
+        if self.model.norm == "frozen-batch" and self.model.weights == "none":
+            raise ValueError(
+                "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
+                "model.weights, or use 'group'"
+            )
+        if data.source == "table" and not data.path:
+            raise ValueError("data.path: the table source needs a CSV or Parquet file; set it")
+        if data.source == "table" and not data.images:
+            raise ValueError("data.images: the table source needs a folder or zip; set it")
+        if data.source in ("medmnist", "kermany") and not data.path:
+            raise ValueError(f"data.path: the {data.source} source needs it; set it")
+        return self
+
+    @property
+    def nodes(self) -> int:
+        """Number of federation members: one per hospital, or one that holds everything."""
+        return 1 if self.train.scheme == "pooled" else self.data.hospitals
+
+    def to_nested(self) -> dict[str, Any]:
+        """Nested dict with kebab-case keys, as an experiment's TOML has them."""
+        return self.model_dump(by_alias=True)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Flat dict with dotted kebab-case keys, as Flower's run config has them."""
+        return flatten(self.to_nested())
+
+    def replaced(self, overrides: dict[str, Any], where: str = "--set") -> "Settings":
+        """A copy with dotted keys replaced and everything validated again."""
+        merged = self.to_nested()
+        for key, value in overrides.items():
+            put(merged, key, value, where)
+        return parse(merged, where)
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Nested dict to one with dotted keys."""
+    flat: dict[str, Scalar] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any], where: str) -> dict[str, Any]:
+    """Dict with dotted keys to a nested one."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        put(nested, key, value, where)
+    return nested
+
+
+def put(nested: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in a nested dict; raises :class:`UserError` where a part is no table."""
+    *parents, last = key.split(".")
+    table = nested
+    for part in parents:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{where}: '{key}' goes through '{part}', which is not a table")
+    table[last] = value
+
+
+def parse(nested: dict[str, Any], where: str) -> Settings:
+    """Validate a nested dict; raises :class:`UserError` naming the first wrong key and the remedy."""
+    try:
+        return Settings.model_validate(_widen(nested, Settings), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+
+
+def from_flat(flat: dict[str, Any], where: str = "run config") -> Settings:
+    """Validate a run config with dotted keys."""
+    return parse(unflatten(flat, where), where)
+
+
+def parse_assignment(text: str) -> tuple[str, Scalar]:
+    """``key=value`` of ``--set``; the value is read as TOML, else as text."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise UserError(f"--set {text}: write it as key=value, for example train.rounds=3")
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    if not isinstance(parsed, str | int | float | bool):
+        raise UserError(f"--set {text}: give one number, true, false or text")
+    return key.strip(), parsed
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises :class:`UserError` naming the file and the line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; give the path of an experiment's TOML") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; give the path of an experiment's TOML") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first validation error in one line: key, what is wrong, what to do."""
+    first = error.errors()[0]
+    key = ".".join(_kebab(str(part)) for part in first["loc"])
+    kind, given = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        spelt = ".".join(str(part) for part in first["loc"])
+        return f"unknown key '{spelt}'; remove it or correct the spelling (keys are kebab case)"
+    if kind == "value_error":
+        return str(first["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"{key} = {given!r} is not known; use {first['ctx']['expected']}"
+    message = str(first["msg"]).replace("Input should be", "it must be")
+    return f"{key} = {given!r}: {message}; correct it"
+
+
+def _widen(nested: Any, section: type[BaseModel]) -> Any:
+    """Let ``1`` stand for ``1.0`` where a number with a fraction is expected (TOML tells them apart)."""
+    if not isinstance(nested, dict):
+        return nested
+    fields = {_kebab(name): field for name, field in section.model_fields.items()}
+    widened: dict[str, Any] = {}
+    for key, value in nested.items():
+        field = fields.get(key)
+        kind = None if field is None else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            value = _widen(value, kind)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        widened[key] = value
+    return widened

@@ -1,0 +1,78 @@
+"""The network of hospitals: which images each one trains on, and what the server holds out."""
+
+import functools
+from dataclasses import dataclass
+
+import pandas as pd
+
+from fedmed.config import Data, Settings
+from fedmed.data.cohort import Cohort
+from fedmed.data.partition import assign_hospitals
+from fedmed.data.shard import Shard, load_shard
+from fedmed.data.sources import load
+from fedmed.data.split import assign_splits
+from fedmed.errors import UserError
+
+POOLED = "pooled"  # the name of the one member that holds everything
+
+
+@dataclass(frozen=True)
+class Network:
+    """A cohort with ``split`` and ``hospital`` for every image, patient-disjoint in both."""
+
+    cohort: Cohort
+    hospital: pd.Series
+
+    @property
+    def names(self) -> list[str]:
+        """Hospitals, in natural order: hospital-2 before hospital-10."""
+        return sorted(self.hospital.unique(), key=lambda name: (len(name), name))
+
+    def training(self, hospital: str) -> Cohort:
+        """The training images of a hospital (or of all: ``pooled``)."""
+        mask = self.cohort.table["split"] == "train"
+        if hospital != POOLED:
+            mask &= self.hospital == hospital
+        return self.cohort.with_table(self.cohort.table[mask].reset_index(drop=True))
+
+    def held_out(self) -> tuple[Cohort, pd.Series]:
+        """Validation and test images of the server's, and the hospital each comes from."""
+        mask = self.cohort.table["split"] != "train"
+        table = self.cohort.table[mask].reset_index(drop=True)
+        return self.cohort.with_table(table), self.hospital[mask].reset_index(drop=True)
+
+
+@functools.lru_cache(maxsize=2)
+def load_network(data: Data) -> Network:
+    """Load, split and partition the cohort of ``data``; the same for every process and seed.
+
+    Raises :class:`UserError` for every mistake in the data or its keys.
+    """
+    cohort = assign_splits(load(data), data)
+    network = Network(cohort, assign_hospitals(cohort.table, data))
+    for hospital in network.names:
+        if len(network.training(hospital)) == 0:
+            raise UserError(
+                f"{hospital} has no training images; lower data.hospitals or change data.partition"
+            )
+    return network
+
+
+def member_names(settings: Settings) -> list[str]:
+    """Names of the federation's members in the order of their partition ids."""
+    if settings.train.scheme == "pooled":
+        return [POOLED]
+    return load_network(settings.data).names
+
+
+@functools.lru_cache(maxsize=128)
+def training_shard(data: Data, hospital: str) -> Shard:
+    """The training shard of one member, kept open by the process that asked for it."""
+    return load_shard(load_network(data).training(hospital), data.image_size)
+
+
+@functools.lru_cache(maxsize=2)
+def held_out_shard(data: Data) -> tuple[Shard, pd.Series]:
+    """The server's validation and test images, and the hospital of each."""
+    cohort, hospitals = load_network(data).held_out()
+    return load_shard(cohort, data.image_size), hospitals

@@ -1,0 +1,126 @@
+"""A shard: preprocessed images of one hospital as a uint8 memory map, made once and cached."""
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedmed import files
+from fedmed.data.cohort import Cohort
+from fedmed.data.decode import PREPROCESSING, to_square
+from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.noise import NoiseSource
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images (n, size, size), uint8 or (once noised) float32, read-only, and the rows they show."""
+
+    key: str
+    images: NDArray[np.uint8] | NDArray[np.float32]
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> NDArray[np.float32]:
+        """Labels (n,), 0 or 1."""
+        return self.table["label"].to_numpy(dtype=np.float32)
+
+    def patients(self) -> list[NDArray[np.int64]]:
+        """Row numbers of each patient's images, patients in order of first appearance."""
+        codes, names = pd.factorize(self.table["patient_id"])
+        order = np.argsort(codes, kind="stable")
+        return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
+
+
+def shard_key(cohort: Cohort, size: int) -> str:
+    """Key of the cohort's images at ``size`` pixels: their content, their rows, the preprocessing."""
+    digest = hashlib.sha256(f"{PREPROCESSING}|{size}|".encode())
+    for name in cohort.table["image"]:
+        digest.update(f"{name}={cohort.images.digest(str(name))}|".encode())
+    digest.update(cohort.table.to_csv(index=False).encode())
+    return digest.hexdigest()[:32]
+
+
+def load_shard(cohort: Cohort, size: int) -> Shard:
+    """The cohort's images as a shard, decoded on first use and read from the cache after that.
+
+    Two processes may make the same shard at once: each fills a folder of its own and the first
+    rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk.
+    """
+    key = shard_key(cohort, size)
+    folder = files.home() / "cache" / "shards" / key
+    if not (folder / "meta.json").is_file():
+        _make(cohort, size, key, folder)
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return Shard(key, images, cohort.table.reset_index(drop=True))
+
+
+def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:
+    with files.disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{key}."))
+        try:
+            images = np.lib.format.open_memmap(
+                temporary / "images.npy", "w+", np.uint8, (len(cohort), size, size)
+            )
+            for row, name in enumerate(cohort.table["image"]):
+                images[row] = to_square(cohort.images.read(str(name)), size)
+            images.flush()
+            del images
+            meta = {"preprocessing": PREPROCESSING, "size": size, "images": len(cohort)}
+            (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+            _rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def released_shard(shard: Shard, mechanism: PixelLaplace, source: NoiseSource) -> tuple[Shard, int]:
+    """The shard's one noised copy, and how many times it was noised so far (normally 1).
+
+    The copy is stored outside the cache and reused by every process, restart and later run: noise
+    drawn again would be another release. The draw is written down before it is made, so a crash
+    between the two counts as a release.
+    """
+    name = f"{shard.key}-laplace-{mechanism.scale!r}"
+    if source.reproducible:
+        name += f"-seed-{source.seed}"
+    folder = files.home() / "released" / hashlib.sha256(name.encode()).hexdigest()[:32]
+    record = folder.with_suffix(".releases")
+    if not (folder / "images.npy").is_file():
+        with files.disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with record.open("a", encoding="utf-8") as log:
+                log.write("drawn\n")
+                log.flush()
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".drawing."))
+            try:
+                rng = source.numpy("pixel-laplace", shard.key, repr(mechanism.scale))
+                clean = np.asarray(shard.images, dtype=np.uint8)
+                np.save(temporary / "images.npy", mechanism.apply(clean, rng))
+                _rename(temporary, folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    draws = len(record.read_text(encoding="utf-8").splitlines())
+    return Shard(shard.key, images, shard.table), 1 if source.reproducible else draws
+
+
+def _rename(temporary: Path, folder: Path) -> None:
+    """Move a finished folder into place, unless another process was first."""
+    try:
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+
+

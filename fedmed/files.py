@@ -1,0 +1,80 @@
+"""Writing files so that a reader never sees half of one, and the folders fedmed keeps for itself."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from fedmed.errors import UserError
+
+
+def home() -> Path:
+    """Folder of fedmed's caches and released images: ``$FEDMED_HOME`` or ``~/.local/share/fedmed``."""
+    named = os.environ.get("FEDMED_HOME", "")
+    return Path(named).expanduser() if named else Path.home() / ".local" / "share" / "fedmed"
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only or a forbidden place into a :class:`UserError` naming ``path``."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space and run again",
+            errno.EDQUOT: "the disk quota is used up; free some space and run again",
+            errno.EROFS: "the place is read-only; choose another folder",
+            errno.EACCES: "permission denied; choose another folder or change its permissions",
+            errno.EPERM: "permission denied; choose another folder or change its permissions",
+            errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+        }
+        if error.errno in reasons:
+            raise UserError(f"cannot write {path}: {reasons[error.errno]}") from error
+        raise
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+
+    Raises :class:`UserError` where the disk is full or the place cannot be written; ``path`` is
+    then as it was before.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda temporary: _put(temporary, text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN is refused (``ValueError``), use ``None``."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; raises :class:`UserError` naming the file where it is absent or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run the experiment that should have made it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON; delete it and run again") from error
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Plans, mechanisms, accounting and statements of differential privacy."""

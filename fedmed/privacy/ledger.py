@@ -1,0 +1,101 @@
+"""A hospital's durable record of what it spent: reserved before data is touched, never undone.
+
+One SQLite file per hospital and run. A crash between reservation and reply leaves the reservation,
+so that spend can only be over-counted. A request that was answered gets the stored bytes again, and
+costs nothing.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedmed import files
+from fedmed.errors import RunError
+
+_SCHEMA = """
+create table if not exists spend (
+    id integer primary key,
+    round integer not null,
+    model text not null,
+    steps integer not null check (steps > 0),
+    state text not null check (state in ('reserved', 'committed')),
+    reply text
+)
+"""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger at ``path``; safe for several processes, every write is on disk before it returns."""
+
+    path: Path
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with files.disk_errors(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as db:
+                db.execute("pragma synchronous = full")
+                db.execute(_SCHEMA)
+                yield db
+        except sqlite3.Error as error:
+            # Without a record no private step may be taken: fail closed.
+            raise RunError(
+                f"the ledger {self.path} cannot be used ({type(error).__name__}); "
+                "check the disk and its permissions"
+            ) from error
+
+    def reserve(self, round_number: int, model: str, steps: int) -> int:
+        """Write down, durably, that ``steps`` are about to be taken; returns the entry's number."""
+        with self._open() as db:
+            cursor = db.execute(
+                "insert into spend (round, model, steps, state) values (?, ?, ?, 'reserved')",
+                (round_number, model, steps),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def commit(self, entry: int, reply: bytes) -> None:
+        """Keep the released bytes for a repeated request, then mark the entry as answered."""
+        digest = hashlib.sha256(reply).hexdigest()
+        path = self._reply_path(entry)
+        with files.disk_errors(path):
+            path.write_bytes(reply)
+        with self._open() as db:
+            db.execute("update spend set state = 'committed', reply = ? where id = ?", (digest, entry))
+            old = [row[0] for row in db.execute("select id from spend where id < ?", (entry,))]
+        for earlier in old:
+            # The server that sent a newer model has the older reply.
+            self._reply_path(earlier).unlink(missing_ok=True)
+
+    def answered(self, round_number: int, model: str) -> bytes | None:
+        """The bytes released for this round and model before, whole, or None."""
+        with self._open() as db:
+            row = db.execute(
+                "select id, reply from spend where round = ? and model = ? and state = 'committed'"
+                " order by id desc limit 1",
+                (round_number, model),
+            ).fetchone()
+        if row is None or not self._reply_path(row[0]).is_file():
+            return None
+        reply = self._reply_path(row[0]).read_bytes()
+        return reply if hashlib.sha256(reply).hexdigest() == row[1] else None
+
+    def steps(self, distinct: bool = False) -> int:
+        """Steps reserved so far; ``distinct`` counts a repeated round and model once.
+
+        Only noise that is the same in every repetition may be counted once.
+        """
+        if not self.path.exists():
+            return 0
+        query = "select sum(steps) from spend"
+        if distinct:
+            query = "select sum(steps) from (select max(steps) as steps from spend group by round, model)"
+        with self._open() as db:
+            return int(db.execute(query).fetchone()[0] or 0)
+
+    def _reply_path(self, entry: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}.reply-{entry}")

@@ -1,0 +1,56 @@
+"""Clipping and noising a model update: the same object at a hospital or at the server."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedmed.errors import UserError
+
+Update = dict[str, Tensor]
+
+
+class BadUpdate(ValueError):
+    """An update that must not be released or aggregated: not finite, or of the wrong form."""
+
+
+def norm(update: Mapping[str, Tensor]) -> float:
+    """L2 norm over all arrays, accumulated in float64; raises :class:`BadUpdate` if not finite."""
+    total = 0.0
+    for name, value in update.items():
+        if not value.is_floating_point():
+            raise BadUpdate(f"array '{name}' is {value.dtype}, not floating point")
+        total += float(value.double().square().sum())
+    if not total < float("inf"):
+        raise BadUpdate("the update holds NaN or infinite numbers")
+    return total**0.5
+
+
+def clip(update: Mapping[str, Tensor], clipping_norm: float) -> Update:
+    """The update scaled to L2 norm at most ``clipping_norm``; a zero update stays zero.
+
+    Raises :class:`BadUpdate` for NaN, infinity or arrays that are not floating point.
+    """
+    if not clipping_norm > 0:
+        raise UserError(f"privacy.clipping-norm = {clipping_norm}: it must be above 0")
+    size = norm(update)
+    factor = 1.0 if size <= clipping_norm else clipping_norm / size
+    return {name: value * factor for name, value in update.items()}
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Adds N(0, standard_deviation^2) to every coordinate of an update."""
+
+    standard_deviation: float
+
+    def add(self, update: Mapping[str, Tensor], generator: torch.Generator) -> Update:
+        """Noised copy; the arrays are visited in the mapping's order, one draw per coordinate."""
+        noised: Update = {}
+        for name, value in update.items():
+            noise = torch.empty_like(value).normal_(
+                0.0, self.standard_deviation, generator=generator
+            )
+            noised[name] = noise.add_(value)
+        return noised

@@ -1,0 +1,179 @@
+"""The local training loop: a model, a shard and a plan; one round at a time."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fedmed.config import Settings, Train
+from fedmed.data.shard import Shard
+from fedmed.errors import RunError
+from fedmed.models import trainable
+from fedmed.privacy.gradients import make_engine
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plan import GradientPlan
+
+MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would be a release
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one round of local training did; ``loss`` is private and None under DP-SGD."""
+
+    steps: int
+    loss: float | None
+
+
+def to_input(
+    images: NDArray[np.uint8] | NDArray[np.float32], channels: int, device: torch.device
+) -> Tensor:
+    """Model input (n, channels, size, size), float32, from uint8 (0..255) or float32 (0..1) images."""
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    if tensor.dtype == torch.uint8:
+        tensor = tensor.float().div_(255)
+    tensor = tensor.sub_(MEAN).div_(SPREAD) if images.dtype == np.uint8 else (tensor - MEAN) / SPREAD
+    return tensor.unsqueeze(1).expand(-1, channels, -1, -1)
+
+
+def train_plain(
+    model: nn.Module, shard: Shard, settings: Settings, context: tuple[str | int, ...]
+) -> LocalResult:
+    """Mini-batch training for ``train.local-epochs`` passes, ordered by the seed and ``context``."""
+    device = next(model.parameters()).device
+    model.train()
+    optimizer = make_optimizer(trainable(model).values(), settings.train)
+    labels = torch.from_numpy(shard.labels).to(device)
+    order = data_order(len(shard), settings.train.local_epochs, settings.run.seed, context)
+    size = settings.train.batch_size
+    losses: list[Tensor] = []
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        images = to_input(shard.images[rows], settings.model.channels, device)
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(images).squeeze(1)
+        loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return LocalResult(len(losses), float(torch.stack(losses).mean()))
+
+
+def train_private(
+    model: nn.Module,
+    shard: Shard,
+    settings: Settings,
+    plan: GradientPlan,
+    source: NoiseSource,
+    context: tuple[str | int, ...],
+) -> LocalResult:
+    """One round of DP-SGD: exactly ``plan.steps_per_round`` noised steps, empty batches included.
+
+    Each step Poisson-samples units at the plan's rate from a secret generator, sums their clipped
+    gradients, adds the plan's Gaussian noise and divides by the *expected* batch. Raises
+    :class:`RunError` where the shard is not the one that was planned for.
+    """
+    units = shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
+    if len(units) != plan.units:
+        raise RunError(
+            f"the shard holds {len(units)} {plan.unit}s but the plan is for {plan.units}; plan again"
+        )
+    device = next(model.parameters()).device
+    model.train()
+    engine = make_engine(settings.privacy.engine, model, settings.privacy.physical_batch_size)
+    parameters = trainable(model)
+    optimizer = make_optimizer(parameters.values(), settings.train)
+    labels = torch.from_numpy(shard.labels).to(device)
+    sampler = source.numpy("sampling", *context)
+    generator = source.torch("gradient", *context, device=device)
+    try:
+        for _ in range(plan.steps_per_round):
+            rows = poisson_batch(units, plan.sampling_rate, sampler)
+            images = to_input(shard.images[rows], settings.model.channels, device)
+            batch = engine.clipped_sum(
+                images, labels[torch.from_numpy(rows).to(device)], plan.clipping_norm
+            )
+            for name, parameter in parameters.items():
+                noise = torch.empty_like(parameter).normal_(
+                    0.0, plan.noise_standard_deviation, generator=generator
+                )
+                parameter.grad = noise.add_(batch.gradients[name]).div_(plan.expected_batch)
+            optimizer.step()
+    finally:
+        engine.close()
+    return LocalResult(plan.steps_per_round, None)
+
+
+def poisson_batch(
+    units: list[NDArray[np.int64]], rate: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of a Poisson sample: each unit with probability ``rate``, one row of it drawn uniformly.
+
+    May be empty; the step is then noise alone and must still be taken.
+    """
+    chosen = np.flatnonzero(rng.random(len(units)) < rate)
+    rows = [units[unit][rng.integers(len(units[unit]))] for unit in chosen]
+    return np.asarray(rows, dtype=np.int64)
+
+
+def data_order(
+    images: int, epochs: float, seed: int, context: tuple[str | int, ...]
+) -> NDArray[np.int64]:
+    """Rows in training order: fresh permutations, cut at ``epochs`` passes (at least one image)."""
+    words = ":".join(str(part) for part in ("data-order", seed, *context))
+    rng = np.random.default_rng(random.Random(words).getrandbits(64))
+    count = max(1, round(epochs * images))
+    passes = [rng.permutation(images) for _ in range(-(-count // images))]
+    return np.concatenate(passes)[:count]
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """A fresh optimiser; its state never outlives a round."""
+    given = list(parameters)
+    if train.optimizer == "sgd":
+        return torch.optim.SGD(
+            given, lr=train.learning_rate, momentum=train.momentum, weight_decay=train.weight_decay
+        )
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam,
+        "nadam": torch.optim.NAdam,
+    }
+    return kinds[train.optimizer](given, lr=train.learning_rate, weight_decay=train.weight_decay)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    images: NDArray[np.uint8] | NDArray[np.float32],
+    channels: int,
+    batch_size: int = 256,
+) -> NDArray[np.float64]:
+    """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`."""
+    device = next(model.parameters()).device
+    model.eval()
+    parts = [
+        model(to_input(images[rows], channels, device)).squeeze(1).double().cpu()
+        for rows in _slices(len(images), batch_size)
+    ]
+    logits = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    if not bool(torch.isfinite(logits).all()):
+        raise RunError("the model's scores are not finite; lower train.learning-rate")
+    scores: NDArray[np.float64] = torch.sigmoid(logits).numpy()
+    return scores
+
+
+def pick_device(name: str) -> torch.device:
+    """The device ``run.device`` asks for; ``auto`` is CUDA where present, else the CPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RunError("run.device = 'cuda' but no GPU is usable here; use 'auto' or 'cpu'")
+    return torch.device("cuda")
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

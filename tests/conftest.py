@@ -1,0 +1,30 @@
+"""What every test shares: a home of its own for caches, and the way to the real data."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fedmed_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that no other run shares, so that no test reads another's cache."""
+    home = tmp_path_factory.mktemp("fedmed-home")
+    os.environ["FEDMED_HOME"] = str(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[..., Path]:
+    """``shared_data("nih", "nih.csv")``: a file of the real data beside the project, or a skip."""
+
+    def find(*parts: str) -> Path:
+        path = REPOSITORY.parent / "shared" / "data" / Path(*parts)
+        if not path.exists():
+            pytest.skip(f"real data absent: shared/data/{'/'.join(parts)} beside the project")
+        return path
+
+    return find
