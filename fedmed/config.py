@@ -64,7 +64,7 @@ class Data(Section):
     uncertain: Literal["refuse", "negative", "positive", "ignore"] = "refuse"
     patients: Annotated[int, Field(ge=20)] = 900  # phantom: number of patients
     image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square
-    hospitals: Annotated[int, Field(ge=1, le=1000)] = 4
+    hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Positive = 0.5  # concentration of the Dirichlet draw; smaller = more skew
     split: Literal["given", "given-test", "patient"] = "given"

@@ -18,6 +18,11 @@ def home() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".local" / "share" / "fedmed"
 
 
+def run_folder(out: str, run_id: int) -> Path:
+    """A run's directory: ``run.out``, or one of its own for a run that Flower started."""
+    return Path(out).expanduser() if out else home() / "runs" / f"flwr-{run_id}"
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, a read-only or a forbidden place into a :class:`UserError` naming ``path``."""

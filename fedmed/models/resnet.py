@@ -60,6 +60,11 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def without_weights(model: Model, image_size: int) -> Model:
+    """The same architecture to be filled from elsewhere: no weights are looked up."""
+    return model.model_copy(update={"weights": "none", "stem": _stem(model, image_size)})
+
+
 def _stem(model: Model, image_size: int) -> Literal["imagenet", "small"]:
     if model.stem != "auto":
         return model.stem

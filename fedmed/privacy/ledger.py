@@ -97,5 +97,13 @@ class Ledger:
         with self._open() as db:
             return int(db.execute(query).fetchone()[0] or 0)
 
+    def reserved(self, round_number: int) -> bool:
+        """Whether this round has an entry already."""
+        if not self.path.exists():
+            return False
+        with self._open() as db:
+            row = db.execute("select 1 from spend where round = ? limit 1", (round_number,)).fetchone()
+        return row is not None
+
     def _reply_path(self, entry: int) -> Path:
         return self.path.with_name(f"{self.path.stem}.reply-{entry}")

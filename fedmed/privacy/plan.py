@@ -12,6 +12,7 @@ from fedmed.config import Settings
 from fedmed.errors import UserError
 from fedmed.privacy import accounting
 from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.noise import NoiseSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,11 @@ def make_plan(settings: Settings, units: int, hospital: str) -> Plan:
         ),
         delta=privacy.delta,
     )
+
+
+def noise_source(settings: Settings) -> NoiseSource:
+    """Where the arm's noise comes from: the operating system, unless the settings ask otherwise."""
+    return NoiseSource(settings.run.seed if settings.privacy.reproducible_noise else None)
 
 
 def _gradient_plan(settings: Settings, units: int, hospital: str) -> GradientPlan:

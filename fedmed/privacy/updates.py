@@ -21,10 +21,15 @@ def norm(update: Mapping[str, Tensor]) -> float:
     for name, value in update.items():
         if not value.is_floating_point():
             raise BadUpdate(f"array '{name}' is {value.dtype}, not floating point")
-        total += float(value.double().square().sum())
+        total += float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2
     if not total < float("inf"):
         raise BadUpdate("the update holds NaN or infinite numbers")
     return total**0.5
+
+
+def finite(update: Mapping[str, Tensor]) -> bool:
+    """Whether every number is finite (a norm beyond float32's range counts as not)."""
+    return all(bool(torch.isfinite(torch.linalg.vector_norm(v))) for v in update.values())
 
 
 def clip(update: Mapping[str, Tensor], clipping_norm: float) -> Update:

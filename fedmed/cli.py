@@ -1,0 +1,130 @@
+"""The ``fedmed`` command."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedmed import __version__
+from fedmed.errors import RunError, UserError
+
+app = typer.Typer(
+    help="What does privacy cost a network of hospitals?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at a cohort before training.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml")]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"fedmed {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    experiment: Path_,
+    arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Run this seed only (repeatable).")] = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    engine: Annotated[str, typer.Option(help="inline (this process) or ray (flwr run).")] = "inline",
+    out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a comparison: arms x seeds, then summary.csv and report.html."""
+    from fedmed.experiment import load_experiment, run_experiment
+    from fedmed.federation.launch import RaySimulation, run_inline
+    from fedmed.progress import make_progress
+    from fedmed.report import build, write_summary
+
+    if engine not in ("inline", "ray"):
+        raise UserError(f"--engine {engine}: use inline or ray")
+    loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
+    folder = out if out is not None else Path("runs") / loaded.name
+    with make_progress(loaded, quiet) as progress:
+        if engine == "ray":
+            with RaySimulation() as simulation:
+                run_experiment(loaded, folder, simulation.run, progress)
+        else:
+            run_experiment(loaded, folder, run_inline, progress)
+        summary = write_summary(folder)
+        page = build(folder)
+    typer.echo(f"summary: {summary}")
+    typer.echo(f"report:  {page}")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
+) -> None:
+    """Make summary.csv and report.html again from the files of a comparison."""
+    from fedmed.report import build, write_summary
+
+    typer.echo(f"summary: {write_summary(directory)}")
+    typer.echo(f"report:  {build(directory)}")
+
+
+@data_app.command()
+def inspect(
+    experiment: Path_,
+    set_: Set = [],  # noqa: B006
+    sheet: Annotated[
+        Path | None, typer.Option(help="Where to write the sheet of sample images.")
+    ] = None,
+) -> None:
+    """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""
+    from fedmed.data.inspect import contact_sheet, describe
+    from fedmed.data.network import load_network
+    from fedmed.experiment import load_experiment
+    from fedmed.progress import print_table
+
+    loaded = load_experiment(experiment, assignments=set_)
+    network = load_network(loaded.base.data)
+    typer.echo(f"{network.cohort.name}: {len(network.cohort)} images")
+    for note in network.cohort.notes:
+        typer.echo(f"note: {note}")
+    print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
+    path = sheet if sheet is not None else Path("runs") / loaded.name / "cohort.png"
+    contact_sheet(network.cohort, path)
+    typer.echo(f"sheet: {path}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a user's mistake prints one line and exits with 2, a failed run with 1."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app(args=arguments, standalone_mode=True)
+    except UserError as error:
+        _fail(error, 2)
+    except RunError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on from the last round", err=True)
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> Any:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What is in a cohort: counts by hospital, label, sex and age band, and a sheet of images."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from fedmed.data.cohort import SPLITS, Cohort
+from fedmed.data.decode import to_square
+from fedmed.evaluation.groups import AGE_LABELS, age_band
+from fedmed.files import write_atomically
+
+UNKNOWN = "unknown"
+EVERYWHERE = "all"
+
+
+def describe(table: pd.DataFrame) -> pd.DataFrame:
+    """Counts of a table with ``split`` and ``hospital``: for everywhere, then for each hospital.
+
+    Columns: ``hospital`` ("all" first), ``by`` ("all", "label", "sex" or "age band"), ``group``
+    (its value, "unknown" where missing), ``images``, ``patients``, ``positive`` (images with label
+    1), and images in ``train``, ``val`` and ``test``. Groups without images are left out.
+    """
+    groups = {
+        "all": pd.Series(EVERYWHERE, index=table.index),
+        "label": table["label"].astype("string"),
+        "sex": _known(table, "sex"),
+        "age band": _known(table, "age"),
+    }
+    hospitals = [EVERYWHERE, *sorted(table["hospital"].unique(), key=_natural)]
+    rows = []
+    for hospital in hospitals:
+        here = (
+            table["hospital"].notna() if hospital == EVERYWHERE else table["hospital"] == hospital
+        )
+        for by, values in groups.items():
+            present = set(values[here])
+            for group in sorted(present, key=_group_order):
+                rows.append(_count(hospital, by, group, table[here & (values == group)]))
+    return pd.DataFrame(rows)
+
+
+def contact_sheet(cohort: Cohort, path: Path, *, count: int = 16, size: int = 128) -> None:
+    """Write a PNG of ``count`` images of ``size`` pixels with their labels, half of each class.
+
+    Images are spread evenly over the table, without names of images or patients. Raises
+    :class:`UserError` where an image or ``path`` is bad.
+    """
+    table = cohort.table.reset_index(drop=True)
+    chosen: list[int] = []
+    for label, wanted in ((0, count - count // 2), (1, count // 2)):
+        rows = np.flatnonzero((table["label"] == label).to_numpy(dtype=bool))
+        spread = np.linspace(0, len(rows) - 1, min(wanted, len(rows))).round().astype(int)
+        chosen += [int(row) for row in rows[spread]]
+    columns = max(1, min(len(chosen), round(len(chosen) ** 0.5)))
+    caption, gap = 16, 4
+    wide, high = size + gap, size + caption + gap
+    lines = -(-len(chosen) // columns)
+    heading = 18 if cohort.synthetic else 0
+    sheet = Image.new("L", (columns * wide + gap, lines * high + gap + heading), 255)
+    pen = ImageDraw.Draw(sheet)
+    if cohort.synthetic:
+        pen.text((gap, gap), "synthetic", fill=0)
+    for place, row in enumerate(chosen):
+        left = gap + place % columns * wide
+        top = gap + heading + place // columns * high
+        image: NDArray[np.uint8] = to_square(cohort.images.read(table["image"].iloc[row]), size)
+        sheet.paste(Image.fromarray(image), (left, top))
+        pen.text((left, top + size + 2), f"label {table['label'].iloc[row]}", fill=0)
+    write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def _known(table: pd.DataFrame, column: str) -> pd.Series:
+    if column not in table.columns:
+        return pd.Series(UNKNOWN, index=table.index)
+    values = age_band(table["age"]) if column == "age" else table[column]
+    return values.astype("string").fillna(UNKNOWN)
+
+
+def _count(hospital: str, by: str, group: str, rows: pd.DataFrame) -> dict[str, str | int]:
+    counts: dict[str, str | int] = {
+        "hospital": hospital,
+        "by": by,
+        "group": group,
+        "images": len(rows),
+        "patients": int(rows["patient_id"].nunique()),
+        "positive": int((rows["label"] == 1).sum()),
+    }
+    return counts | {split: int((rows["split"] == split).sum()) for split in SPLITS}
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """``hospital-10`` after ``hospital-9``."""
+    head = name.rstrip("0123456789")
+    return head, int(name[len(head) :] or 0)
+
+
+def _group_order(group: str) -> tuple[int, str]:
+    return (AGE_LABELS.index(group) if group in AGE_LABELS else len(AGE_LABELS)), group

@@ -1,0 +1,77 @@
+"""Sources of cohorts: every one ends in the same validated table with one ``label`` column."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedmed.config import Data
+from fedmed.data.cohort import LABEL_PREFIX, Cohort, label_columns, validate
+from fedmed.data.sources import kermany, medmnist, phantom, table
+from fedmed.errors import UserError
+
+_SOURCES = {
+    "phantom": phantom.load,
+    "medmnist": medmnist.load,
+    "kermany": kermany.load,
+    "table": table.load,
+}
+UNCERTAIN = -1
+"""The label of a finding that the report mentions without deciding (CheXpert, MIMIC-CXR-JPG)."""
+
+
+def load(data: Data) -> Cohort:
+    """The cohort that ``data.source`` names, validated, with one 0/1 column ``label``.
+
+    Of several labels ``data.target`` picks one; uncertain ones (-1) become what ``data.uncertain``
+    says. Raises :class:`UserError` naming the file, row or key and the remedy.
+    """
+    cohort = _SOURCES[data.source](data)
+    table, where = _choose(cohort.table, data, cohort.name), cohort.name
+    if "label" in table.columns:
+        table, ignored = _settle(table, data, where)
+        table = validate(table, where)[~ignored].reset_index(drop=True)
+    else:
+        table = validate(table, where)  # says what is missing
+    if table["label"].nunique() < 2:
+        raise UserError(
+            f"{where}: one class only, every label is the same; give images with and without the "
+            "disease, or another data.target"
+        )
+    return cohort.with_table(table)
+
+
+def _choose(table: pd.DataFrame, data: Data, where: str) -> pd.DataFrame:
+    """The table with the label that ``data.target`` names as its column ``label``."""
+    columns = label_columns(table)
+    if columns == ["label"]:
+        if data.target and data.source != "medmnist":
+            raise UserError(f"{where} has one label; remove data.target = '{data.target}'")
+        return table
+    if not columns:
+        return table
+    chosen = LABEL_PREFIX + data.target
+    names = ", ".join(column.removeprefix(LABEL_PREFIX) for column in columns)
+    if not data.target:
+        raise UserError(f"{where} has several labels; set data.target to one of: {names}")
+    if chosen not in columns:
+        raise UserError(f"data.target = '{data.target}' is no label of {where}; use: {names}")
+    others = [column for column in columns if column != chosen]
+    return table.drop(columns=others).rename(columns={chosen: "label"})
+
+
+def _settle(table: pd.DataFrame, data: Data, where: str) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
+    """Uncertain labels made 0 or 1, and which rows to leave out (``ignore``: also empty labels)."""
+    values = table["label"].astype(object)
+    uncertain = (pd.to_numeric(values, errors="coerce") == UNCERTAIN).to_numpy(dtype=bool)
+    ignored = np.zeros(len(table), dtype=bool)
+    if data.uncertain == "refuse":
+        if uncertain.any():
+            raise UserError(
+                f"{where}, row {int(uncertain.argmax()) + 1}: the label is -1 (uncertain); set "
+                "data.uncertain to negative, positive or ignore"
+            )
+        return table, ignored
+    if data.uncertain == "ignore":
+        ignored = uncertain | values.isna().to_numpy(dtype=bool)
+    settled = values.mask(uncertain | ignored, 1 if data.uncertain == "positive" else 0)
+    return table.assign(label=settled), ignored

@@ -1,0 +1,143 @@
+"""The embedded default: a synthetic cohort drawn in seconds from a seed, with known effects.
+
+Nothing here comes from a patient, and every result on it is called synthetic. Age and sex change
+how common an opacity is and how faint it is, by the amounts in :data:`EFFECTS`: fairness metrics
+have something to find, and what they find can be checked.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedmed.config import Data
+from fedmed.data.cohort import Cohort
+from fedmed.data.sources.radiograph import Film, draw
+from fedmed.errors import UserError
+
+VERSION = 2
+"""Part of every digest; it changes whenever the cohort or its pixels change."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The truth about the phantom's patients: what shifts prevalence, and what makes films hard."""
+
+    prevalence_at_55: float = 0.38  # of an opacity, at the average hospital
+    log_odds_per_decade: float = 0.25  # of age
+    hospital_log_odds: float = 0.5  # from minus this at the first hospital to plus at the last
+    ap_with_opacity: float = 0.45  # share of AP views; the ill are filmed in bed
+    ap_without: float = 0.30
+    contrast: float = 0.42  # median brightness of an opacity in men under 40
+    contrast_lost_per_decade: float = 0.10  # share of it, for each decade above 40
+    contrast_in_women: float = 0.75  # factor
+    contrast_spread: float = 0.30  # standard deviation of its logarithm between films
+    films: tuple[float, ...] = (0.88, 0.09, 0.03)  # share of patients with 1, 2, 3 films
+
+
+EFFECTS = Effects()
+
+
+class PhantomStore:
+    """Draws each image when it is read; ``phantom/000012`` is film 12."""
+
+    def __init__(self, films: tuple[Film, ...], seed: int) -> None:
+        self.films = films
+        self.seed = seed
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Grey image, float32 in [0, 1], shape (128, 128)."""
+        return draw(self._film(name), self.seed)
+
+    def digest(self, name: str) -> str:
+        """Hash of the phantom's version, the seed and everything the image is drawn from."""
+        drawn_from = f"{VERSION}|{self.seed}|{self._film(name)!r}"
+        return hashlib.sha256(drawn_from.encode()).hexdigest()
+
+    def _film(self, name: str) -> Film:
+        number = name.removeprefix("phantom/")
+        if not number.isdecimal() or int(number) >= len(self.films):
+            raise UserError(f"no image '{name}' in the phantom of {len(self.films)} films")
+        return self.films[int(number)]
+
+
+def load(data: Data) -> Cohort:
+    """Draw ``data.patients`` patients in ``data.hospitals`` sites from ``data.seed``.
+
+    Without a ``split`` column: the split is drawn by patient. Raises :class:`UserError` where there
+    are more hospitals than patients.
+    """
+    if data.hospitals > data.patients:
+        raise UserError(
+            f"data.hospitals = {data.hospitals} is more than data.patients = {data.patients}; "
+            "lower the first or raise the second"
+        )
+    patients = _patients(data, np.random.default_rng([data.seed, 0]))
+    table, films = _films(patients, np.random.default_rng([data.seed, 4]))
+    store = PhantomStore(films, data.seed)
+    notes = ("synthetic radiographs: no patient is behind them",)
+    return Cohort("phantom (synthetic)", table, store, synthetic=True, notes=notes)
+
+
+def _patients(data: Data, rng: np.random.Generator) -> pd.DataFrame:
+    count, truth = data.patients, EFFECTS
+    age = np.floor(18 + 73 * rng.beta(2.2, 1.7, count)).clip(18, 90)
+    site = rng.permutation(np.arange(count) % data.hospitals)
+    rank = site / max(data.hospitals - 1, 1) * 2 - 1 if data.hospitals > 1 else np.zeros(count)
+    log_odds = (
+        np.log(truth.prevalence_at_55 / (1 - truth.prevalence_at_55))
+        + truth.log_odds_per_decade * (age - 55) / 10
+        + truth.hospital_log_odds * rank
+    )
+    return pd.DataFrame(
+        {
+            "age": age,
+            "female": rng.random(count) < 0.5,
+            "site": site,
+            "label": (rng.random(count) < 1 / (1 + np.exp(-log_odds))).astype(np.int8),
+            "comorbidities": rng.poisson(0.2 + 0.02 * (age - 18)),
+            "films": rng.choice(len(truth.films), size=count, p=truth.films) + 1,
+        }
+    )
+
+
+def _films(
+    patients: pd.DataFrame, rng: np.random.Generator
+) -> tuple[pd.DataFrame, tuple[Film, ...]]:
+    """One row per film, and what each is drawn from."""
+    truth = EFFECTS
+    table = patients.loc[patients.index.repeat(patients["films"])].reset_index(names="patient")
+    count = len(table)
+    ill = table["label"].to_numpy() == 1
+    ap = rng.random(count) < np.where(ill, truth.ap_with_opacity, truth.ap_without)
+    age, female = table["age"].to_numpy(dtype=float), table["female"].to_numpy(dtype=bool)
+    faint = 1 - truth.contrast_lost_per_decade * np.maximum(0, age - 40) / 10
+    spread = np.exp(truth.contrast_spread * rng.standard_normal(count))
+    contrast = truth.contrast * faint * np.where(female, truth.contrast_in_women, 1) * spread
+    contrast = np.where(ill, contrast, 0)
+    films = tuple(
+        Film(
+            patient=int(table["patient"].iloc[row]),
+            film=row,
+            site=int(table["site"].iloc[row]),
+            female=bool(female[row]),
+            age=float(age[row]),
+            anteroposterior=bool(ap[row]),
+            contrast=float(contrast[row]),
+        )
+        for row in range(count)
+    )
+    columns = {
+        "image": [f"phantom/{row:06d}" for row in range(count)],
+        "label": table["label"],
+        "finding": np.where(ill, "opacity", "no finding"),
+        "comorbidities": table["comorbidities"],
+        "patient_id": [f"phantom-{patient:06d}" for patient in table["patient"]],
+        "age": age,
+        "sex": np.where(female, "F", "M"),
+        "view": np.where(ap, "AP", "PA"),
+        "site": [f"hospital-{site + 1}" for site in table["site"]],
+    }
+    return pd.DataFrame(columns), films

@@ -1,0 +1,111 @@
+"""How well scores tell disease from none: AUROC, a threshold, and the rates at a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed.errors import UserError
+
+Labels = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Rates at one threshold, each from 0 to 1, NaN where its denominator is zero."""
+
+    accuracy: float
+    sensitivity: float
+    specificity: float
+    ppv: float
+    npv: float
+    fnr: float
+    fpr: float
+    selection_rate: float
+
+
+def arrays(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Labels, Scores]:
+    """Labels [n] in {0, 1} and scores [n] as arrays.
+
+    Raises UserError for different lengths, other labels, and NaN or infinite scores.
+    """
+    truth = np.asarray(labels)
+    values = np.asarray(scores, dtype=np.float64)
+    if truth.ndim != 1 or truth.shape != values.shape:
+        raise UserError(
+            f"labels have shape {truth.shape} and scores {values.shape}; give one of each per image"
+        )
+    if not np.isin(truth, (0, 1)).all():
+        raise UserError("labels hold a value other than 0 and 1; correct it")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise UserError(
+            f"score {bad[0] + 1} is {values[bad[0]]}; the model diverged, lower the learning rate"
+        )
+    return truth.astype(np.int64), values
+
+
+def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Area under the receiver operating characteristic, 0 to 1; NaN if a class is absent.
+
+    The chance that a positive scores above a negative, ties counting one half: the Mann-Whitney
+    statistic from mean ranks (Hanley and McNeil 1982). Raises UserError for NaN scores.
+    """
+    truth, values = arrays(labels, scores)
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    _, position, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2.0
+    rank_sum = float(mean_rank[position][truth == 1].sum())
+    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
+
+
+def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """The observed score at which sensitivity + specificity - 1 is largest; NaN for one class.
+
+    An image is called positive where score >= threshold. Of equal optima the highest threshold is
+    taken (Youden 1950). Choose it on validation rows: on the evaluated rows it flatters the rates.
+    """
+    truth, values = arrays(labels, scores)
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    order = np.argsort(-values, kind="stable")
+    falling, hits = values[order], truth[order]
+    last_of_tie = np.append(falling[1:] != falling[:-1], True)
+    true_positives = np.cumsum(hits)[last_of_tie]
+    false_positives = np.cumsum(1 - hits)[last_of_tie]
+    # Integers, so that equal optima compare as equal.
+    index = true_positives * negatives - false_positives * positives
+    return float(falling[last_of_tie][int(np.argmax(index))])
+
+
+def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> Rates:
+    """Rates of the decision score >= threshold over all given images."""
+    truth, values = arrays(labels, scores)
+    called = values >= threshold
+    diseased = truth == 1
+    tp = int(np.sum(called & diseased))
+    fp = int(np.sum(called & ~diseased))
+    fn = int(np.sum(~called & diseased))
+    tn = int(np.sum(~called & ~diseased))
+    return Rates(
+        accuracy=_share(tp + tn, truth.size),
+        sensitivity=_share(tp, tp + fn),
+        specificity=_share(tn, tn + fp),
+        ppv=_share(tp, tp + fp),
+        npv=_share(tn, tn + fn),
+        fnr=_share(fn, tp + fn),
+        fpr=_share(fp, tn + fp),
+        selection_rate=_share(tp + fp, truth.size),
+    )
+
+
+def _share(count: int, total: int) -> float:
+    return count / total if total else float("nan")

@@ -1,0 +1,300 @@
+"""A comparison: arms x seeds on the same hospitals, each in a run directory of its own, resumable."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedmed import config, files
+from fedmed.config import ARMS, Scalar, Settings
+from fedmed.data.network import held_out_shard, load_network
+from fedmed.errors import UserError
+from fedmed.planning import make_plans
+from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plan import ImagePlan, make_plan
+
+# Arms that need no table of their own in an experiment's file.
+_NAMED: dict[str, dict[str, Any]] = {
+    **{arm: {"privacy": {"arm": arm}} for arm in ARMS},
+    "pooled": {"train": {"scheme": "pooled"}, "privacy": {"arm": "none"}},
+    "pooled-dp-sgd": {"train": {"scheme": "pooled"}, "privacy": {"arm": "dp-sgd"}},
+    "local-only": {"train": {"scheme": "local-only"}, "privacy": {"arm": "none"}},
+}
+_HEAD = ("name", "title", "description", "seeds", "arms", "arm")
+SAMPLES = 6  # images shown in the report, before and after noise
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms by name, all with one cohort, one partition and one weighting of hospitals."""
+
+    name: str
+    title: str
+    description: str
+    seeds: tuple[int, ...]
+    arms: dict[str, Settings]
+
+    def settings(self, arm: str, seed: int) -> Settings:
+        """Settings of one run."""
+        return self.arms[arm].replaced({"run.seed": seed})
+
+    @property
+    def base(self) -> Settings:
+        """Settings of the first arm: data and weighting are the same in all."""
+        return next(iter(self.arms.values()))
+
+
+def load_experiment(
+    path: Path,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    assignments: Sequence[str] = (),
+) -> Experiment:
+    """Read an experiment's TOML; ``arms`` and ``seeds`` select, ``assignments`` are ``key=value``.
+
+    Relative paths under ``data.`` and ``model.weights`` are taken from the experiment's folder.
+    Raises :class:`UserError` naming the file and the key.
+    """
+    text = config.read_toml(path)
+    where = str(path)
+    base = {key: value for key, value in text.items() if key not in _HEAD}
+    changes = dict(config.parse_assignment(a) for a in assignments)
+    names = _names(text, base, changes, arms, where)
+    tables = _table(text, "arm", where)
+    unused = [name for name in tables if name not in names and not arms]
+    if unused and "privacy.arm" not in changes:
+        raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
+    settings = {name: _settings(name, base, tables, changes, path) for name in names}
+    chosen = list(seeds) or text.get("seeds", [int(changes.get("run.seed", 0))])
+    if not _is_list_of(chosen, int) or not chosen or min(chosen) < 0:
+        raise UserError(f"{where}: seeds = {chosen!r}; give a list of whole numbers >= 0")
+    if len(set(chosen)) != len(chosen):
+        raise UserError(f"{where}: seeds = {chosen!r} names one twice; keep each once")
+    return Experiment(
+        name=str(text.get("name", path.stem)),
+        title=str(text.get("title", path.stem)),
+        description=str(text.get("description", "")).strip(),
+        seeds=tuple(chosen),
+        arms=settings,
+    )
+
+
+def _names(
+    text: dict[str, Any],
+    base: dict[str, Any],
+    changes: dict[str, Scalar],
+    arms: Sequence[str],
+    where: str,
+) -> list[str]:
+    """Names of the arms to run: those asked for, else the file's, else the one it describes."""
+    listed = text.get("arms")
+    if listed is not None and (not _is_list_of(listed, str) or not listed):
+        raise UserError(f'{where}: arms = {listed!r}; give a list such as ["none", "dp-sgd"]')
+    known = {*_NAMED, *_table(text, "arm", where), *(listed or [])}
+    if arms:
+        names = list(arms)
+    elif "privacy.arm" in changes:
+        names = [str(changes["privacy.arm"])]
+    elif listed is not None:
+        names = list(listed)
+    else:
+        privacy = base.get("privacy", {})
+        names = [str(privacy.get("arm", "none")) if isinstance(privacy, dict) else "none"]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: unknown arm '{name}'; use one of {', '.join(sorted(known))}")
+        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            raise UserError(f"{where}: arm '{name}' becomes a folder; use letters, digits, - _ .")
+    if len(set(names)) != len(names):
+        raise UserError(f"{where}: arms = {names!r} names one twice; keep each once")
+    return names
+
+
+def _settings(
+    name: str,
+    base: dict[str, Any],
+    tables: dict[str, Any],
+    changes: dict[str, Scalar],
+    path: Path,
+) -> Settings:
+    """Settings of one arm: the file's, the arm's own, then the command line's."""
+    own = config.flatten(_table(tables, name, str(path)))
+    for key in own:
+        if key.startswith(("data.", "run.")) or key == "train.weighting":
+            raise UserError(
+                f"{path}: [arm.{name}] sets {key}, but one comparison has one cohort, one machine "
+                f"and one weighting of hospitals; set {key} for all arms"
+            )
+    nested: dict[str, Any] = {}
+    named = config.flatten(_NAMED.get(name, {}))
+    given = {k: v for k, v in changes.items() if k != "privacy.arm"}
+    for source in (config.flatten(base), own, given, named):
+        for key, value in source.items():
+            config.put(nested, key, value, str(path))
+    if name not in _NAMED and "privacy.arm" not in own and "train.scheme" not in own:
+        raise UserError(f"{path}: [arm.{name}] does not say its privacy.arm; add it")
+    for key in ("path", "images", "index"):
+        data = nested.get("data", {})
+        if isinstance(data, dict) and isinstance(data.get(key), str):
+            data[key] = _resolve(data[key], path.parent, f"data.{key}" in changes)
+    model = nested.get("model", {})
+    if isinstance(model, dict) and model.get("weights") not in (None, "none", "imagenet"):
+        model["weights"] = _resolve(model["weights"], path.parent, "model.weights" in changes)
+    return config.parse(nested, f"{path}, arm {name}" if len(tables) else str(path))
+
+
+def _resolve(given: Any, folder: Path, from_command_line: bool) -> Any:
+    """A path from the experiment's folder (or, from ``--set``, the present one), made absolute."""
+    if not isinstance(given, str) or not given:
+        return given
+    candidate = Path(given).expanduser()
+    if candidate.is_absolute():
+        return str(candidate)
+    local = (Path.cwd() if from_command_line else folder) / candidate
+    # A bare name (a MedMNIST set, say) that is no file stays a name.
+    if not local.exists() and len(candidate.parts) == 1 and not candidate.suffix:
+        return given
+    return str(local.resolve())
+
+
+def _table(text: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = text.get(key, {})
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: '{key}' must be a table")
+    return value
+
+
+def _is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, kind) and not isinstance(item, bool) for item in value
+    )
+
+
+class Progress(Protocol):
+    """Who wants to hear how a comparison goes."""
+
+    def preparing(self, what: str) -> None:
+        """Something that is neither an arm nor a round is being done."""
+
+    def started(self, arm: str, seed: int, rounds: int) -> None:
+        """A run begins (or resumes)."""
+
+    def round(self, number: int, rounds: int, auroc: float | None) -> None:
+        """A round of the present run was evaluated."""
+
+    def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
+        """A run has its result; ``cached`` where it had it before."""
+
+
+Launch = Callable[[Settings, Path, str, Callable[[int, int, float | None], None]], dict[str, Any]]
+
+
+def run_experiment(
+    experiment: Experiment, out: Path, launch: Launch, progress: Progress
+) -> list[dict[str, Any]]:
+    """Run every arm and seed that has no result yet, then return all results.
+
+    ``launch(settings, folder, name, on_round)`` runs one. Everything that can be wrong with data or
+    plans is found before the first one trains. Raises :class:`UserError` or
+    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are.
+    """
+    _open(experiment, out)
+    progress.preparing("reading the cohort and preparing shards")
+    check(experiment)
+    _describe(experiment, out)
+    results = []
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            settings = experiment.settings(arm, seed)
+            folder = out / arm / f"seed-{seed}"
+            cached = (folder / "result.json").is_file()
+            progress.started(arm, seed, settings.train.rounds)
+            result = launch(settings, folder, arm, progress.round)
+            progress.finished(arm, seed, result, cached)
+            results.append(result)
+    progress.preparing("writing samples and the report")
+    write_samples(experiment, out)
+    return results
+
+
+def check(experiment: Experiment) -> None:
+    """Make every shard and plan once; raises :class:`UserError` before anything is trained."""
+    held_out_shard(experiment.base.data)
+    for settings in experiment.arms.values():
+        make_plans(settings)
+
+
+def _open(experiment: Experiment, out: Path) -> None:
+    """Refuse a folder that belongs to something else."""
+    record = out / "experiment.json"
+    if record.exists():
+        theirs = files.read_json(record)
+        if theirs.get("name") != experiment.name:
+            raise UserError(
+                f"{out} holds the results of experiment '{theirs.get('name')}', not "
+                f"'{experiment.name}'; choose another --out"
+            )
+        data = {k: v for k, v in experiment.base.to_flat().items() if k.startswith("data.")}
+        for key, value in data.items():
+            if theirs.get("base", {}).get(key) != value:
+                raise UserError(
+                    f"{out} holds results with {key} = {theirs.get('base', {}).get(key)!r}, not "
+                    f"{value!r}; choose another --out"
+                )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty and not an experiment's folder; choose another --out")
+
+
+def _describe(experiment: Experiment, out: Path) -> None:
+    """Write or extend ``experiment.json``."""
+    record = out / "experiment.json"
+    earlier = files.read_json(record) if record.exists() else {"arms": [], "seeds": []}
+    network = load_network(experiment.base.data)
+    files.write_json(
+        record,
+        {
+            "name": experiment.name,
+            "title": experiment.title,
+            "description": experiment.description,
+            "arms": list(dict.fromkeys([*earlier["arms"], *experiment.arms])),
+            "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
+            "base": experiment.base.to_flat(),
+            "synthetic": network.cohort.synthetic,
+            "cohort": network.cohort.name,
+            "notes": list(network.cohort.notes),
+        },
+    )
+
+
+def write_samples(experiment: Experiment, out: Path) -> None:
+    """Some of the server's public images, as they are and as each image mechanism shows them."""
+    shard, _ = held_out_shard(experiment.base.data)
+    labels = shard.table["label"].to_numpy(dtype=np.int8)
+    rows = [r for label in (0, 1) for r in np.flatnonzero(labels == label)[: SAMPLES // 2]]
+    clean = np.asarray(shard.images[rows], dtype=np.uint8)
+    arrays = {"clean": clean, "label": labels[rows]}
+    for name, mechanism in _mechanisms(experiment):
+        noised = mechanism.apply(clean, NoiseSource().numpy())
+        arrays[f"noisy:{name}"] = (noised.clip(0, 1) * 255).round().astype(np.uint8)
+    path = out / "samples.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as earlier:
+            arrays = {**{name: earlier[name] for name in earlier.files}, **arrays}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as target:
+            np.savez_compressed(target, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+    files.write_atomically(path, write)
+
+
+def _mechanisms(experiment: Experiment) -> Iterable[tuple[str, PixelLaplace]]:
+    for name, settings in experiment.arms.items():
+        if settings.privacy.arm == "pixel-laplace":
+            plan = make_plan(settings, 1, name)
+            if isinstance(plan, ImagePlan):
+                yield name, plan.mechanism

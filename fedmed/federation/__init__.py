@@ -1,0 +1,1 @@
+"""The only part of fedmed that knows Flower: messages, an in-process grid, launching."""

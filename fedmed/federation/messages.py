@@ -1,0 +1,160 @@
+"""Names and codecs of what hospitals and server exchange.
+
+=========  ==================  ======================================================================
+message    record              content
+=========  ==================  ======================================================================
+query      ``reply``           hospital's name (public)
+train      ``model``           trainable parameters of the global model, float32
+train      ``frozen``          buffers that no training changes (empty with group norm)
+train      ``request``         round number
+reply      ``update``          change of the trainable parameters, noised where the arm says so
+reply      ``reply``           hospital's name; nothing computed from its data
+reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
+reply      ``error``           hospital's name and a code from :data:`ERRORS`, never a text
+=========  ==================  ======================================================================
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor, nn
+
+from fedmed.models import trainable
+from fedmed.privacy.updates import finite
+
+ERRORS: Final = {
+    "data": "the hospital's images could not be read",
+    "plan": "the hospital could not make the plan that was asked for",
+    "budget": "the hospital has taken all the steps that its plan pays for",
+    "ledger": "the hospital's ledger could not be written",
+    "not-finite": "training gave NaN or infinite numbers",
+    "mismatch": "the server's model does not fit the hospital's",
+    "memory": "the hospital ran out of memory",
+    "internal": "an unexpected failure; the hospital's own log names its kind",
+    "bad-update": "the update had another form, or numbers that are not finite",
+    "no-answer": "no answer came in time, or the hospital's process ended",
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A hospital's answer to a train message: an update, or an error code."""
+
+    hospital: str
+    update: dict[str, Tensor] | None = None
+    loss: float | None = None
+    images: int | None = None
+    error: str | None = None
+
+
+def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors of any device to a Flower record, names and order kept."""
+    return ArrayRecord({name: value.detach().cpu().contiguous() for name, value in arrays.items()})
+
+
+def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
+    """A Flower record to CPU tensors, names and order kept."""
+    return dict(record.to_torch_state_dict())
+
+
+def parameters_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copy of the trainable parameters, on the CPU."""
+    return {name: p.detach().cpu().clone() for name, p in trainable(model).items()}
+
+
+def frozen_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copy of everything in the state that training never changes."""
+    names = trainable(model).keys()
+    return {n: v.detach().cpu().clone() for n, v in model.state_dict().items() if n not in names}
+
+
+def install(model: nn.Module, arrays: Mapping[str, Tensor]) -> None:
+    """Copy arrays into the model's state; raises ``ValueError`` for another name or shape."""
+    own = model.state_dict()
+    for name, value in arrays.items():
+        if name not in own or own[name].shape != value.shape:
+            raise ValueError(f"array '{name}' does not fit the model")
+    with torch.no_grad():
+        for name, value in arrays.items():
+            own[name].copy_(value)
+
+
+def fingerprint(arrays: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and bytes: which model a request was about."""
+    digest = hashlib.sha256()
+    for name, value in arrays.items():
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def pack(update: Mapping[str, Tensor]) -> bytes:
+    """Arrays as safetensors bytes: what a ledger keeps of a release."""
+    return save_bytes({name: value.contiguous() for name, value in update.items()})
+
+
+def unpack(data: bytes) -> dict[str, Tensor]:
+    """Arrays of :func:`pack`."""
+    return dict(load_bytes(data))
+
+
+def train_content(
+    model: Mapping[str, Tensor] | ArrayRecord, frozen: ArrayRecord, round_number: int
+) -> RecordDict:
+    """Content of a train message."""
+    record = model if isinstance(model, ArrayRecord) else encode_arrays(model)
+    request = ConfigRecord({"round": round_number})
+    return RecordDict({"model": record, "frozen": frozen, "request": request})
+
+
+def update_content(reply: Reply) -> RecordDict:
+    """Content of a hospital's answer."""
+    if reply.error is not None:
+        error = ConfigRecord({"hospital": reply.hospital, "code": reply.error})
+        return RecordDict({"error": error})
+    content = RecordDict({"reply": ConfigRecord({"hospital": reply.hospital})})
+    content["update"] = encode_arrays(reply.update or {})
+    metrics: dict[str, int | float | list[int] | list[float]] = {}
+    if reply.loss is not None:
+        metrics["loss"] = reply.loss
+    if reply.images is not None:
+        metrics["images"] = reply.images
+    if metrics:
+        content["metrics"] = MetricRecord(metrics)
+    return content
+
+
+def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> Reply:
+    """A checked answer: the names, shapes and dtypes of ``like``, all finite, else an error code.
+
+    Flower's own error replies carry a text; it is dropped here and never logged.
+    """
+    if message.has_error():
+        return Reply(hospital, error="no-answer")
+    content = message.content
+    if "error" in content:
+        code = str(content.config_records["error"].get("code", ""))
+        return Reply(hospital, error=code if code in ERRORS else "internal")
+    try:
+        update = decode_arrays(content.array_records["update"])
+    except (KeyError, ValueError, TypeError):
+        return Reply(hospital, error="bad-update")
+    fits = update.keys() == like.keys() and all(
+        update[n].shape == v.shape and update[n].dtype == v.dtype for n, v in like.items()
+    )
+    if not fits or not finite(update):
+        return Reply(hospital, error="bad-update")
+    metrics = content.metric_records.get("metrics", MetricRecord())
+    loss, images = metrics.get("loss"), metrics.get("images")
+    return Reply(
+        hospital,
+        {name: update[name] for name in like},
+        float(loss) if isinstance(loss, int | float) else None,
+        int(images) if isinstance(images, int) else None,
+    )

@@ -1,0 +1,113 @@
+"""Showing how a comparison goes: bars on a terminal, one line per run elsewhere, or nothing."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from fedmed.experiment import Experiment, Progress
+
+
+class Silent:
+    """Says nothing."""
+
+    def preparing(self, what: str) -> None:
+        """Nothing."""
+
+    def started(self, arm: str, seed: int, rounds: int) -> None:
+        """Nothing."""
+
+    def round(self, number: int, rounds: int, auroc: float | None) -> None:
+        """Nothing."""
+
+    def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
+        """Nothing."""
+
+
+class Lines(Silent):
+    """One line per finished run, for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
+        """Arm, seed, test AUROC, privacy and time."""
+        self._console.print(describe(arm, seed, result, cached), highlight=False, soft_wrap=True)
+
+
+class Live(Lines):
+    """Bars: rounds of the present run with its AUROC so far, and all runs."""
+
+    def __init__(self, console: Console, bars: Bars, total_rounds: int) -> None:
+        super().__init__(console)
+        self._bars = bars
+        self._all = bars.add_task("all runs", total=total_rounds, note="")
+        self._present = bars.add_task("preparing", total=1, note="")
+        self._before = 0
+
+    def preparing(self, what: str) -> None:
+        """Show what is being prepared."""
+        self._bars.update(self._present, description=what, note="")
+
+    def started(self, arm: str, seed: int, rounds: int) -> None:
+        """Restart the inner bar."""
+        self._bars.reset(self._present, total=rounds, description=f"{arm}, seed {seed}", note="")
+
+    def round(self, number: int, rounds: int, auroc: float | None) -> None:
+        """Move both bars."""
+        note = "" if auroc is None else f"AUROC {auroc:.3f}"
+        self._bars.update(self._present, completed=number, note=note)
+        self._bars.update(self._all, completed=self._before + number)
+
+    def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
+        """Print the run's line above the bars."""
+        self._before += int(result["rounds_planned"])
+        self._bars.update(self._all, completed=self._before)
+        super().finished(arm, seed, result, cached)
+
+
+def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
+    """One line about a finished run; epsilon never stands without its unit."""
+    auroc = result["metrics"]["auroc"]
+    shown = "not defined" if auroc is None else f"{auroc:.3f}"
+    privacy = "no privacy claim"
+    if result["epsilon"] is not None:
+        privacy = f"epsilon {result['epsilon']:.3g} per {result['unit']}"
+    when = "done before" if cached else f"{result['seconds']['total']:.1f} s"
+    return f"{arm:<20} seed {seed}  test AUROC {shown}  {privacy}  ({when})"
+
+
+@contextlib.contextmanager
+def make_progress(experiment: Experiment, quiet: bool) -> Iterator[Progress]:
+    """Bars where standard error is a terminal, lines elsewhere, nothing when quiet."""
+    console = Console(stderr=True)
+    if quiet:
+        yield Silent()
+    elif not console.is_terminal:
+        yield Lines(console)
+    else:
+        total = sum(s.train.rounds for s in experiment.arms.values()) * len(experiment.seeds)
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]:<12}"),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=console, transient=True) as bars:
+            yield Live(console, bars, total)
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """A data frame as a table on standard output."""
+    table = Table()
+    for column in frame.columns:
+        table.add_column(str(column), justify="left" if column == frame.columns[0] else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if pd.isna(value) else str(value) for value in row))
+    Console().print(table)

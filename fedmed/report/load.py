@@ -1,0 +1,232 @@
+"""Reading a comparison's run directory, whatever state it is in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fedmed.errors import UserError
+from fedmed.files import write_text
+
+Json = dict[str, Any]
+MEGABYTE: Final = 1e6
+_GAPS: Final = (
+    "auroc_gap",
+    "fnr_gap",
+    "statistical_parity_difference",
+    "equalised_odds_difference",
+    "accuracy_gap",
+    "pearson_size_auroc",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One arm at one seed, as far as it has come; `result` is None until it is finished."""
+
+    arm: str
+    seed: int
+    config: Json
+    history: list[Json]
+    privacy: Json
+    result: Json | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything a run directory says; `problems` are the files that could not be used."""
+
+    directory: Path
+    title: str
+    description: str
+    synthetic: bool
+    cohort: str
+    notes: list[str]
+    base: Json
+    runs: list[Run]
+    samples: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in the experiment's order."""
+        return list(dict.fromkeys(run.arm for run in self.runs))
+
+
+def load(directory: Path) -> Comparison:
+    """Read a run directory.
+
+    Files that are absent leave their part out; damaged ones are skipped and named in `problems`.
+    Raises UserError where the directory is absent or holds no run.
+    """
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
+    problems: list[str] = []
+    about = _json(directory / "experiment.json", directory, problems)
+    planned = [
+        (str(arm), int(seed))
+        for arm in about.get("arms") or []
+        for seed in about.get("seeds") or [0]
+    ]
+    found = _found(directory)
+    if not planned and not found:
+        raise UserError(f"{directory} holds no run; give the folder that fedmed run wrote")
+    if not about:
+        problems.append("experiment.json is absent: title, order of arms and settings are missing")
+    keys = list(dict.fromkeys([*planned, *found]))
+    order = list(dict.fromkeys(arm for arm, _ in keys))
+    keys.sort(key=lambda key: (order.index(key[0]), key[1]))
+    runs = [_run(directory, arm, seed, problems) for arm, seed in keys]
+    results = [run.result for run in runs if run.result is not None]
+    return Comparison(
+        directory=directory,
+        title=str(about.get("title") or about.get("name") or directory.resolve().name),
+        description=str(about.get("description") or ""),
+        synthetic=bool(about.get("synthetic")) or any(r.get("synthetic") for r in results),
+        cohort=str(about.get("cohort") or (results[0].get("cohort") if results else "") or ""),
+        notes=[str(note) for note in about.get("notes") or []],
+        base=about.get("base") or {},
+        runs=runs,
+        samples=_samples(directory / "samples.npz", problems),
+        problems=problems,
+    )
+
+
+def summary_table(directory: Path) -> pd.DataFrame:
+    """One row per finished arm and seed; see :func:`rows`. Raises UserError for an empty folder."""
+    return rows(load(directory))
+
+
+def write_summary(directory: Path) -> Path:
+    """Write the summary table to ``summary.csv`` in the run directory, atomically."""
+    path = directory / "summary.csv"
+    write_text(path, summary_table(directory).to_csv(index=False, lineterminator="\n"))
+    return path
+
+
+def rows(comparison: Comparison) -> pd.DataFrame:
+    """One row per finished run: arm, guarantee, metrics, gaps by sex and age, and cost.
+
+    `epsilon` is empty where no differential privacy is claimed, and holds for `unit` only;
+    `seconds` is the whole run; `peak_memory_mb` counts 10^6 bytes.
+    """
+    table = [_row(run, run.result) for run in comparison.runs if run.result is not None]
+    return pd.DataFrame(table, columns=list(_row(_EMPTY, {})))
+
+
+_EMPTY: Final = Run(arm="", seed=0, config={}, history=[], privacy={}, result=None)
+
+
+def _row(run: Run, result: Json) -> Json:
+    metrics = result.get("metrics") or {}
+    low, high = metrics.get("auroc_interval") or (None, None)
+    row: Json = {
+        "arm": run.arm,
+        "seed": run.seed,
+        "kind": result.get("arm"),
+        "scheme": result.get("scheme"),
+        "unit": result.get("unit"),
+        "epsilon": result.get("epsilon"),
+        "delta": result.get("delta"),
+        "trust": result.get("trust"),
+        "auroc": metrics.get("auroc"),
+        "auroc_low": low,
+        "auroc_high": high,
+    }
+    for key in ("auroc_val", "accuracy", "sensitivity", "specificity", "threshold"):
+        row[key] = metrics.get(key)
+    for attribute in ("sex", "age"):
+        gaps = (metrics.get("fairness") or {}).get(attribute) or {}
+        row[f"worst_{attribute}_auroc"] = gaps.get("worst_auroc")
+        row[f"worst_{attribute}_group"] = gaps.get("worst_group")
+        for key in _GAPS:
+            # Two sexes have no correlation.
+            if (key, attribute) != ("pearson_size_auroc", "sex"):
+                row[f"{key}_{attribute}"] = gaps.get(key)
+    memory = result.get("peak_memory_bytes")
+    row["rounds"] = result.get("rounds")
+    row["seconds"] = (result.get("seconds") or {}).get("total")
+    row["peak_memory_mb"] = None if memory is None else memory / MEGABYTE
+    return row
+
+
+def _found(directory: Path) -> list[tuple[str, int]]:
+    """Arms and seeds that have a folder."""
+    found = []
+    for folder in sorted(directory.glob("*/seed-*")):
+        digits = folder.name.removeprefix("seed-")
+        if folder.is_dir() and digits.isdecimal():
+            found.append((folder.parent.name, int(digits)))
+    return found
+
+
+def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
+    folder = directory / arm / f"seed-{seed}"
+    result = _json(folder / "result.json", directory, problems)
+    config = _json(folder / "config.json", directory, problems)
+    privacy = _json(folder / "privacy.json", directory, problems)
+    if result:
+        absent = [
+            name
+            for name, there in (("privacy.json", privacy), ("config.json", config))
+            if not there and not (folder / name).exists()
+        ]
+        problems += [f"{arm}/seed-{seed}/{name} is absent: its part is missing" for name in absent]
+    return Run(
+        arm=arm,
+        seed=seed,
+        config=config.get("config") or {},
+        history=_history(folder / "history.jsonl", directory, problems),
+        privacy=privacy,
+        result=result or None,
+    )
+
+
+def _json(path: Path, directory: Path, problems: list[str]) -> Json:
+    """A JSON object; empty where the file is absent or, with a note, damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        problems.append(f"{path.relative_to(directory)} is damaged or half written: skipped")
+        return {}
+    return value
+
+
+def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
+    """Rounds by number; a round that was run again counts once, as it went last."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError):
+        lines = ["damaged"]
+    rounds: dict[int, Json] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            rounds[int(entry["round"])] = entry
+        except (ValueError, TypeError, KeyError):
+            where = path.relative_to(directory)
+            problems.append(f"{where}, line {number}, is damaged or half written: skipped")
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def _samples(path: Path, problems: list[str]) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        return {}
+    except Exception:  # a damaged zip raises many kinds, and none may stop the report
+        problems.append(f"{path.name} is damaged or half written: skipped")
+        return {}

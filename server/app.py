@@ -1,0 +1,33 @@
+"""The server's Flower app."""
+
+import logging
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedmed import config, files
+from fedmed.errors import RunError, UserError
+from server.coordinator import coordinate
+
+log = logging.getLogger("fedmed.server")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one arm with the settings of the run config and leave its run directory."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        settings = config.from_flat(dict(context.run_config))
+        folder = files.run_folder(settings.run.out, context.run_id)
+        result = coordinate(grid, settings, folder, on_round=_log_round)
+    except (UserError, RunError) as error:
+        log.error("%s", error)
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    log.info("test AUROC %.4f; results in %s", result["metrics"]["auroc"] or float("nan"), folder)
+
+
+def _log_round(round_number: int, rounds: int, auroc: float | None) -> None:
+    shown = "not defined (one class)" if auroc is None else f"{auroc:.4f}"
+    log.info("round %d/%d AUROC %s", round_number, rounds, shown)

@@ -1,0 +1,338 @@
+"""One run of one arm, from the first message to the last file."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from safetensors.torch import save_file
+
+from fedmed import files, machine, timing
+from fedmed.config import Settings
+from fedmed.data.network import load_network, member_names, training_shard
+from fedmed.data.shard import released_shard
+from fedmed.errors import RunError, UserError
+from fedmed.evaluation import predictions as predictions_table
+from fedmed.evaluation.summary import evaluate
+from fedmed.federation import messages
+from fedmed.planning import make_plans
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.plan import (
+    GradientPlan,
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    UpdatePlan,
+    noise_source,
+)
+from fedmed.privacy.statement import Spend, statement
+from server.evaluation import Evaluator, initial_model
+from server.run_directory import RunDirectory
+from server.strategies import (
+    Arrays,
+    Averaging,
+    BudgetSpent,
+    CentralGaussian,
+    FederationStrategy,
+    LocalOnly,
+)
+
+log = logging.getLogger("fedmed.server")
+
+OnRound = Callable[[int, int, float | None], None]
+_QUERY_TIMEOUT = 600.0  # seconds; a simulation's first answer waits for its processes to start
+
+
+def coordinate(
+    grid: Grid,
+    settings: Settings,
+    folder: Path,
+    *,
+    name: str | None = None,
+    on_round: OnRound = lambda number, rounds, auroc: None,
+) -> dict[str, Any]:
+    """Run one arm over ``grid`` and return its result; a finished run is returned as it is.
+
+    ``folder`` becomes the run directory (or is resumed from its last whole round); ``name`` is the
+    arm's name in its comparison; ``on_round`` hears of every evaluated round. Raises
+    :class:`UserError` for a mistake and :class:`RunError` where the run cannot go on.
+    """
+    return _Coordinator(grid, settings, RunDirectory(folder), name or _name(settings), on_round).run()
+
+
+def _name(settings: Settings) -> str:
+    scheme = settings.train.scheme
+    return settings.privacy.arm if scheme == "federated" else scheme
+
+
+@dataclass
+class _Coordinator:
+    grid: Grid
+    settings: Settings
+    directory: RunDirectory
+    name: str
+    on_round: OnRound
+
+    def run(self) -> dict[str, Any]:
+        """The whole run."""
+        self.directory.open(self.settings, self.name)
+        if self.directory.finished:
+            result: dict[str, Any] = files.read_json(self.directory.path / "result.json")
+            return result
+        timing.reset()
+        started = time.perf_counter()
+        self.plans = make_plans(self.settings)
+        members = self._members()
+        model = initial_model(self.settings)
+        self.evaluator = Evaluator.create(self.settings, model)
+        strategy = self._strategy(members, model)
+        self.round_started = time.perf_counter()
+        try:
+            strategy.start(
+                self.grid,
+                ArrayRecord(),
+                num_rounds=self.settings.train.rounds - strategy.completed,
+                timeout=self.settings.train.timeout,
+                evaluate_fn=lambda number, _: self._after_round(number, strategy),
+            )
+        except BudgetSpent:
+            log.warning(
+                "the privacy budget of an interrupted round was spent: the run ends after round %d",
+                self.history[-1]["round"] if self.history else 0,
+            )
+        except RunError:
+            self._record_failure(strategy)
+            raise
+        return self._finish(strategy, time.perf_counter() - started)
+
+    def _members(self) -> dict[int, str]:
+        """Ask every node which hospital it is; each hospital must be there exactly once."""
+        expected = member_names(self.settings)
+        nodes = self._wait_for_nodes(len(expected))
+        queries = [
+            Message(RecordDict(), node, MessageType.QUERY, group_id="query") for node in nodes
+        ]
+        found: dict[int, str] = {}
+        for reply in self.grid.send_and_receive(queries, timeout=_QUERY_TIMEOUT):
+            if reply.has_error() or "reply" not in reply.content:
+                code = "no-answer"
+                if reply.has_content() and "error" in reply.content:
+                    code = str(reply.content.config_records["error"]["code"])
+                raise RunError(
+                    f"a hospital did not join: {code} ({messages.ERRORS.get(code, 'unknown')})"
+                )
+            record: ConfigRecord = reply.content.config_records["reply"]
+            found[reply.metadata.src_node_id] = str(record["hospital"])
+        if sorted(found.values()) != sorted(expected):
+            raise RunError(
+                f"{len(found)} of {len(expected)} hospitals joined; start one node per hospital"
+            )
+        return dict(sorted(found.items(), key=lambda item: expected.index(item[1])))
+
+    def _wait_for_nodes(self, count: int) -> list[int]:
+        deadline = time.monotonic() + _QUERY_TIMEOUT
+        while True:
+            nodes = list(self.grid.get_node_ids())
+            if len(nodes) > count:
+                raise UserError(
+                    f"the federation has {len(nodes)} nodes but data.hospitals (with this "
+                    f"train.scheme) makes {count}; set num-supernodes={count}"
+                )
+            if len(nodes) == count:
+                return nodes
+            if time.monotonic() > deadline:
+                raise RunError(
+                    f"{len(nodes)} nodes are connected but {count} hospitals are expected; "
+                    f"set num-supernodes={count} or data.hospitals = {len(nodes)}"
+                )
+            time.sleep(0.2)
+
+    def _strategy(self, members: Mapping[int, str], model: torch.nn.Module) -> FederationStrategy:
+        """The arm's strategy, at the initial model or at the checkpoint's."""
+        settings = self.settings
+        frozen = messages.encode_arrays(messages.frozen_of(model))
+        kept = self.directory.load_checkpoint()
+        self.history = self.directory.history()
+        self.best = 0
+        initial = messages.parameters_of(model)
+        owners: dict[str, Arrays] = {"global": initial}
+        if settings.train.scheme == "local-only":
+            # Copies: a checkpoint keeps every hospital's arrays apart.
+            owners = {
+                member: {n: v.clone() for n, v in initial.items()}
+                for member in member_names(settings)
+            }
+        completed = 0
+        if kept is not None:
+            completed, self.best, owners = kept
+        self.history = [h for h in self.history if h["round"] <= completed]
+        if kept is None:
+            self.history = []
+        train = settings.train
+        if train.scheme == "local-only":
+            return LocalOnly(train, members, frozen, completed, owners)
+        plan = next(iter(self.plans.values()))
+        if isinstance(plan, UpdatePlan) and plan.placement == "server":
+            ledger = Ledger(self._ledgers / "server.sqlite")
+            source = noise_source(settings)
+            return CentralGaussian(
+                train, members, frozen, completed, owners["global"], plan, ledger, source
+            )
+        return Averaging(train, members, frozen, completed, owners["global"], self._sizes())
+
+    def _sizes(self) -> dict[str, int]:
+        """Images of each hospital: public (see the statement), known to the simulation."""
+        return {m: len(training_shard(self.settings.data, m)) for m in member_names(self.settings)}
+
+    @property
+    def _ledgers(self) -> Path:
+        return self.directory.path / "ledgers"
+
+    def _after_round(self, number: int, strategy: FederationStrategy) -> MetricRecord | None:
+        """Evaluate on validation, keep the checkpoint, then the history line."""
+        round_number = number + strategy.completed
+        if number == 0 and strategy.completed:
+            self.on_round(round_number, self.settings.train.rounds, self.history[-1]["auroc"])
+            return None
+        models = strategy.models()
+        auroc = self.evaluator.validation_auroc(models)
+        before = self._auroc_of(self.best)
+        better = auroc is not None and (before is None or auroc > before)
+        if self.settings.train.selection == "last":
+            self.best = round_number
+        elif better or not self.history:
+            self.best = round_number
+            self._save_selected(models)
+        now = time.perf_counter()
+        self.history.append(
+            {
+                "round": round_number,
+                "auroc": auroc,
+                "seconds": round(now - self.round_started, 4),
+                "hospitals": strategy.report.hospitals,
+                "failures": strategy.report.failures,
+                "train_loss": strategy.report.loss,
+            }
+        )
+        self.round_started = now
+        self.directory.save_checkpoint(round_number, models, self.best)
+        self.directory.write_history(self.history)
+        self.on_round(round_number, self.settings.train.rounds, auroc)
+        return None if auroc is None else MetricRecord({"AUROC": auroc})
+
+    def _auroc_of(self, round_number: int) -> float | None:
+        values = [h["auroc"] for h in self.history if h["round"] == round_number]
+        return values[0] if values else None
+
+    def _save_selected(self, models: Mapping[str, Arrays]) -> None:
+        RunDirectory(self.directory.path / "selected").save_checkpoint(self.best, models, self.best)
+
+    def _selected(self, strategy: FederationStrategy) -> Mapping[str, Arrays]:
+        if self.settings.train.selection == "last":
+            return strategy.models()
+        kept = RunDirectory(self.directory.path / "selected").load_checkpoint()
+        return strategy.models() if kept is None else kept[2]
+
+    def _record_failure(self, strategy: FederationStrategy) -> None:
+        done = self.history[-1]["round"] if self.history else 0
+        failure = {
+            "round": done + 1,
+            "auroc": None,
+            "seconds": round(time.perf_counter() - self.round_started, 4),
+            "hospitals": strategy.report.hospitals,
+            "failures": strategy.report.failures,
+            "train_loss": None,
+            "failed": True,
+        }
+        self.directory.write_history([*self.history, failure])
+
+    def _finish(self, strategy: FederationStrategy, seconds: float) -> dict[str, Any]:
+        """Predictions, statement, model and result, in this order: the result ends the run."""
+        path, settings = self.directory.path, self.settings
+        owners = self._selected(strategy)
+        predictions = self.evaluator.predictions(owners)
+        predictions_table.write(predictions, path / "predictions.parquet")
+        source = noise_source(settings)
+        privacy = statement(settings, self._spends(), self.name, source)
+        files.write_json(path / "privacy.json", privacy)
+        arrays = {f"{o}/{n}" if len(owners) > 1 else n: v for o, m in owners.items() for n, v in m.items()}
+        files.write_atomically(
+            path / "model.safetensors",
+            lambda p: save_file({n: v.contiguous() for n, v in arrays.items()}, p),
+        )
+        training, evaluation = timing.spent("training"), timing.spent("evaluation")
+        known = training > 0  # hospitals in other processes never tell their times
+        network = load_network(settings.data)
+        result: dict[str, Any] = {
+            "name": self.name,
+            "arm": settings.privacy.arm,
+            "scheme": settings.train.scheme,
+            "seed": settings.run.seed,
+            "epsilon": privacy["epsilon"],
+            "delta": privacy["delta"],
+            "unit": privacy["unit"],
+            "trust": privacy["trust"],
+            "rounds": self.history[-1]["round"],
+            "rounds_planned": settings.train.rounds,
+            "selected_round": self.best,
+            "metrics": evaluate(predictions),
+            "hospital_auroc": self._each_on_everything(owners),
+            "seconds": {
+                "total": round(seconds, 3),
+                "training": round(training, 3) if known else None,
+                "evaluation": round(evaluation, 3),
+                "other": round(seconds - training - evaluation, 3) if known else None,
+            },
+            "peak_memory_bytes": machine.peak_memory(),
+            "machine": machine.describe(),
+            "versions": machine.versions(),
+            "synthetic": network.cohort.synthetic,
+            "cohort": network.cohort.name,
+        }
+        files.write_json(path / "result.json", result)
+        self.directory.drop_checkpoint()
+        RunDirectory(path / "selected").drop_checkpoint()
+        return result
+
+    def _each_on_everything(self, owners: Mapping[str, Arrays]) -> dict[str, float | None] | None:
+        """Test AUROC of every hospital's own model on the whole test cohort (local-only)."""
+        if len(owners) == 1:
+            return None
+        scores: dict[str, float | None] = {}
+        for owner, arrays in owners.items():
+            table = self.evaluator.predictions({owner: arrays})
+            scores[owner] = evaluate(table)["auroc"]
+        return scores
+
+    def _spends(self) -> dict[str, Spend]:
+        """What every member really took, read from the ledgers of this simulation."""
+        distinct = noise_source(self.settings).reproducible
+        spends = {}
+        for index, (member, plan) in enumerate(self.plans.items()):
+            if isinstance(plan, NoPrivacy):
+                taken = 0
+            elif isinstance(plan, ImagePlan):
+                shard = training_shard(self.settings.data, member)
+                taken = released_shard(shard, plan.mechanism, noise_source(self.settings))[1]
+            elif isinstance(plan, GradientPlan) or plan.placement == "hospital":
+                ledger = Ledger(self._ledgers / f"member-{index + 1}.sqlite")
+                taken = ledger.steps(distinct=distinct)
+            else:
+                taken = Ledger(self._ledgers / "server.sqlite").steps(distinct=distinct)
+            spends[member] = Spend(plan, taken)
+            _check_spend(member, plan, taken)
+        return spends
+
+
+def _check_spend(member: str, plan: Plan, taken: int) -> None:
+    """A run that took more steps than its plan accounts for has failed."""
+    planned = plan.steps if isinstance(plan, GradientPlan) else None
+    if isinstance(plan, UpdatePlan):
+        planned = plan.rounds
+    if planned is not None and taken > planned:
+        raise RunError(f"{member} took {taken} private steps but {planned} were accounted")

@@ -1,0 +1,101 @@
+"""The files of one run: written so that an interrupted run resumes and a reader sees whole files."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from fedmed import __version__, files
+from fedmed.config import Settings
+from fedmed.errors import UserError
+
+# Where a run happens does not change what it computes.
+_PLACE = ("run.out", "run.device", "run.threads", "run.hospitals-per-gpu", "train.timeout")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One arm and seed's folder."""
+
+    path: Path
+
+    def open(self, settings: Settings, name: str) -> None:
+        """Make the folder, or check that it belongs to a run with these very settings.
+
+        Raises :class:`UserError` naming the first setting that differs.
+        """
+        config_path = self.path / "config.json"
+        mine = {k: v for k, v in settings.to_flat().items() if k not in _PLACE}
+        if config_path.exists():
+            theirs = files.read_json(config_path)["config"]
+            for key, value in mine.items():
+                if theirs.get(key) != value:
+                    raise UserError(
+                        f"{self.path} holds a run with {key} = {theirs.get(key)!r}, not {value!r}; "
+                        "choose another --out, or delete that folder"
+                    )
+            return
+        content = {
+            "arm": name,
+            "seed": settings.run.seed,
+            "fedmed": __version__,
+            "config": mine,
+        }
+        files.write_json(config_path, content)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result."""
+        return (self.path / "result.json").is_file()
+
+    def history(self) -> list[dict[str, Any]]:
+        """Rounds so far; a line that a crash cut short is dropped."""
+        path = self.path / "history.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return entries
+
+    def write_history(self, entries: list[dict[str, Any]]) -> None:
+        """Replace the history by ``entries``."""
+        text = "".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries)
+        files.write_text(self.path / "history.jsonl", text)
+
+    def save_checkpoint(
+        self, round_number: int, models: Mapping[str, Mapping[str, Tensor]], best: int
+    ) -> None:
+        """Keep the model(s) after a round: ``models`` by owner, ``best`` the round to select."""
+        arrays = {f"{o}/{n}": v.contiguous() for o, m in models.items() for n, v in m.items()}
+        metadata = {"round": str(round_number), "best": str(best)}
+        files.write_atomically(
+            self.path / "checkpoint.safetensors", lambda p: save_file(arrays, p, metadata)
+        )
+
+    def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
+        """(round, selected round, models) of the last whole round, or None before the first."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        data = path.read_bytes()
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            arrays = load(data)
+        except Exception as error:
+            raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
+        models: dict[str, dict[str, Tensor]] = {}
+        for key, value in arrays.items():
+            owner, _, name = key.partition("/")
+            models.setdefault(owner, {})[name] = value
+        return int(header["round"]), int(header["best"]), models
+
+    def drop_checkpoint(self) -> None:
+        """A finished run needs no checkpoint."""
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)

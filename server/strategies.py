@@ -1,0 +1,260 @@
+"""How the hospitals' updates become the next model: Flower strategies."""
+
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedmed.config import Train
+from fedmed.errors import RunError
+from fedmed.federation import messages
+from fedmed.federation.messages import Reply
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plan import UpdatePlan
+from fedmed.privacy.updates import GaussianNoise, clip
+
+log = logging.getLogger("fedmed.server")
+
+Arrays = dict[str, Tensor]
+
+
+class BudgetSpent(Exception):
+    """A member (or the server's own ledger) has no step left: the run ends with what it has."""
+
+
+@dataclass
+class RoundReport:
+    """What the history says of a round."""
+
+    hospitals: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    loss: float | None = None
+
+
+class FederationStrategy(Strategy):
+    """What every strategy here shares: messages to all members, checked replies, failures.
+
+    ``members`` maps Flower's node ids to hospital names; ``completed`` rounds were done before (a
+    resumed run), so Flower's round 1 is round ``completed + 1``.
+    """
+
+    def __init__(
+        self, train: Train, members: Mapping[int, str], frozen: ArrayRecord, completed: int
+    ) -> None:
+        self.train = train
+        self.members = dict(members)
+        self.frozen = frozen
+        self.completed = completed
+        self.report = RoundReport()
+        self._current: Arrays = {}
+
+    @abstractmethod
+    def model_for(self, hospital: str) -> Arrays:
+        """The model this hospital trains next."""
+
+    @abstractmethod
+    def combine(self, round_number: int, replies: list[Reply]) -> None:
+        """Take in a round's updates, sorted by hospital, failures already handled."""
+
+    @abstractmethod
+    def models(self) -> dict[str, Arrays]:
+        """The present model(s) by owner, for the checkpoint and the evaluation."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One train message for every member."""
+        round_number = server_round + self.completed
+        encoded: dict[int, ArrayRecord] = {}
+        outgoing = []
+        for node, hospital in self.members.items():
+            model = self.model_for(hospital)
+            record = encoded.setdefault(id(model), messages.encode_arrays(model))
+            content = messages.train_content(record, self.frozen, round_number)
+            outgoing.append(Message(content, node, MessageType.TRAIN, group_id=str(round_number)))
+        return outgoing
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check every reply, handle failures as configured, combine the rest.
+
+        Raises :class:`RunError` where the round cannot count and :class:`BudgetSpent` where a
+        member has no steps left.
+        """
+        received: dict[str, Reply] = {}
+        for message in replies:
+            hospital = self.members[message.metadata.src_node_id]
+            like = self.model_for(hospital)
+            received[hospital] = messages.read_reply(message, hospital, like)
+        checked = [received.get(h, Reply(h, error="no-answer")) for h in self.members.values()]
+        failures = [r for r in checked if r.error is not None]
+        good = sorted((r for r in checked if r.error is None), key=lambda r: r.hospital)
+        losses = [r.loss for r in good if r.loss is not None]
+        self.report = RoundReport(
+            len(good),
+            [{"hospital": r.hospital, "code": str(r.error)} for r in failures],
+            sum(losses) / len(losses) if losses and len(losses) == len(good) else None,
+        )
+        if any(r.error == "budget" for r in failures):
+            raise BudgetSpent
+        self._handle(failures, len(good))
+        self.combine(server_round + self.completed, good)
+        return None, None
+
+    def _handle(self, failures: list[Reply], good: int) -> None:
+        if not failures:
+            return
+        first = failures[0]
+        text = f"{first.hospital}: {first.error} ({messages.ERRORS[str(first.error)]})"
+        if self.train.on_failure == "stop":
+            raise RunError(f"{text}; mend it, or set train.on-failure = 'continue'")
+        if good < self.train.minimum_hospitals:
+            raise RunError(
+                f"{good} of {len(self.members)} hospitals answered, fewer than "
+                f"train.minimum-hospitals = {self.train.minimum_hospitals}; first failure: {text}"
+            )
+        log.warning("going on without %d hospital(s); first: %s", len(failures), text)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: a hospital's own evaluation would be another release of its data."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing to aggregate."""
+        return None
+
+    def summary(self) -> None:
+        """Nothing to log beyond Flower's own lines."""
+
+
+class Averaging(FederationStrategy):
+    """Federated averaging (McMahan et al. 2017) of updates, weighted equally or by size."""
+
+    def __init__(
+        self,
+        train: Train,
+        members: Mapping[int, str],
+        frozen: ArrayRecord,
+        completed: int,
+        initial: Arrays,
+        sizes: Mapping[str, int],
+    ) -> None:
+        super().__init__(train, members, frozen, completed)
+        self.parameters = initial
+        self.sizes = sizes
+
+    def model_for(self, hospital: str) -> Arrays:
+        """The one global model."""
+        return self.parameters
+
+    def models(self) -> dict[str, Arrays]:
+        """The one global model."""
+        return {"global": self.parameters}
+
+    def combine(self, round_number: int, replies: list[Reply]) -> None:
+        """Add the weighted mean of the updates, times the server's learning rate."""
+        sizes = {r.hospital: self.sizes[r.hospital] for r in replies}
+        total = sum(sizes.values())
+        equal = self.train.weighting == "equal"
+        weights = {h: 1 / len(replies) if equal else n / total for h, n in sizes.items()}
+        self._add(weighted_sum(replies, weights), 1.0)
+
+    def _add(self, update: Arrays, divisor: float) -> None:
+        rate = self.train.server_learning_rate / divisor
+        self.parameters = {n: v + rate * update[n] for n, v in self.parameters.items()}
+
+
+class CentralGaussian(Averaging):
+    """Clipped updates are summed, noised once, and divided by the number of hospitals *planned*.
+
+    The noise and the divisor never depend on who replied (or how many), and every update is clipped
+    here again, because a sensitivity that others promise is none (McMahan et al. 2018).
+    """
+
+    def __init__(
+        self,
+        train: Train,
+        members: Mapping[int, str],
+        frozen: ArrayRecord,
+        completed: int,
+        initial: Arrays,
+        plan: UpdatePlan,
+        ledger: Ledger,
+        source: NoiseSource,
+    ) -> None:
+        super().__init__(train, members, frozen, completed, initial, {})
+        self.plan = plan
+        self.ledger = ledger
+        self.source = source
+
+    def combine(self, round_number: int, replies: list[Reply]) -> None:
+        """Reserve the round in the server's ledger, sum, noise, divide, add."""
+        model = messages.fingerprint(self.parameters)
+        distinct = self.source.reproducible
+        repeated = distinct and self.ledger.reserved(round_number)
+        if self.ledger.steps(distinct=distinct) + (0 if repeated else 1) > self.plan.rounds:
+            raise BudgetSpent
+        self.ledger.reserve(round_number, model, 1)
+        clipped = [Reply(r.hospital, clip(r.update or {}, self.plan.clipping_norm)) for r in replies]
+        total = weighted_sum(clipped, {r.hospital: 1.0 for r in clipped})
+        noise = GaussianNoise(self.plan.noise_standard_deviation)
+        generator = self.source.torch("central", round_number, model)
+        self._add(noise.add(total, generator), float(self.plan.hospitals))
+
+
+class LocalOnly(FederationStrategy):
+    """The baseline without exchange: every hospital goes on with its own model."""
+
+    def __init__(
+        self,
+        train: Train,
+        members: Mapping[int, str],
+        frozen: ArrayRecord,
+        completed: int,
+        models: Mapping[str, Arrays],
+    ) -> None:
+        super().__init__(train, members, frozen, completed)
+        self.own = dict(models)
+
+    def model_for(self, hospital: str) -> Arrays:
+        """The hospital's own model."""
+        return self.own[hospital]
+
+    def models(self) -> dict[str, Arrays]:
+        """Every hospital's model, by its name."""
+        return dict(self.own)
+
+    def combine(self, round_number: int, replies: list[Reply]) -> None:
+        """Add each update to its own hospital's model."""
+        for reply in replies:
+            update = reply.update or {}
+            self.own[reply.hospital] = {
+                n: v + update[n] for n, v in self.own[reply.hospital].items()
+            }
+
+
+def weighted_sum(replies: Iterable[Reply], weights: Mapping[str, float]) -> Arrays:
+    """Sum of updates times weights; the order of ``replies`` fixes the order of additions."""
+    total: Arrays = {}
+    for reply in replies:
+        weight = weights[reply.hospital]
+        for name, value in (reply.update or {}).items():
+            if name in total:
+                total[name].add_(value, alpha=weight)
+            else:
+                total[name] = value * weight
+    if not total or not all(math.isfinite(w) for w in weights.values()):
+        raise RunError("no hospital sent an update; nothing can be aggregated")
+    return total
