@@ -82,13 +82,12 @@ class Hospital:
         return Reply(self.name, update)
 
     def _refuse_overspend(self, round_number: int, steps: int) -> None:
-        """No step beyond the plan, whatever the server asks; an interrupted round counts as taken."""
-        assert isinstance(self.plan, GradientPlan | UpdatePlan)
+        """No step beyond the plan, whatever the server asks; interrupted rounds count as taken."""
         # Reproducible noise repeated for the same round and model is the same release again.
         distinct = self.source.reproducible
         spent = self.ledger.steps(distinct=distinct)
         repeated = distinct and self.ledger.reserved(round_number)
-        if spent + (0 if repeated else steps) > self.plan.rounds * steps:
+        if spent + (0 if repeated else steps) > self.settings.train.rounds * steps:
             raise Refusal("budget")
 
     def _update(

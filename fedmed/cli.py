@@ -41,7 +41,9 @@ def run(
     arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Run this seed only (repeatable).")] = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
-    engine: Annotated[str, typer.Option(help="inline (this process) or ray (flwr run).")] = "inline",
+    engine: Annotated[
+        str, typer.Option(help="inline (this process) or ray (flwr run).")
+    ] = "inline",
     out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -1,7 +1,7 @@
-"""One typed, validated run configuration: the only place where a key, its default and its unit are written.
+"""One typed, validated run configuration: keys, defaults and units are written here alone.
 
-Keys are kebab case and nested (``data.image-size``). The same keys serve ``pyproject.toml``'s Flower
-run config, an experiment's TOML and ``--set``. An empty string means "not given".
+Keys are kebab case and nested (``data.image-size``). The same keys serve ``pyproject.toml``'s
+Flower run config, an experiment's TOML and ``--set``. An empty string means "not given".
 """
 
 import tomllib
@@ -219,7 +219,7 @@ def put(nested: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 
 def parse(nested: dict[str, Any], where: str) -> Settings:
-    """Validate a nested dict; raises :class:`UserError` naming the first wrong key and the remedy."""
+    """Validate a nested dict; raises :class:`UserError` naming the first wrong key and remedy."""
     try:
         return Settings.model_validate(_widen(nested, Settings), by_alias=True, by_name=False)
     except ValidationError as error:
@@ -274,7 +274,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _widen(nested: Any, section: type[BaseModel]) -> Any:
-    """Let ``1`` stand for ``1.0`` where a number with a fraction is expected (TOML tells them apart)."""
+    """Let ``1`` stand for ``1.0`` where a fraction is expected (TOML tells them apart)."""
     if not isinstance(nested, dict):
         return nested
     fields = {_kebab(name): field for name, field in section.model_fields.items()}

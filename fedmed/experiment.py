@@ -1,4 +1,4 @@
-"""A comparison: arms x seeds on the same hospitals, each in a run directory of its own, resumable."""
+"""A comparison: arms x seeds on the same hospitals, each in a run directory of its own."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -287,7 +287,7 @@ def write_samples(experiment: Experiment, out: Path) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as target:
-            np.savez_compressed(target, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(target, allow_pickle=False, **arrays)
 
     files.write_atomically(path, write)
 

@@ -35,6 +35,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             errno.EROFS: "the place is read-only; choose another folder",
             errno.EACCES: "permission denied; choose another folder or change its permissions",
             errno.EPERM: "permission denied; choose another folder or change its permissions",
+            errno.EEXIST: "a part of the path is a file, not a folder; choose another folder",
             errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
         }
         if error.errno in reasons:
@@ -76,7 +77,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run the experiment that should have made it") from error
+        raise UserError(
+            f"{path} is missing; run the experiment that should have made it"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid JSON; delete it and run again") from error
 

@@ -32,18 +32,20 @@ class LocalResult:
 def to_input(
     images: NDArray[np.uint8] | NDArray[np.float32], channels: int, device: torch.device
 ) -> Tensor:
-    """Model input (n, channels, size, size), float32, from uint8 (0..255) or float32 (0..1) images."""
+    """Model input (n, channels, size, size) from uint8 (0..255) or float32 (0..1) images."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     if tensor.dtype == torch.uint8:
         tensor = tensor.float().div_(255)
-    tensor = tensor.sub_(MEAN).div_(SPREAD) if images.dtype == np.uint8 else (tensor - MEAN) / SPREAD
+    tensor = (
+        tensor.sub_(MEAN).div_(SPREAD) if images.dtype == np.uint8 else (tensor - MEAN) / SPREAD
+    )
     return tensor.unsqueeze(1).expand(-1, channels, -1, -1)
 
 
 def train_plain(
     model: nn.Module, shard: Shard, settings: Settings, context: tuple[str | int, ...]
 ) -> LocalResult:
-    """Mini-batch training for ``train.local-epochs`` passes, ordered by the seed and ``context``."""
+    """Mini-batch training for ``train.local-epochs`` passes, ordered by seed and ``context``."""
     device = next(model.parameters()).device
     model.train()
     optimizer = make_optimizer(trainable(model).values(), settings.train)
@@ -57,7 +59,7 @@ def train_plain(
         optimizer.zero_grad(set_to_none=True)
         logits = model(images).squeeze(1)
         loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.detach())
     return LocalResult(len(losses), float(torch.stack(losses).mean()))
@@ -77,10 +79,12 @@ def train_private(
     gradients, adds the plan's Gaussian noise and divides by the *expected* batch. Raises
     :class:`RunError` where the shard is not the one that was planned for.
     """
-    units = shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
+    units = (
+        shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
+    )
     if len(units) != plan.units:
         raise RunError(
-            f"the shard holds {len(units)} {plan.unit}s but the plan is for {plan.units}; plan again"
+            f"the shard holds {len(units)} {plan.unit}s, the plan {plan.units}; plan again"
         )
     device = next(model.parameters()).device
     model.train()

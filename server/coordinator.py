@@ -62,7 +62,9 @@ def coordinate(
     arm's name in its comparison; ``on_round`` hears of every evaluated round. Raises
     :class:`UserError` for a mistake and :class:`RunError` where the run cannot go on.
     """
-    return _Coordinator(grid, settings, RunDirectory(folder), name or _name(settings), on_round).run()
+    return _Coordinator(
+        grid, settings, RunDirectory(folder), name or _name(settings), on_round
+    ).run()
 
 
 def _name(settings: Settings) -> str:
@@ -260,7 +262,9 @@ class _Coordinator:
         source = noise_source(settings)
         privacy = statement(settings, self._spends(), self.name, source)
         files.write_json(path / "privacy.json", privacy)
-        arrays = {f"{o}/{n}" if len(owners) > 1 else n: v for o, m in owners.items() for n, v in m.items()}
+        arrays = {
+            f"{o}/{n}" if len(owners) > 1 else n: v for o, m in owners.items() for n, v in m.items()
+        }
         files.write_atomically(
             path / "model.safetensors",
             lambda p: save_file({n: v.contiguous() for n, v in arrays.items()}, p),

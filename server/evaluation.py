@@ -58,9 +58,10 @@ class Evaluator:
                 "score": self._scores(owners, rows),
             }
         )
-        for column, dtype in (("age", "Float64"), ("sex", "string"), ("view", "string")):
-            known = table[column] if column in table else pd.Series(pd.NA, index=table.index)
-            result[column] = known.astype(dtype)
+        unknown = pd.Series(pd.NA, index=table.index, dtype="object")
+        result["age"] = table.get("age", unknown).astype("Float64")
+        for column in ("sex", "view"):
+            result[column] = table.get(column, unknown).astype("string")
         for column in ("finding", "comorbidities"):
             if column in table:
                 result[column] = table[column]

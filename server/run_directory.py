@@ -1,4 +1,4 @@
-"""The files of one run: written so that an interrupted run resumes and a reader sees whole files."""
+"""The files of one run: an interrupted run resumes from them, a reader sees whole files."""
 
 import json
 from collections.abc import Mapping

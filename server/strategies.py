@@ -207,7 +207,9 @@ class CentralGaussian(Averaging):
         if self.ledger.steps(distinct=distinct) + (0 if repeated else 1) > self.plan.rounds:
             raise BudgetSpent
         self.ledger.reserve(round_number, model, 1)
-        clipped = [Reply(r.hospital, clip(r.update or {}, self.plan.clipping_norm)) for r in replies]
+        clipped = [
+            Reply(r.hospital, clip(r.update or {}, self.plan.clipping_norm)) for r in replies
+        ]
         total = weighted_sum(clipped, {r.hospital: 1.0 for r in clipped})
         noise = GaussianNoise(self.plan.noise_standard_deviation)
         generator = self.source.torch("central", round_number, model)

@@ -46,7 +46,7 @@ class ImageStore(Protocol):
     """Where a cohort's pixels come from."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Grey image, float32 in [0, 1], shape (height, width); :class:`UserError` names a bad file."""
+        """Grey image, float32 in [0, 1], (height, width); :class:`UserError` names a bad file."""
         ...
 
     def digest(self, name: str) -> str:

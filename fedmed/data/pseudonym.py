@@ -15,8 +15,8 @@ _LENGTH = 16  # hex digits, 64 bits: no collision to be expected below a hundred
 def pseudonyms(names: pd.Series, kind: str) -> pd.Series:
     """HMAC-SHA256 of each name under this machine's secret key; <NA> stays <NA>.
 
-    ``kind`` separates image from patient names. Two arms, seeds or experiments on one machine agree,
-    so that their predictions can be paired; without the key nobody can test a guessed identifier.
+    ``kind`` separates image from patient names. Arms, seeds and experiments on one machine agree,
+    so that predictions can be paired; without the key nobody can test a guessed identifier.
     """
     key = _key()
     unique = {

@@ -43,7 +43,7 @@ class Shard:
 
 
 def shard_key(cohort: Cohort, size: int) -> str:
-    """Key of the cohort's images at ``size`` pixels: their content, their rows, the preprocessing."""
+    """Key of the cohort's images at ``size`` pixels: content, rows and preprocessing."""
     digest = hashlib.sha256(f"{PREPROCESSING}|{size}|".encode())
     for name in cohort.table["image"]:
         digest.update(f"{name}={cohort.images.digest(str(name))}|".encode())

@@ -34,6 +34,8 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, Any]:
         notes.append("no test rows: nothing is measured on test")
     elif test["label"].nunique() < 2:
         notes.append("test holds one class only: AUROC is not defined")
+    if not test.empty and test["score"].nunique() == 1:
+        notes.append("every test image has the same score: the model tells none apart")
     prevalence = float(labels.mean()) if len(labels) else math.nan
     low, high = auroc_interval(labels, scores, test["patient_id"])
     groups, fairness = _by_attribute(test, threshold)

@@ -71,9 +71,7 @@ class RaySimulation:
         """Stop the SuperLink and remove its home."""
         self._stack.close()
 
-    def run(
-        self, settings: Settings, folder: Path, name: str, on_round: OnRound
-    ) -> dict[str, Any]:
+    def run(self, settings: Settings, folder: Path, name: str, on_round: OnRound) -> dict[str, Any]:
         """Run one arm on Ray; returns its result."""
         result = folder / "result.json"
         here = settings.replaced({"run.out": str(folder.resolve())})
@@ -91,7 +89,14 @@ class RaySimulation:
         with tempfile.TemporaryDirectory(prefix="fedmed-app-") as temporary:
             stage_app(Path(temporary), settings.to_flat())
             log_path = Path(temporary) / "flwr.log"
-            command = ["flwr", "run", temporary, "--stream", "--federation-config", resources(settings)]
+            command = [
+                "flwr",
+                "run",
+                temporary,
+                "--stream",
+                "--federation-config",
+                resources(settings),
+            ]
             with log_path.open("wb") as log:
                 process = subprocess.Popen(
                     command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
@@ -142,7 +147,7 @@ def resources(settings: Settings) -> str:
 
 
 def stage_app(folder: Path, run_config: dict[str, Scalar]) -> None:
-    """A Flower app folder: the three packages' Python files and a pyproject with this run config."""
+    """A Flower app folder: the packages' Python files and a pyproject with this run config."""
     root = Path(__file__).resolve().parents[2]
     for package in ("fedmed", "clients", "server"):
         for source in (root / package).rglob("*.py"):
@@ -197,9 +202,11 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) 
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-                return
+        with (
+            contextlib.suppress(urllib.error.URLError, OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2),
+        ):
+            return
         time.sleep(0.3)
     raise RunError(f"Flower's SuperLink did not start: {_reason(log.read_text(errors='replace'))}")
 

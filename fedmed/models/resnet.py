@@ -15,7 +15,7 @@ GROUPS = 32  # Wu and He 2018 (group normalisation)
 SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
 
 
-class OutOfPlaceBlock(BasicBlock):
+class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]
     """torchvision's basic block with ``out + identity`` instead of ``out += identity``.
 
     The same parameters and numbers; hooks on the summands (Opacus) work only this way.
@@ -26,7 +26,8 @@ class OutOfPlaceBlock(BasicBlock):
         identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + identity)
+        result: Tensor = self.relu(out + identity)
+        return result
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -44,7 +45,7 @@ def build(model: Model, image_size: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         norm = FrozenBatchNorm2d if model.norm == "frozen-batch" else group_norm
-        network = ResNet(OutOfPlaceBlock, [2, 2, 2, 2], num_classes=1, norm_layer=norm)
+        network: nn.Module = ResNet(OutOfPlaceBlock, [2, 2, 2, 2], num_classes=1, norm_layer=norm)
         _set_stem(network, _stem(model, image_size), model.channels)
         # Residual inplace ReLUs break per-sample hooks; the result is the same without them.
         for module in network.modules():
@@ -79,5 +80,5 @@ def _set_stem(network: ResNet, stem: Literal["imagenet", "small"], channels: int
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     else:
         network.conv1 = nn.Conv2d(channels, 64, 3, stride=2, padding=1, bias=False)
-        network.maxpool = nn.Identity()  # type: ignore[assignment]
+        network.maxpool = nn.Identity()
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -65,7 +65,9 @@ class Ledger:
         with files.disk_errors(path):
             path.write_bytes(reply)
         with self._open() as db:
-            db.execute("update spend set state = 'committed', reply = ? where id = ?", (digest, entry))
+            db.execute(
+                "update spend set state = 'committed', reply = ? where id = ?", (digest, entry)
+            )
             old = [row[0] for row in db.execute("select id from spend where id < ?", (entry,))]
         for earlier in old:
             # The server that sent a newer model has the older reply.
@@ -102,7 +104,9 @@ class Ledger:
         if not self.path.exists():
             return False
         with self._open() as db:
-            row = db.execute("select 1 from spend where round = ? limit 1", (round_number,)).fetchone()
+            row = db.execute(
+                "select 1 from spend where round = ? limit 1", (round_number,)
+            ).fetchone()
         return row is not None
 
     def _reply_path(self, entry: int) -> Path:

@@ -11,7 +11,7 @@ from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
 
 NOT_COVERED = [
-    "the patients of the server's validation and test images, which are declared public or consented",
+    "the patients of the server's validation and test images, declared public or consented",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
     "the number of patients and images of each hospital, treated as public",
     "floating-point resolution of the noise (Mironov 2012)",
@@ -58,7 +58,9 @@ def statement(
     else:
         result["not_covered"] = list(NOT_COVERED)
     if settings.train.selection == "best-validation":
-        result["not_covered"].append("nothing private: the round is chosen on the public validation")
+        result["not_covered"].append(
+            "nothing private: the round is chosen on the public validation"
+        )
     result["summary"] = _summary(result, plan)
     return result
 

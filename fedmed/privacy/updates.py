@@ -1,5 +1,6 @@
 """Clipping and noising a model update: the same object at a hospital or at the server."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ def norm(update: Mapping[str, Tensor]) -> float:
         total += float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2
     if not total < float("inf"):
         raise BadUpdate("the update holds NaN or infinite numbers")
-    return total**0.5
+    return math.sqrt(total)
 
 
 def finite(update: Mapping[str, Tensor]) -> bool:

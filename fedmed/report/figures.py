@@ -45,18 +45,23 @@ def epsilon_panel(
     plot.set_xscale("log")
     plot.set_xlim(low / margin, high * margin)
     plot.set_ylim(*limits)
-    for kind in dict.fromkeys((arm.kind, arm.scheme) for arm in points):
-        series = [arm for arm in points if (arm.kind, arm.scheme) == kind]
+    names = {arm.name: short(arm.name) for arm in points}
+    for kind, scheme in dict.fromkeys((arm.kind, arm.scheme) for arm in points):
+        series = [arm for arm in points if (arm.kind, arm.scheme) == (kind, scheme)]
         where = [arm.epsilon or 0.0 for arm in series]
-        if len(set(where)) == len(where) > 1:
-            plot.plot(where, [arm.auroc or 0.0 for arm in series], color=colour, linewidth=1.2)
+        if len(set(where)) < len(where) or len(where) < 2:
+            continue
+        plot.plot(where, [arm.auroc or 0.0 for arm in series], color=colour, linewidth=1.2)
+        if len(where) > 2:  # a sweep: its points differ by epsilon, so one name serves the line
+            names.update({arm.name: "" for arm in series})
+            names[series[0].name] = kind if scheme == "federated" else f"{scheme} {kind}"
     for arm in points:
         _interval(plot, arm, colour)
-    _name_points(plot, points, limits)
+    _name_points(plot, points, names, limits)
     svg.label(plot, f"epsilon per {unit} (log scale)", "test AUROC")
     plot.set_xticks(_decades(low / margin, high * margin))
     plot.set_xticks([], minor=True)
-    plot.xaxis.set_major_formatter(lambda value, _: epsilon_text(value))
+    plot.xaxis.set_major_formatter(lambda value, _: _tick(value))
     plot.grid(axis="y", color=svg.GRID, linewidth=0.6)
     said = "; ".join(
         f"{arm.name} {fixed(arm.auroc)} at {epsilon_text(arm.epsilon)}" for arm in points
@@ -115,7 +120,7 @@ def group_bars(attribute: str, metric: str, title: str, arms: Sequence[Arm]) -> 
     bar, gap = (0.17, 0.2) if len(names) > 3 else (0.2, 0.22)
     height = sum(bar * len(names) + gap for _ in tables) + 0.6
     left = 0.25 + 0.078 * max(len(short(arm.name)) for arm in arms)
-    figure, plot = svg.axes(4.6, height, left=left, bottom=0.5, top=0.05, right=0.25)
+    figure, plot = svg.axes(4.0, height, left=left, bottom=0.5, top=0.05, right=0.25)
     y = 0.0
     ticks: list[float] = []
     for _, rows in tables:
@@ -126,9 +131,10 @@ def group_bars(attribute: str, metric: str, title: str, arms: Sequence[Arm]) -> 
             if value is not None:
                 colour = svg.SERIES[position % len(svg.SERIES)]
                 plot.barh(y, value - start, left=start, height=bar * 0.84, color=colour)
+                if abs(value - start) < 0.005:  # a bar too short to be seen is no missing value
+                    _beside(plot, start, y, f"{value:.2f}")
             elif name in by_name:
-                note = by_name[name].get("note") or "no threshold"
-                plot.text(start, y, f" {name}: {note}", va="center", fontsize=8, color=svg.MUTED)
+                _beside(plot, start, y, f"{name}: {by_name[name].get('note') or 'no threshold'}")
             y += bar
         y += gap
     plot.set_ylim(y - gap, -bar)
@@ -200,14 +206,18 @@ def _interval(plot: Axes, arm: Arm, colour: str) -> None:
     plot.plot([at], [auroc], "o", markersize=6.5, color=colour, markerfacecolor=face)
 
 
-def _name_points(plot: Axes, points: Sequence[Arm], limits: tuple[float, float]) -> None:
+def _name_points(
+    plot: Axes, points: Sequence[Arm], names: dict[str, str], limits: tuple[float, float]
+) -> None:
     """Name points beside them, on the side with room, moved apart where they would touch."""
     low, high = plot.get_xlim()
     span = math.log(high / low)
     line = 0.062 * (limits[1] - limits[0])
     taken: list[tuple[float, float, float]] = []
     for arm in sorted(points, key=lambda arm: -(arm.auroc or 0.0)):
-        text = short(arm.name)
+        text = names[arm.name]
+        if not text:
+            continue
         place = math.log((arm.epsilon or low) / low) / span
         width = 0.026 * len(text) + 0.04
         right = place + width <= 1.0
@@ -229,12 +239,30 @@ def _name_points(plot: Axes, points: Sequence[Arm], limits: tuple[float, float])
         )
 
 
+def _beside(plot: Axes, x: float, y: float, text: str) -> None:
+    """Small text in place of a bar."""
+    plot.annotate(
+        text,
+        (x, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=svg.MUTED,
+    )
+
+
 def _decades(low: float, high: float) -> list[float]:
     """Ticks of a logarithmic axis: 1-2-5 steps on a short one, powers of ten on a long one."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if high / low < 60 else (1, 3) if high / low < 400 else (1,)
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     return [tick for tick in ticks if low <= tick <= high]
+
+
+def _tick(value: float) -> str:
+    """An epsilon short enough for an axis."""
+    return f"{value / 1e6:g}M" if value >= 1e6 else epsilon_text(value)
 
 
 def _rounds(last: int) -> list[int]:

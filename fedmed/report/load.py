@@ -223,7 +223,7 @@ def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
 
 def _samples(path: Path, problems: list[str]) -> dict[str, npt.NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         return {}

@@ -93,7 +93,7 @@ def render(figure: Figure, alternative: str, prefix: str) -> Markup:
     width, height = figure.get_size_inches()
     opening = (
         f'<svg role="img" aria-label="{escape(alternative)}" xmlns="http://www.w3.org/2000/svg" '
-        f'viewBox="0 0 {width * 72:g} {height * 72:g}" style="max-width:{width * 96:.0f}px">'
+        f'viewBox="0 0 {width * 72:g} {height * 72:g}" style="max-width:{width * 112:.0f}px">'
     )
     # matplotlib escapes the text it draws, and the name is escaped above.
     return Markup(re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1))  # noqa: S704

@@ -18,6 +18,11 @@ def fixed(value: float | None, absent: str = ABSENT, digits: int = 3) -> str:
     return absent if value is None else f"{value:.{digits}f}".replace("-", _MINUS)
 
 
+def thousands(value: float | None) -> str:
+    """A whole number with its thousands grouped; a dash for None."""
+    return ABSENT if value is None else f"{value:,.0f}"
+
+
 def signed(value: float | None, absent: str = ABSENT) -> str:
     """A difference with its sign."""
     if value is None:
@@ -47,13 +52,19 @@ def guarantee(arm: Arm) -> str:
 
 def delta_text(value: float | None) -> str:
     """Delta in two digits, as 1e-5; a dash for None."""
-    return ABSENT if value is None else f"{value:.2g}".replace("e-0", "e-")
+    if value is None:
+        return ABSENT
+    if value == 0.0 or value >= 0.001:
+        return f"{value:.2g}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
 
 
 def answer(arms: Sequence[Arm]) -> list[str]:
     """What the comparison found, in two to four sentences computed from its numbers."""
     measured = [arm for arm in arms if arm.auroc is not None]
     private = [arm for arm in measured if arm.private]
+    private = [arm for arm in private if arm.scheme == "federated"] or private
     base = reference(measured)
     if not measured:
         return ["No arm has a test AUROC yet, so there is no answer yet."]
@@ -68,7 +79,7 @@ def answer(arms: Sequence[Arm]) -> list[str]:
         blind = [arm for arm in private if arm.low is not None and arm.low <= _CHANCE]
         if blind:
             names = _list([arm.name for arm in blind])
-            sentences.append(f"Not told apart from chance (0.5): {names}.")
+            sentences.append(f"Not shown to be better than chance (0.5): {names}.")
         # A gap between groups means little where the model knows nothing.
         widest = _fairness([arm for arm in private if arm not in blind], base)
         if widest:

@@ -55,7 +55,7 @@ def _read(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[n
     images: dict[str, NDArray[np.uint8]] = {}
     labels: dict[str, NDArray[np.int64]] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays: dict[str, NDArray[Any]] = {
                 f"{split}_{kind}": file[f"{split}_{kind}"]
                 for split in SPLITS

@@ -30,7 +30,7 @@ class Effects:
     hospital_log_odds: float = 0.5  # from minus this at the first hospital to plus at the last
     ap_with_opacity: float = 0.45  # share of AP views; the ill are filmed in bed
     ap_without: float = 0.30
-    contrast: float = 0.42  # median brightness of an opacity in men under 40
+    contrast: float = 0.38  # median brightness of an opacity in men under 40
     contrast_lost_per_decade: float = 0.10  # share of it, for each decade above 40
     contrast_in_women: float = 0.75  # factor
     contrast_spread: float = 0.30  # standard deviation of its logarithm between films

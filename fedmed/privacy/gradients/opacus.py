@@ -41,10 +41,13 @@ class OpacusEngine:
             # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
             warnings.simplefilter("ignore")
             logits = self._hooked(images).squeeze(1)
-            binary_cross_entropy_with_logits(logits, labels, reduction="sum").backward()
+            binary_cross_entropy_with_logits(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         with torch.no_grad():
-            samples = {n: p.grad_sample for n, p in parameters.items()}
+            samples: dict[str, Tensor] = {
+                n: getattr(p, "grad_sample")
+                for n, p in parameters.items()  # noqa: B009
+            }
             squares = torch.stack(
                 [g.flatten(1).square().sum(1, dtype=torch.float32) for g in samples.values()]
             )

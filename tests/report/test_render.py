@@ -1,0 +1,255 @@
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed.errors import UserError
+from fedmed.evaluation import evaluate
+from fedmed.report import build
+from fedmed.report.words import delta_text
+
+VOID = {"meta", "img", "br", "use", "path", "rect", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Ids, text, and whether every element is closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.figures: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if given.get("id"):
+            self.ids.append(str(given["id"]))
+        if tag == "svg":
+            assert given["role"] == "img"
+            self.figures.append(str(given["aria-label"]))
+        if tag == "img":
+            assert given["alt"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if given.get("id"):
+            self.ids.append(str(given["id"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(seven: Path) -> Page:
+    return Page(build(seven))
+
+
+def test_the_report_is_one_small_offline_file_made_quickly(seven: Path) -> None:
+    start = time.perf_counter()
+    path = build(seven)
+    assert time.perf_counter() - start < 5.0
+    assert path == seven / "report.html"
+    assert path.stat().st_size < 3_000_000
+    source = path.read_text(encoding="utf-8")
+    addresses = set(re.findall(r"https?://[^\"'\s<>)]+", source))
+    assert addresses <= {"http://www.w3.org/2000/svg"}
+    assert "<script" not in source
+    assert "@import" not in source
+    assert "url(//" not in source
+
+
+def test_the_page_is_well_formed_and_ids_are_unique(page: Page) -> None:
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    targets = re.findall(r'(?:href="|url\()#([\w-]+)', page.source)
+    assert set(targets) <= set(page.ids)
+
+
+def test_every_section_is_there(page: Page) -> None:
+    names = "answer arms epsilon learning groups samples trust cost settings limits"
+    for name in names.split(" "):
+        assert name in page.ids
+    assert "incomplete" not in page.ids
+    assert "SYNTHETIC DATA" in page.text
+    assert "Not for clinical use." in page.text
+    assert "Four rounds only: arms have not converged." in page.text
+
+
+def test_one_epsilon_panel_per_unit_never_mixed(page: Page) -> None:
+    panels = [label for label in page.figures if "against epsilon" in label]
+    assert [re.findall(r"epsilon per (\w+)", label)[0] for label in panels] == [
+        "image",
+        "patient",
+        "hospital",
+    ]
+    assert "dp-sgd" in panels[1]
+    assert "pixel-laplace" not in panels[1]
+    assert "central-fixed" in panels[2]
+    assert "local-update" in panels[2]
+    assert all("none 0." in label and "pooled 0." in label for label in panels)
+
+
+def test_epsilon_never_stands_without_its_unit(page: Page) -> None:
+    found = re.findall(r"ε = [\d.,]+\d( per \w+)?", page.text)
+    assert len(found) > 8
+    assert all(found)
+
+
+def test_the_answer_is_computed_from_the_numbers(page: Page, seven: Path) -> None:
+    def auroc(arm: str) -> float:
+        values = [
+            json.loads((seven / arm / f"seed-{seed}/result.json").read_text())["metrics"]["auroc"]
+            for seed in (0, 1)
+        ]
+        return sum(values) / 2
+
+    answer = page.text.split("The answer")[1].split("Arms")[0]
+    assert f"(none) reaches a test AUROC of {auroc('none'):.3f}" in answer
+    best = "dp-sgd (ε = 8 per patient, δ = 1e-5) keeps the most: " + f"{auroc('dp-sgd'):.3f}"
+    assert best in answer
+    loss = f"{auroc('none') - auroc('dp-sgd'):.3f}"
+    assert f"(−{loss})" in answer
+    assert "Not shown to be better than chance (0.5): local-update." in answer
+
+
+def test_figures_follow_the_theme_of_the_page(page: Page) -> None:
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL))
+    assert "var(--ink)" in drawings
+    assert not re.search(r"#(a0000\d|101112|606162|d0d1d2)", drawings)
+    assert "prefers-color-scheme: dark" in page.source
+    assert "@media print" in page.source
+
+
+def test_the_same_files_give_the_same_page(seven: Path) -> None:
+    first = build(seven).read_bytes()
+    assert build(seven).read_bytes() == first
+
+
+def test_samples_are_shown_before_and_after_noise(page: Page) -> None:
+    assert page.source.count("data:image/png;base64,") == 12
+    assert 'alt="Image 2, disease, pixel-laplace"' in page.source
+
+
+def test_text_from_files_is_escaped(make_runs: ModuleType, tmp_path: Path) -> None:
+    name = "<script>alert(1)<b> $x_1$"
+    make_runs.ARMS[name] = make_runs.ARMS["dp-sgd"]
+    try:
+        make_runs.write_arm(tmp_path, "none", 0)
+        make_runs.write_arm(tmp_path, name, 0)
+        make_runs.write_about(tmp_path, ["none", name], [0], title="<img src=x>", notes=["<i>n"])
+    finally:
+        del make_runs.ARMS[name]
+    page = Page(build(tmp_path))
+    assert "<script>" not in page.source
+    assert "<img src=x>" not in page.source
+    assert "<i>n" in page.text
+    assert name in page.text
+
+
+def test_what_is_not_finished_or_damaged_is_said(make_runs: ModuleType, tmp_path: Path) -> None:
+    make_runs.write_arm(tmp_path, "none", 0)
+    make_runs.write_arm(tmp_path, "dp-sgd", 0)
+    (tmp_path / "dp-sgd/seed-0/result.json").unlink()
+    make_runs.write_about(tmp_path, ["none", "dp-sgd", "pooled"], [0])
+    (tmp_path / "none/seed-0/config.json").write_text("{")
+    page = Page(build(tmp_path))
+    assert "dp-sgd, seed 0 : not finished, round 4 done" in page.text
+    assert "pooled, seed 0 : not finished" in page.text
+    assert "none/seed-0/config.json is damaged or half written: skipped" in page.text
+
+
+def test_nothing_finished_yet_still_makes_a_page(make_runs: ModuleType, tmp_path: Path) -> None:
+    make_runs.write_about(tmp_path, ["none"], [0], synthetic=False)
+    page = Page(build(tmp_path))
+    assert "No arm has a test AUROC yet" in page.text
+    assert "SYNTHETIC" not in page.text
+
+
+@pytest.mark.parametrize("epsilon", [0.001, 8000.0, 12_582_912.0, None])
+def test_any_epsilon_can_be_shown(
+    make_runs: ModuleType, tmp_path: Path, epsilon: float | None
+) -> None:
+    make_runs.write_arm(tmp_path, "none", 0)
+    make_runs.write_arm(tmp_path, "pixel-laplace", 0, epsilon=epsilon)
+    make_runs.write_about(tmp_path, ["none", "pixel-laplace"], [0])
+    page = Page(build(tmp_path))
+    assert ("epsilon" in page.ids) is (epsilon is not None)
+    shown = {0.001: "ε = 0.001 per image", 8000.0: "ε = 8,000 per image", None: "no claim"}
+    assert shown.get(epsilon, "ε = 12,582,912 per image") in page.text
+
+
+def test_a_group_with_too_few_is_marked(make_runs: ModuleType, tmp_path: Path) -> None:
+    metrics = evaluate(make_runs.table(2.0, 0, n=120))
+    notes = [row for row in metrics["groups"]["age"] if row["note"] == "too few"]
+    assert notes
+    make_runs.write_arm(tmp_path, "none", 0, metrics=metrics)
+    page = Page(build(tmp_path))
+    assert f"{notes[0]['group']}: too few" in page.text
+    assert f"{notes[0]['group']} is not compared: too few" in page.text
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {},
+        {"auroc": 0.5, "auroc_interval": [0.4, 0.6], "groups": {}, "fairness": {}},
+        {"auroc": None, "auroc_interval": None, "threshold": None, "threshold_rule": "no rows"},
+    ],
+)
+def test_absent_metrics_leave_dashes(
+    make_runs: ModuleType, tmp_path: Path, metrics: dict[str, Any]
+) -> None:
+    make_runs.write_arm(tmp_path, "none", 0)
+    make_runs.write_arm(tmp_path, "dp-sgd", 0, metrics=metrics)
+    for name in ("privacy.json", "config.json", "history.jsonl"):
+        (tmp_path / "dp-sgd/seed-0" / name).unlink()
+    page = Page(build(tmp_path))
+    assert "Without recorded rounds: dp-sgd." in page.text
+    assert "The privacy statement of this arm is absent or damaged." in page.text
+
+
+def test_more_steps_than_accounted_are_a_warning(make_runs: ModuleType, tmp_path: Path) -> None:
+    make_runs.write_arm(tmp_path, "dp-sgd", 0)
+    path = tmp_path / "dp-sgd/seed-0/privacy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "steps_taken": 41}))
+    assert "More steps were taken than were accounted" in Page(build(tmp_path)).text
+
+
+def test_an_empty_folder_is_refused_and_stays_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        build(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("delta", "text"),
+    [(1e-5, "1e-5"), (6e-6, "6e-6"), (1.5e-4, "1.5e-4"), (0.02, "0.02"), (0, "0")],
+)
+def test_delta_is_short(delta: float, text: str) -> None:
+    assert delta_text(delta) == text
+
+
+def test_reproducible_noise_claims_only_what_it_can(make_runs: ModuleType, tmp_path: Path) -> None:
+    make_runs.write_arm(tmp_path, "dp-sgd", 0, epsilon=None)
+    path = tmp_path / "dp-sgd/seed-0/privacy.json"
+    given = {**json.loads(path.read_text()), "epsilon": None}
+    path.write_text(json.dumps({**given, "epsilon_without_knowledge_of_the_seed": 7.5}))
+    page = Page(build(tmp_path))
+    assert "ε = 7.5 per patient; no claim against who knows it" in page.text
+    assert "epsilon" not in page.ids
