@@ -89,10 +89,10 @@ class Train(Section):
 
     scheme: Scheme = "federated"
     rounds: Count = 4
-    local_epochs: Annotated[float, Field(gt=0, le=1000)] = 1.0  # passes over the shard per round
-    batch_size: Count = 32  # images; under dp-sgd the expected number of units in a step
+    local_epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0  # passes over the shard per round
+    batch_size: Count = 16  # images; under dp-sgd the expected number of units in a step
     optimizer: Literal["sgd", "adam", "nadam"] = "sgd"
-    learning_rate: Positive = 0.05
+    learning_rate: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     weight_decay: NotNegative = 0.0
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average

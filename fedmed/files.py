@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one, and the folders fedmed keeps for itself."""
+"""Writing files so that a reader never sees half of one, and the folders fedmed keeps."""
 
 import contextlib
 import errno
@@ -13,7 +13,7 @@ from fedmed.errors import UserError
 
 
 def home() -> Path:
-    """Folder of fedmed's caches and released images: ``$FEDMED_HOME`` or ``~/.local/share/fedmed``."""
+    """Folder of caches and released images: ``$FEDMED_HOME`` or ``~/.local/share/fedmed``."""
     named = os.environ.get("FEDMED_HOME", "")
     return Path(named).expanduser() if named else Path.home() / ".local" / "share" / "fedmed"
 
@@ -25,7 +25,7 @@ def run_folder(out: str, run_id: int) -> Path:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a read-only or a forbidden place into a :class:`UserError` naming ``path``."""
+    """Turn a full disk or a place that cannot be written into a :class:`UserError` naming it."""
     try:
         yield
     except OSError as error:

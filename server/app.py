@@ -17,7 +17,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one arm with the settings of the run config and leave its run directory."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    _log_to_stream()
     try:
         settings = config.from_flat(dict(context.run_config))
         folder = files.run_folder(settings.run.out, context.run_id)
@@ -26,6 +26,17 @@ def main(grid: Grid, context: Context) -> None:
         log.error("%s", error)
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     log.info("test AUROC %.4f; results in %s", result["metrics"]["auroc"] or float("nan"), folder)
+
+
+def _log_to_stream() -> None:
+    """Show fedmed's own lines, and no library's, in the stream that ``flwr run`` follows."""
+    ours = logging.getLogger("fedmed")
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
 
 
 def _log_round(round_number: int, rounds: int, auroc: float | None) -> None:

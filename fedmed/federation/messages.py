@@ -1,8 +1,8 @@
 """Names and codecs of what hospitals and server exchange.
 
-=========  ==================  ======================================================================
+=========  ==================  ====================================================================
 message    record              content
-=========  ==================  ======================================================================
+=========  ==================  ====================================================================
 query      ``reply``           hospital's name (public)
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
@@ -11,7 +11,7 @@ reply      ``update``          change of the trainable parameters, noised where 
 reply      ``reply``           hospital's name; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
 reply      ``error``           hospital's name and a code from :data:`ERRORS`, never a text
-=========  ==================  ======================================================================
+=========  ==================  ====================================================================
 """
 
 import hashlib

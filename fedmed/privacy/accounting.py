@@ -1,7 +1,8 @@
 """From a mechanism's event to epsilon and back, by Google's dp-accounting (PLD).
 
-Privacy loss distributions compose numerically (Koskela et al. 2020; Doroshenko et al. 2022) and give
-an upper bound on epsilon; Rényi accounting (Mironov 2017) brackets the search for a noise multiplier.
+Privacy loss distributions compose numerically (Koskela et al. 2020; Doroshenko et al. 2022) and
+give an upper bound on epsilon; Rényi accounting (Mironov 2017) brackets the search for a noise
+multiplier.
 """
 
 import functools

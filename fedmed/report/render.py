@@ -19,6 +19,7 @@ import fedmed
 from fedmed.files import write_text
 from fedmed.report import figures, sections, svg, words
 from fedmed.report.arms import Arm, mean, reference, summarise
+from fedmed.report.bars import group_bars
 from fedmed.report.load import Comparison, load
 
 SAMPLES: Final = 6  # images shown per row
@@ -120,8 +121,7 @@ def _bars(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         if not knowing:
             continue
         drawn = [
-            figures.group_bars(attribute, metric, title, knowing)
-            for metric, title in _METRICS.items()
+            group_bars(attribute, metric, title, knowing) for metric, title in _METRICS.items()
         ]
         names = dict.fromkeys(str(row["group"]) for arm in knowing for row in arm.groups(attribute))
         parts.append(

@@ -57,7 +57,7 @@ def check_model(model: nn.Module) -> None:
 
 
 def make_engine(name: str, model: nn.Module, physical_batch_size: int) -> Engine:
-    """The engine called ``name`` for ``model``, holding at most ``physical_batch_size`` gradients."""
+    """The engine called ``name`` for ``model``; ``physical_batch_size`` bounds its memory."""
     check_model(model)
     if name == "opacus":
         from fedmed.privacy.gradients.opacus import OpacusEngine
