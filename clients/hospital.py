@@ -1,7 +1,9 @@
 """One hospital: its shard, its plan, its ledger, and one round of training."""
 
+import contextlib
 import functools
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,26 +69,25 @@ class Hospital:
                 return Reply(self.name, update, result.loss, len(self.shard))
             return Reply(self.name, update)
         model = messages.fingerprint(parameters)
-        try:
+        with _ledger_failures():
             stored = self.ledger.answered(round_number, model)
             if stored is not None:
                 return Reply(self.name, messages.unpack(stored))
-            self._refuse_overspend(round_number, steps)
+            self._refuse_overspend(round_number, model, steps)
             entry = self.ledger.reserve(round_number, model, steps)
-            update, result = self._update(round_number, parameters, frozen, model)
-            if isinstance(self.plan, GradientPlan) and result.steps != steps:
-                raise Refusal("plan")  # what was not accounted is not released
+        update, result = self._update(round_number, parameters, frozen, model)
+        if isinstance(self.plan, GradientPlan) and result.steps != steps:
+            raise Refusal("plan")  # what was not accounted is not released
+        with _ledger_failures():
             self.ledger.commit(entry, messages.pack(update))
-        except (RunError, UserError) as error:
-            raise Refusal("ledger") from error
         return Reply(self.name, update)
 
-    def _refuse_overspend(self, round_number: int, steps: int) -> None:
+    def _refuse_overspend(self, round_number: int, model: str, steps: int) -> None:
         """No step beyond the plan, whatever the server asks; interrupted rounds count as taken."""
         # Reproducible noise repeated for the same round and model is the same release again.
         distinct = self.source.reproducible
         spent = self.ledger.steps(distinct=distinct)
-        repeated = distinct and self.ledger.reserved(round_number)
+        repeated = distinct and self.ledger.reserved(round_number, model)
         if spent + (0 if repeated else steps) > self.settings.train.rounds * steps:
             raise Refusal("budget")
 
@@ -123,11 +124,24 @@ class Hospital:
                 raise Refusal("not-finite")
         except (BadUpdate, FloatingPointError) as error:
             raise Refusal("not-finite") from error
+        except (RunError, UserError) as error:
+            log.error("%s: %s", self.name, error)
+            raise Refusal("plan") from error
         return update, result
 
     @property
     def _device(self) -> torch.device:
         return pick_device(self.settings.run.device)
+
+
+@contextlib.contextmanager
+def _ledger_failures() -> Iterator[None]:
+    """A ledger that cannot be used is a refusal: without a record nothing is released."""
+    try:
+        yield
+    except (RunError, UserError) as error:
+        log.error("%s", error)
+        raise Refusal("ledger") from error
 
 
 def name_of(settings: Settings, index: int) -> str:
@@ -151,7 +165,15 @@ def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
     source = noise_source(settings)
     try:
         shard = training_shard(settings.data, name)
+    except UserError as error:
+        log.error("%s: %s", name, error)
+        raise Refusal("data") from error
+    try:
         plan = make_plan(settings, units_in(shard, settings), name)
+    except UserError as error:
+        log.error("%s: %s", name, error)
+        raise Refusal("plan") from error
+    try:
         if isinstance(plan, ImagePlan):
             shard, _ = released_shard(shard, plan.mechanism, source)
     except UserError as error:

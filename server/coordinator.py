@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fedmed import files, machine, timing
 from fedmed.config import Settings
@@ -265,9 +265,9 @@ class _Coordinator:
         arrays = {
             f"{o}/{n}" if len(owners) > 1 else n: v for o, m in owners.items() for n, v in m.items()
         }
-        files.write_atomically(
-            path / "model.safetensors",
-            lambda p: save_file({n: v.contiguous() for n, v in arrays.items()}, p),
+        # Not save_file: what it raises when the disk is full is no OSError.
+        files.write_bytes(
+            path / "model.safetensors", save({n: v.contiguous() for n, v in arrays.items()})
         )
         training, evaluation = timing.spent("training"), timing.spent("evaluation")
         known = training > 0  # hospitals in other processes never tell their times

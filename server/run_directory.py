@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from fedmed import __version__, files
@@ -75,9 +75,7 @@ class RunDirectory:
         """Keep the model(s) after a round: ``models`` by owner, ``best`` the round to select."""
         arrays = {f"{o}/{n}": v.contiguous() for o, m in models.items() for n, v in m.items()}
         metadata = {"round": str(round_number), "best": str(best)}
-        files.write_atomically(
-            self.path / "checkpoint.safetensors", lambda p: save_file(arrays, p, metadata)
-        )
+        files.write_bytes(self.path / "checkpoint.safetensors", save(arrays, metadata))
 
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
         """(round, selected round, models) of the last whole round, or None before the first."""

@@ -203,7 +203,7 @@ class CentralGaussian(Averaging):
         """Reserve the round in the server's ledger, sum, noise, divide, add."""
         model = messages.fingerprint(self.parameters)
         distinct = self.source.reproducible
-        repeated = distinct and self.ledger.reserved(round_number)
+        repeated = distinct and self.ledger.reserved(round_number, model)
         if self.ledger.steps(distinct=distinct) + (0 if repeated else 1) > self.plan.rounds:
             raise BudgetSpent
         self.ledger.reserve(round_number, model, 1)

@@ -70,13 +70,13 @@ def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{key}."))
         try:
-            images = np.lib.format.open_memmap(
-                temporary / "images.npy", "w+", np.uint8, (len(cohort), size, size)
-            )
-            for row, name in enumerate(cohort.table["image"]):
-                images[row] = to_square(cohort.images.read(str(name)), size)
-            images.flush()
-            del images
+            shape = (len(cohort), size, size)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            # Ordinary writes: a full disk under a memory map kills the process (SIGBUS).
+            with (temporary / "images.npy").open("wb") as target:
+                np.lib.format.write_array_header_1_0(target, header)
+                for name in cohort.table["image"]:
+                    target.write(to_square(cohort.images.read(str(name)), size).tobytes())
             meta = {"preprocessing": PREPROCESSING, "size": size, "images": len(cohort)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             _rename(temporary, folder)

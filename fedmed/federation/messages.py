@@ -15,6 +15,7 @@ reply      ``error``           hospital's name and a code from :data:`ERRORS`, n
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -139,11 +140,11 @@ def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> R
         return Reply(hospital, error="no-answer")
     content = message.content
     if "error" in content:
-        code = str(content.config_records["error"].get("code", ""))
+        code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
         return Reply(hospital, error=code if code in ERRORS else "internal")
     try:
         update = decode_arrays(content.array_records["update"])
-    except (KeyError, ValueError, TypeError):
+    except Exception:  # bytes from outside: numpy and zipfile raise many kinds
         return Reply(hospital, error="bad-update")
     fits = update.keys() == like.keys() and all(
         update[n].shape == v.shape and update[n].dtype == v.dtype for n, v in like.items()
@@ -155,6 +156,6 @@ def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> R
     return Reply(
         hospital,
         {name: update[name] for name in like},
-        float(loss) if isinstance(loss, int | float) else None,
+        float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None,
         int(images) if isinstance(images, int) else None,
     )

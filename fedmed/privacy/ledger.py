@@ -29,7 +29,7 @@ create table if not exists spend (
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger at ``path``; safe for several processes, every write is on disk before it returns."""
+    """The ledger at ``path``, safe for several processes; a write is on disk when it returns."""
 
     path: Path
 
@@ -93,19 +93,20 @@ class Ledger:
         """
         if not self.path.exists():
             return 0
-        query = "select sum(steps) from spend"
+        query = "select sum(steps) as total from spend"
         if distinct:
-            query = "select sum(steps) from (select max(steps) as steps from spend group by round, model)"
+            once = "select max(steps) as most from spend group by round, model"
+            query = f"select sum(most) as total from ({once})"  # noqa: S608 -- a constant
         with self._open() as db:
             return int(db.execute(query).fetchone()[0] or 0)
 
-    def reserved(self, round_number: int) -> bool:
-        """Whether this round has an entry already."""
+    def reserved(self, round_number: int, model: str) -> bool:
+        """Whether this round and model have an entry already."""
         if not self.path.exists():
             return False
         with self._open() as db:
             row = db.execute(
-                "select 1 from spend where round = ? limit 1", (round_number,)
+                "select 1 from spend where round = ? and model = ? limit 1", (round_number, model)
             ).fetchone()
         return row is not None
 

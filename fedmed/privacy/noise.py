@@ -1,8 +1,8 @@
 """Where randomness that must stay secret comes from.
 
 By default every draw is keyed by fresh entropy of the operating system, so that no seed exists that
-could remove it. A simulation may ask for reproducible noise: keys then come from the run's seed, the
-hospital, the round and the model, and whoever knows the seed can remove the noise.
+could remove it. A simulation may ask for reproducible noise: keys then come from the run's seed,
+the hospital, the round and the model, and whoever knows the seed can remove the noise.
 
 The generators (Philox for samples and Laplace noise, torch's for Gaussian noise) are not
 cryptographic, and their output has floating-point resolution (Mironov 2012): the statement says so.
@@ -53,5 +53,20 @@ class NoiseSource:
     def torch(self, *context: str | int, device: torch.device | None = None) -> torch.Generator:
         """Generator for Gaussian noise on ``device`` (CPU by default)."""
         generator = torch.Generator(device=device or torch.device("cpu"))
-        generator.manual_seed(self._key(context) % 2**63)
+        key = self._key(context)
+        generator.manual_seed(key % 2**63)
+        if generator.device.type == "cpu":
+            _fill_state(generator, key)
         return generator
+
+
+def _fill_state(generator: torch.Generator, key: int) -> None:
+    """Set all 624 words of torch's CPU generator (MT19937) from the 128-bit key, by SHAKE-256.
+
+    ``manual_seed`` uses 32 bits there: few enough to try them all and remove the noise.
+    """
+    state = generator.get_state()
+    words = np.frombuffer(hashlib.shake_256(key.to_bytes(16, "big")).digest(624 * 4), dtype="<u4")
+    # The words are stored as 64-bit numbers after seed, counters and position (24 bytes).
+    state[24 : 24 + 624 * 8] = torch.from_numpy(words.astype("<u8").view(np.uint8))
+    generator.set_state(state)

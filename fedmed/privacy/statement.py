@@ -36,6 +36,7 @@ def statement(
     epsilons = [h["epsilon"] for h in hospitals]
     claim = not isinstance(plan, NoPrivacy) and not source.reproducible
     worst = max(epsilons) if claim else None
+    repeatable = not isinstance(plan, NoPrivacy) and source.reproducible
     result: dict[str, Any] = {
         "arm": settings.privacy.arm,
         "name": name,
@@ -50,7 +51,7 @@ def statement(
         "steps_taken": max(s.taken for s in spends.values()),
         "hospitals": [] if isinstance(plan, NoPrivacy) else hospitals,
         "epsilon_per_pixel": None,
-        "epsilon_without_knowledge_of_the_seed": max(epsilons) if source.reproducible else None,
+        "epsilon_without_knowledge_of_the_seed": max(epsilons) if repeatable else None,
     }
     if isinstance(plan, ImagePlan):
         result["epsilon_per_pixel"] = max(s.taken for s in spends.values()) / plan.mechanism.scale

@@ -41,8 +41,10 @@ def clip(update: Mapping[str, Tensor], clipping_norm: float) -> Update:
     if not clipping_norm > 0:
         raise UserError(f"privacy.clipping-norm = {clipping_norm}: it must be above 0")
     size = norm(update)
-    factor = 1.0 if size <= clipping_norm else clipping_norm / size
-    return {name: value * factor for name, value in update.items()}
+    if size <= clipping_norm:
+        return {name: value.clone() for name, value in update.items()}
+    # In two steps: clipping_norm / size alone can be too small for float32 to hold exactly.
+    return {name: value / size * clipping_norm for name, value in update.items()}
 
 
 @dataclass(frozen=True)

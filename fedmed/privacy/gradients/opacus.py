@@ -45,19 +45,18 @@ class OpacusEngine:
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         with torch.no_grad():
             samples: dict[str, Tensor] = {
-                n: getattr(p, "grad_sample")
-                for n, p in parameters.items()  # noqa: B009
+                n: p.grad_sample
+                for n, p in parameters.items()
             }
-            squares = torch.stack(
-                [g.flatten(1).square().sum(1, dtype=torch.float32) for g in samples.values()]
-            )
-            norms = squares.sum(0).sqrt()
+            norms = torch.stack(
+                [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in samples.values()]
+            ).norm(dim=0)
             if not bool(torch.isfinite(norms).all()):
                 raise FloatingPointError("a sample's gradient is not finite")
-            # Division first: a norm of zero gives a factor of 1, never 0/0.
-            factors = (clipping_norm / norms.clamp(min=clipping_norm)).to(images.dtype)
+            # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
+            factors = clipping_norm / norms.clamp(min=clipping_norm)
             for name, gradient in samples.items():
-                total[name] += torch.einsum("n,n...->...", factors, gradient)
+                total[name] += torch.mv(gradient.flatten(1).t(), factors).view_as(total[name])
         for parameter in parameters.values():
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None

@@ -1,0 +1,352 @@
+"""The local loop: Poisson batches really drawn, every step noised, the expected batch divides."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from support import SIZE, goes_red, gradient_plan, make, refuses, tiny_network, tiny_shard
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from fedmed import training
+from fedmed.data.shard import Shard
+from fedmed.errors import RunError
+from fedmed.privacy.gradients import ClippedSum, make_engine
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plan import GradientPlan
+from fedmed.training import (
+    LocalResult,
+    data_order,
+    make_optimizer,
+    poisson_batch,
+    predict,
+    to_input,
+    train_plain,
+    train_private,
+)
+
+# One step of plain SGD at rate 1: the change of the parameters is minus the gradient used.
+SETTINGS = make(
+    train={"optimizer": "sgd", "learning-rate": 1.0, "momentum": 0.0},
+    privacy={"arm": "dp-sgd"},
+)
+Train = Callable[..., LocalResult]
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).clone()
+
+
+def change(
+    train: Train, plan: GradientPlan, shard: Shard | None = None, source: NoiseSource | None = None
+) -> Tensor:
+    """Change of all parameters by one round."""
+    model = tiny_network()
+    before = flat(model)
+    train(model, shard or tiny_shard(), SETTINGS, plan, source or NoiseSource(1), ("h", 1, "m"))
+    return flat(model) - before
+
+
+class Recorder:
+    """An engine that notes what it is given and finds no gradient."""
+
+    def __init__(self, model: nn.Module, sizes: list[int]) -> None:
+        self.model, self.sizes = model, sizes
+
+    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+        self.sizes.append(len(images))
+        zeros = {n: torch.zeros_like(p) for n, p in self.model.named_parameters()}
+        return ClippedSum(zeros, clipping_norm, len(images), 0)
+
+    def close(self) -> None:
+        pass
+
+
+def sizes_seen(monkeypatch: pytest.MonkeyPatch, sampler: Callable[..., Any]) -> list[int]:
+    sizes: list[int] = []
+    monkeypatch.setattr(training, "make_engine", lambda _, model, __: Recorder(model, sizes))
+    monkeypatch.setattr(training, "poisson_batch", sampler)
+    plan = gradient_plan(units=40, expected_batch=8, steps_per_round=1500)
+    result = train_private(
+        tiny_network(), tiny_shard(40), SETTINGS, plan, NoiseSource(2), ("h", 1, "m")
+    )
+    assert result.steps == 1500
+    return sizes
+
+
+def check_sizes_are_binomial(sizes: list[int]) -> None:
+    """40 patients at rate 1/5: mean 8, variance 6.4; five standard errors, false alarm 1e-6."""
+    assert len(sizes) == 1500
+    assert abs(np.mean(sizes) - 8) < 5 * np.sqrt(6.4 / 1500)
+    assert abs(np.var(sizes) / 6.4 - 1) < 5 * np.sqrt(2 / 1500)
+
+
+def shuffled_batch(
+    units: list[NDArray[np.int64]], rate: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Pitfall 4: batches of one fixed size."""
+    chosen = rng.choice(len(units), round(rate * len(units)), replace=False)
+    return np.array([units[unit][0] for unit in chosen])
+
+
+def test_the_engine_gets_poisson_batches_not_shuffled_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_sizes_are_binomial(sizes_seen(monkeypatch, poisson_batch))
+    goes_red(check_sizes_are_binomial, sizes_seen(monkeypatch, shuffled_batch))
+
+
+def check_every_unit_is_drawn_alone(sampler: Callable[..., NDArray[np.int64]]) -> None:
+    """Pairs of patients meet as often as independence says: 3000 x 0.3^2, five standard errors."""
+    units = tiny_shard(20, films=2).patients()
+    rng = np.random.default_rng(3)
+    seen = np.zeros((3000, 10))
+    rows_of_first = []
+    for draw in range(3000):
+        rows = sampler(units, 0.3, rng)
+        seen[draw, rows // 2] += 1
+        rows_of_first += [row for row in rows if row < 2]
+    assert seen.max() == 1, "a patient gives one image"
+    assert abs(seen.mean() - 0.3) < 5 * np.sqrt(0.21 / 30000)
+    together = (seen[:, 0] * seen[:, 1]).mean()
+    assert abs(together - 0.09) < 5 * np.sqrt(0.09 * 0.91 / 3000)
+    variance = seen.sum(axis=1).var()
+    assert abs(variance / 2.1 - 1) < 5 * np.sqrt(2 / 3000)
+    assert abs(np.mean(rows_of_first) - 0.5) < 5 * 0.5 / np.sqrt(len(rows_of_first))
+
+
+def test_patients_are_sampled_on_their_own_one_image_each() -> None:
+    check_every_unit_is_drawn_alone(poisson_batch)
+    goes_red(check_every_unit_is_drawn_alone, shuffled_batch)
+
+
+def test_rate_one_takes_everybody() -> None:
+    units = tiny_shard(10).patients()
+    assert poisson_batch(units, 1.0, np.random.default_rng(0)).tolist() == list(range(10))
+
+
+def no_rows(*_: object) -> NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
+
+
+def check_noise_alone(changed: Tensor, deviation: float) -> None:
+    """Five standard errors of mean and standard deviation over all parameters: 1e-6 each."""
+    error = deviation / len(changed) ** 0.5
+    assert abs(float(changed.mean())) < 5 * error
+    assert abs(float(changed.std()) - deviation) < 5 * error / 2**0.5
+
+
+def skips_empty_batches(
+    model: nn.Module, shard: Shard, settings: object, plan: GradientPlan, *_: object
+) -> LocalResult:
+    """Pitfall 7: the step of an empty batch is not taken."""
+    return LocalResult(plan.steps_per_round, None)
+
+
+def test_an_empty_batch_still_takes_a_noised_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "poisson_batch", no_rows)
+    plan = gradient_plan(steps_per_round=1, clipping_norm=0.5, noise_multiplier=3.0)
+    deviation = 3.0 * 0.5 / 6  # noise on the sum, divided by the expected batch
+    check_noise_alone(change(train_private, plan), deviation)
+    goes_red(check_noise_alone, change(skips_empty_batches, plan), deviation)
+    # Pitfall 10: the scale of another number of steps.
+    four = gradient_plan(steps_per_round=4, clipping_norm=0.5, noise_multiplier=3.0)
+    check_noise_alone(change(train_private, four), deviation * 2)
+    goes_red(check_noise_alone, change(train_private, four), deviation)
+
+
+def check_expected_batch_divides(changed: Tensor, total: Tensor) -> None:
+    """Three patients came, six were expected: the sum is divided by six."""
+    torch.testing.assert_close(-changed * 6, total, rtol=1e-4, atol=1e-6)
+
+
+def test_the_expected_batch_divides_not_the_actual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.array([1, 4, 9])
+    monkeypatch.setattr(training, "poisson_batch", lambda *_: rows)
+    plan = gradient_plan(steps_per_round=1, clipping_norm=0.2, noise_multiplier=1e-9)
+    shard, model = tiny_shard(), tiny_network()
+    images = to_input(shard.images[rows], 1, torch.device("cpu"))
+    engine = make_engine("opacus", model, 32)
+    batch = engine.clipped_sum(images, torch.from_numpy(shard.labels[rows]), 0.2)
+    total = torch.cat([g.flatten() for g in batch.gradients.values()])
+    assert float(total.norm()) > 0.1
+    check_expected_batch_divides(change(train_private, plan), total)
+    # Pitfall 17: the sensitivity depends on how many came.
+    actual = gradient_plan(
+        steps_per_round=1, clipping_norm=0.2, noise_multiplier=1e-9, expected_batch=3
+    )
+    goes_red(check_expected_batch_divides, change(train_private, actual), total)
+
+
+def test_noise_of_the_planned_scale_is_added_to_real_gradients() -> None:
+    """The same batches with and without noise: the difference is the noise."""
+    noisy = gradient_plan(steps_per_round=1, clipping_norm=1.0, noise_multiplier=2.0)
+    still = gradient_plan(steps_per_round=1, clipping_norm=1.0, noise_multiplier=1e-12)
+    difference = change(train_private, noisy) - change(train_private, still)
+    check_noise_alone(difference, 2.0 / 6)
+    goes_red(check_noise_alone, difference, 1.0 / 6)
+
+
+def test_exactly_the_planned_steps_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(plan: GradientPlan) -> int:
+        taken: list[int] = []
+        step = torch.optim.SGD.step
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.SGD, "step", lambda *a, **k: (taken.append(1), step(*a, **k)))
+            for round_number in range(plan.rounds):
+                context = ("h", round_number, "m")
+                model = tiny_network()
+                train_private(model, tiny_shard(), SETTINGS, plan, NoiseSource(1), context)
+        return len(taken)
+
+    def check(taken: int) -> None:
+        assert taken == gradient_plan().steps == 8
+
+    check(count(gradient_plan()))
+    goes_red(check, count(gradient_plan(steps_per_round=5)))  # pitfall 5
+
+
+def test_no_loss_is_reported_under_dp_sgd() -> None:
+    result = train_private(
+        tiny_network(), tiny_shard(), SETTINGS, gradient_plan(), NoiseSource(), ("h", 1, "m")
+    )
+    assert result == LocalResult(4, None)
+
+
+def test_each_round_model_and_hospital_has_its_own_batches_and_noise() -> None:
+    plan, changes = gradient_plan(), []
+    for context in (("a", 1, "m"), ("a", 2, "m"), ("b", 1, "m"), ("a", 1, "n"), ("a", 1, "m")):
+        model = tiny_network()
+        before = flat(model)
+        train_private(model, tiny_shard(), SETTINGS, plan, NoiseSource(1), context)
+        changes.append(flat(model) - before)
+    assert torch.equal(changes[0], changes[4]), "reproducible where asked"
+    for other in changes[1:4]:
+        correlation = float(torch.corrcoef(torch.stack([changes[0], other]))[0, 1])
+        assert abs(correlation) < 0.5
+
+
+def test_fresh_noise_differs_between_two_calls() -> None:
+    def check(first: Tensor, second: Tensor) -> None:
+        assert not torch.equal(first, second)
+
+    plan = gradient_plan()
+    check(*(change(train_private, plan, source=NoiseSource()) for _ in range(2)))
+    goes_red(check, *(change(train_private, plan, source=NoiseSource(1)) for _ in range(2)))
+
+
+def test_a_shard_that_was_not_planned_for_is_refused() -> None:
+    plan = gradient_plan()
+    refuses(lambda: change(train_private, plan, tiny_shard(25)), "25 patients", error=RunError)
+    by_image = gradient_plan(unit="image")
+    change(train_private, by_image, tiny_shard(24, films=2))
+    refuses(
+        lambda: change(train_private, plan, tiny_shard(24, films=2)), "12 patients", error=RunError
+    )
+
+
+def test_the_model_is_left_without_hooks() -> None:
+    model = tiny_network()
+    train_private(model, tiny_shard(), SETTINGS, gradient_plan(), NoiseSource(), ("h", 1, "m"))
+    assert not any(hasattr(p, "grad_sample") for p in model.parameters())
+
+
+def check_input_is_constant(to: Callable[..., Tensor]) -> None:
+    """An image's input does not depend on the other images of its batch or hospital."""
+    cpu = torch.device("cpu")
+    images = tiny_shard().images
+    together = to(images, 1, cpu)
+    for row in (0, 5):
+        assert torch.equal(to(images[row : row + 1], 1, cpu)[0], together[row])
+    ends = to(np.array([[[0]], [[255]]], dtype=np.uint8), 1, cpu)
+    assert ends.flatten().tolist() == [-2.0, 2.0]
+
+
+def by_own_statistics(images: NDArray[np.uint8], channels: int, device: torch.device) -> Tensor:
+    """Pitfall 15: mean and spread of private images."""
+    tensor = torch.from_numpy(images).float()
+    return ((tensor - tensor.mean()) / (tensor.std() + 1e-6)).unsqueeze(1)
+
+
+def test_normalisation_uses_public_constants() -> None:
+    check_input_is_constant(to_input)
+    goes_red(check_input_is_constant, by_own_statistics)
+
+
+def test_noised_images_and_channels() -> None:
+    cpu = torch.device("cpu")
+    noised = np.array([[[0.0, 1.0]], [[-3.0, 2.5]]], dtype=np.float32)
+    kept = noised.copy()
+    given = to_input(noised, 3, cpu)
+    assert given.shape == (2, 3, 1, 2)
+    assert given[1, 2].tolist() == [[-14.0, 8.0]]
+    np.testing.assert_array_equal(noised, kept)
+
+
+def test_no_class_is_weighted() -> None:
+    """Pitfall 15: a weight of positives would come from private labels."""
+    shard = tiny_shard(9)
+    shard.table["label"] = [1, 0, 0, 0, 0, 0, 0, 0, 0]
+    settings = make(train={"batch-size": 9, "learning-rate": 1e-9})
+    found = train_plain(tiny_network(), shard, settings, ("h", 1)).loss
+
+    def check(loss: float | None, weight: float) -> None:
+        logits = tiny_network()(to_input(shard.images, 1, torch.device("cpu"))).squeeze(1)
+        expected = binary_cross_entropy_with_logits(
+            logits, torch.from_numpy(shard.labels), pos_weight=torch.tensor(weight)
+        )
+        assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+
+    check(found, 1.0)
+    goes_red(check, found, 8.0)
+
+
+def test_plain_training_passes_over_every_image() -> None:
+    settings = make(train={"batch-size": 10, "local-epochs": 1.5, "learning-rate": 0.1})
+    model = tiny_network()
+    first = train_plain(model, tiny_shard(), settings, ("h", 1))
+    assert first.steps == 4  # 36 images in batches of 10
+    later = [train_plain(model, tiny_shard(), settings, ("h", r)).loss for r in range(2, 12)]
+    assert first.loss is not None
+    assert later[-1] is not None
+    assert later[-1] < 0.5 * first.loss
+
+
+def test_data_order_is_whole_passes_fixed_by_seed_and_context() -> None:
+    order = data_order(10, 2.5, 3, ("h", 1))
+    assert len(order) == 25
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
+    assert order[:10].tolist() != order[10:20].tolist()
+    assert order.tolist() == data_order(10, 2.5, 3, ("h", 1)).tolist()
+    for other in (data_order(10, 2.5, 4, ("h", 1)), data_order(10, 2.5, 3, ("h", 2))):
+        assert order.tolist() != other.tolist()
+    assert len(data_order(10, 0.001, 3, ("h", 1))) == 1
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "nadam"])
+def test_optimisers_take_the_settings_rate_and_decay(name: str) -> None:
+    train = make(train={"optimizer": name, "learning-rate": 0.02, "weight-decay": 0.1}).train
+    optimizer = make_optimizer(tiny_network().parameters(), train)
+    assert type(optimizer).__name__.lower() == name
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.02, 0.1)
+
+
+def test_scores_do_not_depend_on_the_batch_size_and_take_read_only_images() -> None:
+    images = tiny_shard().images.copy()
+    images.flags.writeable = False  # as a memory map is
+    scores = predict(tiny_network(), images, 1)
+    np.testing.assert_allclose(predict(tiny_network(), images, 1, batch_size=5), scores, atol=1e-6)
+    assert scores.shape == (24,)
+    assert 0 < scores.min() < scores.max() < 1
+    assert predict(tiny_network(), images[:0], 1).shape == (0,)
+
+
+def test_scores_that_are_not_finite_stop_the_run() -> None:
+    model = tiny_network()
+    with torch.no_grad():
+        model[0].bias.fill_(float("nan"))
+    images = np.zeros((1, SIZE, SIZE), dtype=np.uint8)
+    refuses(lambda: predict(model, images, 1), "train.learning-rate", error=RunError)
