@@ -24,9 +24,7 @@ def goes_red(check: Callable[..., None], *broken: Any) -> None:
         check(*broken)
 
 
-def refuses(
-    call: Callable[[], object], *words: str, error: type[Exception] = UserError
-) -> None:
+def refuses(call: Callable[[], object], *words: str, error: type[Exception] = UserError) -> None:
     """``call`` fails with one line that holds all ``words``; else an ``AssertionError``."""
     try:
         call()

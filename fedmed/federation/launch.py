@@ -42,17 +42,20 @@ def run_inline(settings: Settings, folder: Path, name: str, on_round: OnRound) -
 
 
 class RaySimulation:
-    """Runs arms by ``flwr run`` on a SuperLink of its own, which is stopped when it is left."""
+    """Runs arms by ``flwr run`` on a SuperLink of its own, which is stopped when it is left.
+
+    ``environment`` makes any ``flwr`` command talk to that SuperLink.
+    """
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._environment: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
 
     def __enter__(self) -> "RaySimulation":
         """Start a SuperLink on free loopback ports, in a Flower home of its own."""
         home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fedmed-flwr-")))
         http, control = free_ports(2)
-        self._environment = {
+        self.environment = {
             **os.environ,
             "FLWR_HOME": str(home),
             "FEDMED_HOME": str(files.home()),
@@ -99,7 +102,7 @@ class RaySimulation:
             ]
             with log_path.open("wb") as log:
                 process = subprocess.Popen(
-                    command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                    command, env=self.environment, stdout=log, stderr=subprocess.STDOUT
                 )
                 try:
                     _follow(process, folder / "history.jsonl", settings.train.rounds, on_round)
@@ -125,7 +128,7 @@ class RaySimulation:
         ]
         with (home / "superlink.log").open("wb") as log:
             process = subprocess.Popen(
-                command, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT
             )
             try:
                 _wait_until_healthy(process, http, home / "superlink.log")

@@ -1,17 +1,16 @@
 """Pretrained weights, by name or from a local file, never by unpickling code."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
 from fedmed.errors import UserError
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def load_weights(network: nn.Module, source: str) -> None:
@@ -23,6 +22,12 @@ def load_weights(network: nn.Module, source: str) -> None:
     """
     given = _imagenet() if source == "imagenet" else _read(Path(source))
     own = network.state_dict()
+    extra = [name for name in given if name not in own and not name.endswith(_STATISTICS)]
+    if extra:
+        raise UserError(
+            f"model.weights: {source} has an array '{extra[0]}' that the model has not; give "
+            "weights of a ResNet-18"
+        )
     adapted: dict[str, Tensor] = {}
     for name, value in own.items():
         if name.startswith("fc."):
@@ -65,15 +70,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-    ) as error:
+    except Exception as error:  # a damaged file makes torch raise a dozen kinds
         raise UserError(
             f"model.weights: {path} is damaged or holds more than arrays; save a plain state dict"
         ) from error

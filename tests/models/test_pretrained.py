@@ -113,7 +113,13 @@ def test_a_truncated_file_is_named(path: Path, tmp_path: Path, part: float) -> N
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     "content",
-    [b"\x00" * 100, b"not a file of weights\n" * 9, b"\x80\x02K\x01.", b"(lp0\n.", b"\x80\x05h\x00."],
+    [
+        b"\x00" * 100,
+        b"not a file of weights\n" * 9,
+        b"\x80\x02K\x01.",
+        b"(lp0\n.",
+        b"\x80\x02h\x00.",
+    ],
 )
 def test_a_file_of_something_else_is_named(tmp_path: Path, suffix: str, content: bytes) -> None:
     other = tmp_path / f"other{suffix}"
@@ -144,7 +150,7 @@ def test_weights_of_another_architecture_name_the_array(
     assert attempt(path, stem="small").conv1.weight.equal(small.conv1.weight)
 
 
-def test_a_larger_resnet_loads_only_by_mistake_it_is_not_the_same(tmp_path: Path) -> None:
+def test_a_larger_resnet_is_not_cut_to_size(tmp_path: Path) -> None:
     """ResNet-34 has every array of ResNet-18 and more: its extra layers must not be ignored."""
     path = tmp_path / "resnet34.pth"
     torch.save(larger().state_dict(), path)

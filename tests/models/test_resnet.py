@@ -79,7 +79,7 @@ def test_samples_do_not_influence_each_other() -> None:
 
     def check(model: nn.Module) -> None:
         model.train()
-        batch = images(4, 32)
+        batch = images(4, 64)
         with torch.no_grad():
             alone, together = model(batch[:1]), model(batch)[:1]
         assert torch.allclose(alone, together, atol=1e-4)

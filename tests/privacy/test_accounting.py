@@ -26,7 +26,9 @@ def gaussian_epsilon(sigma: float, steps: int) -> float:
     low, high = 0.0, 1000.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if gaussian_delta(sigma, middle, steps) > DELTA else (low, middle)
+        low, high = (
+            (middle, high) if gaussian_delta(sigma, middle, steps) > DELTA else (low, middle)
+        )
     return high
 
 

@@ -19,9 +19,7 @@ def noise_of(apply: Apply) -> NDArray[np.float64]:
     return apply(IMAGES, np.random.default_rng(5)).astype(np.float64) - IMAGES / 255
 
 
-def brightness_shift(
-    images: NDArray[np.uint8], rng: np.random.Generator
-) -> NDArray[np.float32]:
+def brightness_shift(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
     """Pitfall 12: one draw per image."""
     shift = rng.laplace(0, SCALE, size=(len(images), 1, 1))
     return (images / 255 + shift).astype(np.float32)

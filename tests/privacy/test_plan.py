@@ -28,7 +28,9 @@ def test_calibration_is_for_all_local_steps_not_for_rounds() -> None:
     check_every_local_step_is_paid_for(plan)
     # Pitfall 5: calibrated for 3 steps, trained for 60.
     per_round = accounting.noise_multiplier(2.0, 1e-5, 0.1, 3)
-    goes_red(check_every_local_step_is_paid_for, dataclasses.replace(plan, noise_multiplier=per_round))
+    goes_red(
+        check_every_local_step_is_paid_for, dataclasses.replace(plan, noise_multiplier=per_round)
+    )
 
 
 def test_dp_sgd_noise_is_scaled_to_one_unit_in_or_out() -> None:

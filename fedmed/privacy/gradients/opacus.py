@@ -1,6 +1,7 @@
 """The reference engine: per-sample gradients by Opacus' hooks (Yousefpour et al. 2021)."""
 
 import warnings
+from typing import Any, cast
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -45,8 +46,7 @@ class OpacusEngine:
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         with torch.no_grad():
             samples: dict[str, Tensor] = {
-                n: p.grad_sample
-                for n, p in parameters.items()
+                n: cast(Any, p).grad_sample for n, p in parameters.items()
             }
             norms = torch.stack(
                 [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in samples.values()]
