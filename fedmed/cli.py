@@ -1,9 +1,11 @@
 """The ``fedmed`` command."""
 
+import contextlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +59,7 @@ def run(
         raise UserError(f"--engine {engine}: use inline or ray")
     loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
-    with make_progress(loaded, quiet) as progress:
+    with _resumable(), make_progress(loaded, quiet) as progress:
         if engine == "ray":
             with RaySimulation() as simulation:
                 run_experiment(loaded, folder, simulation.run, progress)
@@ -105,6 +107,16 @@ def inspect(
     typer.echo(f"sheet: {path}")
 
 
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Tell who interrupts a comparison how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on from the last round", err=True)
+        raise typer.Exit(130) from None
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a user's mistake prints one line and exits with 2, a failed run with 1."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -118,9 +130,6 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error, 2)
     except RunError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on from the last round", err=True)
-        sys.exit(130)
 
 
 def _fail(error: Exception, code: int) -> Any:

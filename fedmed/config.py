@@ -113,7 +113,7 @@ class Privacy(Section):
     clipping_norm: Positive = 1.0  # L2 norm of a unit's gradient (dp-sgd) or of an update
     laplace_scale: NotNegative = 0.0  # pixel-laplace: scale on [0, 1]; 0 = from epsilon, per image
     engine: Literal["opacus"] = "opacus"  # of per-sample gradients
-    physical_batch_size: Count = 32  # images whose gradients are held in memory at once
+    physical_batch_size: Count = 16  # images whose gradients are held in memory at once
     reproducible_noise: bool = False  # simulation only; then no epsilon against who knows the seed
 
 

@@ -15,6 +15,7 @@ from fedmed.planning import make_plans
 from fedmed.privacy.images import PixelLaplace
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import ImagePlan, make_plan
+from fedmed.run_directory import RunDirectory
 
 # Arms that need no table of their own in an experiment's file.
 _NAMED: dict[str, dict[str, Any]] = {
@@ -94,7 +95,7 @@ def _names(
     listed = text.get("arms")
     if listed is not None and (not _is_list_of(listed, str) or not listed):
         raise UserError(f'{where}: arms = {listed!r}; give a list such as ["none", "dp-sgd"]')
-    known = {*_NAMED, *_table(text, "arm", where), *(listed or [])}
+    known = {*_NAMED, *_table(text, "arm", where)}
     if arms:
         names = list(arms)
     elif "privacy.arm" in changes:
@@ -106,7 +107,10 @@ def _names(
         names = [str(privacy.get("arm", "none")) if isinstance(privacy, dict) else "none"]
     for name in names:
         if name not in known:
-            raise UserError(f"{where}: unknown arm '{name}'; use one of {', '.join(sorted(known))}")
+            raise UserError(
+                f"{where}: unknown arm '{name}'; use one of {', '.join(sorted(known))}, "
+                f"or describe it under [arm.{name}]"
+            )
         if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
             raise UserError(f"{where}: arm '{name}' becomes a folder; use letters, digits, - _ .")
     if len(set(names)) != len(names):
@@ -203,6 +207,7 @@ def run_experiment(
     :class:`fedmed.errors.RunError`; results of earlier runs stay as they are.
     """
     _open(experiment, out)
+    _check_earlier(experiment, out)
     progress.preparing("reading the cohort and preparing shards")
     check(experiment)
     _describe(experiment, out)
@@ -247,6 +252,15 @@ def _open(experiment: Experiment, out: Path) -> None:
                 )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty and not an experiment's folder; choose another --out")
+
+
+def _check_earlier(experiment: Experiment, out: Path) -> None:
+    """Refuse, before anything is written, to go on with a run made under other settings."""
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            directory = RunDirectory(out / arm / f"seed-{seed}")
+            if (directory.path / "config.json").exists():
+                directory.open(experiment.settings(arm, seed), arm)
 
 
 def _describe(experiment: Experiment, out: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -105,9 +106,12 @@ def make_progress(experiment: Experiment, quiet: bool) -> Iterator[Progress]:
 
 def print_table(frame: pd.DataFrame) -> None:
     """A data frame as a table on standard output."""
-    table = Table()
-    for column in frame.columns:
-        table.add_column(str(column), justify="left" if column == frame.columns[0] else "right")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
+    for number, column in enumerate(frame.columns):
+        table.add_column(str(column), justify="right" if number > 2 else "left", no_wrap=True)
     for row in frame.itertuples(index=False):
         table.add_row(*("" if pd.isna(value) else str(value) for value in row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    console.print(table)

@@ -31,8 +31,8 @@ from fedmed.privacy.plan import (
     noise_source,
 )
 from fedmed.privacy.statement import Spend, statement
+from fedmed.run_directory import RunDirectory
 from server.evaluation import Evaluator, initial_model
-from server.run_directory import RunDirectory
 from server.strategies import (
     Arrays,
     Averaging,

@@ -21,6 +21,7 @@ import torch
 from fedmed import __version__, files
 from fedmed.config import Scalar, Settings
 from fedmed.errors import RunError
+from fedmed.run_directory import RunDirectory
 
 OnRound = Callable[[int, int, float | None], None]
 _START_TIMEOUT = 90.0  # seconds for a SuperLink to answer
@@ -80,8 +81,6 @@ class RaySimulation:
         here = settings.replaced({"run.out": str(folder.resolve())})
         if result.is_file():
             # The server app would only check the settings and end.
-            from server.run_directory import RunDirectory
-
             RunDirectory(folder).open(here, name)
         else:
             self._flwr_run(here, folder, on_round)

@@ -58,6 +58,10 @@ def statement(
         result["not_covered"] = ["labels: the mechanism noises pixels only", *NOT_COVERED]
     else:
         result["not_covered"] = list(NOT_COVERED)
+    if settings.data.unknown_patients == "separate" and isinstance(plan, GradientPlan):
+        result["not_covered"].append(
+            "persons behind images without a patient identifier: each such image counts as one"
+        )
     if settings.train.selection == "best-validation":
         result["not_covered"].append(
             "nothing private: the round is chosen on the public validation"

@@ -57,7 +57,9 @@ def assert_moved(folder: Path, settings: Settings) -> None:
 def test_flwr_run_equals_one_process(simulation: RaySimulation, tmp_path: Path) -> None:
     settings = Settings().replaced(SMALL)
     on_ray = tmp_path / "ray"
-    overrides = " ".join(f"{k}={json.dumps(v)}" for k, v in {**SMALL, "run.out": str(on_ray)}.items())
+    overrides = " ".join(
+        f"{k}={json.dumps(v)}" for k, v in {**SMALL, "run.out": str(on_ray)}.items()
+    )
     done = subprocess.run(
         ["flwr", "run", ".", "--stream", "--run-config", overrides]
         + ["--federation-config", resources(settings)],

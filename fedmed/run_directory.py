@@ -74,7 +74,9 @@ class RunDirectory:
     ) -> None:
         """Keep the model(s) after a round: ``models`` by owner, ``best`` the round to select."""
         arrays = {f"{o}/{n}": v.contiguous() for o, m in models.items() for n, v in m.items()}
-        metadata = {"round": str(round_number), "best": str(best)}
+        # safetensors does not keep the order, and noise is drawn in the order of the arrays.
+        order = json.dumps(list(arrays))
+        metadata = {"round": str(round_number), "best": str(best), "order": order}
         files.write_bytes(self.path / "checkpoint.safetensors", save(arrays, metadata))
 
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
@@ -85,7 +87,8 @@ class RunDirectory:
         data = path.read_bytes()
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            arrays = load(data)
+            loaded = load(data)
+            arrays = {name: loaded[name] for name in json.loads(header["order"])}
         except Exception as error:
             raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
         models: dict[str, dict[str, Tensor]] = {}

@@ -1,0 +1,86 @@
+"""The network: every image has one place, and what the server holds out nobody trains on."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import make, refuses
+
+from fedmed.config import Data, Settings
+from fedmed.data import network as module
+from fedmed.data.cohort import Cohort, validate
+from fedmed.data.network import POOLED, load_network, member_names, training_shard
+from fedmed.data.stores import ArrayStore
+
+SETTINGS = make(data={"patients": 120, "hospitals": 3})
+
+
+def rows(cohort: Cohort) -> set[str]:
+    return set(cohort.table["image"])
+
+
+def test_every_image_is_in_one_hospital_or_held_out() -> None:
+    network = load_network(SETTINGS.data)
+    assert network.names == ["hospital-1", "hospital-2", "hospital-3"]
+    parts = [rows(network.training(name)) for name in network.names]
+    held_out, hospitals = network.held_out()
+    assert len(held_out) == len(hospitals)
+    assert sum(map(len, parts)) + len(held_out) == len(network.cohort)
+    assert set().union(*parts, rows(held_out)) == rows(network.cohort)
+    assert rows(network.training(POOLED)) == set().union(*parts)
+    assert set(held_out.table["split"]) == {"val", "test"}
+
+
+def test_no_patient_is_in_two_hospitals_or_in_training_and_held_out() -> None:
+    """Pitfall 26."""
+    network = load_network(SETTINGS.data)
+    parts = [network.training(name) for name in network.names] + [network.held_out()[0]]
+    patients = [set(part.table["patient_id"]) for part in parts]
+    assert sum(map(len, patients)) == len(set().union(*patients))
+
+
+def test_the_training_seed_does_not_move_images() -> None:
+    other = SETTINGS.replaced({"run.seed": 5, "train.rounds": 9})
+    assert load_network(other.data) is load_network(SETTINGS.data)
+    moved = SETTINGS.replaced({"data.seed": 5})
+    assert rows(load_network(moved.data).training("hospital-1")) != rows(
+        load_network(SETTINGS.data).training("hospital-1")
+    )
+
+
+def test_members_follow_the_scheme() -> None:
+    assert member_names(SETTINGS) == ["hospital-1", "hospital-2", "hospital-3"]
+    assert member_names(SETTINGS.replaced({"train.scheme": "pooled"})) == [POOLED]
+
+
+def test_a_shard_is_read_once_by_a_process() -> None:
+    first = training_shard(SETTINGS.data, "hospital-1")
+    assert training_shard(SETTINGS.data, "hospital-1") is first
+    assert len(first) == len(load_network(SETTINGS.data).training("hospital-1"))
+    assert first.images.shape[1:] == (16, 16)
+
+
+def of_table(table: pd.DataFrame, hospital: list[str], monkeypatch: pytest.MonkeyPatch) -> Data:
+    pixels = np.zeros((len(table), 8, 8), dtype=np.uint8)
+    cohort = Cohort("made", validate(table, "made"), ArrayStore({"x": pixels}))
+    monkeypatch.setattr(module, "load", lambda data: cohort)
+    monkeypatch.setattr(module, "assign_splits", lambda cohort, data: cohort)
+    monkeypatch.setattr(module, "assign_hospitals", lambda table, data: pd.Series(hospital))
+    load_network.cache_clear()
+    return Settings().data
+
+
+def test_a_hospital_without_training_images_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pd.DataFrame(
+        {"image": ["x/0", "x/1", "x/2"], "label": [0, 1, 0], "split": ["train", "train", "test"]}
+    )
+    data = of_table(table, ["hospital-1", "hospital-1", "hospital-2"], monkeypatch)
+    refuses(lambda: load_network(data), "hospital-2 has no training images", "data.hospitals")
+    load_network.cache_clear()
+
+
+def test_hospital_10_comes_after_hospital_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["hospital-10", "hospital-2", "hospital-1"]
+    table = pd.DataFrame({"image": ["x/0", "x/1", "x/2"], "label": [0, 1, 0], "split": "train"})
+    network = load_network(of_table(table, names, monkeypatch))
+    assert network.names == ["hospital-1", "hospital-2", "hospital-10"]
+    load_network.cache_clear()

@@ -1,0 +1,221 @@
+"""Shards: decoded once, keyed by content, safe for two processes, whole or not there at all."""
+
+import errno
+import io
+import multiprocessing
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import goes_red, refuses, tiny_shard
+
+from fedmed.data import shard as module
+from fedmed.data.cohort import Cohort, validate
+from fedmed.data.shard import Shard, load_shard, released_shard, shard_key
+from fedmed.data.stores import ArrayStore
+from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.noise import NoiseSource
+
+LAPLACE = PixelLaplace(0.5, 256)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDMED_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def cohort(seed: int = 0, count: int = 6) -> Cohort:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 24, 20), dtype=np.uint8)
+    table = pd.DataFrame(
+        {
+            "image": [f"x/{row}" for row in range(count)],
+            "label": [row % 2 for row in range(count)],
+            "patient_id": [f"p{row // 2}" for row in range(count)],
+        }
+    )
+    return Cohort("made", validate(table, "made"), ArrayStore({"x": pixels}))
+
+
+def test_images_are_a_read_only_memory_map_of_uint8() -> None:
+    shard = load_shard(cohort(), 16)
+    assert isinstance(shard.images, np.memmap)
+    assert (shard.images.dtype, shard.images.shape) == (np.uint8, (6, 16, 16))
+    with pytest.raises(ValueError, match="read-only"):
+        shard.images[0, 0, 0] = 1
+    assert shard.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert shard.labels.dtype == np.float32
+    expected = module.to_square(cohort().images.read("x/3"), 16)
+    np.testing.assert_array_equal(shard.images[3], expected)
+
+
+def test_a_shard_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_shard(cohort(), 16)
+
+    def never(image: object, size: int) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(module, "to_square", never)
+    again = load_shard(cohort(), 16)
+    np.testing.assert_array_equal(first.images, again.images)
+    goes_red(load_shard, cohort(1), 16)
+
+
+def test_the_key_follows_content_size_and_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(first: str, second: str) -> None:
+        assert first != second
+
+    key = shard_key(cohort(), 16)
+    assert key == shard_key(cohort(), 16)
+    changed = cohort()
+    changed.images.arrays["x"][5, 0, 0] ^= 1  # type: ignore[attr-defined]
+    check(key, shard_key(changed, 16))
+    check(key, shard_key(cohort(), 17))
+    relabelled = cohort().table.assign(label=0)
+    check(key, shard_key(cohort().with_table(relabelled), 16))
+    goes_red(check, key, shard_key(cohort(), 16))
+    monkeypatch.setattr(module, "PREPROCESSING", "another")
+    check(key, shard_key(cohort(), 16))
+
+
+def test_two_processes_at_once_make_one_shard(home: Path) -> None:
+    made = cohort(count=400)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        first, second = pool.map(partial(load_shard, made), [16, 16], chunksize=1)
+    np.testing.assert_array_equal(first.images, second.images)
+    folder = home / "cache" / "shards"
+    assert [p.name for p in folder.iterdir()] == [first.key], "nothing else is left"
+    np.testing.assert_array_equal(first.images, load_shard(made, 16).images)
+
+
+class Full(io.BytesIO):
+    """A file on a disk that is full after 200 bytes."""
+
+    def write(self, data: object) -> int:
+        if self.tell() > 200:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)  # type: ignore[arg-type]
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def opened(path: Path, mode: str = "r", *rest: object, **named: object) -> object:
+        full = path.name == "images.npy" and "w" in mode
+        return Full() if full else real(path, mode, *rest, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", opened)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fill_disk(patch)
+        refuses(lambda: load_shard(cohort(), 16), "cannot write", "disk is full")
+    assert list((home / "cache" / "shards").iterdir()) == []
+    assert len(load_shard(cohort(), 16)) == 6
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing(home: Path) -> None:
+    broken = cohort()
+    broken = broken.with_table(broken.table.assign(image=[f"x/{r}" for r in (0, 1, 2, 3, 4, 99)]))
+    digest = broken.images.digest
+    object.__setattr__(broken.images, "digest", lambda name: digest(name[:3]))
+    refuses(lambda: load_shard(broken, 16), "x/99")
+    assert list((home / "cache" / "shards").iterdir()) == []
+
+
+def test_patients_group_the_rows_of_their_images() -> None:
+    table = pd.DataFrame({"label": [0, 1, 0, 1], "patient_id": ["b", "a", "b", "c"]})
+    shard = Shard("k", np.zeros((4, 2, 2), dtype=np.uint8), table)
+    assert [rows.tolist() for rows in shard.patients()] == [[0, 2], [1], [3]]
+
+
+# Noised images are drawn once.
+
+
+def check_one_release(first: Shard, second: Shard) -> None:
+    assert first.images.tobytes() == second.images.tobytes()
+
+
+def test_released_images_are_not_drawn_again() -> None:
+    first, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    again, still = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    check_one_release(first, again)
+    assert (draws, still) == (1, 1)
+    assert first.images.dtype == np.float32
+    assert isinstance(first.images, np.memmap)
+    noise = np.asarray(first.images, dtype=np.float64) - tiny_shard().images / 255
+    assert abs(np.abs(noise).mean() - 0.5) < 5 * 0.5 / np.sqrt(noise.size)
+    # Pitfall 23: drawn for every epoch.
+    redrawn = LAPLACE.apply(np.asarray(tiny_shard().images), NoiseSource().numpy())
+    goes_red(check_one_release, first, Shard("k", redrawn, first.table))
+
+
+def test_another_process_gets_the_same_released_images(home: Path) -> None:
+    here, _ = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from support import tiny_shard\n"
+        "from fedmed.data.shard import released_shard\n"
+        "from fedmed.privacy.images import PixelLaplace\n"
+        "from fedmed.privacy.noise import NoiseSource\n"
+        "shard, draws = released_shard(tiny_shard(), PixelLaplace(0.5, 256), NoiseSource())\n"
+        "assert draws == 1\n"
+        "sys.stdout.buffer.write(shard.images.tobytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == here.images.tobytes()
+
+
+def test_another_scale_shard_or_seed_is_another_release() -> None:
+    first, _ = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    for shard, mechanism, source in (
+        (tiny_shard(), PixelLaplace(0.6, 256), NoiseSource()),
+        (tiny_shard(seed=1), LAPLACE, NoiseSource()),
+        (tiny_shard(), LAPLACE, NoiseSource(3)),
+    ):
+        other, draws = released_shard(shard, mechanism, source)
+        goes_red(check_one_release, first, other)
+        assert draws == 1
+
+
+def test_reproducible_images_are_equal_after_the_cache_is_gone(home: Path) -> None:
+    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource(3))[0].images)
+    for path in (home / "released").rglob("images.npy"):
+        path.unlink()
+    for path in (home / "released").iterdir():
+        if path.is_dir():
+            path.rmdir()
+    again, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource(3))
+    np.testing.assert_array_equal(first, again.images)
+    assert draws == 1
+
+
+def test_a_lost_release_is_counted_although_it_is_drawn_again(home: Path) -> None:
+    """Fresh noise on the same images is another release: both are paid for."""
+    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource())[0].images)
+    for path in (home / "released").rglob("images.npy"):
+        path.unlink()
+        path.parent.rmdir()
+    again, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    assert not np.array_equal(first, again.images)
+    assert draws == 2
+
+
+def test_a_full_disk_is_counted_as_a_draw_and_leaves_no_images(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        refuses(lambda: released_shard(tiny_shard(), LAPLACE, NoiseSource()), "disk is full")
+    assert list((home / "released").rglob("images.npy")) == []
+    assert released_shard(tiny_shard(), LAPLACE, NoiseSource())[1] == 2

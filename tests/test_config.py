@@ -1,0 +1,184 @@
+"""Settings: the defaults in one place, and one clear line for every wrong key or value."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import refuses
+
+from fedmed import config
+from fedmed.config import ARMS, Settings, from_flat, parse, parse_assignment, read_toml
+
+PROJECT = Path(config.__file__).parent.parent / "pyproject.toml"
+
+
+def test_the_run_config_of_the_flower_app_equals_the_defaults() -> None:
+    app = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
+    written = config.flatten(app["config"])
+    ours = Settings().to_flat()
+    assert sorted(written) == sorted(ours)
+    for key, value in ours.items():
+        assert (type(written[key]), written[key]) == (type(value), value), key
+    assert app["components"] == {"serverapp": "server.app:app", "clientapp": "clients.app:app"}
+
+
+def test_flat_nested_and_typed_forms_agree() -> None:
+    settings = Settings().replaced({"data.columns.patient-id": "Patient ID", "train.rounds": 7})
+    assert settings.data.columns.patient_id == "Patient ID"
+    assert from_flat(settings.to_flat()) == settings
+    assert parse(settings.to_nested(), "x.toml") == settings
+    assert hash(settings) == hash(from_flat(settings.to_flat()))
+
+
+@pytest.mark.parametrize("section", ["data", "model", "train", "privacy", "run"])
+def test_every_key_is_kebab_case(section: str) -> None:
+    for key in Settings().to_flat():
+        assert key == key.lower()
+        assert "_" not in key
+    assert any(key.startswith(section + ".") for key in Settings().to_flat())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("train.epochs", 3, ["unknown key 'train.epochs'", "spelling"]),
+        ("train.local_epochs", 3, ["unknown key 'train.local_epochs'", "kebab case"]),
+        ("colour", "red", ["unknown key 'colour'"]),
+        ("data.columns.name", "x", ["unknown key 'data.columns.name'"]),
+        ("privacy.arm", "magic", ["privacy.arm = 'magic'", "'dp-sgd'", "'pixel-laplace'"]),
+        ("privacy.engine", "fast", ["privacy.engine = 'fast'", "'opacus'"]),
+        ("privacy.unit", "pixel", ["privacy.unit", "'patient' or 'image'"]),
+        ("privacy.epsilon", 0, ["privacy.epsilon = 0", "greater than 0"]),
+        ("privacy.epsilon", -1.5, ["privacy.epsilon = -1.5", "greater than 0"]),
+        ("privacy.epsilon", float("nan"), ["privacy.epsilon = nan"]),
+        ("privacy.epsilon", float("inf"), ["privacy.epsilon = inf", "finite"]),
+        ("privacy.epsilon", "8", ["privacy.epsilon = '8'", "valid number"]),
+        ("privacy.epsilon", True, ["privacy.epsilon = True", "valid number"]),
+        ("privacy.delta", 0.0, ["privacy.delta = 0.0", "greater than 0"]),
+        ("privacy.delta", 1, ["privacy.delta = 1", "less than 1"]),
+        ("privacy.clipping-norm", 0.0, ["privacy.clipping-norm", "greater than 0"]),
+        ("privacy.laplace-scale", -0.1, ["privacy.laplace-scale", "greater than or equal to 0"]),
+        ("privacy.reproducible-noise", "yes", ["privacy.reproducible-noise = 'yes'", "boolean"]),
+        ("data.image-size", 3, ["data.image-size = 3", "greater than or equal to 16"]),
+        ("data.image-size", 32.0, ["data.image-size = 32.0", "valid integer"]),
+        ("data.image-size", 5000, ["data.image-size", "less than or equal to 1024"]),
+        ("data.hospitals", 0, ["data.hospitals = 0", "greater than or equal to 1"]),
+        ("data.source", "web", ["data.source = 'web'", "'phantom'"]),
+        ("data.partition", "random", ["data.partition = 'random'", "'label-skew'"]),
+        ("data.test-fraction", 0.9, ["data.test-fraction = 0.9", "less than 0.8"]),
+        ("data.seed", -1, ["data.seed = -1"]),
+        ("run.seed", 2**31, ["run.seed", "less than 2147483648"]),
+        ("model.channels", 2, ["model.channels = 2", "1 or 3"]),
+        ("train.rounds", 0, ["train.rounds = 0"]),
+        ("train.rounds", "three", ["train.rounds = 'three'", "valid integer"]),
+        ("train.batch-size", 1.5, ["train.batch-size = 1.5", "valid integer"]),
+        ("train.local-epochs", 0, ["train.local-epochs = 0", "greater than 0"]),
+        ("train.learning-rate", -0.1, ["train.learning-rate = -0.1"]),
+        ("train.momentum", 1.0, ["train.momentum = 1.0", "less than 1"]),
+        ("train.optimizer", "lion", ["train.optimizer = 'lion'", "'nadam'"]),
+        ("train", 5, ["train = 5"]),
+        ("train.rounds.first", 5, ["train.rounds"]),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line_with_the_key(
+    key: str, value: Any, words: list[str]
+) -> None:
+    refuses(lambda: Settings().replaced({key: value}), "--set", *words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train.weighting": "size", "privacy.arm": "central-fixed"},
+            ["train.weighting", "'equal'"],
+        ),
+        ({"train.scheme": "pooled", "privacy.arm": "local-update"}, ["train.scheme", "local-up"]),
+        (
+            {"train.scheme": "local-only", "privacy.arm": "central-fixed"},
+            ["train.scheme", "central-fixed", "'federated'"],
+        ),
+        ({"train.minimum-hospitals": 9, "data.hospitals": 2}, ["train.minimum-hospitals", "9"]),
+        ({"model.norm": "frozen-batch"}, ["model.norm", "model.weights"]),
+        ({"data.source": "table"}, ["data.path", "table"]),
+        ({"data.source": "table", "data.path": "t.csv"}, ["data.images"]),
+        ({"data.source": "medmnist"}, ["data.path", "medmnist"]),
+        ({"data.source": "kermany"}, ["data.path", "kermany"]),
+    ],
+)
+def test_settings_that_contradict_each_other_name_key_and_remedy(
+    changes: dict[str, Any], words: list[str]
+) -> None:
+    refuses(lambda: Settings().replaced(changes), *words)
+
+
+def test_every_arm_has_settings() -> None:
+    for arm in ARMS:
+        assert Settings().replaced({"privacy.arm": arm}).privacy.arm == arm
+
+
+def test_whole_numbers_stand_for_fractions_and_not_the_other_way() -> None:
+    settings = Settings().replaced({"privacy.epsilon": 2, "train.local-epochs": 3})
+    assert (settings.privacy.epsilon, type(settings.privacy.epsilon)) == (2.0, float)
+    assert type(settings.train.local_epochs) is float
+
+
+def test_pooled_is_one_member() -> None:
+    settings = Settings().replaced({"data.hospitals": 5})
+    assert settings.nodes == 5
+    assert settings.replaced({"train.scheme": "pooled"}).nodes == 1
+    assert settings.replaced({"train.scheme": "local-only"}).nodes == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train.rounds=3", ("train.rounds", 3)),
+        (" train.rounds = 3 ", ("train.rounds", 3)),
+        ("privacy.epsilon=1e-1", ("privacy.epsilon", 0.1)),
+        ("privacy.reproducible-noise=true", ("privacy.reproducible-noise", True)),
+        ("privacy.arm=dp-sgd", ("privacy.arm", "dp-sgd")),
+        ('data.path="2020-01-01"', ("data.path", "2020-01-01")),
+        ("data.path=a=b.csv", ("data.path", "a=b.csv")),
+        ("data.path=", ("data.path", "")),
+        ("data.positive=Pneumonia|Effusion", ("data.positive", "Pneumonia|Effusion")),
+    ],
+)
+def test_assignments_are_read_as_toml_or_text(text: str, expected: tuple[str, Any]) -> None:
+    found = parse_assignment(text)
+    assert found == expected
+    assert type(found[1]) is type(expected[1])
+
+
+@pytest.mark.parametrize("text", ["train.rounds", "=3", "  =3", "a=[1, 2]", "a={b = 1}", ""])
+def test_an_assignment_of_another_form_shows_how(text: str) -> None:
+    refuses(lambda: parse_assignment(text), f"--set {text}")
+
+
+@given(st.text(min_size=1), st.text())
+def test_no_assignment_ends_in_anything_but_settings_or_one_line(key: str, value: str) -> None:
+    def attempt() -> None:
+        Settings().replaced(dict([parse_assignment(f"{key}={value}")]))
+
+    try:
+        attempt()
+    except config.UserError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**30])
+def test_a_number_beyond_every_range_is_one_line(value: int) -> None:
+    refuses(lambda: Settings().replaced({"train.learning-rate": -abs(value)}), "learning-rate")
+
+
+def test_a_toml_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text("[train]\nrounds = \n")
+    refuses(lambda: read_toml(wrong), str(wrong), "line 2")
+    refuses(lambda: read_toml(tmp_path / "no.toml"), "no.toml", "no such file")
+    refuses(lambda: read_toml(tmp_path), str(tmp_path), "folder")
+    wrong.write_bytes(b"\xff\xfe\x00")
+    refuses(lambda: read_toml(wrong), str(wrong), "not valid TOML")

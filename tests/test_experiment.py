@@ -1,0 +1,349 @@
+"""Comparisons: what a file may say, what a folder holds, and what an interruption costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import use_tiny_models
+
+import clients.hospital
+from fedmed.config import Settings
+from fedmed.errors import RunError, UserError
+from fedmed.evaluation import predictions
+from fedmed.experiment import load_experiment, run_experiment
+from fedmed.federation.launch import run_inline
+from fedmed.progress import Silent
+from fedmed.report import build, write_summary
+
+TEXT = """
+name = "tiny"
+seeds = [0]
+arms = ["none", "pixel-laplace", "dp-sgd", "local-update", "central-fixed", "pooled", "local-only"]
+[data]
+patients = 60
+image-size = 16
+hospitals = 2
+[train]
+rounds = 3
+local-epochs = 1
+batch-size = 8
+[privacy]
+delta = 1e-3
+[arm.pixel-laplace.privacy]
+laplace-scale = 0.5
+"""
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small models, and hospitals that no other test has prepared."""
+    use_tiny_models(monkeypatch)
+    clients.hospital.hospital_for.cache_clear()
+    clients.hospital._model.cache_clear()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The experiment of this module."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def run(file: Path, out: Path, *arms: str, **options: Any) -> list[dict[str, Any]]:
+    """Run some arms of a file in this process."""
+    return run_experiment(load_experiment(file, arms=arms, **options), out, run_inline, Silent())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The final model of a run."""
+    return load_file(folder / "model.safetensors")
+
+
+def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    results = {r["name"]: r for r in run(file, out)}
+    units = {name: result["unit"] for name, result in results.items()}
+    assert units == {
+        "none": "none",
+        "pixel-laplace": "image",
+        "dp-sgd": "patient",
+        "local-update": "hospital",
+        "central-fixed": "hospital",
+        "pooled": "none",
+        "local-only": "none",
+    }
+    # 16 x 16 pixels at scale 0.5: 2 per pixel, 512 per image.
+    assert results["pixel-laplace"]["epsilon"] == pytest.approx(512)
+    for name in ("dp-sgd", "local-update", "central-fixed"):
+        assert 7.9 < results[name]["epsilon"] <= 8
+    for name in ("none", "pooled", "local-only"):
+        assert results[name]["epsilon"] is None
+    tables = {}
+    for name in results:
+        folder = out / name / "seed-0"
+        written = {p.name for p in folder.iterdir() if p.is_file()}
+        assert written == {
+            "config.json",
+            "history.jsonl",
+            "predictions.parquet",
+            "privacy.json",
+            "result.json",
+            "model.safetensors",
+        }
+        tables[name] = predictions.read(folder / "predictions.parquet")
+        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        assert [h["round"] for h in history] == [0, 1, 2, 3]
+        losses = [h["train_loss"] for h in history[1:]]
+        if results[name]["unit"] == "none":
+            assert all(isinstance(loss, float) for loss in losses)
+        else:
+            assert losses == [None, None, None]  # a loss beside a noised update is a leak
+    images = tables["none"]["image"]
+    for table in tables.values():
+        pd.testing.assert_series_equal(table["image"], images)
+        assert set(table["split"]) == {"val", "test"}
+    summary = pd.read_csv(write_summary(out))
+    assert list(summary["arm"]) == list(results)
+    page = build(out).read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    with np.load(out / "samples.npz", allow_pickle=False) as samples:
+        assert set(samples.files) == {"clean", "label", "noisy:pixel-laplace"}
+
+
+def test_identifiers_in_predictions_are_pseudonyms(file: Path, tmp_path: Path) -> None:
+    run(file, tmp_path / "out", "none")
+    table = predictions.read(tmp_path / "out/none/seed-0/predictions.parquet")
+    assert table["patient_id"].str.fullmatch("[0-9a-f]{16}").all()
+    assert table["image"].str.fullmatch("[0-9a-f]{16}").all()
+
+
+def test_a_finished_arm_is_not_run_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    first = run(file, out, "none")
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("clients.hospital.train_plain", fail)
+    assert run(file, out, "none") == first
+
+
+class Interrupted(BaseException):
+    """A crash that nothing catches."""
+
+
+def crash_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
+    """Let the ``call``-th call of a training function of the hospitals crash."""
+    original = getattr(clients.hospital, function)
+    calls = []
+
+    def crashing(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            raise Interrupted
+        return original(*arguments)
+
+    monkeypatch.setattr(clients.hospital, function, crashing)
+
+
+@pytest.mark.parametrize(
+    ("arm", "function", "options"),
+    [
+        ("none", "train_plain", []),
+        ("dp-sgd", "train_private", ["privacy.reproducible-noise=true"]),
+        ("local-update", "train_plain", ["privacy.reproducible-noise=true"]),
+        ("central-fixed", "train_plain", ["privacy.reproducible-noise=true"]),
+        ("local-only", "train_plain", []),
+    ],
+)
+def test_an_interrupted_run_resumes_and_ends_with_the_same_numbers(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arm: str,
+    function: str,
+    options: list[str],
+) -> None:
+    (whole,) = run(file, tmp_path / "whole", arm, assignments=options)
+    with monkeypatch.context() as patch:
+        # Two hospitals: the fourth call is the second one's in round 2.
+        crash_in(patch, function, 4)
+        with pytest.raises(Interrupted):
+            run(file, tmp_path / "cut", arm, assignments=options)
+    assert not (tmp_path / "cut" / arm / "seed-0" / "result.json").exists()
+    (resumed,) = run(file, tmp_path / "cut", arm, assignments=options)
+    assert resumed["metrics"] == whole["metrics"]
+    left = weights(tmp_path / "whole" / arm / "seed-0")
+    right = weights(tmp_path / "cut" / arm / "seed-0")
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arm", "function"), [("dp-sgd", "train_private"), ("local-update", "train_plain")]
+)
+def test_interruption_is_paid_for_and_never_exceeds_the_target(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, function: str
+) -> None:
+    """Fresh noise after a crash is a fresh spend: the run ends a round early, epsilon holds."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        crash_in(patch, function, 4)
+        with pytest.raises(Interrupted):
+            run(file, out, arm)
+    (result,) = run(file, out, arm)
+    assert result["rounds"] == 2
+    assert result["rounds_planned"] == 3
+    assert result["epsilon"] <= 8
+    privacy = json.loads((out / arm / "seed-0" / "privacy.json").read_text())
+    taken = {h["hospital"]: h["steps"] for h in privacy["hospitals"]}
+    planned = privacy["steps_planned"]
+    # hospital-2 reserved round 2 twice; hospital-1's round 2 was answered from its ledger, and its
+    # round 3 was spent although the round never counted.
+    assert max(taken.values()) == planned
+    assert result["epsilon"] == pytest.approx(max(h["epsilon"] for h in privacy["hospitals"]))
+
+
+def test_best_validation_round_is_chosen_only_where_asked(file: Path, tmp_path: Path) -> None:
+    (last,) = run(file, tmp_path / "last", "none")
+    assert last["selected_round"] == 3
+    options = ["train.selection=best-validation", "train.learning-rate=0.3"]
+    (best,) = run(file, tmp_path / "best", "none", assignments=options)
+    lines = (tmp_path / "best/none/seed-0/history.jsonl").read_text().splitlines()
+    aurocs = [json.loads(line)["auroc"] for line in lines]
+    assert best["selected_round"] == int(np.argmax(aurocs))
+    assert best["metrics"]["auroc_val"] == pytest.approx(max(aurocs))
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_a_hospital_that_raises_is_a_code_in_the_history(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    original = clients.hospital.train_plain
+
+    def fail(model: Any, shard: Any, settings: Settings, context: tuple[Any, ...]) -> Any:
+        if context == ("hospital-2", 2):
+            raise RuntimeError("patient 4711 has a scar")
+        return original(model, shard, settings, context)
+
+    monkeypatch.setattr(clients.hospital, "train_plain", fail)
+    out = tmp_path / "out"
+    options = [f"train.on-failure={policy}"]
+    if policy == "stop":
+        with pytest.raises(RunError, match="hospital-2: internal"):
+            run(file, out, "none", assignments=options)
+    else:
+        run(file, out, "none", assignments=options)
+    text = (out / "none/seed-0/history.jsonl").read_text()
+    second = json.loads(text.splitlines()[2])
+    assert second["failures"] == [{"hospital": "hospital-2", "code": "internal"}]
+    assert second.get("failed", False) == (policy == "stop")
+    assert "4711" not in "".join(p.read_text() for p in out.rglob("*.json*"))
+
+
+def test_a_nan_update_is_refused_by_the_hospital(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = clients.hospital.train_plain
+
+    def poison(model: Any, *rest: Any) -> Any:
+        result = original(model, *rest)
+        next(iter(model.parameters())).data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(clients.hospital, "train_plain", poison)
+    for arm in ("none", "central-fixed"):
+        with pytest.raises(RunError, match="not-finite"):
+            run(file, tmp_path / arm, arm)
+
+
+def refused(text: str, tmp_path: Path, *words: str, **options: Any) -> None:
+    """Loading the file fails with one line that holds all words."""
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_experiment(path, **options)
+    assert "\n" not in str(caught.value)
+    for word in ("bad.toml", *words):
+        assert word in str(caught.value)
+
+
+def test_mistakes_in_a_file_are_named(tmp_path: Path) -> None:
+    refused('arms = ["sgd"]', tmp_path, "unknown arm 'sgd'", "dp-sgd")
+    refused('arms = "none"', tmp_path, "arms = 'none'")
+    refused('arms = ["none", "none"]', tmp_path, "twice")
+    refused("seeds = [-1]", tmp_path, "seeds")
+    refused("seeds = []", tmp_path, "seeds")
+    refused("[train]\nround = 3", tmp_path, "unknown key 'train.round'")
+    refused("[trian]\nrounds = 3", tmp_path, "unknown key 'trian'")
+    refused("[data\n", tmp_path, "not valid TOML")
+    refused("[arm.none.data]\nhospitals = 3", tmp_path, "one cohort")
+    refused('[arm.none.train]\nweighting = "size"', tmp_path, ["one", "weighting"][0], "weighting")
+    refused('arms = ["none"]\n[arm.strong.privacy]\nepsilon = 1', tmp_path, "[arm.strong]")
+    refused('arms = ["strong"]\n[arm.strong.privacy]\nepsilon = 1', tmp_path, "privacy.arm")
+    refused("", tmp_path, "../up", arms=["../up"])
+    with pytest.raises(UserError, match="no such file"):
+        load_experiment(tmp_path / "absent.toml")
+
+
+def test_arms_of_one_kind_take_names_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text(
+        'arms = ["none", "strong"]\n[arm.strong.privacy]\narm = "dp-sgd"\nepsilon = 1.0\n'
+        "[arm.none.privacy]\nepsilon = 3"
+    )
+    loaded = load_experiment(path, assignments=["train.rounds=9"])
+    assert loaded.arms["strong"].privacy.arm == "dp-sgd"
+    assert loaded.arms["strong"].privacy.epsilon == 1
+    assert loaded.arms["none"].privacy.arm == "none"
+    assert loaded.arms["strong"].train.rounds == 9
+    (only,) = load_experiment(path, assignments=["privacy.arm=local-update"]).arms.items()
+    assert (only[0], only[1].privacy.arm) == ("local-update", "local-update")
+
+
+def test_a_plan_that_means_nothing_stops_before_training(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="privacy.delta = 0.5 is not below"):
+        run(file, out, assignments=["privacy.delta=0.5"])
+    assert not list(out.rglob("history.jsonl"))
+    with pytest.raises(UserError, match=r"train.batch-size = 64 is more than the \d+ patients"):
+        run(file, out, "dp-sgd", assignments=["train.batch-size=64"])
+
+
+def test_a_folder_of_another_experiment_is_left_alone(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(file, out, "none")
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    other = tmp_path / "other.toml"
+    other.write_text(TEXT.replace('"tiny"', '"other"'))
+    with pytest.raises(UserError, match="experiment 'tiny', not 'other'"):
+        run(other, out, "none")
+    with pytest.raises(UserError, match=r"data.patients = 60, not 80"):
+        run(file, out, "none", assignments=["data.patients=80"])
+    with pytest.raises(UserError, match=r"train.rounds = 3, not 5"):
+        run(file, out, "none", assignments=["train.rounds=5"])
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="not an experiment's folder"):
+        run(file, foreign, "none")
+
+
+def test_relative_paths_start_at_the_experiment(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    path = folder / "own.toml"
+    path.write_text('[data]\nsource = "table"\npath = "films.csv"\nimages = "films"')
+    data = load_experiment(path).base.data
+    assert data.path == str(folder / "films.csv")
+    path.write_text('[data]\nsource = "medmnist"\npath = "pneumoniamnist"')
+    assert load_experiment(path).base.data.path == "pneumoniamnist"
