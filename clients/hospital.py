@@ -179,8 +179,7 @@ def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
     except UserError as error:
         log.error("%s: %s", name, error)
         raise Refusal("data") from error
-    folder = files.run_folder(settings.run.out, run_id)
-    ledger = Ledger(folder / "ledgers" / f"member-{index + 1}.sqlite")
+    ledger = Ledger(files.ledger_path(files.run_folder(settings.run.out, run_id), index))
     return Hospital(name, settings, shard, plan, ledger, source)
 
 

@@ -285,6 +285,7 @@ def _widen(nested: Any, section: type[BaseModel]) -> Any:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             value = _widen(value, kind)
         elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            # A number beyond the range of float stays as it is, and is refused with its key.
+            value = float(value) if abs(value) < 2**1023 else value
         widened[key] = value
     return widened

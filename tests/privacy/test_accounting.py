@@ -1,4 +1,4 @@
-"""Epsilon from events and noise from epsilon, against closed forms, tables and other accountants."""
+"""Epsilon from events and noise from epsilon: closed forms, tables, other accountants."""
 
 import math
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_epsilon_spans_all_rounds_not_one() -> None:
 
 
 def check_rate_is_the_batchs_alone(plan: GradientPlan) -> None:
-    """The rate that is accounted is that of the batch in the shard, in every step of every round."""
+    """What is accounted is the rate of the batch in the shard, in every step of every round."""
     direct = accounting.epsilon(plan.noise_multiplier, 64 / 2000, plan.steps, plan.delta)
     assert plan.epsilon() == direct
 

@@ -118,7 +118,7 @@ def test_a_ledger_that_cannot_be_read_stops_everything(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite"
     path.write_bytes(b"this is no database, but it is long enough to be read as one" * 40)
     for call in (lambda: Ledger(path).reserve(1, "m", 1), lambda: Ledger(path).steps()):
-        with pytest.raises(RunError, match="the ledger .* cannot be used"):
+        with pytest.raises(RunError, match=r"the ledger .* cannot be used"):
             call()
 
 

@@ -1,4 +1,4 @@
-"""What a run claims: its unit, the steps really taken, and no epsilon that the noise cannot hold."""
+"""What a run claims: its unit, the steps really taken, no epsilon that its noise cannot hold."""
 
 import json
 from typing import Any

@@ -56,16 +56,6 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def make_engine(name: str, model: nn.Module, physical_batch_size: int) -> Engine:
-    """The engine called ``name`` for ``model``; ``physical_batch_size`` bounds its memory."""
-    check_model(model)
-    if name == "opacus":
-        from fedmed.privacy.gradients.opacus import OpacusEngine
-
-        return OpacusEngine(model, physical_batch_size)
-    raise UserError(f"privacy.engine: '{name}' is not known; use 'opacus'")
-
-
 def zeros(model: nn.Module) -> dict[str, Tensor]:
     """A zero gradient for every trainable parameter: the sum over an empty batch."""
     return {n: torch.zeros_like(p) for n, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,137 @@
+"""The files that end a run: predictions, statement, model, result."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import save
+
+from fedmed import files, machine, timing
+from fedmed.config import Settings
+from fedmed.data.network import load_network, training_shard
+from fedmed.data.shard import released_shard
+from fedmed.errors import RunError
+from fedmed.evaluation import predictions as predictions_table
+from fedmed.evaluation.summary import evaluate
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan, noise_source
+from fedmed.privacy.statement import Spend, statement
+from fedmed.run_directory import RunDirectory
+from server.evaluation import Evaluator
+from server.strategies import Arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What training left: the selected model(s) by owner, and how it went."""
+
+    name: str
+    owners: Mapping[str, Arrays]
+    rounds: int
+    selected_round: int
+    resumed_from_round: int
+    seconds: float
+
+
+def write_results(
+    settings: Settings,
+    directory: RunDirectory,
+    plans: Mapping[str, Plan],
+    evaluator: Evaluator,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """Write everything and return the result; ``result.json`` comes last and ends the run.
+
+    Raises :class:`RunError` where a member took more private steps than its plan accounts for.
+    """
+    path = directory.path
+    predictions = evaluator.predictions(outcome.owners)
+    predictions_table.write(predictions, path / "predictions.parquet")
+    spends = _spends(settings, directory, plans)
+    privacy = statement(settings, spends, outcome.name, noise_source(settings))
+    files.write_json(path / "privacy.json", privacy)
+    # Not save_file: what it raises when the disk is full is no OSError.
+    files.write_bytes(path / "model.safetensors", save(_arrays(outcome.owners)))
+    training, evaluation = timing.spent("training"), timing.spent("evaluation")
+    known = training > 0  # hospitals in other processes never tell their times
+    cohort = load_network(settings.data).cohort
+    result: dict[str, Any] = {
+        "name": outcome.name,
+        "arm": settings.privacy.arm,
+        "scheme": settings.train.scheme,
+        "seed": settings.run.seed,
+        "epsilon": privacy["epsilon"],
+        "delta": privacy["delta"],
+        "unit": privacy["unit"],
+        "trust": privacy["trust"],
+        "rounds": outcome.rounds,
+        "rounds_planned": settings.train.rounds,
+        "resumed_from_round": outcome.resumed_from_round,
+        "selected_round": outcome.selected_round,
+        "metrics": evaluate(predictions),
+        "hospital_auroc": _each_on_everything(evaluator, outcome.owners),
+        "seconds": {
+            "total": round(outcome.seconds, 3),
+            "training": round(training, 3) if known else None,
+            "evaluation": round(evaluation, 3),
+            "other": round(outcome.seconds - training - evaluation, 3) if known else None,
+        },
+        "peak_memory_bytes": machine.peak_memory(),
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "synthetic": cohort.synthetic,
+        "cohort": cohort.name,
+    }
+    files.write_json(path / "result.json", result)
+    directory.drop_checkpoint()
+    return result
+
+
+def _arrays(owners: Mapping[str, Arrays]) -> Arrays:
+    """One flat set of arrays; with several owners each name starts with its owner's."""
+    several = len(owners) > 1
+    return {
+        f"{owner}/{name}" if several else name: value.contiguous()
+        for owner, arrays in owners.items()
+        for name, value in arrays.items()
+    }
+
+
+def _each_on_everything(
+    evaluator: Evaluator, owners: Mapping[str, Arrays]
+) -> dict[str, float | None] | None:
+    """Test AUROC of every hospital's own model on the whole test cohort (local-only)."""
+    if len(owners) == 1:
+        return None
+    return {
+        owner: evaluate(evaluator.predictions({owner: arrays}))["auroc"]
+        for owner, arrays in owners.items()
+    }
+
+
+def _spends(
+    settings: Settings, directory: RunDirectory, plans: Mapping[str, Plan]
+) -> dict[str, Spend]:
+    """What every member really took, read from the ledgers of this simulation."""
+    spends = {}
+    for index, (member, plan) in enumerate(plans.items()):
+        taken = _taken(settings, directory, member, index, plan)
+        planned = plan.steps if isinstance(plan, GradientPlan) else None
+        if isinstance(plan, UpdatePlan):
+            planned = plan.rounds
+        if planned is not None and taken > planned:
+            raise RunError(f"{member} took {taken} private steps but {planned} were accounted")
+        spends[member] = Spend(plan, taken)
+    return spends
+
+
+def _taken(settings: Settings, directory: RunDirectory, member: str, index: int, plan: Plan) -> int:
+    source = noise_source(settings)
+    if isinstance(plan, NoPrivacy):
+        return 0
+    if isinstance(plan, ImagePlan):
+        shard = training_shard(settings.data, member)
+        return released_shard(shard, plan.mechanism, source)[1]
+    server = isinstance(plan, UpdatePlan) and plan.placement == "server"
+    path = files.ledger_path(directory.path, None if server else index)
+    return Ledger(path).steps(distinct=source.reproducible)
