@@ -70,7 +70,7 @@ def _dicom(number: int) -> bytes:
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
     dataset.PixelRepresentation = 0
-    dataset.PixelData = np.full((16, 16), 100 * number, dtype=np.uint16).tobytes()
+    dataset.PixelData = (np.arange(256, dtype=np.uint16) * (number + 1) % 4096).tobytes()
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
@@ -133,11 +133,12 @@ def _mimic(folder: Path) -> None:
 
 def _medmnist(folder: Path) -> None:
     folder.mkdir()
+    rng = np.random.default_rng(0)
     arrays, rows = {}, []
     for split, count in (("train", 16), ("val", 4), ("test", 8)):
-        arrays[f"{split}_images"] = np.full((count, 28, 28), len(rows), dtype=np.uint8)
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         arrays[f"{split}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 2
-        rows += [(split, row, f"{split[0]}{row}" if row else "") for row in range(count)]
+        rows += [(split, row, f"{split}-{row}" if row else "") for row in range(count)]
     np.savez(folder / "pneumoniamnist.npz", **arrays)
     pd.DataFrame(rows, columns=["split", "row", "patient_id"]).to_csv(
         folder / "patients.csv", index=False

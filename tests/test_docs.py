@@ -77,7 +77,7 @@ def test_example_loads_and_its_images_decode(text: str, example_data: Path) -> N
     if data.source != "phantom":  # its images are tested elsewhere and take longer to draw
         shard = training_shard(data, network.names[0])
         assert np.unique(shard.labels).tolist() == [0, 1]
-        assert len(np.unique(shard.images)) > 1 or data.source == "medmnist"
+        assert len(np.unique(shard.images)) > 1
 
 
 def test_every_toml_block_is_a_tested_example() -> None:
@@ -101,8 +101,8 @@ def parse(arguments: list[str]) -> click.Context:
 @pytest.mark.parametrize("line", commands("fedmed"))
 def test_command_parses_and_its_settings_exist(line: list[str]) -> None:
     context = parse(line[1:])
-    experiment = context.params.get("experiment")
-    if experiment is None or experiment.name == "mine.toml":
+    experiment = context.params.get("experiment", "mine.toml")
+    if str(experiment) == "mine.toml":
         return
     load_experiment(
         ROOT / experiment,

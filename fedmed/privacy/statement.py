@@ -14,6 +14,7 @@ NOT_COVERED = [
     "the patients of the server's validation and test images, declared public or consented",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
     "the number of patients and images of each hospital, treated as public",
+    "when a hospital answers, whether it fails in a round, and the code it then sends",
     "floating-point resolution of the noise (Mironov 2012)",
 ]
 

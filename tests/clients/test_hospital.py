@@ -404,6 +404,7 @@ def test_the_app_trains_a_round_and_shares_its_hospital(
 
     monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
     monkeypatch.setattr(module, "training_shard", shard)
+    monkeypatch.setattr(module, "make_plan", lambda *_: gradient_plan())  # no calibration here
     settings = settings_of("dp-sgd").replaced({"run.out": str(tmp_path)})
     reply = messages.read_reply(ask(client_app.app, settings), "hospital-1", model())
     assert reply.update is not None
