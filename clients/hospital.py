@@ -17,7 +17,7 @@ from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 from fedmed.planning import units_in
-from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger import Ledger, OverBudget
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import (
     GradientPlan,
@@ -73,23 +73,21 @@ class Hospital:
             stored = self.ledger.answered(round_number, model)
             if stored is not None:
                 return Reply(self.name, messages.unpack(stored))
-            self._refuse_overspend(round_number, model, steps)
-            entry = self.ledger.reserve(round_number, model, steps)
+            # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.
+            # Reproducible noise repeated for the same round and model is the same release again.
+            entry = self.ledger.reserve(
+                round_number,
+                model,
+                steps,
+                limit=self.settings.train.rounds * steps,
+                distinct=self.source.reproducible,
+            )
         update, result = self._update(round_number, parameters, frozen, model)
         if isinstance(self.plan, GradientPlan) and result.steps != steps:
             raise Refusal("plan")  # what was not accounted is not released
         with _ledger_failures():
             self.ledger.commit(entry, messages.pack(update))
         return Reply(self.name, update)
-
-    def _refuse_overspend(self, round_number: int, model: str, steps: int) -> None:
-        """No step beyond the plan, whatever the server asks; interrupted rounds count as taken."""
-        # Reproducible noise repeated for the same round and model is the same release again.
-        distinct = self.source.reproducible
-        spent = self.ledger.steps(distinct=distinct)
-        repeated = distinct and self.ledger.reserved(round_number, model)
-        if spent + (0 if repeated else steps) > self.settings.train.rounds * steps:
-            raise Refusal("budget")
 
     def _update(
         self,
@@ -131,7 +129,11 @@ class Hospital:
 
     @property
     def _device(self) -> torch.device:
-        return pick_device(self.settings.run.device)
+        try:
+            return pick_device(self.settings.run.device)
+        except RunError as error:
+            log.error("%s", error)
+            raise Refusal("plan") from error
 
 
 @contextlib.contextmanager
@@ -139,6 +141,8 @@ def _ledger_failures() -> Iterator[None]:
     """A ledger that cannot be used is a refusal: without a record nothing is released."""
     try:
         yield
+    except OverBudget as error:
+        raise Refusal("budget") from error
     except (RunError, UserError) as error:
         log.error("%s", error)
         raise Refusal("ledger") from error

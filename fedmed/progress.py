@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from fedmed.experiment import Experiment, Progress
+from fedmed.rounding import up
 
 
 class Silent:
@@ -78,7 +79,7 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
     shown = "not defined" if auroc is None else f"{auroc:.3f}"
     privacy = "no privacy claim"
     if result["epsilon"] is not None:
-        privacy = f"epsilon {result['epsilon']:.3g} per {result['unit']}"
+        privacy = f"epsilon {up(result['epsilon']):.3g} per {result['unit']}"
     when = "done before" if cached else f"{result['seconds']['total']:.1f} s"
     return f"{arm:<20} seed {seed}  test AUROC {shown}  {privacy}  ({when})"
 

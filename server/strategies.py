@@ -15,7 +15,7 @@ from fedmed.config import Train
 from fedmed.errors import RunError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger import Ledger, OverBudget
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import UpdatePlan
 from fedmed.privacy.updates import GaussianNoise, clip
@@ -203,10 +203,10 @@ class CentralGaussian(Averaging):
         """Reserve the round in the server's ledger, sum, noise, divide, add."""
         model = messages.fingerprint(self.parameters)
         distinct = self.source.reproducible
-        repeated = distinct and self.ledger.reserved(round_number, model)
-        if self.ledger.steps(distinct=distinct) + (0 if repeated else 1) > self.plan.rounds:
-            raise BudgetSpent
-        self.ledger.reserve(round_number, model, 1)
+        try:
+            self.ledger.reserve(round_number, model, 1, limit=self.plan.rounds, distinct=distinct)
+        except OverBudget as error:
+            raise BudgetSpent from error
         clipped = [
             Reply(r.hospital, clip(r.update or {}, self.plan.clipping_norm)) for r in replies
         ]

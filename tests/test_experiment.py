@@ -311,7 +311,7 @@ def test_arms_of_one_kind_take_names_of_their_own(tmp_path: Path) -> None:
 
 def test_a_plan_that_means_nothing_stops_before_training(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(UserError, match="privacy.delta = 0.5 is not below"):
+    with pytest.raises(UserError, match=r"privacy.delta = 0.5 is not below"):
         run(file, out, assignments=["privacy.delta=0.5"])
     assert not list(out.rglob("history.jsonl"))
     with pytest.raises(UserError, match=r"train.batch-size = 64 is more than the \d+ patients"):

@@ -24,8 +24,10 @@ from fedmed.errors import UserError
 
 ACCOUNTANT: Final = f"privacy loss distribution, dp-accounting {version('dp-accounting')}"
 LARGEST_NOISE: Final = 1e5
-_COARSE: Final = 1e-3  # discretisation interval of the search
-_FINE: Final = 1e-4  # and of the number that is reported
+# Discretisation intervals of the search and of the number that is reported, for epsilon up to 10;
+# above, they grow with epsilon, so that the work does not. A coarser one only overstates epsilon.
+_COARSE: Final = 1e-3
+_FINE: Final = 1e-4
 # Whole orders only: the fractional ones do not converge at small noise, and this only brackets.
 _ORDERS: Final = (*range(2, 64), 96, 128, 256, 512, 1024)
 
@@ -44,7 +46,7 @@ def epsilon(
     sampling_rate: float,
     steps: int,
     delta: float,
-    interval: float = _FINE,
+    interval: float | None = None,
 ) -> float:
     """Epsilon at ``delta`` of ``steps`` Poisson-sampled Gaussian steps, add-or-remove one, by PLD.
 
@@ -63,8 +65,11 @@ def epsilon(
         return 0.0
     if noise_multiplier == 0:
         return math.inf
+    event = gaussian_event(noise_multiplier, sampling_rate, steps)
+    if interval is None:
+        interval = _FINE * max(1.0, _rdp_epsilon(event, delta) / 10)
     accountant = PLDAccountant(Neighbouring.ADD_OR_REMOVE_ONE, interval)
-    accountant.compose(gaussian_event(noise_multiplier, sampling_rate, steps))
+    accountant.compose(event)
     return float(accountant.get_epsilon(delta))
 
 
@@ -79,11 +84,12 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
         raise ValueError(f"steps {steps} must be >= 1")
     high = _by_rdp(target, delta, sampling_rate, steps)
     low = high / 2
-    while epsilon(low, sampling_rate, steps, delta, _COARSE) <= target:
+    coarse = _COARSE * max(1.0, target / 10)
+    while epsilon(low, sampling_rate, steps, delta, coarse) <= target:
         high, low = low, low / 2
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        if epsilon(middle, sampling_rate, steps, delta, _COARSE) <= target:
+        if epsilon(middle, sampling_rate, steps, delta, coarse) <= target:
             high = middle
         else:
             low = middle
@@ -94,15 +100,18 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
 
 def _by_rdp(target: float, delta: float, sampling_rate: float, steps: int) -> float:
     """A noise multiplier that is enough by Rényi accounting, hence enough by PLD."""
-    sigma = 0.5
-    while True:
-        accountant = RdpAccountant(_ORDERS, Neighbouring.ADD_OR_REMOVE_ONE)
-        accountant.compose(gaussian_event(sigma, sampling_rate, steps))
-        if accountant.get_epsilon(delta) <= target:
-            return sigma
+    sigma = 0.05
+    while _rdp_epsilon(gaussian_event(sigma, sampling_rate, steps), delta) > target:
         sigma *= 1.25
         if sigma > LARGEST_NOISE:
             raise UserError(
                 f"privacy.epsilon = {target:g} at delta = {delta:g} cannot be reached in {steps} "
                 "steps; raise epsilon, or lower train.rounds"
             )
+    return sigma
+
+
+def _rdp_epsilon(event: DpEvent, delta: float) -> float:
+    accountant = RdpAccountant(_ORDERS, Neighbouring.ADD_OR_REMOVE_ONE)
+    accountant.compose(event)
+    return float(accountant.get_epsilon(delta))

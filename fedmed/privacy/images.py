@@ -45,7 +45,8 @@ class PixelLaplace:
         Every pixel of every image gets a draw of its own. numpy's sampler never returns infinity
         (it rejects u = 0); its low bits are those of a double (Mironov 2012).
         """
-        noised = rng.laplace(0.0, self.scale, size=images.shape)
-        noised += images.astype(np.float64) / 255.0
-        result: NDArray[np.float32] = noised.astype(np.float32)
+        result = np.empty(images.shape, dtype=np.float32)
+        for row, image in enumerate(images):
+            # One image at a time: the draws are doubles, and a shard may be large.
+            result[row] = rng.laplace(0.0, self.scale, size=image.shape) + image / 255.0
         return result

@@ -27,6 +27,10 @@ create table if not exists spend (
 """
 
 
+class OverBudget(Exception):
+    """A reservation that would pass the limit; nothing was written."""
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The ledger at ``path``, safe for several processes; a write is on disk when it returns."""
@@ -49,13 +53,38 @@ class Ledger:
                 "check the disk and its permissions"
             ) from error
 
-    def reserve(self, round_number: int, model: str, steps: int) -> int:
-        """Write down, durably, that ``steps`` are about to be taken; returns the entry's number."""
+    def reserve(
+        self,
+        round_number: int,
+        model: str,
+        steps: int,
+        *,
+        limit: int | None = None,
+        distinct: bool = False,
+    ) -> int:
+        """Write down, durably, that ``steps`` are about to be taken; returns the entry's number.
+
+        Raises :class:`OverBudget`, and writes nothing, where the total would pass ``limit``. The
+        check and the entry are one transaction, so two requests at once cannot both pass.
+        ``distinct`` counts a repeated round and model once (see :meth:`steps`).
+        """
         with self._open() as db:
-            cursor = db.execute(
-                "insert into spend (round, model, steps, state) values (?, ?, ?, 'reserved')",
-                (round_number, model, steps),
-            )
+            db.execute("begin immediate")
+            try:
+                same = "select 1 from spend where round = ? and model = ? limit 1"
+                known = distinct and db.execute(same, (round_number, model)).fetchone() is not None
+                total = _total(db, distinct) + (0 if known else steps)
+                if limit is not None and total > limit:
+                    raise OverBudget
+                cursor = db.execute(
+                    "insert into spend (round, model, steps, state) values (?, ?, ?, 'reserved')",
+                    (round_number, model, steps),
+                )
+                db.execute("commit")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("rollback")
+                raise
             return int(cursor.lastrowid or 0)
 
     def commit(self, entry: int, reply: bytes) -> None:
@@ -93,22 +122,17 @@ class Ledger:
         """
         if not self.path.exists():
             return 0
-        query = "select sum(steps) as total from spend"
-        if distinct:
-            once = "select max(steps) as most from spend group by round, model"
-            query = f"select sum(most) as total from ({once})"  # noqa: S608 -- a constant
         with self._open() as db:
-            return int(db.execute(query).fetchone()[0] or 0)
-
-    def reserved(self, round_number: int, model: str) -> bool:
-        """Whether this round and model have an entry already."""
-        if not self.path.exists():
-            return False
-        with self._open() as db:
-            row = db.execute(
-                "select 1 from spend where round = ? and model = ? limit 1", (round_number, model)
-            ).fetchone()
-        return row is not None
+            return _total(db, distinct)
 
     def _reply_path(self, entry: int) -> Path:
         return self.path.with_name(f"{self.path.stem}.reply-{entry}")
+
+
+def _total(db: sqlite3.Connection, distinct: bool) -> int:
+    if distinct:
+        once = "select max(steps) as most from spend group by round, model"
+        query = f"select sum(most) from ({once})"  # noqa: S608 -- a constant
+    else:
+        query = "select sum(steps) from spend"
+    return int(db.execute(query).fetchone()[0] or 0)

@@ -9,6 +9,7 @@ from fedmed.config import Settings
 from fedmed.privacy.accounting import ACCOUNTANT
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
+from fedmed.rounding import up
 
 NOT_COVERED = [
     "the patients of the server's validation and test images, declared public or consented",
@@ -214,7 +215,7 @@ def _summary(result: Mapping[str, Any], plan: Plan) -> str:
             "checking the software and protects nobody against a person who knows the seed, so no "
             "epsilon is claimed."
         )
-    epsilon = f"epsilon = {result['epsilon']:.3g} at delta = {result['delta']:.3g}"
+    epsilon = f"epsilon = {up(result['epsilon']):.3g} at delta = {result['delta']:.3g}"
     trust = result["trust"]
     trusted = "without trusting anybody" if trust == "nobody" else f"as long as {trust} is trusted"
     text = (

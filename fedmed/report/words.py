@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from fedmed.report.arms import Arm, reference
+from fedmed.rounding import up
 
 _NAME: Final = 22  # characters of an arm's name that figures have room for
 _CHANCE: Final = 0.5
@@ -31,10 +33,10 @@ def signed(value: float | None, absent: str = ABSENT) -> str:
 
 
 def epsilon_text(value: float | None) -> str:
-    """Epsilon in three digits, thousands grouped, without an exponent; a dash for None."""
+    """Epsilon rounded up to three digits, thousands grouped, no exponent; a dash for None."""
     if value is None:
         return ABSENT
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{math.ceil(value):,}" if value >= 1000 else f"{up(value):.3g}"
 
 
 def short(name: str) -> str:

@@ -113,7 +113,7 @@ class Reader:
 class ReservesAfterwards(Ledger):
     """A broken ledger: the entry is written when the answer is ready."""
 
-    def reserve(self, round_number: int, model: str, steps: int) -> int:
+    def reserve(self, round_number: int, model: str, steps: int, **_: Any) -> int:
         object.__setattr__(self, "waiting", (round_number, model, steps))
         return 1
 

@@ -61,8 +61,12 @@ def test_flwr_run_equals_one_process(simulation: RaySimulation, tmp_path: Path) 
         f"{k}={json.dumps(v)}" for k, v in {**SMALL, "run.out": str(on_ray)}.items()
     )
     done = subprocess.run(
-        ["flwr", "run", ".", "--stream", "--run-config", overrides]
-        + ["--federation-config", resources(settings)],
+        [
+            *"flwr run . --stream --run-config".split(),
+            overrides,
+            "--federation-config",
+            resources(settings),
+        ],
         cwd=REPOSITORY,
         env=simulation.environment,
         capture_output=True,

@@ -4,6 +4,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from support import goes_red
 
 from fedmed.errors import RunError
-from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger import Ledger, OverBudget
 
 
 class LedgerInMemory:
@@ -100,9 +101,42 @@ def test_repetitions_count_once_only_where_asked_and_only_for_the_same_model(
         ledger.reserve(round_number, model, 5)
     assert ledger.steps() == 20
     assert ledger.steps(distinct=True) == 15
-    assert ledger.reserved(1, "b")
-    assert not ledger.reserved(2, "b")
-    assert not ledger.reserved(3, "a")
+    # At a limit of 15, what is known passes and what is new does not.
+    ledger.reserve(1, "b", 5, limit=15, distinct=True)
+    for round_number, model in ((2, "b"), (3, "a")):
+        with pytest.raises(OverBudget):
+            ledger.reserve(round_number, model, 5, limit=15, distinct=True)
+    assert ledger.steps() == 25
+
+
+def test_a_refused_reservation_writes_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    ledger.reserve(1, "a", 5, limit=9)
+    with pytest.raises(OverBudget):
+        ledger.reserve(2, "b", 5, limit=9)
+    assert ledger.steps() == 5
+    ledger.reserve(2, "b", 4, limit=9)
+    assert ledger.steps() == 9
+
+
+def reserve_to_the_limit(path: Path) -> int:
+    """How many of 20 single steps this process got under a limit of 20 for all."""
+    granted = 0
+    for _ in range(20):
+        try:
+            Ledger(path).reserve(1, "a", 1, limit=20)
+        except OverBudget:
+            continue
+        granted += 1
+    return granted
+
+
+def test_requests_at_once_never_pass_the_limit_together(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite"
+    with ThreadPoolExecutor(4) as pool:
+        granted = list(pool.map(reserve_to_the_limit, [path] * 4))
+    assert sum(granted) == 20
+    assert Ledger(path).steps() == 20
 
 
 def test_two_processes_at_once_lose_no_entry(tmp_path: Path) -> None:
