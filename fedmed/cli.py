@@ -102,7 +102,8 @@ def inspect(
     for note in network.cohort.notes:
         typer.echo(f"note: {note}")
     print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
-    path = sheet if sheet is not None else Path("runs") / loaded.name / "cohort.png"
+    # Beside the results' folder: in it, fedmed run would find a folder that is not an experiment's.
+    path = sheet if sheet is not None else Path("runs") / f"{loaded.name}-cohort.png"
     contact_sheet(network.cohort, path)
     typer.echo(f"sheet: {path}")
 

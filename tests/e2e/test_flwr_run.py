@@ -62,7 +62,7 @@ def test_flwr_run_equals_one_process(simulation: RaySimulation, tmp_path: Path) 
     )
     done = subprocess.run(
         [
-            *"flwr run . --stream --run-config".split(),
+            *["flwr", "run", ".", "--stream", "--run-config"],
             overrides,
             "--federation-config",
             resources(settings),
