@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fedmed import files, models, timing
 from fedmed.config import Model, Settings
 from fedmed.data.network import member_names, training_shard
-from fedmed.data.shard import Shard, released_shard
+from fedmed.data.released import released_shard
+from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
@@ -179,7 +180,7 @@ def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
         raise Refusal("plan") from error
     try:
         if isinstance(plan, ImagePlan):
-            shard, _ = released_shard(shard, plan.mechanism, source)
+            shard = released_shard(shard, plan.mechanism, source)
     except UserError as error:
         log.error("%s: %s", name, error)
         raise Refusal("data") from error

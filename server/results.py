@@ -8,8 +8,7 @@ from safetensors.torch import save
 
 from fedmed import files, machine, timing
 from fedmed.config import Settings
-from fedmed.data.network import load_network, training_shard
-from fedmed.data.shard import released_shard
+from fedmed.data.network import load_network
 from fedmed.errors import RunError
 from fedmed.evaluation import predictions as predictions_table
 from fedmed.evaluation.summary import evaluate
@@ -115,7 +114,7 @@ def _spends(
     """What every member really took, read from the ledgers of this simulation."""
     spends = {}
     for index, (member, plan) in enumerate(plans.items()):
-        taken = _taken(settings, directory, member, index, plan)
+        taken = _taken(settings, directory, index, plan)
         planned = plan.steps if isinstance(plan, GradientPlan) else None
         if isinstance(plan, UpdatePlan):
             planned = plan.rounds
@@ -125,13 +124,12 @@ def _spends(
     return spends
 
 
-def _taken(settings: Settings, directory: RunDirectory, member: str, index: int, plan: Plan) -> int:
+def _taken(settings: Settings, directory: RunDirectory, index: int, plan: Plan) -> int:
     source = noise_source(settings)
     if isinstance(plan, NoPrivacy):
         return 0
     if isinstance(plan, ImagePlan):
-        shard = training_shard(settings.data, member)
-        return released_shard(shard, plan.mechanism, source)[1]
+        return 1  # every image is noised once, see fedmed/data/released.py
     server = isinstance(plan, UpdatePlan) and plan.placement == "server"
     path = files.ledger_path(directory.path, None if server else index)
     return Ledger(path).steps(distinct=source.reproducible)

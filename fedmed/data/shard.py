@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,6 @@ from numpy.typing import NDArray
 from fedmed import files
 from fedmed.data.cohort import Cohort
 from fedmed.data.decode import PREPROCESSING, to_square
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.noise import NoiseSource
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Shard:
     key: str
     images: NDArray[np.uint8] | NDArray[np.float32]
     table: pd.DataFrame
+    digests: tuple[str, ...] = ()  # of the images' content, where they come from a cohort
 
     def __len__(self) -> int:
         return len(self.table)
@@ -42,13 +42,20 @@ class Shard:
         return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
 
 
-def shard_key(cohort: Cohort, size: int) -> str:
+def shard_key(cohort: Cohort, size: int, digests: Sequence[str] | None = None) -> str:
     """Key of the cohort's images at ``size`` pixels: content, rows and preprocessing."""
-    digest = hashlib.sha256(f"{PREPROCESSING}|{size}|".encode())
-    for name in cohort.table["image"]:
-        digest.update(f"{name}={cohort.images.digest(str(name))}|".encode())
-    digest.update(cohort.table.to_csv(index=False).encode())
-    return digest.hexdigest()[:32]
+    key = hashlib.sha256(f"{PREPROCESSING}|{size}|".encode())
+    for name, digest in zip(
+        cohort.table["image"], content_digests(cohort) if digests is None else digests, strict=True
+    ):
+        key.update(f"{name}={digest}|".encode())
+    key.update(cohort.table.to_csv(index=False).encode())
+    return key.hexdigest()[:32]
+
+
+def content_digests(cohort: Cohort) -> tuple[str, ...]:
+    """Digest of every image's content, in the table's order."""
+    return tuple(cohort.images.digest(str(name)) for name in cohort.table["image"])
 
 
 def load_shard(cohort: Cohort, size: int) -> Shard:
@@ -57,12 +64,13 @@ def load_shard(cohort: Cohort, size: int) -> Shard:
     Two processes may make the same shard at once: each fills a folder of its own and the first
     rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk.
     """
-    key = shard_key(cohort, size)
+    digests = content_digests(cohort)
+    key = shard_key(cohort, size, digests)
     folder = files.home() / "cache" / "shards" / key
     if not (folder / "meta.json").is_file():
         _make(cohort, size, key, folder)
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return Shard(key, images, cohort.table.reset_index(drop=True))
+    return Shard(key, images, cohort.table.reset_index(drop=True), digests)
 
 
 def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:
@@ -79,43 +87,12 @@ def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:
                     target.write(to_square(cohort.images.read(str(name)), size).tobytes())
             meta = {"preprocessing": PREPROCESSING, "size": size, "images": len(cohort)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-            _rename(temporary, folder)
+            rename_once(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def released_shard(shard: Shard, mechanism: PixelLaplace, source: NoiseSource) -> tuple[Shard, int]:
-    """The shard's one noised copy, and how many times it was noised so far (normally 1).
-
-    The copy is stored outside the cache and reused by every process, restart and later run: noise
-    drawn again would be another release. The draw is written down before it is made, so a crash
-    between the two counts as a release.
-    """
-    name = f"{shard.key}-laplace-{mechanism.scale!r}"
-    if source.reproducible:
-        name += f"-seed-{source.seed}"
-    folder = files.home() / "released" / hashlib.sha256(name.encode()).hexdigest()[:32]
-    record = folder.with_suffix(".releases")
-    if not (folder / "images.npy").is_file():
-        with files.disk_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with record.open("a", encoding="utf-8") as log:
-                log.write("drawn\n")
-                log.flush()
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".drawing."))
-            try:
-                rng = source.numpy("pixel-laplace", shard.key, repr(mechanism.scale))
-                clean = np.asarray(shard.images, dtype=np.uint8)
-                np.save(temporary / "images.npy", mechanism.apply(clean, rng))
-                _rename(temporary, folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    draws = len(record.read_text(encoding="utf-8").splitlines())
-    return Shard(shard.key, images, shard.table), 1 if source.reproducible else draws
-
-
-def _rename(temporary: Path, folder: Path) -> None:
+def rename_once(temporary: Path, folder: Path) -> None:
     """Move a finished folder into place, unless another process was first."""
     try:
         temporary.rename(folder)

@@ -3,25 +3,18 @@
 import errno
 import io
 import multiprocessing
-import shutil
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import goes_red, refuses, tiny_shard
+from support import goes_red, refuses
 
 from fedmed.data import shard as module
 from fedmed.data.cohort import Cohort, validate
-from fedmed.data.shard import Shard, load_shard, released_shard, shard_key
+from fedmed.data.shard import Shard, load_shard, shard_key
 from fedmed.data.stores import ArrayStore
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.noise import NoiseSource
-
-LAPLACE = PixelLaplace(0.5, 256)
 
 
 @pytest.fixture(autouse=True)
@@ -134,84 +127,3 @@ def test_patients_group_the_rows_of_their_images() -> None:
     table = pd.DataFrame({"label": [0, 1, 0, 1], "patient_id": ["b", "a", "b", "c"]})
     shard = Shard("k", np.zeros((4, 2, 2), dtype=np.uint8), table)
     assert [rows.tolist() for rows in shard.patients()] == [[0, 2], [1], [3]]
-
-
-# Noised images are drawn once.
-
-
-def check_one_release(first: Shard, second: Shard) -> None:
-    assert first.images.tobytes() == second.images.tobytes()
-
-
-def test_released_images_are_not_drawn_again() -> None:
-    first, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource())
-    again, still = released_shard(tiny_shard(), LAPLACE, NoiseSource())
-    check_one_release(first, again)
-    assert (draws, still) == (1, 1)
-    assert first.images.dtype == np.float32
-    assert isinstance(first.images, np.memmap)
-    noise = np.asarray(first.images, dtype=np.float64) - tiny_shard().images / 255
-    assert abs(np.abs(noise).mean() - 0.5) < 5 * 0.5 / np.sqrt(noise.size)
-    # Pitfall 23: drawn for every epoch.
-    redrawn = LAPLACE.apply(np.asarray(tiny_shard().images), NoiseSource().numpy())
-    goes_red(check_one_release, first, Shard("k", redrawn, first.table))
-
-
-def test_another_process_gets_the_same_released_images(home: Path) -> None:
-    here, _ = released_shard(tiny_shard(), LAPLACE, NoiseSource())
-    code = (
-        f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "from support import tiny_shard\n"
-        "from fedmed.data.shard import released_shard\n"
-        "from fedmed.privacy.images import PixelLaplace\n"
-        "from fedmed.privacy.noise import NoiseSource\n"
-        "shard, draws = released_shard(tiny_shard(), PixelLaplace(0.5, 256), NoiseSource())\n"
-        "assert draws == 1\n"
-        "sys.stdout.buffer.write(shard.images.tobytes())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout == here.images.tobytes()
-
-
-def test_another_scale_shard_or_seed_is_another_release() -> None:
-    first, _ = released_shard(tiny_shard(), LAPLACE, NoiseSource())
-    for shard, mechanism, source in (
-        (tiny_shard(), PixelLaplace(0.6, 256), NoiseSource()),
-        (tiny_shard(seed=1), LAPLACE, NoiseSource()),
-        (tiny_shard(), LAPLACE, NoiseSource(3)),
-    ):
-        other, draws = released_shard(shard, mechanism, source)
-        goes_red(check_one_release, first, other)
-        assert draws == 1
-
-
-def test_reproducible_images_are_equal_after_the_cache_is_gone(home: Path) -> None:
-    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource(3))[0].images)
-    for path in list((home / "released").rglob("images.npy")):
-        shutil.rmtree(path.parent)
-    again, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource(3))
-    np.testing.assert_array_equal(first, again.images)
-    assert draws == 1
-
-
-def test_a_lost_release_is_counted_although_it_is_drawn_again(home: Path) -> None:
-    """Fresh noise on the same images is another release: both are paid for."""
-    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource())[0].images)
-    for path in list((home / "released").rglob("images.npy")):
-        shutil.rmtree(path.parent)
-    again, draws = released_shard(tiny_shard(), LAPLACE, NoiseSource())
-    assert not np.array_equal(first, again.images)
-    assert draws == 2
-
-
-def test_a_full_disk_is_counted_as_a_draw_and_leaves_no_images(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "save", full)
-        refuses(lambda: released_shard(tiny_shard(), LAPLACE, NoiseSource()), "disk is full")
-    assert list((home / "released").rglob("images.npy")) == []
-    assert released_shard(tiny_shard(), LAPLACE, NoiseSource())[1] == 2

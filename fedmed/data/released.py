@@ -1,0 +1,109 @@
+"""Noised images: each is drawn once, whatever hospital, split, run or process asks for it.
+
+The noised pixels of every image, at one size and scale, lie in one SQLite file under fedmed's home,
+keyed by the image's identity. That file is the release itself: deleting it means another release
+when the images are noised again. What is assembled from it for a shard is only a cache.
+"""
+
+import hashlib
+import os
+import secrets
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedmed import files
+from fedmed.data.shard import Shard, rename_once
+from fedmed.errors import UserError
+from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.noise import NoiseSource
+
+
+def released_shard(shard: Shard, mechanism: PixelLaplace, source: NoiseSource) -> Shard:
+    """The shard with its images noised by ``mechanism``, float32, read as a memory map.
+
+    An image that was noised at this size and scale before, for whatever shard, shows the same
+    noise again. Raises :class:`UserError` where the disk is full or the file cannot be used.
+    """
+    what = f"laplace-{shard.images.shape[1]}px-scale-{mechanism.scale!r}"
+    if source.reproducible:
+        what += f"-seed-{source.seed}"
+    pool = files.home() / "released" / f"{what}.sqlite"
+    try:
+        with files.disk_errors(pool):
+            pool.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(pool, timeout=600, isolation_level=None)) as db:
+            db.execute("pragma synchronous = full")
+            name = hashlib.sha256(f"{shard.key}|{_pool_id(db)}".encode()).hexdigest()[:32]
+            folder = files.home() / "cache" / "released" / name
+            if not (folder / "images.npy").is_file():
+                _keep(_draw(shard, mechanism, source, db), folder)
+    except sqlite3.Error as error:
+        raise UserError(
+            f"the noised images in {pool} cannot be kept ({error}); check the disk, and do not "
+            "delete the file: drawing the noise again would be another release"
+        ) from error
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return replace(shard, images=images)
+
+
+def _pool_id(db: sqlite3.Connection) -> str:
+    """Name of this very file: what was assembled from one that is gone is not served."""
+    db.execute("create table if not exists noised (image text primary key, pixels blob)")
+    db.execute("create table if not exists pool (one integer primary key check (one = 1), id text)")
+    db.execute("insert or ignore into pool values (1, ?)", (secrets.token_hex(16),))
+    return str(db.execute("select id from pool").fetchone()[0])
+
+
+def _draw(
+    shard: Shard, mechanism: PixelLaplace, source: NoiseSource, db: sqlite3.Connection
+) -> NDArray[np.float32]:
+    """Every image's noised pixels, from the pool or drawn into it, in one transaction."""
+    shape = shard.images.shape[1:]
+    noised = np.empty(shard.images.shape, dtype=np.float32)
+    db.execute("begin immediate")
+    for row, image in enumerate(_identities(shard)):
+        known = db.execute("select pixels from noised where image = ?", (image,)).fetchone()
+        if known is None:
+            rng = source.numpy("pixel-laplace", image, repr(mechanism.scale))
+            clean = np.asarray(shard.images[row], dtype=np.uint8)
+            noised[row] = mechanism.apply(clean[None], rng)[0]
+            db.execute("insert into noised values (?, ?)", (image, noised[row].tobytes()))
+        else:
+            noised[row] = np.frombuffer(known[0], dtype=np.float32).reshape(shape)
+    db.execute("commit")  # an exception before this closes the connection, which rolls back
+    return noised
+
+
+def _identities(shard: Shard) -> Sequence[str]:
+    """What tells an image from every other: its name and its content.
+
+    Content alone is not enough: equal noise on two equal images would show that they are equal.
+    """
+    names = [str(name) for name in shard.table["image"]]
+    digests = shard.digests or (shard.key,) * len(names)
+    return [
+        hashlib.sha256(f"{name}={digest}".encode()).hexdigest()
+        for name, digest in zip(names, digests, strict=True)
+    ]
+
+
+def _keep(noised: NDArray[np.float32], folder: Path) -> None:
+    with files.disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".assembling."))
+        try:
+            with (temporary / "images.npy").open("wb") as target:
+                np.save(target, noised)
+                target.flush()
+                os.fsync(target.fileno())
+            rename_once(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,131 @@
+"""Noised images are drawn once: every further draw would be another release."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import SIZE, goes_red, refuses, tiny_shard
+
+from fedmed.data.released import released_shard
+from fedmed.data.shard import Shard
+from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.noise import NoiseSource
+
+LAPLACE = PixelLaplace(0.5, SIZE**2)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDMED_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def some_rows(shard: Shard, rows: list[int], key: str) -> Shard:
+    """Another shard with some of the same images: another partition, say."""
+    table = shard.table.iloc[rows].reset_index(drop=True)
+    digests = tuple(shard.digests[row] for row in rows)
+    return Shard(key, shard.images[rows], table, digests)
+
+
+def with_digests(shard: Shard) -> Shard:
+    return replace(shard, digests=tuple(f"content-{row}" for row in range(len(shard))))
+
+
+def check_one_release(first: Shard, second: Shard) -> None:
+    assert first.images.tobytes() == second.images.tobytes()
+
+
+def test_released_images_are_not_drawn_again() -> None:
+    first = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    check_one_release(first, released_shard(tiny_shard(), LAPLACE, NoiseSource()))
+    assert first.images.dtype == np.float32
+    assert isinstance(first.images, np.memmap)
+    noise = np.asarray(first.images, dtype=np.float64) - tiny_shard().images / 255
+    # Mean of 6144 absolute draws: five standard errors, false alarms below one in a million.
+    assert abs(np.abs(noise).mean() - 0.5) < 5 * 0.5 / np.sqrt(noise.size)
+    # Pitfall 23: drawn for every epoch.
+    redrawn = LAPLACE.apply(np.asarray(tiny_shard().images), NoiseSource().numpy())
+    goes_red(check_one_release, first, Shard("k", redrawn, first.table))
+
+
+def test_another_partition_shows_the_same_noise_on_the_same_images() -> None:
+    whole = with_digests(tiny_shard())
+    first = released_shard(whole, LAPLACE, NoiseSource())
+    rows = [3, 20, 7]
+    part = released_shard(some_rows(whole, rows, "other"), LAPLACE, NoiseSource())
+    np.testing.assert_array_equal(part.images, first.images[rows])
+
+
+def test_equal_images_get_noise_of_their_own() -> None:
+    """The same noise on two equal images would show that they are equal."""
+    shard = tiny_shard(2)
+    same = replace(shard, images=shard.images[[0, 0]], digests=("content", "content"))
+    noised = released_shard(same, LAPLACE, NoiseSource()).images
+    assert not np.array_equal(noised[0], noised[1])
+
+
+def test_another_process_gets_the_same_released_images(home: Path) -> None:
+    here = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource()).images)
+    shutil.rmtree(home / "cache")
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from support import tiny_shard\n"
+        "from fedmed.data.released import released_shard\n"
+        "from fedmed.privacy.images import PixelLaplace\n"
+        "from fedmed.privacy.noise import NoiseSource\n"
+        "shard = released_shard(tiny_shard(), PixelLaplace(0.5, 256), NoiseSource())\n"
+        "sys.stdout.buffer.write(shard.images.tobytes())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == here.tobytes()
+
+
+def test_requests_at_once_release_one_copy() -> None:
+    def draw(_: int) -> bytes:
+        return released_shard(tiny_shard(), LAPLACE, NoiseSource()).images.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(draw, range(4)))) == 1
+
+
+def test_another_scale_image_or_seed_is_another_release() -> None:
+    first = released_shard(tiny_shard(), LAPLACE, NoiseSource())
+    for shard, mechanism, source in (
+        (tiny_shard(), PixelLaplace(0.6, 256), NoiseSource()),
+        (tiny_shard(seed=1), LAPLACE, NoiseSource()),
+        (tiny_shard(), LAPLACE, NoiseSource(3)),
+    ):
+        goes_red(check_one_release, first, released_shard(shard, mechanism, source))
+
+
+def test_the_cache_may_go_the_release_stays(home: Path) -> None:
+    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource()).images)
+    shutil.rmtree(home / "cache")
+    again = released_shard(tiny_shard(), LAPLACE, NoiseSource()).images
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_copy_whose_release_is_gone_is_not_served(home: Path) -> None:
+    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource()).images)
+    shutil.rmtree(home / "released")
+    again = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource()).images)
+    assert not np.array_equal(first, again)
+    check = released_shard(tiny_shard(), LAPLACE, NoiseSource()).images
+    np.testing.assert_array_equal(again, check)
+
+
+def test_a_full_disk_releases_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", full)
+        refuses(lambda: released_shard(tiny_shard(), LAPLACE, NoiseSource()), "disk is full")
+    assert list(home.rglob("*.npy")) == []
+    assert released_shard(tiny_shard(), LAPLACE, NoiseSource()).images.shape == (24, SIZE, SIZE)
