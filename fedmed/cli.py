@@ -23,8 +23,10 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at a cohort before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml")]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")]
+Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The comparison to run.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting (repeatable).")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
 
 
@@ -46,7 +48,9 @@ def run(
     engine: Annotated[
         str, typer.Option(help="inline (this process) or ray (flwr run).")
     ] = "inline",
-    out: Annotated[Path | None, typer.Option(help="Folder of the results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; by default runs/NAME.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a comparison: arms x seeds, then summary.csv and report.html."""
@@ -87,7 +91,8 @@ def inspect(
     experiment: Path_,
     set_: Set = [],  # noqa: B006
     sheet: Annotated[
-        Path | None, typer.Option(help="Where to write the sheet of sample images.")
+        Path | None,
+        typer.Option(help="Where to write the sheet of images; by default runs/NAME-cohort.png."),
     ] = None,
 ) -> None:
     """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""

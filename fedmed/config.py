@@ -4,7 +4,9 @@ Keys are kebab case and nested (``data.image-size``). The same keys serve ``pypr
 Flower run config, an experiment's TOML and ``--set``. An empty string means "not given".
 """
 
+import difflib
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -165,6 +167,7 @@ class Settings(Section):
             raise ValueError("data.images: the table source needs a folder or zip; set it")
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
+        _check_source_keys(data)
         return self
 
     @property
@@ -186,6 +189,29 @@ class Settings(Section):
         for key, value in overrides.items():
             put(merged, key, value, where)
         return parse(merged, where)
+
+
+_SOURCE_KEYS = {
+    "path": ("medmnist", "kermany", "table"),
+    "images": ("table",),
+    "index": ("medmnist", "kermany"),
+    "mapping": ("table",),
+    "positive": ("table",),
+}
+
+
+def _check_source_keys(data: Data) -> None:
+    """No key is silently ignored: what a source does not read must not be given."""
+    for key, sources in _SOURCE_KEYS.items():
+        if getattr(data, key) and data.source not in sources:
+            raise ValueError(
+                f"data.{key}: the {data.source} source does not read it (only "
+                f"{', '.join(sources)}); remove it"
+            )
+    if data.columns != Columns() and data.source != "table":
+        raise ValueError(
+            f"data.columns: the {data.source} source has columns of its own; remove it"
+        )
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
@@ -271,6 +297,12 @@ def explain(error: ValidationError) -> str:
         return f"{key} = {given!r} is not known; use {first['ctx']['expected']}"
     message = str(first["msg"]).replace("Input should be", "it must be")
     return f"{key} = {given!r}: {message}; correct it"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean '...'?`` where a known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _widen(nested: Any, section: type[BaseModel]) -> Any:

@@ -64,6 +64,11 @@ def load_experiment(
     where = str(path)
     base = {key: value for key, value in text.items() if key not in _HEAD}
     changes = dict(config.parse_assignment(a) for a in assignments)
+    for key in changes:
+        if key not in Settings().to_flat():
+            raise UserError(
+                f"--set: unknown key '{key}'{config.nearest(key, Settings().to_flat())}"
+            )
     names = _names(text, base, changes, arms, where)
     tables = _table(text, "arm", where)
     unused = [name for name in tables if name not in names and not arms]
@@ -108,7 +113,8 @@ def _names(
     for name in names:
         if name not in known:
             raise UserError(
-                f"{where}: unknown arm '{name}'; use one of {', '.join(sorted(known))}, "
+                f"{where}: unknown arm '{name}'{config.nearest(name, known)}; "
+                f"use one of {', '.join(sorted(known))}, "
                 f"or describe it under [arm.{name}]"
             )
         if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():

@@ -32,10 +32,24 @@ class Silent:
 
 
 class Lines(Silent):
-    """One line per finished run, for logs."""
+    """One line per round and per finished run, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._present = ""
+
+    def preparing(self, what: str) -> None:
+        """Say what is being prepared."""
+        self._console.print(what, highlight=False)
+
+    def started(self, arm: str, seed: int, rounds: int) -> None:
+        """Remember what the rounds belong to."""
+        self._present = f"{arm}, seed {seed}"
+
+    def round(self, number: int, rounds: int, auroc: float | None) -> None:
+        """Round and validation AUROC."""
+        shown = "" if auroc is None else f"  validation AUROC {auroc:.3f}"
+        self._console.print(f"{self._present}: round {number}/{rounds}{shown}", highlight=False)
 
     def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
         """Arm, seed, test AUROC, privacy and time."""
@@ -49,21 +63,21 @@ class Live(Lines):
         super().__init__(console)
         self._bars = bars
         self._all = bars.add_task("all runs", total=total_rounds, note="")
-        self._present = bars.add_task("preparing", total=1, note="")
+        self._inner = bars.add_task("preparing", total=1, note="")
         self._before = 0
 
     def preparing(self, what: str) -> None:
         """Show what is being prepared."""
-        self._bars.update(self._present, description=what, note="")
+        self._bars.update(self._inner, description=what, note="")
 
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """Restart the inner bar."""
-        self._bars.reset(self._present, total=rounds, description=f"{arm}, seed {seed}", note="")
+        self._bars.reset(self._inner, total=rounds, description=f"{arm}, seed {seed}", note="")
 
     def round(self, number: int, rounds: int, auroc: float | None) -> None:
         """Move both bars."""
         note = "" if auroc is None else f"AUROC {auroc:.3f}"
-        self._bars.update(self._present, completed=number, note=note)
+        self._bars.update(self._inner, completed=number, note=note)
         self._bars.update(self._all, completed=self._before + number)
 
     def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
@@ -81,6 +95,9 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
     if result["epsilon"] is not None:
         privacy = f"epsilon {up(result['epsilon']):.3g} per {result['unit']}"
     when = "done before" if cached else f"{result['seconds']['total']:.1f} s"
+    if result["rounds"] < result["rounds_planned"]:
+        done = f"{result['rounds']} of {result['rounds_planned']} rounds"
+        when += f"; {done}, an interruption cost the others"
     return f"{arm:<20} seed {seed}  test AUROC {shown}  {privacy}  ({when})"
 
 

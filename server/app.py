@@ -1,6 +1,7 @@
 """The server's Flower app."""
 
 import logging
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -20,6 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     _log_to_stream()
     try:
         settings = config.from_flat(dict(context.run_config))
+        _check_paths(settings)
         folder = files.run_folder(settings.run.out, context.run_id)
         result = coordinate(grid, settings, folder, on_round=_log_round)
     except (UserError, RunError) as error:
@@ -27,6 +29,19 @@ def main(grid: Grid, context: Context) -> None:
         # Flower marks a run as failed only where its app raises; it prints its own frames then.
         raise type(error)(str(error)) from None
     log.info("test AUROC %.4f; results in %s", result["metrics"]["auroc"] or float("nan"), folder)
+
+
+def _check_paths(settings: config.Settings) -> None:
+    """Refuse relative paths: Flower runs the app from a folder that the user never sees."""
+    data = settings.data
+    given = {"data.images": data.images, "data.index": data.index, "run.out": settings.run.out}
+    if data.source != "medmnist" or Path(data.path).suffix:
+        given["data.path"] = data.path
+    if settings.model.weights not in ("none", "imagenet"):
+        given["model.weights"] = settings.model.weights
+    for key, value in given.items():
+        if value and not Path(value).expanduser().is_absolute():
+            raise UserError(f"{key} = '{value}': flwr run needs an absolute path; give one")
 
 
 def _log_to_stream() -> None:

@@ -85,6 +85,7 @@ class _Coordinator:
         model = initial_model(self.settings)
         self.evaluator = Evaluator.create(self.settings, model)
         strategy = self._strategy(members, model)
+        earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
             strategy.start(
@@ -108,7 +109,7 @@ class _Coordinator:
             rounds=self.history[-1]["round"],
             selected_round=self.best,
             resumed_from_round=strategy.completed,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - started + earlier,
         )
         return write_results(self.settings, self.directory, self.plans, self.evaluator, outcome)
 

@@ -52,7 +52,8 @@ def write_results(
     # Not save_file: what it raises when the disk is full is no OSError.
     files.write_bytes(path / "model.safetensors", save(_arrays(outcome.owners)))
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
-    known = training > 0  # hospitals in other processes never tell their times
+    # Hospitals in other processes never tell their times, and an earlier session's are gone.
+    known = training > 0 and not outcome.resumed_from_round
     cohort = load_network(settings.data).cohort
     result: dict[str, Any] = {
         "name": outcome.name,
@@ -72,7 +73,7 @@ def write_results(
         "seconds": {
             "total": round(outcome.seconds, 3),
             "training": round(training, 3) if known else None,
-            "evaluation": round(evaluation, 3),
+            "evaluation": round(evaluation, 3) if known else None,
             "other": round(outcome.seconds - training - evaluation, 3) if known else None,
         },
         "peak_memory_bytes": machine.peak_memory(),

@@ -58,6 +58,20 @@ def test_run_report_and_a_second_run(experiment: Path, capsys: pytest.CaptureFix
     assert page.is_file()
 
 
+def test_inspect_then_run(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sheet of images must not take the place of the results' folder."""
+    assert call("data", "inspect", str(experiment), *SMALL) == 0
+    assert Path("runs/mine-cohort.png").is_file()
+    assert call("run", str(experiment), *SMALL) == 0
+    assert "mine, seed" not in capsys.readouterr().err
+
+
+def test_rounds_are_shown_in_a_log(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", str(experiment), *SMALL) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("none, seed 0: round 1/1  validation AUROC 0.") for line in lines)
+
+
 def test_quiet_prints_results_only(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", str(experiment), "--quiet", "--out", "elsewhere", *SMALL) == 0
     captured = capsys.readouterr()
@@ -78,7 +92,15 @@ def test_inspect_counts_and_draws(experiment: Path, capsys: pytest.CaptureFixtur
     [
         (["run", "absent.toml"], "absent.toml: no such file"),
         (["run", "mine.toml", "--arm", "magic"], "unknown arm 'magic'"),
-        (["run", "mine.toml", "--set", "train.round=1"], "unknown key 'train.round'"),
+        (
+            ["run", "mine.toml", "--set", "train.round=1"],
+            "--set: unknown key 'train.round'; did you mean 'train.rounds'?",
+        ),
+        (["run", "mine.toml", "--arm", "dpsgd"], "did you mean 'dp-sgd'?"),
+        (
+            ["run", "mine.toml", "--set", "data.mapping=chexpert"],
+            "data.mapping: the phantom source",
+        ),
         (["run", "mine.toml", "--set", "train.rounds=soon"], "train.rounds = 'soon'"),
         (["run", "mine.toml", "--set", "privacy.epsilon=0"], "privacy.epsilon = 0"),
         (["run", "mine.toml", "--set", "privacy.epsilon=nan"], "privacy.epsilon"),

@@ -28,7 +28,10 @@ def test_the_run_config_of_the_flower_app_equals_the_defaults() -> None:
 
 
 def test_flat_nested_and_typed_forms_agree() -> None:
-    settings = Settings().replaced({"data.columns.patient-id": "Patient ID", "train.rounds": 7})
+    table = {"data.source": "table", "data.path": "films.csv", "data.images": "films"}
+    settings = Settings().replaced(
+        {**table, "data.columns.patient-id": "Patient ID", "train.rounds": 7}
+    )
     assert settings.data.columns.patient_id == "Patient ID"
     assert from_flat(settings.to_flat()) == settings
     assert parse(settings.to_nested(), "x.toml") == settings

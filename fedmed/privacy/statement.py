@@ -13,6 +13,7 @@ from fedmed.rounding import up
 
 NOT_COVERED = [
     "the patients of the server's validation and test images, declared public or consented",
+    "other runs, arms and seeds on the same patients: their epsilons add up to this one",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
     "the number of patients and images of each hospital, treated as public",
     "when a hospital answers, whether it fails in a round, and the code it then sends",
@@ -57,7 +58,11 @@ def statement(
     }
     if isinstance(plan, ImagePlan):
         result["epsilon_per_pixel"] = max(s.taken for s in spends.values()) / plan.mechanism.scale
-        result["not_covered"] = ["labels: the mechanism noises pixels only", *NOT_COVERED]
+        result["not_covered"] = [
+            "labels: the mechanism noises pixels only",
+            "noised copies of the same images at another scale or size: their epsilons add up",
+            *NOT_COVERED,
+        ]
     else:
         result["not_covered"] = list(NOT_COVERED)
     if settings.data.unknown_patients == "separate" and isinstance(plan, GradientPlan):
@@ -141,7 +146,11 @@ def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
     pooled = settings.train.scheme == "pooled"
     alone = settings.train.scheme == "local-only"
     holder = "whoever holds the pooled data" if pooled else "the hospital"
-    leaves = "nothing leaves a hospital but its own model" if alone else "the update of every round"
+    leaves = "the update of every round, to the server"
+    if alone:
+        leaves = "the hospital's own model after every round; nothing is shared between hospitals"
+    if pooled:
+        leaves = "all images and labels, to one place; the model after every round"
     if isinstance(plan, NoPrivacy):
         return {
             "unit": "none",
@@ -149,7 +158,7 @@ def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
             "trust": "everyone" if not alone else "everyone who gets a hospital's model",
             "mechanism": "none: no privacy is claimed",
             "sampling": "shuffled mini-batches",
-            "released": [leaves, "the training loss and the number of images of each hospital"],
+            "released": [leaves, "training losses and numbers of images"],
         }
     if isinstance(plan, ImagePlan):
         return {

@@ -97,7 +97,10 @@ def _labels(values: NDArray[np.int64], data: Data, path: Path) -> dict[str, NDAr
 
 def _class_names(flag: str) -> dict[int, str]:
     """Names of a set's classes, where the file is named as MedMNIST names it."""
-    import medmnist  # takes seconds to import, so only where a name is needed
+    try:
+        import medmnist  # takes seconds to import, so only where a name is needed
+    except ImportError:
+        return {}  # classes then go by their numbers
 
     info = medmnist.INFO.get(flag, {"label": {}})
     return {int(number): str(name) for number, name in info["label"].items()}
@@ -135,7 +138,13 @@ def _patients(table: pd.DataFrame, values: NDArray[np.int64], path: Path) -> pd.
 
 def _download(flag: str, image_size: int) -> Path:
     """The set's file from its publisher, checked and kept: 28 pixels, or the next size above."""
-    import medmnist
+    try:
+        import medmnist
+    except ImportError as error:
+        raise UserError(
+            f"data.path = '{flag}': no such .npz file, and a set's name needs the medmnist "
+            "package; give a file, or install fedmed[medmnist]"
+        ) from error
 
     info = medmnist.INFO.get(flag)
     if info is None or flag.endswith("3d"):
