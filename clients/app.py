@@ -1,6 +1,7 @@
 """The hospital's Flower app: it answers who it is and trains when asked; nothing else leaves."""
 
 import logging
+from collections.abc import Callable
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -19,18 +20,19 @@ app = ClientApp()
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Answer with the hospital's name, or with an error code."""
-    try:
+
+    def answer() -> RecordDict:
         record = ConfigRecord({"hospital": name_of(*_member(context))})
-        content = RecordDict({"reply": record})
-    except Refusal as refusal:
-        content = messages.update_content(Reply("", error=refusal.code))
-    return Message(content, reply_to=message)
+        return RecordDict({"reply": record})
+
+    return Message(_guarded(answer), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train one round; whatever goes wrong, only a code leaves the hospital."""
-    try:
+    """Train one round and answer with the update, or with an error code."""
+
+    def answer() -> RecordDict:
         hospital = hospital_for(*_member(context), context.run_id)
         content = message.content
         reply = hospital.train(
@@ -38,15 +40,24 @@ def train(message: Message, context: Context) -> Message:
             messages.decode_arrays(content.array_records["model"]),
             messages.decode_arrays(content.array_records["frozen"]),
         )
+        return messages.update_content(reply)
+
+    return Message(_guarded(answer), reply_to=message)
+
+
+def _guarded(answer: Callable[[], RecordDict]) -> RecordDict:
+    """What ``answer`` gives; whatever goes wrong in it, only a code leaves the hospital."""
+    try:
+        return answer()
     except Refusal as refusal:
-        reply = Reply("", error=refusal.code)
+        code = refusal.code
     except MemoryError:
-        reply = Reply("", error="memory")
+        code = "memory"
     except Exception as error:
         # The text of an exception can hold data: its kind alone is logged, at the hospital.
         log.error("a hospital failed: %s", type(error).__name__)
-        reply = Reply("", error="internal")
-    return Message(messages.update_content(reply), reply_to=message)
+        code = "internal"
+    return messages.update_content(Reply("", error=code))
 
 
 def _member(context: Context) -> tuple[config.Settings, int]:

@@ -68,7 +68,9 @@ class Data(Section):
     image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
-    partition_alpha: Positive = 0.5  # concentration of the Dirichlet draw; smaller = more skew
+    partition_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = (
+        0.5  # concentration of the Dirichlet draw; smaller = more skew
+    )
     split: Literal["given", "given-test", "patient"] = "given"
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     test_fraction: Annotated[float, Field(gt=0, lt=0.8)] = 0.25
@@ -109,7 +111,7 @@ class Privacy(Section):
     """The treatment of an arm; which keys count depends on ``arm``."""
 
     arm: Arm = "none"
-    epsilon: Positive = 8.0
+    epsilon: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 8.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     unit: Literal["patient", "image"] = "patient"  # dp-sgd: whose data one epsilon protects
     clipping_norm: Positive = 1.0  # L2 norm of a unit's gradient (dp-sgd) or of an update
@@ -279,6 +281,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; give the path of an experiment's TOML") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder; give the path of an experiment's TOML") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check path and rights"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
 

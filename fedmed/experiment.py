@@ -1,5 +1,7 @@
 """A comparison: arms x seeds on the same hospitals, each in a run directory of its own."""
 
+import contextlib
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,24 +71,42 @@ def load_experiment(
             raise UserError(
                 f"--set: unknown key '{key}'{config.nearest(key, Settings().to_flat())}"
             )
+    _refuse_ignored(base, changes, arms, where)
     names = _names(text, base, changes, arms, where)
     tables = _table(text, "arm", where)
     unused = [name for name in tables if name not in names and not arms]
     if unused and "privacy.arm" not in changes:
         raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
     settings = {name: _settings(name, base, tables, changes, path) for name in names}
-    chosen = list(seeds) or text.get("seeds", [int(changes.get("run.seed", 0))])
+    chosen = list(seeds) or text.get("seeds", [0])
     if not _is_list_of(chosen, int) or not chosen or min(chosen) < 0:
         raise UserError(f"{where}: seeds = {chosen!r}; give a list of whole numbers >= 0")
     if len(set(chosen)) != len(chosen):
         raise UserError(f"{where}: seeds = {chosen!r} names one twice; keep each once")
+    name = str(text.get("name", path.stem))
+    if not _is_folder_name(name):
+        raise UserError(f"{where}: name = '{name}' becomes a folder; use letters, digits, - _ .")
     return Experiment(
-        name=str(text.get("name", path.stem)),
+        name=name,
         title=str(text.get("title", path.stem)),
         description=str(text.get("description", "")).strip(),
         seeds=tuple(chosen),
         arms=settings,
     )
+
+
+def _refuse_ignored(
+    base: dict[str, Any], changes: dict[str, Scalar], arms: Sequence[str], where: str
+) -> None:
+    """No setting is silently ignored: those that the command decides are refused elsewhere."""
+    run = base.get("run", {})
+    for key, remedy in (("seed", "seeds = [...] or --seed"), ("out", "--out")):
+        if isinstance(run, dict) and key in run:
+            raise UserError(f"{where}: [run] {key} is not read in an experiment; use {remedy}")
+        if f"run.{key}" in changes:
+            raise UserError(f"--set run.{key}: not read in an experiment; use {remedy}")
+    if arms and "privacy.arm" in changes:
+        raise UserError("--set privacy.arm: --arm says which arms to run; give only one of them")
 
 
 def _names(
@@ -117,7 +137,7 @@ def _names(
                 f"use one of {', '.join(sorted(known))}, "
                 f"or describe it under [arm.{name}]"
             )
-        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        if not _is_folder_name(name):
             raise UserError(f"{where}: arm '{name}' becomes a folder; use letters, digits, - _ .")
     if len(set(names)) != len(names):
         raise UserError(f"{where}: arms = {names!r} names one twice; keep each once")
@@ -176,6 +196,10 @@ def _table(text: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}: '{key}' must be a table")
     return value
+
+
+def _is_folder_name(name: str) -> bool:
+    return name.replace("-", "").replace("_", "").replace(".", "").isalnum()
 
 
 def _is_list_of(value: object, kind: type) -> bool:
@@ -249,8 +273,12 @@ def _open(experiment: Experiment, out: Path) -> None:
                 f"{out} holds the results of experiment '{theirs.get('name')}', not "
                 f"'{experiment.name}'; choose another --out"
             )
-        data = {k: v for k, v in experiment.base.to_flat().items() if k.startswith("data.")}
-        for key, value in data.items():
+        shared = {
+            k: v
+            for k, v in experiment.base.to_flat().items()
+            if k.startswith("data.") or k == "train.weighting"
+        }
+        for key, value in shared.items():
             if theirs.get("base", {}).get(key) != value:
                 raise UserError(
                     f"{out} holds results with {key} = {theirs.get('base', {}).get(key)!r}, not "
@@ -282,6 +310,12 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "description": experiment.description,
             "arms": list(dict.fromkeys([*earlier["arms"], *experiment.arms])),
             "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
+            "runs": sorted(
+                {
+                    *((str(a), int(s)) for a, s in earlier.get("runs", [])),
+                    *((a, s) for a in experiment.arms for s in experiment.seeds),
+                }
+            ),
             "base": experiment.base.to_flat(),
             "synthetic": network.cohort.synthetic,
             "cohort": network.cohort.name,
@@ -302,7 +336,8 @@ def write_samples(experiment: Experiment, out: Path) -> None:
         arrays[f"noisy:{name}"] = (noised.clip(0, 1) * 255).round().astype(np.uint8)
     path = out / "samples.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as earlier:
+        # A damaged file is made again from what this call knows.
+        with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), np.load(path) as earlier:
             arrays = {**{name: earlier[name] for name in earlier.files}, **arrays}
 
     def write(temporary: Path) -> None:

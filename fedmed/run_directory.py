@@ -1,7 +1,7 @@
 """The files of one run: an interrupted run resumes from them, a reader sees whole files."""
 
-import contextlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,18 +94,21 @@ class RunDirectory:
             raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
         models: dict[str, dict[str, Tensor]] = {}
         for key, value in arrays.items():
-            owner, _, name = key.partition("/")
+            owner, _, name = key.rpartition("/")  # a hospital's name may hold a slash
             models.setdefault(owner, {})[name] = value
         return int(header["round"]), int(header["best"]), models
 
     def drop_checkpoint(self) -> None:
         """A finished run needs no checkpoint."""
-        for folder in (self.path, self.selected.path):
-            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.selected.path.rmdir()
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "selected", ignore_errors=True)
 
-    @property
-    def selected(self) -> "RunDirectory":
-        """Where the model of the best validation round is kept, if one is selected."""
-        return RunDirectory(self.path / "selected")
+    def selected(self, round_number: int) -> "RunDirectory":
+        """Where the model of a round that is or may become the selected one is kept."""
+        return RunDirectory(self.path / "selected" / f"round-{round_number}")
+
+    def keep_selected(self, round_number: int) -> None:
+        """Drop every kept model but this round's, once the checkpoint names it."""
+        for folder in (self.path / "selected").glob("round-*"):
+            if folder.name != f"round-{round_number}":
+                shutil.rmtree(folder, ignore_errors=True)

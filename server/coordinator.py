@@ -109,6 +109,7 @@ class _Coordinator:
             rounds=self.history[-1]["round"],
             selected_round=self.best,
             resumed_from_round=strategy.completed,
+            answered=self._answered(),
             seconds=time.perf_counter() - started + earlier,
         )
         return write_results(self.settings, self.directory, self.plans, self.evaluator, outcome)
@@ -201,10 +202,11 @@ class _Coordinator:
         models = strategy.models()
         auroc = self.evaluator.validation_auroc(models)
         before = self._auroc_of(self.best)
-        better = auroc is not None and (before is None or auroc > before)
+        # Where AUROC is not defined nothing can be compared: the later round stands.
+        better = auroc is None or before is None or auroc > before
         if self.settings.train.selection == "last":
             self.best = round_number
-        elif better or not self.history:
+        elif better:
             self.best = round_number
             self._save_selected(models)
         now = time.perf_counter()
@@ -219,8 +221,10 @@ class _Coordinator:
             }
         )
         self.round_started = now
-        self.directory.save_checkpoint(round_number, models, self.best)
+        # In this order: what the history says beyond the checkpoint is dropped on resume.
         self.directory.write_history(self.history)
+        self.directory.save_checkpoint(round_number, models, self.best)
+        self.directory.keep_selected(self.best)
         self.on_round(round_number, self.settings.train.rounds, auroc)
         return None if auroc is None else MetricRecord({"AUROC": auroc})
 
@@ -229,12 +233,18 @@ class _Coordinator:
         return values[0] if values else None
 
     def _save_selected(self, models: Mapping[str, Arrays]) -> None:
-        self.directory.selected.save_checkpoint(self.best, models, self.best)
+        self.directory.selected(self.best).save_checkpoint(self.best, models, self.best)
+
+    def _answered(self) -> dict[str, int]:
+        """Rounds in which each member answered: the least that its ledger must show."""
+        rounds = [h for h in self.history if h["round"] > 0]
+        failed = [{f["hospital"] for f in h["failures"]} for h in rounds]
+        return {m: sum(m not in f for f in failed) for m in member_names(self.settings)}
 
     def _selected(self, strategy: FederationStrategy) -> Mapping[str, Arrays]:
         if self.settings.train.selection == "last":
             return strategy.models()
-        kept = self.directory.selected.load_checkpoint()
+        kept = self.directory.selected(self.best).load_checkpoint()
         return strategy.models() if kept is None else kept[2]
 
     def _record_failure(self, strategy: FederationStrategy) -> None:

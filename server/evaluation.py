@@ -38,7 +38,14 @@ class Evaluator:
 
     def validation_auroc(self, owners: Mapping[str, Mapping[str, Tensor]]) -> float | None:
         """AUROC on the validation images; None where they show one class only."""
-        rows = np.flatnonzero(self.table["split"] == "val")
+        return self._auroc(owners, "val")
+
+    def test_auroc(self, parameters: Mapping[str, Tensor]) -> float | None:
+        """AUROC of one model on all test images, whatever hospital they come from."""
+        return self._auroc({"": parameters}, "test")
+
+    def _auroc(self, owners: Mapping[str, Mapping[str, Tensor]], split: str) -> float | None:
+        rows = np.flatnonzero(self.table["split"] == split)
         labels = self.table["label"].to_numpy(dtype=np.int64)[rows]
         if len(np.unique(labels)) < 2:
             return None

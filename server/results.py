@@ -29,6 +29,7 @@ class Outcome:
     rounds: int
     selected_round: int
     resumed_from_round: int
+    answered: Mapping[str, int]
     seconds: float
 
 
@@ -46,7 +47,7 @@ def write_results(
     path = directory.path
     predictions = evaluator.predictions(outcome.owners)
     predictions_table.write(predictions, path / "predictions.parquet")
-    spends = _spends(settings, directory, plans)
+    spends = _spends(settings, directory, plans, outcome)
     privacy = statement(settings, spends, outcome.name, noise_source(settings))
     files.write_json(path / "privacy.json", privacy)
     # Not save_file: what it raises when the disk is full is no OSError.
@@ -103,24 +104,27 @@ def _each_on_everything(
     """Test AUROC of every hospital's own model on the whole test cohort (local-only)."""
     if len(owners) == 1:
         return None
-    return {
-        owner: evaluate(evaluator.predictions({owner: arrays}))["auroc"]
-        for owner, arrays in owners.items()
-    }
+    return {owner: evaluator.test_auroc(arrays) for owner, arrays in owners.items()}
 
 
 def _spends(
-    settings: Settings, directory: RunDirectory, plans: Mapping[str, Plan]
+    settings: Settings, directory: RunDirectory, plans: Mapping[str, Plan], outcome: Outcome
 ) -> dict[str, Spend]:
-    """What every member really took, read from the ledgers of this simulation."""
+    """What every member really took, read from the ledgers of this simulation.
+
+    A ledger that shows less than the rounds its owner answered is not at hand or was tampered
+    with: the whole plan is charged, which is the most that a hospital lets itself be asked.
+    """
     spends = {}
     for index, (member, plan) in enumerate(plans.items()):
         taken = _taken(settings, directory, index, plan)
-        planned = plan.steps if isinstance(plan, GradientPlan) else None
-        if isinstance(plan, UpdatePlan):
-            planned = plan.rounds
-        if planned is not None and taken > planned:
-            raise RunError(f"{member} took {taken} private steps but {planned} were accounted")
+        if isinstance(plan, GradientPlan | UpdatePlan):
+            planned = plan.steps if isinstance(plan, GradientPlan) else plan.rounds
+            if taken > planned:
+                raise RunError(f"{member} took {taken} private steps but {planned} were accounted")
+            rounds = outcome.rounds if _at_server(plan) else outcome.answered[member]
+            if taken < rounds * (planned // plan.rounds):
+                taken = planned
         spends[member] = Spend(plan, taken)
     return spends
 
@@ -131,6 +135,9 @@ def _taken(settings: Settings, directory: RunDirectory, index: int, plan: Plan) 
         return 0
     if isinstance(plan, ImagePlan):
         return 1  # every image is noised once, see fedmed/data/released.py
-    server = isinstance(plan, UpdatePlan) and plan.placement == "server"
-    path = files.ledger_path(directory.path, None if server else index)
+    path = files.ledger_path(directory.path, None if _at_server(plan) else index)
     return Ledger(path).steps(distinct=source.reproducible)
+
+
+def _at_server(plan: Plan) -> bool:
+    return isinstance(plan, UpdatePlan) and plan.placement == "server"

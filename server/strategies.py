@@ -242,8 +242,9 @@ class LocalOnly(FederationStrategy):
         """Add each update to its own hospital's model."""
         for reply in replies:
             update = reply.update or {}
+            rate = self.train.server_learning_rate
             self.own[reply.hospital] = {
-                n: v + update[n] for n, v in self.own[reply.hospital].items()
+                n: v + rate * update[n] for n, v in self.own[reply.hospital].items()
             }
 
 

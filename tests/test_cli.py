@@ -91,6 +91,9 @@ def test_inspect_counts_and_draws(experiment: Path, capsys: pytest.CaptureFixtur
     ("arguments", "words"),
     [
         (["run", "absent.toml"], "absent.toml: no such file"),
+        (["run", "mine.toml/x.toml"], "cannot be read"),
+        (["run", "mine.toml", "--set", "run.seed=3"], "--set run.seed"),
+        (["run", "mine.toml", "--arm", "none", "--set", "privacy.arm=dp-sgd"], "only one of them"),
         (["run", "mine.toml", "--arm", "magic"], "unknown arm 'magic'"),
         (
             ["run", "mine.toml", "--set", "train.round=1"],

@@ -17,8 +17,10 @@ from fedmed.errors import RunError, UserError
 from fedmed.evaluation import predictions
 from fedmed.experiment import load_experiment, run_experiment
 from fedmed.federation.launch import run_inline
+from fedmed.privacy.accounting import epsilon
 from fedmed.progress import Silent
 from fedmed.report import build, write_summary
+from fedmed.run_directory import RunDirectory
 
 TEXT = """
 name = "tiny"
@@ -212,6 +214,59 @@ def test_interruption_is_paid_for_and_never_exceeds_the_target(
     assert result["epsilon"] == pytest.approx(max(h["epsilon"] for h in privacy["hospitals"]))
 
 
+@pytest.mark.parametrize(("arm", "ledger"), [("dp-sgd", "member-1"), ("central-fixed", "server")])
+def test_a_missing_ledger_is_charged_in_full_and_never_as_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, ledger: str
+) -> None:
+    """Whoever deletes a ledger before a resume, or keeps it elsewhere, gets no epsilon of 0."""
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        crash_in(patch, "train_private" if arm == "dp-sgd" else "train_plain", 5)
+        with pytest.raises(Interrupted):
+            run(file, out, arm)
+    folder = out / arm / "seed-0"
+    (folder / "ledgers" / f"{ledger}.sqlite").unlink()
+    (result,) = run(file, out, arm)
+    privacy = json.loads((folder / "privacy.json").read_text())
+    assert privacy["steps_taken"] == privacy["steps_planned"]
+    assert 7.9 < result["epsilon"] <= 8
+
+
+def test_a_crash_between_checkpoint_and_history_loses_no_round(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RunDirectory.save_checkpoint
+    (whole,) = run(file, tmp_path / "whole", "none")
+
+    def crash(self: RunDirectory, number: int, *rest: Any) -> None:
+        original(self, number, *rest)
+        if number == 2:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "save_checkpoint", crash)
+        with pytest.raises(Interrupted):
+            run(file, tmp_path / "cut", "none")
+    (resumed,) = run(file, tmp_path / "cut", "none")
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["rounds"] == 3
+    lines = (tmp_path / "cut/none/seed-0/history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_replacing_a_hospital_costs_more_than_zeroing_it_out(file: Path, tmp_path: Path) -> None:
+    run(file, tmp_path / "out", "central-fixed", "local-update")
+    central, local = (
+        json.loads((tmp_path / f"out/{arm}/seed-0/privacy.json").read_text())
+        for arm in ("central-fixed", "local-update")
+    )
+    # Three Gaussian releases at half the noise multiplier, by the same accountant.
+    sigma = central["hospitals"][0]["noise_multiplier"]
+    assert central["epsilon_replace_one"] == pytest.approx(epsilon(sigma / 2, 1.0, 3, 1e-3))
+    assert central["epsilon_replace_one"] > 2 * central["epsilon"]
+    assert local["epsilon_replace_one"] == local["epsilon"]
+
+
 def test_best_validation_round_is_chosen_only_where_asked(file: Path, tmp_path: Path) -> None:
     (last,) = run(file, tmp_path / "last", "none")
     assert last["selected_round"] == 3
@@ -290,6 +345,9 @@ def test_mistakes_in_a_file_are_named(tmp_path: Path) -> None:
     refused('arms = ["none"]\n[arm.strong.privacy]\nepsilon = 1', tmp_path, "[arm.strong]")
     refused('arms = ["strong"]\n[arm.strong.privacy]\nepsilon = 1', tmp_path, "privacy.arm")
     refused("", tmp_path, "../up", arms=["../up"])
+    refused('name = "../up"', tmp_path, "becomes a folder")
+    refused("[run]\nseed = 3", tmp_path, "seeds = [...] or --seed")
+    refused('[run]\nout = "here"', tmp_path, "--out")
     with pytest.raises(UserError, match="no such file"):
         load_experiment(tmp_path / "absent.toml")
 
@@ -331,6 +389,8 @@ def test_a_folder_of_another_experiment_is_left_alone(file: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"train.rounds = 3, not 5"):
         run(file, out, "none", assignments=["train.rounds=5"])
     assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    with pytest.raises(UserError, match=r"train.weighting = 'equal', not 'size'"):
+        run(file, out, "pooled", assignments=["train.weighting=size"])
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("mine")

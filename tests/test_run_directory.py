@@ -27,7 +27,7 @@ def test_the_same_settings_open_the_folder_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"train.rounds": 9}, {"privacy.epsilon": 1.5}, {"run.seed": 4}, {"data.path": "x"}],
+    [{"train.rounds": 9}, {"privacy.epsilon": 1.5}, {"run.seed": 4}, {"data.patients": 77}],
 )
 def test_other_settings_are_refused_by_key(tmp_path: Path, changes: dict[str, object]) -> None:
     directory = RunDirectory(tmp_path)
@@ -125,3 +125,33 @@ def test_a_run_is_finished_when_it_has_its_result(tmp_path: Path) -> None:
     assert not RunDirectory(tmp_path).finished
     (tmp_path / "result.json").write_text("{}")
     assert RunDirectory(tmp_path).finished
+
+
+def test_owners_whose_names_hold_a_slash_come_back_whole(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    models = {
+        "St Mary/East": {"conv.weight": torch.ones(2)},
+        "St Mary": {"fc.bias": torch.zeros(1)},
+    }
+    directory.save_checkpoint(3, models, 2)
+    kept = directory.load_checkpoint()
+    assert kept is not None
+    assert {owner: list(arrays) for owner, arrays in kept[2].items()} == {
+        "St Mary/East": ["conv.weight"],
+        "St Mary": ["fc.bias"],
+    }
+
+
+def test_the_selected_model_is_the_one_that_the_checkpoint_names(tmp_path: Path) -> None:
+    """A crash between keeping round 2's model and the checkpoint leaves both; round 1 counts."""
+    directory = RunDirectory(tmp_path)
+    for number in (1, 2):
+        arrays = {"global": {"w": torch.full((1,), float(number))}}
+        directory.selected(number).save_checkpoint(number, arrays, number)
+    kept = directory.selected(1).load_checkpoint()
+    assert kept is not None
+    assert kept[2]["global"]["w"].item() == 1
+    directory.keep_selected(2)
+    assert [p.name for p in (tmp_path / "selected").iterdir()] == ["round-2"]
+    directory.drop_checkpoint()
+    assert not (tmp_path / "selected").exists()

@@ -103,7 +103,15 @@ def validate(table: pd.DataFrame, where: str) -> pd.DataFrame:
         elif column == "age":
             result[column] = _number(values, column, where, 0, 120).astype("Float32")
         else:
-            result[column] = _number(values, column, where, 0, 1000).astype("Int16")
+            numbers = _number(values, column, where, 0, 1000)
+            broken = numbers.notna() & (numbers % 1 != 0)
+            if broken.any():
+                row = _row(broken)
+                raise UserError(
+                    f"{where}, row {row}: {column} is '{values.iloc[row - 1]}', not a whole "
+                    "number; correct it or leave it empty"
+                )
+            result[column] = numbers.astype("Int16")
     _check_text(result, where)
     return result
 

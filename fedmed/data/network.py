@@ -50,6 +50,8 @@ def load_network(data: Data) -> Network:
     """
     cohort = assign_splits(load(data), data)
     network = Network(cohort, assign_hospitals(cohort.table, data))
+    if POOLED in network.names:
+        raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
     for hospital in network.names:
         if len(network.training(hospital)) == 0:
             raise UserError(

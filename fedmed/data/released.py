@@ -1,5 +1,8 @@
 """Noised images: each is drawn once, whatever hospital, split, run or process asks for it.
 
+An image is known by its name and its preprocessed pixels; under another name, or at another size or
+scale, it counts as another image, and its epsilons add up.
+
 The noised pixels of every image, at one size and scale, lie in one SQLite file under fedmed's home,
 keyed by the image's identity. That file is the release itself: deleting it means another release
 when the images are noised again. What is assembled from it for a shard is only a cache.
@@ -11,7 +14,7 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -82,17 +85,13 @@ def _draw(
     return noised
 
 
-def _identities(shard: Shard) -> Sequence[str]:
-    """What tells an image from every other: its name and its content.
+def _identities(shard: Shard) -> Iterator[str]:
+    """What tells an image from every other: its name and its pixels.
 
-    Content alone is not enough: equal noise on two equal images would show that they are equal.
+    Pixels alone are not enough: equal noise on two equal images would show that they are equal.
     """
-    names = [str(name) for name in shard.table["image"]]
-    digests = shard.digests or (shard.key,) * len(names)
-    return [
-        hashlib.sha256(f"{name}={digest}".encode()).hexdigest()
-        for name, digest in zip(names, digests, strict=True)
-    ]
+    for name, pixels in zip(shard.table["image"], shard.images, strict=True):
+        yield hashlib.sha256(f"{name}|".encode() + pixels.tobytes()).hexdigest()
 
 
 def _keep(noised: NDArray[np.float32], folder: Path) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ class Shard:
     key: str
     images: NDArray[np.uint8] | NDArray[np.float32]
     table: pd.DataFrame
-    digests: tuple[str, ...] = ()  # of the images' content, where they come from a cohort
 
     def __len__(self) -> int:
         return len(self.table)
@@ -42,20 +40,13 @@ class Shard:
         return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
 
 
-def shard_key(cohort: Cohort, size: int, digests: Sequence[str] | None = None) -> str:
+def shard_key(cohort: Cohort, size: int) -> str:
     """Key of the cohort's images at ``size`` pixels: content, rows and preprocessing."""
     key = hashlib.sha256(f"{PREPROCESSING}|{size}|".encode())
-    for name, digest in zip(
-        cohort.table["image"], content_digests(cohort) if digests is None else digests, strict=True
-    ):
-        key.update(f"{name}={digest}|".encode())
+    for name in cohort.table["image"]:
+        key.update(f"{name}={cohort.images.digest(str(name))}|".encode())
     key.update(cohort.table.to_csv(index=False).encode())
     return key.hexdigest()[:32]
-
-
-def content_digests(cohort: Cohort) -> tuple[str, ...]:
-    """Digest of every image's content, in the table's order."""
-    return tuple(cohort.images.digest(str(name)) for name in cohort.table["image"])
 
 
 def load_shard(cohort: Cohort, size: int) -> Shard:
@@ -64,13 +55,12 @@ def load_shard(cohort: Cohort, size: int) -> Shard:
     Two processes may make the same shard at once: each fills a folder of its own and the first
     rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk.
     """
-    digests = content_digests(cohort)
-    key = shard_key(cohort, size, digests)
+    key = shard_key(cohort, size)
     folder = files.home() / "cache" / "shards" / key
     if not (folder / "meta.json").is_file():
         _make(cohort, size, key, folder)
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return Shard(key, images, cohort.table.reset_index(drop=True), digests)
+    return Shard(key, images, cohort.table.reset_index(drop=True))
 
 
 def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:

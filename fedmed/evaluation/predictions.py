@@ -52,7 +52,9 @@ def validate(table: pd.DataFrame, where: str = "predictions") -> pd.DataFrame:
     kept = [*REQUIRED, *(name for name in OPTIONAL if name in table.columns)]
     clean = table[kept].reset_index(drop=True)
     for name in kept:
-        if name not in ("label", "score", "age"):
+        if name == "comorbidities":
+            clean[name] = pd.to_numeric(clean[name], errors="coerce").astype("Int16")
+        elif name not in ("label", "score", "age"):
             clean[name] = clean[name].astype("string")
     for name in ("image", "hospital"):
         _refuse(clean[name].isna(), where, f"{name} is null; fill it")

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -169,7 +170,7 @@ def stage_app(folder: Path, run_config: dict[str, Scalar]) -> None:
         'serverapp = "server.app:app"',
         'clientapp = "clients.app:app"',
         "[tool.flwr.app.config]",
-        *(f"{key} = {json.dumps(value)}" for key, value in run_config.items()),
+        *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in run_config.items()),
     ]
     files.write_text(folder / "pyproject.toml", "\n".join(lines) + "\n")
 
@@ -226,5 +227,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _reason(log: str) -> str:
     """The line of a log that says what went wrong: fedmed's own, else the last one."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    own = [line for line in lines if "fedmed.server" in line and "round" not in line]
+    own = [x for x in lines if "fedmed.server: " in x and not re.search(r": round \d+/\d+ ", x)]
     return (own or lines or ["flwr run failed without a word"])[-1]

@@ -20,7 +20,7 @@ def load_weights(network: nn.Module, source: str) -> None:
     norm are dropped where the network has none, and the last layer keeps its new initialisation.
     Raises :class:`UserError` naming the file or the array that does not fit.
     """
-    given = _imagenet() if source == "imagenet" else _read(Path(source))
+    given = _imagenet() if source == "imagenet" else _read(Path(source).expanduser())
     own = network.state_dict()
     extra = [name for name in given if name not in own and not name.endswith(_STATISTICS)]
     if extra:

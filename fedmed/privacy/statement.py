@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedmed.config import Settings
+from fedmed.privacy import accounting
 from fedmed.privacy.accounting import ACCOUNTANT
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
@@ -54,13 +55,17 @@ def statement(
         "steps_taken": max(s.taken for s in spends.values()),
         "hospitals": [] if isinstance(plan, NoPrivacy) else hospitals,
         "epsilon_per_pixel": None,
+        "epsilon_replace_one": None,
         "epsilon_without_knowledge_of_the_seed": max(epsilons) if repeatable else None,
     }
+    if claim and isinstance(plan, UpdatePlan):
+        result["epsilon_replace_one"] = max(_replace_one(s) for s in spends.values())
     if isinstance(plan, ImagePlan):
         result["epsilon_per_pixel"] = max(s.taken for s in spends.values()) / plan.mechanism.scale
         result["not_covered"] = [
             "labels: the mechanism noises pixels only",
-            "noised copies of the same images at another scale or size: their epsilons add up",
+            "noised copies of the same images at another scale or size, or under another name: "
+            "their epsilons add up",
             *NOT_COVERED,
         ]
     else:
@@ -69,12 +74,18 @@ def statement(
         result["not_covered"].append(
             "persons behind images without a patient identifier: each such image counts as one"
         )
-    if settings.train.selection == "best-validation":
-        result["not_covered"].append(
-            "nothing private: the round is chosen on the public validation"
-        )
     result["summary"] = _summary(result, plan)
     return result
+
+
+def _replace_one(spend: Spend) -> float:
+    """Epsilon where a hospital's update is replaced, not zeroed out: sensitivity 2C."""
+    plan = spend.plan
+    if not isinstance(plan, UpdatePlan):
+        raise TypeError("only updates of hospitals are zeroed out or replaced")
+    if plan.placement == "hospital":
+        return plan.epsilon(spend.taken)
+    return accounting.epsilon(plan.noise_multiplier / 2, 1.0, spend.taken, plan.delta)
 
 
 def unit_of(plan: Plan) -> str:
@@ -170,7 +181,11 @@ def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
                 "[0, 1]), drawn once and stored"
             ),
             "sampling": "none: every image is noised once",
-            "released": ["the noised images, as far as a model trained on them shows", leaves],
+            "released": (
+                ["the noised images and the labels, to one place"]
+                if pooled
+                else ["the noised images, as far as a model trained on them shows", leaves]
+            ),
         }
     if isinstance(plan, GradientPlan):
         return {
@@ -192,7 +207,7 @@ def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
     return {
         "unit": "hospital",
         "neighbouring": (
-            "zero out one hospital's update (replacing it costs the epsilon of half the noise)"
+            "zero out one hospital's update"
             if server
             else "replace one hospital's data (who takes part is public)"
         ),
@@ -224,7 +239,7 @@ def _summary(result: Mapping[str, Any], plan: Plan) -> str:
             "checking the software and protects nobody against a person who knows the seed, so no "
             "epsilon is claimed."
         )
-    epsilon = f"epsilon = {up(result['epsilon']):.3g} at delta = {result['delta']:.3g}"
+    epsilon = f"epsilon = {up(result['epsilon']):.3g} at delta = {up(result['delta']):.3g}"
     trust = result["trust"]
     trusted = "without trusting anybody" if trust == "nobody" else f"as long as {trust} is trusted"
     text = (

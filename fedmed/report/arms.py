@@ -39,6 +39,12 @@ class Arm:
         return self.kind != "none"
 
     @property
+    def axis_epsilon(self) -> Number:
+        """Epsilon on the axis of its unit: one neighbouring relation for all arms there."""
+        replaced = self.statement.get("epsilon_replace_one")
+        return replaced if self.epsilon is not None and replaced is not None else self.epsilon
+
+    @property
     def statement(self) -> Json:
         """The privacy statement of the first seed that has one."""
         return next((run.privacy for run in self.runs if run.privacy), {})

@@ -34,11 +34,12 @@ def epsilon_panel(
     figure, plot = svg.axes(3.7, 3.0 + 0.2 * rows, left=0.6, bottom=0.55 + 0.22 * rows, right=0.32)
     _baselines(plot, baselines)
     colour = UNIT_COLOUR.get(unit, svg.INK)
+    relation = ", replaced" if unit == "hospital" else ""
     points = sorted(
-        (arm for arm in arms if arm.epsilon and arm.auroc is not None),
-        key=lambda arm: (arm.epsilon or 0.0, arm.name),
+        (arm for arm in arms if arm.axis_epsilon and arm.auroc is not None),
+        key=lambda arm: (arm.axis_epsilon or 0.0, arm.name),
     )
-    x = [arm.epsilon or 0.0 for arm in points]
+    x = [arm.axis_epsilon or 0.0 for arm in points]
     low, high = (min(x), max(x)) if x else (1.0, 1.0)
     margin = max(2.5, (high / low) ** 0.25)
     plot.set_xscale("log")
@@ -47,7 +48,7 @@ def epsilon_panel(
     names = {arm.name: short(arm.name) for arm in points}
     for kind, scheme in dict.fromkeys((arm.kind, arm.scheme) for arm in points):
         series = [arm for arm in points if (arm.kind, arm.scheme) == (kind, scheme)]
-        where = [arm.epsilon or 0.0 for arm in series]
+        where = [arm.axis_epsilon or 0.0 for arm in series]
         if len(set(where)) < len(where) or len(where) < 2:
             continue
         plot.plot(where, [arm.auroc or 0.0 for arm in series], color=colour, linewidth=1.2)
@@ -57,13 +58,13 @@ def epsilon_panel(
     for arm in points:
         _interval(plot, arm, colour)
     _name_points(plot, points, names, limits)
-    svg.label(plot, f"epsilon per {unit} (log scale)", "test AUROC")
+    svg.label(plot, f"epsilon per {unit}{relation} (log scale)", "test AUROC")
     plot.set_xticks(_decades(low / margin, high * margin))
     plot.set_xticks([], minor=True)
     plot.xaxis.set_major_formatter(lambda value, _: _tick(value))
     plot.grid(axis="y", color=svg.GRID, linewidth=0.6)
     said = "; ".join(
-        f"{arm.name} {fixed(arm.auroc)} at {epsilon_text(arm.epsilon)}" for arm in points
+        f"{arm.name} {fixed(arm.auroc)} at {epsilon_text(arm.axis_epsilon)}" for arm in points
     )
     lines = "; ".join(f"{arm.name} {fixed(arm.auroc)}" for arm in baselines)
     alternative = f"Test AUROC against epsilon per {unit}: {said}. Without privacy: {lines or '-'}."

@@ -69,10 +69,12 @@ def load(directory: Path) -> Comparison:
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     problems: list[str] = []
     about = _json(directory / "experiment.json", directory, problems)
+    asked = {(str(arm), int(seed)) for arm, seed in about.get("runs") or []}
     planned = [
         (str(arm), int(seed))
         for arm in about.get("arms") or []
         for seed in about.get("seeds") or [0]
+        if not asked or (str(arm), int(seed)) in asked
     ]
     found = _found(directory)
     if not planned and not found:

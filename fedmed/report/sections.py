@@ -51,6 +51,8 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         "scheme": _SCHEMES.get(arm.scheme, arm.scheme),
         "guarantee": words.guarantee(arm),
         "per_pixel": arm.statement.get("epsilon_per_pixel"),
+        "neighbouring": arm.statement.get("neighbouring"),
+        "replaced": arm.axis_epsilon if arm.axis_epsilon != arm.epsilon else None,
         "change": change,
         "accuracy": arm.metric("accuracy"),
         "sensitivity": arm.metric("sensitivity"),
@@ -68,6 +70,10 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
 def progress(run: Run) -> tuple[str, str]:
     """An unfinished run and how far it has come."""
     done = max((int(entry["round"]) for entry in run.history), default=None)
+    failed = next((entry for entry in run.history if entry.get("failed")), None)
+    if failed is not None:
+        codes = ", ".join(f"{f['hospital']}: {f['code']}" for f in failed.get("failures") or [])
+        return f"{run.arm}, seed {run.seed}", f"failed in round {failed['round']} ({codes})"
     state = "not finished" if done is None else f"not finished, round {done} done"
     return f"{run.arm}, seed {run.seed}", state
 

@@ -36,7 +36,7 @@ def epsilon_text(value: float | None) -> str:
     """Epsilon rounded up to three digits, thousands grouped, no exponent; a dash for None."""
     if value is None:
         return ABSENT
-    return f"{math.ceil(value):,}" if value >= 1000 else f"{up(value):.3g}"
+    return f"{math.ceil(value):,}" if value > 999 else f"{up(value):.3g}"
 
 
 def short(name: str) -> str:
@@ -56,6 +56,7 @@ def delta_text(value: float | None) -> str:
     """Delta in two digits, as 1e-5; a dash for None."""
     if value is None:
         return ABSENT
+    value = up(value, 2)
     if value == 0.0 or value >= 0.001:
         return f"{value:.2g}"
     digits, power = f"{value:.1e}".split("e")

@@ -393,6 +393,16 @@ def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert dict(refused.content.config_records["error"])["code"] == "data"
 
 
+def test_an_unexpected_error_in_a_query_is_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Called without a grid: Flower sends the text of whatever the app lets through."""
+    monkeypatch.setattr(module, "member_names", raising(ValueError(SECRET)))
+    grid = InlineGrid(client_app.app, 1, settings_of("none").to_flat())
+    message = Message(RecordDict(), 2, MessageType.QUERY)
+    reply = client_app.app(message, grid._contexts[2])
+    assert dict(reply.content.config_records["error"])["code"] == "internal"
+    assert SECRET.encode() not in message_to_proto(reply).SerializeToString()
+
+
 def test_the_app_trains_a_round_and_shares_its_hospital(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

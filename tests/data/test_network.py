@@ -84,3 +84,11 @@ def test_hospital_10_comes_after_hospital_2(monkeypatch: pytest.MonkeyPatch) -> 
     network = load_network(of_table(table, names, monkeypatch))
     assert network.names == ["hospital-1", "hospital-2", "hospital-10"]
     load_network.cache_clear()
+
+
+def test_a_site_cannot_take_the_name_of_all_sites_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else that hospital would be handed everybody's images."""
+    table = pd.DataFrame({"image": ["x/0", "x/1"], "label": [0, 1], "split": "train"})
+    data = of_table(table, ["pooled", "hospital-1"], monkeypatch)
+    refuses(lambda: load_network(data), "may not be called 'pooled'")
+    load_network.cache_clear()

@@ -10,7 +10,8 @@ import pandas as pd
 
 from fedmed.config import Data
 from fedmed.data.cohort import SPLITS, Cohort
-from fedmed.data.sources.table import existing, open_images, read_table
+from fedmed.data.sources.reading import read_table
+from fedmed.data.sources.table import existing, open_images
 from fedmed.errors import UserError
 
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedmed.data.cohort import LABEL_PREFIX
+from fedmed.data.sources.reading import read_table
 from fedmed.errors import UserError
 
 NIH_FINDINGS = (
@@ -110,7 +111,7 @@ def mimic_cxr_jpg(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
         beside = _beside(path, f"mimic-cxr-2.0.0-{kind}.csv")
         if beside is None:
             continue
-        table = pd.read_csv(beside, dtype=str)
+        table = read_table(beside)
         _need(table, ("dicom_id", "study_id"), beside)
         wanted = [c for c in ("dicom_id", "study_id", "ViewPosition", "split") if c in table]
         table = table[wanted]
@@ -120,6 +121,10 @@ def mimic_cxr_jpg(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"{path}: put mimic-cxr-2.0.0-metadata.csv or mimic-cxr-2.0.0-split.csv (or .gz) "
             "beside it; they name the images"
         )
+    twice = raw["study_id"].duplicated()
+    if twice.any():
+        row = int(twice.to_numpy().argmax()) + 1
+        raise UserError(f"{path}, row {row}: study_id is listed twice; keep one row per study")
     joined = films.merge(raw, on="study_id", how="inner", validate="many_to_one")
     subject, study = joined["subject_id"].astype(str), joined["study_id"].astype(str)
     place = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/"

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fedmed.config import Data
 from fedmed.data.cohort import LABEL_PREFIX, SPLITS, Cohort
-from fedmed.data.sources.table import existing, read_table
+from fedmed.data.sources.reading import read_table
+from fedmed.data.sources.table import existing
 from fedmed.data.stores import ArrayStore
 from fedmed.errors import UserError
 from fedmed.files import home

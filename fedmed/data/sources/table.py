@@ -9,6 +9,7 @@ import pandas as pd
 from fedmed.config import Data
 from fedmed.data.cohort import COLUMNS, LABEL_PREFIX, Cohort
 from fedmed.data.sources.mappings import MAPPINGS
+from fedmed.data.sources.reading import read_table
 from fedmed.data.stores import FolderStore, ZipStore
 from fedmed.errors import UserError
 
@@ -42,18 +43,6 @@ def existing(value: str, key: str) -> Path:
     if not path.exists():
         raise UserError(f"{key} = '{value}': no such file or folder; correct the path")
     return path
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV (also .gz) with every value as text, or a Parquet; raises :class:`UserError`."""
-    try:
-        if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str)
-    except Exception as error:  # parsers fail on damaged files in ways that cannot be listed
-        raise UserError(
-            f"{path}: not a readable CSV or Parquet ({type(error).__name__}); correct the file"
-        ) from None
 
 
 def open_images(path: Path) -> FolderStore | ZipStore:
