@@ -105,22 +105,22 @@ class Hospital:
             raise Refusal("mismatch") from error
         context = (self.name, round_number, model_hash)
         try:
-            with timing.measured("training"):
+            with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
                 if isinstance(self.plan, GradientPlan):
                     result = train_private(
                         model, self.shard, self.settings, self.plan, self.source, context
                     )
                 else:
                     result = train_plain(model, self.shard, self.settings, context[:2])
-            trained = models.trainable(model)
-            update = {n: trained[n].detach().cpu() - before for n, before in parameters.items()}
-            if isinstance(self.plan, UpdatePlan):
-                update = clip(update, self.plan.clipping_norm)
-                if self.plan.placement == "hospital":
-                    noise = GaussianNoise(self.plan.noise_standard_deviation)
-                    update = noise.add(update, self.source.torch("update", *context))
-            elif not finite(update):
-                raise Refusal("not-finite")
+                after = models.trainable(model)
+                update = {n: after[n].detach().cpu() - before for n, before in parameters.items()}
+                if isinstance(self.plan, UpdatePlan):
+                    update = clip(update, self.plan.clipping_norm)
+                    if self.plan.placement == "hospital":
+                        noise = GaussianNoise(self.plan.noise_standard_deviation)
+                        update = noise.add(update, self.source.torch("update", *context))
+                elif not finite(update):
+                    raise Refusal("not-finite")
         except (BadUpdate, FloatingPointError) as error:
             raise Refusal("not-finite") from error
         except (RunError, UserError) as error:

@@ -1,13 +1,16 @@
 """The files of one run: an interrupted run resumes from them, a reader sees whole files."""
 
+import errno
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from fedmed import __version__, files
@@ -16,6 +19,22 @@ from fedmed.errors import UserError
 
 # Where a run happens does not change what it computes.
 _PLACE = ("run.out", "run.device", "run.threads", "run.hospitals-per-gpu", "train.timeout")
+
+
+def save_arrays(
+    path: Path, arrays: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write arrays as safetensors, atomically; a full disk is a :class:`UserError`."""
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(dict(arrays), temporary, metadata)
+        except SafetensorError as error:
+            # safetensors wraps the system's error in words: "... (os error 28)".
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+    files.write_atomically(path, write)
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,7 @@ class RunDirectory:
         # safetensors does not keep the order, and noise is drawn in the order of the arrays.
         order = json.dumps(list(arrays))
         metadata = {"round": str(round_number), "best": str(best), "order": order}
-        files.write_bytes(self.path / "checkpoint.safetensors", save(arrays, metadata))
+        save_arrays(self.path / "checkpoint.safetensors", arrays, metadata)
 
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
         """(round, selected round, models) of the last whole round, or None before the first."""

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safetensors.torch import save
-
 from fedmed import files, machine, timing
 from fedmed.config import Settings
 from fedmed.data.network import load_network
@@ -15,7 +13,7 @@ from fedmed.evaluation.summary import evaluate
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan, noise_source
 from fedmed.privacy.statement import Spend, statement
-from fedmed.run_directory import RunDirectory
+from fedmed.run_directory import RunDirectory, save_arrays
 from server.evaluation import Evaluator
 from server.strategies import Arrays
 
@@ -50,8 +48,7 @@ def write_results(
     spends = _spends(settings, directory, plans, outcome)
     privacy = statement(settings, spends, outcome.name, noise_source(settings))
     files.write_json(path / "privacy.json", privacy)
-    # Not save_file: what it raises when the disk is full is no OSError.
-    files.write_bytes(path / "model.safetensors", save(_arrays(outcome.owners)))
+    save_arrays(path / "model.safetensors", _arrays(outcome.owners))
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
     # Hospitals in other processes never tell their times, and an earlier session's are gone.
     known = training > 0 and not outcome.resumed_from_round

@@ -8,7 +8,7 @@ import pytest
 from support import use_tiny_models
 
 import clients.hospital
-from fedmed import __version__, cli, files
+from fedmed import __version__, cli, run_directory
 
 SMALL = [
     "--set=data.patients=60",
@@ -134,15 +134,11 @@ def test_a_full_disk_leaves_earlier_results_intact(
     assert call("run", str(experiment), *SMALL) == 0
     before = {p: p.read_bytes() for p in Path("runs").rglob("*") if p.is_file()}
 
-    put = files._put
-
-    def full(path: Path, data: bytes) -> None:
-        if "checkpoint" in path.name:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        put(path, data)
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_put", full)
+        patch.setattr(run_directory, "save_file", full)
         assert call("run", str(experiment), "--seed", "1", *SMALL) == 2
     error = capsys.readouterr().err
     assert "the disk is full" in error.splitlines()[-1]

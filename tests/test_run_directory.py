@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from support import goes_red, make, refuses
 from torch import Tensor
 
-from fedmed import files
+from fedmed import run_directory
 from fedmed.run_directory import RunDirectory
 
 MODELS = {
@@ -110,10 +111,11 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     directory = RunDirectory(tmp_path)
     directory.save_checkpoint(1, MODELS, 0)
 
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
+    def full(*_: object) -> None:
+        text = "Error while serializing: I/O error: No space left on device (os error 28)"
+        raise SafetensorError(text)  # word for word what a full file system gives
 
-    monkeypatch.setattr(files, "_put", full)
+    monkeypatch.setattr(run_directory, "save_file", full)
     refuses(lambda: directory.save_checkpoint(2, MODELS, 0), "checkpoint", "disk is full")
     loaded = directory.load_checkpoint()
     assert loaded is not None

@@ -209,7 +209,7 @@ def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
         "neighbouring": (
             "zero out one hospital's update"
             if server
-            else "replace one hospital's data (who takes part is public)"
+            else "replace one hospital's data"
         ),
         "trust": "the server" if server else "nobody",
         "mechanism": (

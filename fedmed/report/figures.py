@@ -148,7 +148,7 @@ def _baselines(plot: Axes, baselines: Sequence[Arm]) -> None:
 
 def _interval(plot: Axes, arm: Arm, colour: str) -> None:
     """A point with its interval; an open point for a baseline scheme under privacy."""
-    at, auroc = arm.epsilon or 0.0, arm.auroc or 0.0
+    at, auroc = arm.axis_epsilon or 0.0, arm.auroc or 0.0
     if arm.low is not None and arm.high is not None:
         plot.plot([at, at], [arm.low, arm.high], color=colour, linewidth=1.6, alpha=0.6)
     face = colour if arm.scheme == "federated" else "none"
@@ -167,7 +167,7 @@ def _name_points(
         text = names[arm.name]
         if not text:
             continue
-        place = math.log((arm.epsilon or low) / low) / span
+        place = math.log((arm.axis_epsilon or low) / low) / span
         width = 0.026 * len(text) + 0.04
         right = place + width <= 1.0
         start, end = (place, place + width) if right else (place - width, place)
@@ -177,7 +177,7 @@ def _name_points(
         taken.append((start, end, y))
         plot.annotate(
             text,
-            (arm.epsilon or low, y),
+            (arm.axis_epsilon or low, y),
             xytext=(7 if right else -7, 0),
             textcoords="offset points",
             ha="left" if right else "right",
