@@ -207,9 +207,7 @@ def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
     return {
         "unit": "hospital",
         "neighbouring": (
-            "zero out one hospital's update"
-            if server
-            else "replace one hospital's data"
+            "zero out one hospital's update" if server else "replace one hospital's data"
         ),
         "trust": "the server" if server else "nobody",
         "mechanism": (
