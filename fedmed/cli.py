@@ -42,9 +42,9 @@ def _main(
 @app.command()
 def run(
     experiment: Path_,
-    arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006
-    seed: Annotated[list[int], typer.Option(help="Run this seed only (repeatable).")] = [],  # noqa: B006
-    set_: Set = [],  # noqa: B006
+    arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
+    seed: Annotated[list[int], typer.Option(help="Run this seed only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
+    set_: Set = [],  # noqa: B006 -- typer reads it only
     engine: Annotated[
         str, typer.Option(help="inline (this process) or ray (flwr run).")
     ] = "inline",
@@ -89,7 +89,7 @@ def report(
 @data_app.command()
 def inspect(
     experiment: Path_,
-    set_: Set = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006 -- typer reads it only
     sheet: Annotated[
         Path | None,
         typer.Option(help="Where to write the sheet of images; by default runs/NAME-cohort.png."),

@@ -59,7 +59,7 @@ def train_plain(
         optimizer.zero_grad(set_to_none=True)
         logits = model(images).squeeze(1)
         loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
         losses.append(loss.detach())
     return LocalResult(len(losses), float(torch.stack(losses).mean()))

@@ -42,7 +42,7 @@ class OpacusEngine:
             # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
             warnings.simplefilter("ignore")
             logits = self._hooked(images).squeeze(1)
-            binary_cross_entropy_with_logits(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            binary_cross_entropy_with_logits(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]  # torch
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         with torch.no_grad():
             samples: dict[str, Tensor] = {
