@@ -77,7 +77,7 @@ def _picture(data: bytes, name: str) -> NDArray[np.float32]:
             return np.asarray(picture, dtype=np.float32) / np.float32(65535)
         if picture.mode not in ("L", "RGB"):
             # Straight to "L" would let a palette's or an alpha channel's numbers through as grey.
-            picture = picture.convert("RGB")  # type: ignore[assignment]
+            picture = picture.convert("RGB")  # type: ignore[assignment]  # from ImageFile
         return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
 
 

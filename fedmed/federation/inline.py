@@ -74,7 +74,7 @@ class InlineGrid(Grid):
             node = message.metadata.dst_node_id
             try:
                 reply = self._app(message, self._contexts[node])
-            except Exception:
+            except Exception:  # its text could hold data: a code goes on
                 reply = Message(Error(code=_CLIENT_FAILED), reply_to=message)
             self._replies[number] = reply
             numbers.append(number)

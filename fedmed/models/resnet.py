@@ -15,7 +15,7 @@ GROUPS = 32  # Wu and He 2018 (group normalisation)
 SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
 
 
-class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]
+class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]  # torchvision is untyped
     """torchvision's basic block with ``out + identity`` instead of ``out += identity``.
 
     The same parameters and numbers; hooks on the summands (Opacus) work only this way.
