@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Callable
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.hospital import Refusal, hospital_for, name_of
+from clients.hospital import Refusal, hospital_for, review
 from fedmed import config
 from fedmed.errors import UserError
 from fedmed.federation import messages
@@ -19,11 +19,10 @@ app = ClientApp()
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Answer with the hospital's name, or with an error code."""
+    """Answer with the hospital's name and its policy's view of the plan, or an error code."""
 
     def answer() -> RecordDict:
-        record = ConfigRecord({"hospital": name_of(*_member(context))})
-        return RecordDict({"reply": record})
+        return messages.join_content(review(*_member(context), context.run_id))
 
     return Message(_guarded(answer), reply_to=message)
 
@@ -35,8 +34,10 @@ def train(message: Message, context: Context) -> Message:
     def answer() -> RecordDict:
         hospital = hospital_for(*_member(context), context.run_id)
         content = message.content
+        request = content.config_records["request"]
         reply = hospital.train(
-            int(str(content.config_records["request"]["round"])),
+            str(request["run"]),
+            int(str(request["round"])),
             messages.decode_arrays(content.array_records["model"]),
             messages.decode_arrays(content.array_records["frozen"]),
         )

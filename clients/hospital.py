@@ -11,24 +11,20 @@ from torch import Tensor, nn
 
 from fedmed import files, models, timing
 from fedmed.config import Model, Settings
-from fedmed.data.network import member_names, training_shard
+from fedmed.data.network import member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
-from fedmed.federation.messages import Reply
-from fedmed.planning import units_in
-from fedmed.privacy.ledger import Ledger, OverBudget
+from fedmed.federation.messages import Joining, Reply
+from fedmed.planning import make_member_plan, member_shard, patients_of
+from fedmed.privacy.deciding import decide, request_for
+from fedmed.privacy.filtering import OverBudget
+from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import (
-    GradientPlan,
-    ImagePlan,
-    NoPrivacy,
-    Plan,
-    UpdatePlan,
-    make_plan,
-    noise_source,
-)
+from fedmed.privacy.plan import noise_source
+from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan, part
+from fedmed.privacy.policy import SIMULATION, Policy, load_policy
 from fedmed.privacy.updates import BadUpdate, GaussianNoise, clip, finite
 from fedmed.training import LocalResult, pick_device, train_plain, train_private
 
@@ -53,41 +49,48 @@ class Hospital:
     plan: Plan
     ledger: Ledger
     source: NoiseSource
+    policy: Policy = SIMULATION
 
     def train(
-        self, round_number: int, parameters: dict[str, Tensor], frozen: dict[str, Tensor]
+        self,
+        run: str,
+        round_number: int,
+        parameters: dict[str, Tensor],
+        frozen: dict[str, Tensor],
     ) -> Reply:
-        """One round: train, then clip and noise as the plan says.
+        """One round of ``run``: train, then clip and noise as the plan says.
 
         Under a plan of the hospital's own (``dp-sgd``, ``local-update``) the spend is reserved
         before the shard is read, and a request that was answered gets the stored bytes. Raises
         :class:`Refusal`.
         """
-        steps = _own_steps(self.plan)
-        if steps == 0:
+        if self.plan.payer != "hospital":
             update, result = self._update(round_number, parameters, frozen, "")
             if isinstance(self.plan, NoPrivacy):
                 return Reply(self.name, update, result.loss, len(self.shard))
             return Reply(self.name, update)
         model = messages.fingerprint(parameters)
-        with _ledger_failures():
-            stored = self.ledger.answered(round_number, model)
+        charge = request_for(self.settings, self.name, self.plan, self.policy, self.shard)
+        with _ledger_failures(self.ledger, self.name):
+            stored = self.ledger.answered(run, round_number, model)
             if stored is not None:
                 return Reply(self.name, messages.unpack(stored))
+            self.ledger.open_plan(run, charge, self.policy.limit)
             # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.
             # Reproducible noise repeated for the same round and model is the same release again.
             entry = self.ledger.reserve(
+                run,
                 round_number,
                 model,
-                steps,
-                limit=self.settings.train.rounds * steps,
-                distinct=self.source.reproducible,
+                self.plan.steps_per_round,
+                limit=self.policy.limit,
+                repeatable=self.source.reproducible,
             )
         update, result = self._update(round_number, parameters, frozen, model)
-        if isinstance(self.plan, GradientPlan) and result.steps != steps:
+        if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
             raise Refusal("plan")  # what was not accounted is not released
-        with _ledger_failures():
-            self.ledger.commit(entry, messages.pack(update))
+        with _ledger_failures(self.ledger, self.name):
+            self.ledger.commit(entry, messages.pack(update), cohort=self.shard.fingerprint())
         return Reply(self.name, update)
 
     def _update(
@@ -106,18 +109,19 @@ class Hospital:
         context = (self.name, round_number, model_hash)
         try:
             with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
-                if isinstance(self.plan, GradientPlan):
+                gradient, noised = part(self.plan, GradientPlan), part(self.plan, UpdatePlan)
+                if gradient is not None:
                     result = train_private(
-                        model, self.shard, self.settings, self.plan, self.source, context
+                        model, self.shard, self.settings, gradient, self.source, context
                     )
                 else:
                     result = train_plain(model, self.shard, self.settings, context[:2])
                 after = models.trainable(model)
                 update = {n: after[n].detach().cpu() - before for n, before in parameters.items()}
-                if isinstance(self.plan, UpdatePlan):
-                    update = clip(update, self.plan.clipping_norm)
-                    if self.plan.placement == "hospital":
-                        noise = GaussianNoise(self.plan.noise_standard_deviation)
+                if noised is not None and noised.adaptive is None:
+                    update = clip(update, noised.clipping_norm)
+                    if noised.placement == "hospital":
+                        noise = GaussianNoise(noised.noise_standard_deviation)
                         update = noise.add(update, self.source.torch("update", *context))
                 elif not finite(update):
                     raise Refusal("not-finite")
@@ -138,12 +142,15 @@ class Hospital:
 
 
 @contextlib.contextmanager
-def _ledger_failures() -> Iterator[None]:
+def _ledger_failures(ledger: Ledger, name: str) -> Iterator[None]:
     """A ledger that cannot be used is a refusal: without a record nothing is released."""
     try:
         yield
     except OverBudget as error:
-        raise Refusal("budget") from error
+        log.warning("%s: %s", name, error)
+        with contextlib.suppress(RunError, UserError):
+            ledger.note("refused", reason=str(error))
+        raise Refusal("policy" if error.by_policy else "budget") from error
     except (RunError, UserError) as error:
         log.error("%s", error)
         raise Refusal("ledger") from error
@@ -161,6 +168,26 @@ def name_of(settings: Settings, index: int) -> str:
     return names[index]
 
 
+def review(settings: Settings, index: int, run_id: int) -> Joining:
+    """Who this member is and whether its policy takes the plan; no image is read.
+
+    Raises :class:`Refusal` where no plan or no decision can be made.
+    """
+    name = name_of(settings, index)
+    with _refusing("plan", name):
+        policy = load_policy(settings.run.policies, name)
+        plan = make_member_plan(settings, name, policy)
+    ledger = _ledger(settings, name, run_id)
+    patients = patients_of(settings, name)
+    with _refusing("ledger", name):
+        decision = decide(settings, name, plan, policy, ledger, patients)
+        if decision.accepts:
+            return Joining(hospital=name)
+        log.warning("%s refuses: %s", name, decision.reason)
+        ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
+    return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
+
+
 @functools.lru_cache(maxsize=128)
 def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
     """The member with this partition id, ready to train; kept by the process between rounds."""
@@ -168,33 +195,60 @@ def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
         torch.set_num_threads(settings.run.threads)
     name = name_of(settings, index)
     source = noise_source(settings)
-    try:
-        shard = training_shard(settings.data, name)
-    except UserError as error:
-        log.error("%s: %s", name, error)
-        raise Refusal("data") from error
-    try:
-        plan = make_plan(settings, units_in(shard, settings), name)
-    except UserError as error:
-        log.error("%s: %s", name, error)
-        raise Refusal("plan") from error
-    try:
-        if isinstance(plan, ImagePlan):
-            shard = released_shard(shard, plan.mechanism, source)
-    except UserError as error:
-        log.error("%s: %s", name, error)
-        raise Refusal("data") from error
-    ledger = Ledger(files.ledger_path(files.run_folder(settings.run.out, run_id), index))
-    return Hospital(name, settings, shard, plan, ledger, source)
+    with _refusing("data", name):
+        shard = member_shard(settings, name)
+    with _refusing("plan", name):
+        policy = load_policy(settings.run.policies, name)
+        plan = make_member_plan(settings, name, policy)
+    ledger = _ledger(settings, name, run_id)
+    with _refusing("ledger", name):
+        if not decide(settings, name, plan, policy, ledger, len(shard.patients())).allowed:
+            raise Refusal("policy")
+        if ledger.path.exists():
+            ledger.verify()
+    image = part(plan, ImagePlan)
+    if image is not None:
+        with _ledger_failures(ledger, name), _refusing("data", name):
+            shard = released_shard(
+                shard,
+                image.mechanism,
+                source,
+                clip=settings.privacy.clip_released,
+                before=lambda release: _pay(ledger, settings, name, image, policy, shard, release),
+            )
+    return Hospital(name, settings, shard, plan, ledger, source, policy)
 
 
-def _own_steps(plan: Plan) -> int:
-    """Steps of a round that the hospital's own ledger pays for."""
-    if isinstance(plan, GradientPlan):
-        return plan.steps_per_round
-    if isinstance(plan, UpdatePlan) and plan.placement == "hospital":
-        return 1
-    return 0
+def _pay(
+    ledger: Ledger,
+    settings: Settings,
+    name: str,
+    image: ImagePlan,
+    policy: Policy,
+    shard: Shard,
+    release: str,
+) -> None:
+    """Write a release of images down before it is drawn; a known one costs nothing again."""
+    request = request_for(settings, name, image, policy, shard)
+    if request.step is None or ledger.steps(release):
+        return
+    ledger.open_plan(release, request, policy.limit)
+    ledger.reserve(release, 0, "", 1, limit=policy.limit, repeatable=True)
+
+
+def _ledger(settings: Settings, name: str, run_id: int) -> Ledger:
+    folder = files.run_folder(settings.run.out, run_id)
+    return Ledger(files.ledger_path(settings.run.ledgers, folder, name))
+
+
+@contextlib.contextmanager
+def _refusing(code: str, name: str) -> Iterator[None]:
+    """What goes wrong is logged here, at the hospital; only the code leaves it."""
+    try:
+        yield
+    except (UserError, RunError) as error:
+        log.error("%s: %s", name, error)
+        raise Refusal(code) from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """The ``fedmed`` command."""
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedmed import __version__
+from fedmed import __version__, files
 from fedmed.errors import RunError, UserError
 
 app = typer.Typer(
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at a cohort before training.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+ledger_app = typer.Typer(help="Read and check a hospital's ledger.", no_args_is_help=True)
+app.add_typer(ledger_app, name="ledger")
 
 Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The comparison to run.")]
 Set = Annotated[
@@ -86,6 +89,147 @@ def report(
     typer.echo(f"report:  {build(directory)}")
 
 
+@app.command()
+def plan(
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[EXPERIMENT.toml]", help="The comparison to plan.", show_default=False
+        ),
+    ] = None,
+    arm: Annotated[list[str], typer.Option(help="Plan this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
+    set_: Set = [],  # noqa: B006 -- typer reads it only
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; its ledgers count.")
+    ] = None,
+    patients: Annotated[int | None, typer.Option(help="Without an experiment: patients.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Expected batch, patients.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the patients.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Target, or limit of the noise.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Noise over clipping norm.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the guarantee; 1e-5 if absent.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
+) -> None:
+    """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
+    from fedmed.forecast import Asked, forecast, solved
+    from fedmed.tables import print_plans
+
+    numbers = {
+        "--patients": patients,
+        "--batch": batch,
+        "--epochs": epochs,
+        "--epsilon": epsilon,
+        "--noise-multiplier": noise_multiplier,
+        "--delta": delta,
+    }
+    if experiment is None:
+        if patients is None:
+            raise UserError("fedmed plan: give an EXPERIMENT.toml, or --patients and the rest")
+        for option, given in (
+            ("--arm", arm),
+            ("--set", set_),
+            ("--out", out),
+            ("--no-time", no_time),
+        ):
+            if given:
+                raise UserError(f"fedmed plan: {option} needs an EXPERIMENT.toml; give one")
+        answer = solved(
+            Asked(
+                patients=patients,
+                batch=batch,
+                epochs=epochs,
+                epsilon=epsilon,
+                noise_multiplier=noise_multiplier,
+                delta=1e-5 if delta is None else delta,
+            )
+        )
+        typer.echo(json.dumps(answer, indent=2) if json_ else _lines(answer))
+        return
+    given_numbers = [option for option, value in numbers.items() if value is not None]
+    if given_numbers:
+        raise UserError(
+            f"fedmed plan: {given_numbers[0]} is not read beside an experiment; use --set"
+        )
+    from fedmed.experiment import load_experiment
+
+    loaded = load_experiment(experiment, arms=arm, assignments=set_)
+    folder = out if out is not None else Path("runs") / loaded.name
+    found = forecast(loaded, folder, timed=not no_time)
+    if json_:
+        content = {"experiment": loaded.name, "arms": [f.to_json() for f in found]}
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        print_plans(found)
+    impossible = [f.arm for f in found if not f.possible]
+    if impossible:
+        raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")
+
+
+def _lines(numbers: dict[str, Any]) -> str:
+    width = max(len(name) for name in numbers)
+    return "\n".join(
+        f"{name:<{width}}  {value:.5g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
+        for name, value in numbers.items()
+    )
+
+
+Ledgers = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A ledger, or a folder that holds ledgers.")
+]
+
+
+@ledger_app.command()
+def show(
+    path: Ledgers,
+    delta: Annotated[float, typer.Option(help="At which epsilon is given.")] = 1e-5,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what each account has spent."""
+    from fedmed.privacy.ledger_report import accounts, find
+    from fedmed.tables import print_accounts
+
+    found = [row for file in find(path) for row in accounts(file, delta)]
+    if json_:
+        typer.echo(json.dumps([row.to_json() for row in found], indent=2))
+    else:
+        print_accounts(found)
+
+
+@ledger_app.command()
+def verify(
+    path: Ledgers,
+    anchor: Annotated[
+        str, typer.Option(help="ROWS:HEAD as an earlier verify printed it; finds a rollback.")
+    ] = "",
+) -> None:
+    """Check every row against the chain and the audit log; find edits, cuts and rollbacks."""
+    from fedmed.privacy.ledger_report import check, find
+
+    for file in find(path):
+        typer.echo(f"{file.path}: {check(file, anchor)}")
+
+
+@ledger_app.command()
+def export(
+    path: Ledgers,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default standard out.")
+    ] = None,
+) -> None:
+    """Write every row as JSON lines, for a data officer's own records."""
+    from fedmed.privacy.ledger_report import find, lines
+
+    text = "".join(line for file in find(path) for line in lines(file))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        files.write_text(out, text)
+        typer.echo(f"rows: {out}")
+
+
 @data_app.command()
 def inspect(
     experiment: Path_,
@@ -99,7 +243,7 @@ def inspect(
     from fedmed.data.inspect import contact_sheet, describe
     from fedmed.data.network import load_network
     from fedmed.experiment import load_experiment
-    from fedmed.progress import print_table
+    from fedmed.tables import print_table
 
     loaded = load_experiment(experiment, assignments=set_)
     network = load_network(loaded.base.data)

@@ -14,9 +14,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedmed.errors import UserError
 
-Arm = Literal["none", "pixel-laplace", "dp-sgd", "local-update", "central-fixed"]
+Arm = Literal[
+    "none",
+    "pixel-laplace",
+    "dp-pix",
+    "brightness-shift",
+    "dp-sgd",
+    "local-update",
+    "central-fixed",
+    "central-adaptive",
+]
 Scheme = Literal["federated", "pooled", "local-only"]
 ARMS: tuple[str, ...] = get_args(Arm)
+IMAGE_ARMS = ("pixel-laplace", "dp-pix", "brightness-shift")
+UPDATE_ARMS = ("local-update", "central-fixed", "central-adaptive")
+UNPROTECTED = ("none", "brightness-shift")
 
 Scalar = str | int | float | bool
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -112,10 +124,25 @@ class Privacy(Section):
 
     arm: Arm = "none"
     epsilon: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 8.0
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e5, allow_inf_nan=False)] = (
+        0.0  # 0 = from epsilon; else epsilon is the limit that this noise must keep
+    )
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     unit: Literal["patient", "image"] = "patient"  # dp-sgd: whose data one epsilon protects
+    images_per_patient: Annotated[int, Field(ge=0)] = 0  # cap in training, every arm; 0 = none
+    public_size: str = ""  # units that hospitals declare: "500", or "NAME=500,..."; empty = exact
     clipping_norm: Positive = 1.0  # L2 norm of a unit's gradient (dp-sgd) or of an update
-    laplace_scale: NotNegative = 0.0  # pixel-laplace: scale on [0, 1]; 0 = from epsilon, per image
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5  # central-adaptive: the norm's target
+    clip_rate: Positive = 0.2  # central-adaptive: how fast the norm follows
+    clip_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # central-adaptive: budget of the norm
+    maximum_noise_to_signal: NotNegative = 0.0  # a plan above it is impossible; 0 = no limit
+    image_mechanism: Literal["none", "pixel-laplace", "dp-pix", "brightness-shift"] = (
+        "none"  # dp-sgd and update arms: noise the images too
+    )
+    laplace_scale: NotNegative = 0.0  # of image noise, on [0, 1]; 0 = from epsilon
+    cell: Count = 8  # dp-pix: side of the squares that are averaged, pixels
+    neighbourhood: Count = 16  # dp-pix: how many differing pixels epsilon protects
+    clip_released: bool = False  # cut noised images to [0, 1] (post-processing)
     engine: Literal["opacus"] = "opacus"  # of per-sample gradients
     physical_batch_size: Count = 16  # images whose gradients are held in memory at once
     reproducible_noise: bool = False  # simulation only; then no epsilon against who knows the seed
@@ -125,6 +152,8 @@ class Run(Section):
     """This run: its seed, its place and its machine."""
 
     seed: Seed = 0
+    ledgers: str = ""  # folder of the hospitals' ledgers; empty = with the results
+    policies: str = ""  # folder of the hospitals' policies, NAME.toml; empty = none
     out: str = ""  # run directory; empty = a folder of its own under fedmed's home
     device: Literal["auto", "cpu", "cuda"] = "auto"
     hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
@@ -143,12 +172,17 @@ class Settings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         arm, train, data = self.privacy.arm, self.train, self.data
-        if train.weighting == "size" and arm == "central-fixed":
+        if train.weighting == "size" and arm.startswith("central-"):
             raise ValueError(
                 "train.weighting: 'size' makes one hospital's share larger than the noise of "
-                "central-fixed covers; use 'equal'"
+                f"{arm} covers; use 'equal'"
             )
-        if train.scheme != "federated" and arm in ("central-fixed", "local-update"):
+        if train.weighting == "size" and arm not in UNPROTECTED and not self.privacy.public_size:
+            raise ValueError(
+                f"train.weighting: 'size' tells the hospitals' sizes, which {arm} does not "
+                "protect; declare them in privacy.public-size, or use 'equal'"
+            )
+        if train.scheme != "federated" and arm in UPDATE_ARMS:
             raise ValueError(
                 f"train.scheme: '{train.scheme}' has no exchange of updates for {arm} to "
                 "protect; use 'federated'"
@@ -170,6 +204,7 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         _check_source_keys(data)
+        _check_privacy(self.privacy, data)
         return self
 
     @property
@@ -216,6 +251,36 @@ def _check_source_keys(data: Data) -> None:
         )
 
 
+def _check_privacy(privacy: Privacy, data: Data) -> None:
+    arm, stacked = privacy.arm, privacy.image_mechanism
+    if arm == "dp-sgd" and privacy.unit == "image" and not privacy.images_per_patient:
+        raise ValueError(
+            "privacy.images-per-patient: the image unit needs a declared cap on the images of one "
+            "patient; set it, for example to 4"
+        )
+    if stacked != "none" and arm not in ("dp-sgd", *UPDATE_ARMS):
+        raise ValueError(
+            f"privacy.image-mechanism: the arm {arm} has no mechanism to stack it on; "
+            "remove it, or use dp-sgd or an update arm"
+        )
+    if stacked != "none" and not privacy.laplace_scale:
+        raise ValueError(
+            "privacy.laplace-scale: epsilon belongs to the arm, so the images' noise needs a "
+            "scale of its own; set it"
+        )
+    if "dp-pix" in (arm, stacked):
+        if data.image_size % privacy.cell:
+            raise ValueError(
+                f"privacy.cell: {privacy.cell} does not divide data.image-size = "
+                f"{data.image_size}; choose a divisor"
+            )
+        if privacy.neighbourhood > data.image_size**2:
+            raise ValueError(
+                f"privacy.neighbourhood: {privacy.neighbourhood} is more than the image's "
+                f"{data.image_size**2} pixels; lower it"
+            )
+
+
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
     """Nested dict to one with dotted keys."""
     flat: dict[str, Scalar] = {}
@@ -249,7 +314,7 @@ def put(nested: dict[str, Any], key: str, value: Any, where: str) -> None:
 def parse(nested: dict[str, Any], where: str) -> Settings:
     """Validate a nested dict; raises :class:`UserError` naming the first wrong key and remedy."""
     try:
-        return Settings.model_validate(_widen(nested, Settings), by_alias=True, by_name=False)
+        return Settings.model_validate(widen(nested, Settings), by_alias=True, by_name=False)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error)}") from error
 
@@ -311,7 +376,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def _widen(nested: Any, section: type[BaseModel]) -> Any:
+def widen(nested: Any, section: type[BaseModel]) -> Any:
     """Let ``1`` stand for ``1.0`` where a fraction is expected (TOML tells them apart)."""
     if not isinstance(nested, dict):
         return nested
@@ -321,7 +386,7 @@ def _widen(nested: Any, section: type[BaseModel]) -> Any:
         field = fields.get(key)
         kind = None if field is None else field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            value = _widen(value, kind)
+            value = widen(value, kind)
         elif kind is float and isinstance(value, int) and not isinstance(value, bool):
             # A number beyond the range of float stays as it is, and is refused with its key.
             value = float(value) if abs(value) < 2**1023 else value

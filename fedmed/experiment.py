@@ -14,9 +14,11 @@ from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.network import held_out_shard, load_network
 from fedmed.errors import UserError
 from fedmed.planning import make_plans
-from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy import statement as statement_module
+from fedmed.privacy.images import ImageMechanism
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import ImagePlan, make_plan
+from fedmed.privacy.plan import image_mechanism
+from fedmed.privacy.totals import totals
 from fedmed.run_directory import RunDirectory
 
 # Arms that need no table of their own in an experiment's file.
@@ -171,6 +173,11 @@ def _settings(
         data = nested.get("data", {})
         if isinstance(data, dict) and isinstance(data.get(key), str):
             data[key] = _resolve(data[key], path.parent, f"data.{key}" in changes)
+    run = nested.get("run", {})
+    for key in ("ledgers", "policies"):
+        if isinstance(run, dict) and run.get(key):
+            base_folder = Path.cwd() if f"run.{key}" in changes else path.parent
+            run[key] = str((base_folder / Path(str(run[key])).expanduser()).resolve())
     model = nested.get("model", {})
     if isinstance(model, dict) and model.get("weights") not in (None, "none", "imagenet"):
         model["weights"] = _resolve(model["weights"], path.parent, "model.weights" in changes)
@@ -244,16 +251,42 @@ def run_experiment(
     results = []
     for arm in experiment.arms:
         for seed in experiment.seeds:
-            settings = experiment.settings(arm, seed)
+            settings = _with_ledgers(experiment.settings(arm, seed), out)
             folder = out / arm / f"seed-{seed}"
             cached = (folder / "result.json").is_file()
             progress.started(arm, seed, settings.train.rounds)
             result = launch(settings, folder, arm, progress.round)
             progress.finished(arm, seed, result, cached)
             results.append(result)
+            write_totals(out)
     progress.preparing("writing samples and the report")
     write_samples(experiment, out)
     return results
+
+
+def _with_ledgers(settings: Settings, out: Path) -> Settings:
+    """All arms and seeds touch the same patients, so they share the hospitals' ledgers."""
+    if settings.run.ledgers:
+        return settings
+    return settings.replaced({"run.ledgers": str((out / "ledgers").resolve())})
+
+
+def write_totals(out: Path) -> None:
+    """Put the total over all finished runs of a comparison into each run's statement."""
+    found = {}
+    for path in sorted(out.glob("*/seed-*/privacy.json")):
+        if (path.parent / "result.json").is_file():
+            name = f"{path.parent.parent.name}/{path.parent.name}"
+            # A statement that is damaged is left out here, and named by the report.
+            with contextlib.suppress(UserError, ValueError):
+                value = files.read_json(path)
+                statement_module.check(value)
+                found[name] = (path, value)
+    added = [t.model_dump() for t in totals({name: v for name, (_, v) in found.items()})]
+    for path, value in found.values():
+        if value["total"] != added:
+            files.write_json(path, {**value, "total": added})
+    files.write_json(out / "privacy.json", {"runs": sorted(found), "total": added})
 
 
 def check(experiment: Experiment) -> None:
@@ -347,9 +380,8 @@ def write_samples(experiment: Experiment, out: Path) -> None:
     files.write_atomically(path, write)
 
 
-def _mechanisms(experiment: Experiment) -> Iterable[tuple[str, PixelLaplace]]:
+def _mechanisms(experiment: Experiment) -> Iterable[tuple[str, ImageMechanism]]:
     for name, settings in experiment.arms.items():
-        if settings.privacy.arm == "pixel-laplace":
-            plan = make_plan(settings, 1, name)
-            if isinstance(plan, ImagePlan):
-                yield name, plan.mechanism
+        image = image_mechanism(settings)
+        if image is not None:
+            yield name, image

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fedmed.errors import UserError
 
@@ -23,10 +24,19 @@ def run_folder(out: str, run_id: int) -> Path:
     return Path(out).expanduser() if out else home() / "runs" / f"flwr-{run_id}"
 
 
-def ledger_path(folder: Path, member: int | None) -> Path:
-    """The ledger, in a simulated run's directory, of a member (from 0) or of the server (None)."""
-    name = "server" if member is None else f"member-{member + 1}"
-    return folder / "ledgers" / f"{name}.sqlite"
+def safe_name(name: str) -> str:
+    """A hospital's name as a file's: what could lead elsewhere is escaped."""
+    return quote(name, safe=" ").replace(".", "%2E")
+
+
+def ledger_path(ledgers: str, folder: Path, member: str | None) -> Path:
+    """The ledger of a member (by name), or of the server (None).
+
+    It lies in ``ledgers`` (``run.ledgers``), by default with the results in ``folder``.
+    """
+    root = Path(ledgers).expanduser() if ledgers else folder / "ledgers"
+    # No hospital's ledger is called so: a name's dots are escaped.
+    return root / ("server.central.sqlite" if member is None else f"{safe_name(member)}.sqlite")
 
 
 @contextlib.contextmanager

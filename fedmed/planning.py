@@ -1,20 +1,110 @@
-"""The plans of all members, from their shards and the settings."""
+"""The plans of all members, from the rows of the cohort and the settings; no image is read."""
 
-from fedmed.config import Settings
-from fedmed.data.network import member_names, training_shard
+import functools
+from pathlib import Path
+
+from fedmed import models
+from fedmed.config import Model, Settings
+from fedmed.data.network import POOLED, load_network, member_names, training_shard
 from fedmed.data.shard import Shard
-from fedmed.privacy.plan import Plan, make_plan
+from fedmed.errors import UserError
+from fedmed.files import safe_name
+from fedmed.privacy import solve
+from fedmed.privacy.plan import Plan, declared_size, make_plan
+from fedmed.privacy.plans import GradientPlan, part
+from fedmed.privacy.policy import Policy, load_policy
 
 
-def units_in(shard: Shard, settings: Settings) -> int:
-    """Number of protected units in a shard: patients or images, as ``privacy.unit`` says."""
-    return len(shard.patients()) if settings.privacy.unit == "patient" else len(shard)
+def member_shard(settings: Settings, member: str) -> Shard:
+    """The shard that a member trains on, cut to ``privacy.images-per-patient``."""
+    return training_shard(settings.data, member, settings.privacy.images_per_patient)
+
+
+def units_of(settings: Settings, member: str) -> int:
+    """Number of protected units at a member: patients or images, as ``privacy.unit`` says."""
+    table = load_network(settings.data).training(member, settings.privacy.images_per_patient).table
+    return int(table["patient_id"].nunique()) if settings.privacy.unit == "patient" else len(table)
+
+
+def patients_of(settings: Settings, member: str) -> int:
+    """Number of patients at a member."""
+    return int(load_network(settings.data).training(member).table["patient_id"].nunique())
+
+
+def make_member_plan(settings: Settings, member: str, policy: Policy | None = None) -> Plan:
+    """One member's plan; raises :class:`UserError` where none can be made."""
+    network = load_network(settings.data)
+    privacy = settings.privacy
+    if network.unknown_patients and privacy.arm == "dp-sgd" and privacy.unit == "patient":
+        raise UserError(
+            f"privacy.unit = 'patient': {network.unknown_patients} images of {network.cohort.name} "
+            "have no patient, so none can be protected; supply patient_id (data.index), or set "
+            "privacy.unit = 'image'"
+        )
+    if policy is None:
+        policy = load_policy(settings.run.policies, member)
+    declared = policy.public_size or None
+    plan = make_plan(settings, units_of(settings, member), member, declared)
+    _check_signal(settings, plan, member)
+    return plan
 
 
 def make_plans(settings: Settings) -> dict[str, Plan]:
     """Every member's plan; raises :class:`fedmed.errors.UserError` where one cannot be made."""
-    plans = {}
-    for member in member_names(settings):
-        shard = training_shard(settings.data, member)
-        plans[member] = make_plan(settings, units_in(shard, settings), member)
-    return plans
+    members = member_names(settings)
+    _check_policies(settings, members)
+    return {member: make_member_plan(settings, member) for member in members}
+
+
+def public_sizes(settings: Settings) -> dict[str, int]:
+    """Each member's weight in ``train.weighting = "size"``: declared, or its exact images."""
+    return {
+        member: declared_size(settings.privacy, member) or len(member_shard(settings, member))
+        for member in member_names(settings)
+    }
+
+
+@functools.lru_cache(maxsize=8)
+def trained_parameters(model: Model, image_size: int) -> int:
+    """How many numbers training changes."""
+    built = models.build(models.without_weights(model, image_size), image_size, seed=0)
+    return sum(p.numel() for p in models.trainable(built).values())
+
+
+def _check_signal(settings: Settings, plan: Plan, member: str) -> None:
+    limit = settings.privacy.maximum_noise_to_signal
+    if not limit or plan.steps_per_round == 0:
+        return
+    parameters = trained_parameters(settings.model, settings.data.image_size)
+    found = plan.noise_to_signal(parameters) or 0.0
+    if found <= limit:
+        return
+    choices: list[str] = []
+    gradient = part(plan, GradientPlan)
+    if gradient is not None:
+        question = solve.Question(
+            units=gradient.units,
+            batch=gradient.expected_batch,
+            epochs=settings.train.local_epochs,
+            rounds=gradient.rounds,
+            delta=gradient.delta,
+        )
+        choices = solve.nearest_for_signal(question, settings.privacy.epsilon, parameters, limit)
+    raise UserError(
+        f"{member}: the noise of a step is {found:.3g} times its signal, above "
+        f"privacy.maximum-noise-to-signal = {limit:g}; "
+        + ("; or ".join(choices) if choices else "raise privacy.epsilon or that limit")
+    )
+
+
+def _check_policies(settings: Settings, members: list[str]) -> None:
+    """A policy that belongs to nobody is a misspelt one."""
+    if not settings.run.policies:
+        return
+    known = {safe_name(name) for name in (*members, *load_network(settings.data).names, POOLED)}
+    for path in sorted(Path(settings.run.policies).expanduser().glob("*.toml")):
+        if path.stem not in known:
+            raise UserError(
+                f"{path} belongs to no hospital; call it NAME.toml after one of "
+                f"{', '.join(members)}"
+            )

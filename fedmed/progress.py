@@ -4,12 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 from fedmed.experiment import Experiment, Progress
 from fedmed.rounding import up
@@ -120,16 +117,3 @@ def make_progress(experiment: Experiment, quiet: bool) -> Iterator[Progress]:
         )
         with Bars(*columns, console=console, transient=True) as bars:
             yield Live(console, bars, total)
-
-
-def print_table(frame: pd.DataFrame) -> None:
-    """A data frame as a table on standard output."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
-    for number, column in enumerate(frame.columns):
-        table.add_column(str(column), justify="right" if number > 2 else "left", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*("" if pd.isna(value) else str(value) for value in row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(table)

@@ -4,12 +4,13 @@ import errno
 import json
 import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -18,7 +19,15 @@ from fedmed.config import Settings
 from fedmed.errors import UserError
 
 # Where a run happens does not change what it computes.
-_PLACE = ("run.out", "run.device", "run.threads", "run.hospitals-per-gpu", "train.timeout")
+_PLACE = (
+    "run.out",
+    "run.ledgers",
+    "run.policies",
+    "run.device",
+    "run.threads",
+    "run.hospitals-per-gpu",
+    "train.timeout",
+)
 
 
 def save_arrays(
@@ -63,9 +72,16 @@ class RunDirectory:
             "arm": name,
             "seed": settings.run.seed,
             "fedmed": __version__,
+            # The run's name in the hospitals' ledgers: a run that is made again has another.
+            "run": uuid.uuid4().hex,
             "config": mine,
         }
         files.write_json(config_path, content)
+
+    @property
+    def run(self) -> str:
+        """The run's name in the hospitals' ledgers."""
+        return str(files.read_json(self.path / "config.json")["run"])
 
     @property
     def finished(self) -> bool:
@@ -90,13 +106,22 @@ class RunDirectory:
         files.write_text(self.path / "history.jsonl", text)
 
     def save_checkpoint(
-        self, round_number: int, models: Mapping[str, Mapping[str, Tensor]], best: int
+        self,
+        round_number: int,
+        models: Mapping[str, Mapping[str, Tensor]],
+        best: int,
+        clipping_norm: float | None = None,
     ) -> None:
-        """Keep the model(s) after a round: ``models`` by owner, ``best`` the round to select."""
+        """Keep the model(s) after a round: ``models`` by owner, ``best`` the round to select.
+
+        ``clipping_norm`` is that of the next round where it changes from round to round.
+        """
         arrays = {f"{o}/{n}": v.contiguous() for o, m in models.items() for n, v in m.items()}
         # safetensors does not keep the order, and noise is drawn in the order of the arrays.
         order = json.dumps(list(arrays))
         metadata = {"round": str(round_number), "best": str(best), "order": order}
+        if clipping_norm is not None:
+            metadata["clipping_norm"] = repr(clipping_norm)
         save_arrays(self.path / "checkpoint.safetensors", arrays, metadata)
 
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
@@ -116,6 +141,15 @@ class RunDirectory:
             owner, _, name = key.rpartition("/")  # a hospital's name may hold a slash
             models.setdefault(owner, {})[name] = value
         return int(header["round"]), int(header["best"]), models
+
+    def clipping_norm(self) -> float | None:
+        """The checkpoint's clipping norm, or None where there is none."""
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(path, "pt") as opened:
+            found = (opened.metadata() or {}).get("clipping_norm")
+        return None if found is None else float(found)
 
     def drop_checkpoint(self) -> None:
         """A finished run needs no checkpoint."""

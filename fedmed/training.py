@@ -16,7 +16,7 @@ from fedmed.errors import RunError
 from fedmed.models import trainable
 from fedmed.privacy.gradients import make_engine
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import GradientPlan
+from fedmed.privacy.plans import GradientPlan
 
 MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would be a release
 
@@ -82,7 +82,7 @@ def train_private(
     units = (
         shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
     )
-    if len(units) != plan.units:
+    if len(units) != plan.units and not plan.declared:
         raise RunError(
             f"the shard holds {len(units)} {plan.unit}s, the plan {plan.units}; plan again"
         )
@@ -93,9 +93,9 @@ def train_private(
     optimizer = make_optimizer(parameters.values(), settings.train)
     labels = torch.from_numpy(shard.labels).to(device)
     sampler = source.numpy("sampling", *context)
-    generator = source.torch("gradient", *context, device=device)
     try:
-        for _ in range(plan.steps_per_round):
+        for step in range(plan.steps_per_round):
+            generator = source.torch("gradient", *context, step, device=device)
             rows = poisson_batch(units, plan.sampling_rate, sampler)
             images = to_input(shard.images[rows], settings.model.channels, device)
             batch = engine.clipped_sum(

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 
 from fedmed import files, timing
 from fedmed.config import Settings
-from fedmed.data.network import member_names, training_shard
+from fedmed.data.network import member_names
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
-from fedmed.planning import make_plans
+from fedmed.planning import make_plans, public_sizes
+from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.plan import (
-    UpdatePlan,
-    noise_source,
-)
+from fedmed.privacy.plan import noise_source
+from fedmed.privacy.plans import UpdatePlan, part
 from fedmed.run_directory import RunDirectory
 from server.evaluation import Evaluator, initial_model
 from server.results import Outcome, write_results
@@ -81,6 +80,7 @@ class _Coordinator:
         timing.reset()
         started = time.perf_counter()
         self.plans = make_plans(self.settings)
+        self.refused: dict[str, str] = {}
         members = self._members()
         model = initial_model(self.settings)
         self.evaluator = Evaluator.create(self.settings, model)
@@ -110,6 +110,7 @@ class _Coordinator:
             selected_round=self.best,
             resumed_from_round=strategy.completed,
             answered=self._answered(),
+            refused=self.refused,
             seconds=time.perf_counter() - started + earlier,
         )
         return write_results(self.settings, self.directory, self.plans, self.evaluator, outcome)
@@ -119,24 +120,43 @@ class _Coordinator:
         expected = member_names(self.settings)
         nodes = self._wait_for_nodes(len(expected))
         queries = [
-            Message(RecordDict(), node, MessageType.QUERY, group_id="query") for node in nodes
+            Message(
+                messages.query_content(self.directory.run),
+                node,
+                MessageType.QUERY,
+                group_id="query",
+            )
+            for node in nodes
         ]
         found: dict[int, str] = {}
         for reply in self.grid.send_and_receive(queries, timeout=_QUERY_TIMEOUT):
-            if reply.has_error() or "reply" not in reply.content:
-                code = "no-answer"
-                if reply.has_content() and "error" in reply.content:
-                    code = str(reply.content.config_records["error"]["code"])
-                raise RunError(
-                    f"a hospital did not join: {code} ({messages.ERRORS.get(code, 'unknown')})"
-                )
-            record: ConfigRecord = reply.content.config_records["reply"]
-            found[reply.metadata.src_node_id] = str(record["hospital"])
+            answer = messages.read_join(reply)
+            if isinstance(answer, str):
+                raise RunError(f"a hospital did not join: {answer} ({messages.ERRORS[answer]})")
+            found[reply.metadata.src_node_id] = answer.hospital
+            if not answer.accepts:
+                self._refuse(answer)
         if sorted(found.values()) != sorted(expected):
             raise RunError(
                 f"{len(found)} of {len(expected)} hospitals joined; start one node per hospital"
             )
-        return dict(sorted(found.items(), key=lambda item: expected.index(item[1])))
+        joined = {node: name for node, name in found.items() if name not in self.refused}
+        if len(joined) < self.settings.train.minimum_hospitals:
+            raise RunError(
+                f"{len(joined)} of {len(expected)} hospitals take the plan, fewer than "
+                f"train.minimum-hospitals = {self.settings.train.minimum_hospitals}; first "
+                f"refusal: {next(iter(self.refused.values()))}"
+            )
+        return dict(sorted(joined.items(), key=lambda item: expected.index(item[1])))
+
+    def _refuse(self, answer: messages.Joining) -> None:
+        """A policy's no: the federation goes on without that hospital, and says so."""
+        room = "it would take nothing of this kind"
+        if answer.rounds or answer.epsilon:
+            room = f"it would take {answer.rounds} round(s) at this noise, or epsilon "
+            room += f"{answer.epsilon:.3g} at this length"
+        self.refused[answer.hospital] = f"{answer.hospital}'s policy refuses the plan; {room}"
+        log.warning("%s", self.refused[answer.hospital])
 
     def _wait_for_nodes(self, count: int) -> list[int]:
         deadline = time.monotonic() + _QUERY_TIMEOUT
@@ -168,8 +188,7 @@ class _Coordinator:
         if settings.train.scheme == "local-only":
             # Copies: a checkpoint keeps every hospital's arrays apart.
             owners = {
-                member: {n: v.clone() for n, v in initial.items()}
-                for member in member_names(settings)
+                member: {n: v.clone() for n, v in initial.items()} for member in members.values()
             }
         completed = 0
         if kept is not None:
@@ -177,21 +196,44 @@ class _Coordinator:
         self.history = [h for h in self.history if h["round"] <= completed]
         if kept is None:
             self.history = []
-        train = settings.train
+        train, run = settings.train, self.directory.run
         if train.scheme == "local-only":
-            return LocalOnly(train, members, frozen, completed, owners)
-        plan = next(iter(self.plans.values()))
-        if isinstance(plan, UpdatePlan) and plan.placement == "server":
-            ledger = Ledger(files.ledger_path(self.directory.path, None))
-            source = noise_source(settings)
+            return LocalOnly(train, members, frozen, completed, owners, run=run)
+        plan = part(next(iter(self.plans.values())), UpdatePlan)
+        if plan is not None and plan.placement == "server":
             return CentralGaussian(
-                train, members, frozen, completed, owners["global"], plan, ledger, source
+                train,
+                members,
+                frozen,
+                completed,
+                owners["global"],
+                plan,
+                self._central_ledger(plan),
+                noise_source(settings),
+                run=run,
+                clipping_norm=self.directory.clipping_norm(),
             )
-        return Averaging(train, members, frozen, completed, owners["global"], self._sizes())
+        sizes = public_sizes(settings) if train.weighting == "size" else {}
+        return Averaging(train, members, frozen, completed, owners["global"], sizes, run=run)
 
-    def _sizes(self) -> dict[str, int]:
-        """Images of each hospital: public (see the statement), known to the simulation."""
-        return {m: len(training_shard(self.settings.data, m)) for m in member_names(self.settings)}
+    def _central_ledger(self, plan: UpdatePlan) -> Ledger:
+        """The server's own ledger, with this run's plan opened in it."""
+        settings = self.settings
+        path = files.ledger_path(settings.run.ledgers, self.directory.path, None)
+        ledger = Ledger(path)
+        ledger.open_plan(
+            self.directory.run,
+            Request(
+                account="server/hospital",
+                unit="hospital",
+                arm=settings.privacy.arm,
+                neighbouring=plan.words(settings.train.scheme).neighbouring,
+                step=plan.step,
+                steps=plan.steps,
+                delta=plan.delta,
+            ),
+        )
+        return ledger
 
     def _after_round(self, number: int, strategy: FederationStrategy) -> MetricRecord | None:
         """Evaluate on validation, keep the checkpoint, then the history line."""
@@ -218,12 +260,15 @@ class _Coordinator:
                 "hospitals": strategy.report.hospitals,
                 "failures": strategy.report.failures,
                 "train_loss": strategy.report.loss,
+                **strategy.report.extra,
             }
         )
         self.round_started = now
         # In this order: what the history says beyond the checkpoint is dropped on resume.
         self.directory.write_history(self.history)
-        self.directory.save_checkpoint(round_number, models, self.best)
+        self.directory.save_checkpoint(
+            round_number, models, self.best, getattr(strategy, "clipping_norm", None)
+        )
         self.directory.keep_selected(self.best)
         self.on_round(round_number, self.settings.train.rounds, auroc)
         return None if auroc is None else MetricRecord({"AUROC": auroc})
@@ -239,7 +284,10 @@ class _Coordinator:
         """Rounds in which each member answered: the least that its ledger must show."""
         rounds = [h for h in self.history if h["round"] > 0]
         failed = [{f["hospital"] for f in h["failures"]} for h in rounds]
-        return {m: sum(m not in f for f in failed) for m in member_names(self.settings)}
+        return {
+            m: 0 if m in self.refused else sum(m not in f for f in failed)
+            for m in member_names(self.settings)
+        }
 
     def _selected(self, strategy: FederationStrategy) -> Mapping[str, Arrays]:
         if self.settings.train.selection == "last":

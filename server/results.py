@@ -10,8 +10,10 @@ from fedmed.data.network import load_network
 from fedmed.errors import RunError
 from fedmed.evaluation import predictions as predictions_table
 from fedmed.evaluation.summary import evaluate
+from fedmed.planning import trained_parameters
 from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan, noise_source
+from fedmed.privacy.plan import noise_source
+from fedmed.privacy.plans import Plan
 from fedmed.privacy.statement import Spend, statement
 from fedmed.run_directory import RunDirectory, save_arrays
 from server.evaluation import Evaluator
@@ -28,6 +30,7 @@ class Outcome:
     selected_round: int
     resumed_from_round: int
     answered: Mapping[str, int]
+    refused: Mapping[str, str]
     seconds: float
 
 
@@ -46,7 +49,14 @@ def write_results(
     predictions = evaluator.predictions(outcome.owners)
     predictions_table.write(predictions, path / "predictions.parquet")
     spends = _spends(settings, directory, plans, outcome)
-    privacy = statement(settings, spends, outcome.name, noise_source(settings))
+    privacy = statement(
+        settings,
+        spends,
+        outcome.name,
+        noise_source(settings),
+        refused=list(outcome.refused),
+        parameters=trained_parameters(settings.model, settings.data.image_size),
+    )
     files.write_json(path / "privacy.json", privacy)
     save_arrays(path / "model.safetensors", _arrays(outcome.owners))
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
@@ -64,6 +74,7 @@ def write_results(
         "trust": privacy["trust"],
         "rounds": outcome.rounds,
         "rounds_planned": settings.train.rounds,
+        "refused": list(outcome.refused),
         "resumed_from_round": outcome.resumed_from_round,
         "selected_round": outcome.selected_round,
         "metrics": evaluate(predictions),
@@ -111,30 +122,28 @@ def _spends(
 
     A ledger that shows less than the rounds its owner answered is not at hand or was tampered
     with: the whole plan is charged, which is the most that a hospital lets itself be asked.
+    Hospitals that refused are left out.
     """
     spends = {}
-    for index, (member, plan) in enumerate(plans.items()):
-        taken = _taken(settings, directory, index, plan)
-        if isinstance(plan, GradientPlan | UpdatePlan):
-            planned = plan.steps if isinstance(plan, GradientPlan) else plan.rounds
-            if taken > planned:
-                raise RunError(f"{member} took {taken} private steps but {planned} were accounted")
-            rounds = outcome.rounds if _at_server(plan) else outcome.answered[member]
-            if taken < rounds * (planned // plan.rounds):
-                taken = planned
+    for member, plan in plans.items():
+        if member in outcome.refused:
+            continue
+        taken = _taken(settings, directory, member, plan)
+        if plan.payer != "nobody":
+            if taken > plan.steps:
+                raise RunError(
+                    f"{member} took {taken} private steps but {plan.steps} were accounted"
+                )
+            rounds = outcome.rounds if plan.payer == "server" else outcome.answered[member]
+            if taken < rounds * plan.steps_per_round:
+                taken = plan.steps
         spends[member] = Spend(plan, taken)
     return spends
 
 
-def _taken(settings: Settings, directory: RunDirectory, index: int, plan: Plan) -> int:
-    source = noise_source(settings)
-    if isinstance(plan, NoPrivacy):
-        return 0
-    if isinstance(plan, ImagePlan):
-        return 1  # every image is noised once, see fedmed/data/released.py
-    path = files.ledger_path(directory.path, None if _at_server(plan) else index)
-    return Ledger(path).steps(distinct=source.reproducible)
-
-
-def _at_server(plan: Plan) -> bool:
-    return isinstance(plan, UpdatePlan) and plan.placement == "server"
+def _taken(settings: Settings, directory: RunDirectory, member: str, plan: Plan) -> int:
+    if plan.payer == "nobody":
+        return plan.steps  # none, or one: every image is noised once, see fedmed/data/released.py
+    owner = None if plan.payer == "server" else member
+    path = files.ledger_path(settings.run.ledgers, directory.path, owner)
+    return Ledger(path).steps(directory.run)

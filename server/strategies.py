@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -15,10 +16,11 @@ from fedmed.config import Train
 from fedmed.errors import RunError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from fedmed.privacy.ledger import Ledger, OverBudget
+from fedmed.privacy.filtering import OverBudget
+from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import UpdatePlan
-from fedmed.privacy.updates import GaussianNoise, clip
+from fedmed.privacy.plans import UpdatePlan
+from fedmed.privacy.updates import GaussianNoise, clip, norm
 
 log = logging.getLogger("fedmed.server")
 
@@ -36,19 +38,27 @@ class RoundReport:
     hospitals: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     loss: float | None = None
+    extra: dict[str, float] = field(default_factory=dict)
 
 
 class FederationStrategy(Strategy):
     """What every strategy here shares: messages to all members, checked replies, failures.
 
     ``members`` maps Flower's node ids to hospital names; ``completed`` rounds were done before (a
-    resumed run), so Flower's round 1 is round ``completed + 1``.
+    resumed run), so Flower's round 1 is round ``completed + 1``; ``run`` names the run in ledgers.
     """
 
     def __init__(
-        self, train: Train, members: Mapping[int, str], frozen: ArrayRecord, completed: int
+        self,
+        train: Train,
+        members: Mapping[int, str],
+        frozen: ArrayRecord,
+        completed: int,
+        *,
+        run: str = "",
     ) -> None:
         self.train = train
+        self.run = run
         self.members = dict(members)
         self.frozen = frozen
         self.completed = completed
@@ -77,7 +87,7 @@ class FederationStrategy(Strategy):
         for node, hospital in self.members.items():
             model = self.model_for(hospital)
             record = encoded.setdefault(id(model), messages.encode_arrays(model))
-            content = messages.train_content(record, self.frozen, round_number)
+            content = messages.train_content(record, self.frozen, round_number, self.run)
             outgoing.append(Message(content, node, MessageType.TRAIN, group_id=str(round_number)))
         return outgoing
 
@@ -105,6 +115,8 @@ class FederationStrategy(Strategy):
         )
         if any(r.error == "budget" for r in failures):
             raise BudgetSpent
+        if failures and all(r.error == "policy" for r in checked):
+            raise BudgetSpent
         self._handle(failures, len(good))
         self.combine(server_round + self.completed, good)
         return None, None
@@ -112,9 +124,11 @@ class FederationStrategy(Strategy):
     def _handle(self, failures: list[Reply], good: int) -> None:
         if not failures:
             return
-        first = failures[0]
+        # A policy's no is a right, not a fault: the federation goes on without that hospital.
+        faults = [r for r in failures if r.error != "policy"]
+        first = faults[0] if faults else failures[0]
         text = f"{first.hospital}: {first.error} ({messages.ERRORS[str(first.error)]})"
-        if self.train.on_failure == "stop":
+        if faults and self.train.on_failure == "stop":
             raise RunError(f"{text}; mend it, or set train.on-failure = 'continue'")
         if good < self.train.minimum_hospitals:
             raise RunError(
@@ -150,8 +164,10 @@ class Averaging(FederationStrategy):
         completed: int,
         initial: Arrays,
         sizes: Mapping[str, int],
+        *,
+        run: str = "",
     ) -> None:
-        super().__init__(train, members, frozen, completed)
+        super().__init__(train, members, frozen, completed, run=run)
         self.parameters = initial
         self.sizes = sizes
 
@@ -165,10 +181,11 @@ class Averaging(FederationStrategy):
 
     def combine(self, round_number: int, replies: list[Reply]) -> None:
         """Add the weighted mean of the updates, times the server's learning rate."""
-        sizes = {r.hospital: self.sizes[r.hospital] for r in replies}
-        total = sum(sizes.values())
-        equal = self.train.weighting == "equal"
-        weights = {h: 1 / len(replies) if equal else n / total for h, n in sizes.items()}
+        if self.train.weighting == "equal":
+            weights = {r.hospital: 1 / len(replies) for r in replies}
+        else:
+            total = sum(self.sizes[r.hospital] for r in replies)
+            weights = {r.hospital: self.sizes[r.hospital] / total for r in replies}
         self._add(weighted_sum(replies, weights), 1.0)
 
     def _add(self, update: Arrays, divisor: float) -> None:
@@ -193,27 +210,53 @@ class CentralGaussian(Averaging):
         plan: UpdatePlan,
         ledger: Ledger,
         source: NoiseSource,
+        *,
+        run: str = "",
+        clipping_norm: float | None = None,
     ) -> None:
-        super().__init__(train, members, frozen, completed, initial, {})
+        super().__init__(train, members, frozen, completed, initial, {}, run=run)
         self.plan = plan
         self.ledger = ledger
         self.source = source
+        self.clipping_norm = clipping_norm or plan.clipping_norm
 
     def combine(self, round_number: int, replies: list[Reply]) -> None:
         """Reserve the round in the server's ledger, sum, noise, divide, add."""
         model = messages.fingerprint(self.parameters)
-        distinct = self.source.reproducible
         try:
-            self.ledger.reserve(round_number, model, 1, limit=self.plan.rounds, distinct=distinct)
+            self.ledger.reserve(
+                self.run, round_number, model, 1, repeatable=self.source.reproducible
+            )
         except OverBudget as error:
             raise BudgetSpent from error
-        clipped = [
-            Reply(r.hospital, clip(r.update or {}, self.plan.clipping_norm)) for r in replies
-        ]
+        bound = self.clipping_norm
+        clipped = [Reply(r.hospital, clip(r.update or {}, bound)) for r in replies]
         total = weighted_sum(clipped, {r.hospital: 1.0 for r in clipped})
-        noise = GaussianNoise(self.plan.noise_standard_deviation)
+        noise = GaussianNoise(self.plan.noise_at(bound))
         generator = self.source.torch("central", round_number, model)
         self._add(noise.add(total, generator), float(self.plan.hospitals))
+        if self.plan.adaptive is not None:
+            within = sum(norm(r.update or {}) <= bound for r in replies)
+            self.clipping_norm = self._next_norm(within, len(replies), round_number, model)
+            self.report.extra["clipping_norm"] = bound
+
+    def _next_norm(self, within: int, replies: int, round_number: int, model: str) -> float:
+        """The next round's clipping norm (Andrew et al. 2021, Algorithm 1).
+
+        Each update adds +1/2 or -1/2 to a count, and zeroing one out takes that away: sensitivity
+        1/2. The noised count is divided by the hospitals planned, whoever replied.
+        """
+        adaptive, multiplier = self.plan.adaptive, self.plan.count_multiplier
+        if adaptive is None or multiplier is None:
+            return self.clipping_norm
+        generator = self.source.torch("clip", round_number, model)
+        noise = torch.empty(1, dtype=torch.float64).normal_(
+            0.0, multiplier * 0.5, generator=generator
+        )
+        share = (within - replies / 2 + float(noise)) / self.plan.hospitals + 0.5
+        step = adaptive.rate * (share - adaptive.quantile)
+        # The noise of few hospitals can be large: no round changes the norm by more than e.
+        return self.clipping_norm * math.exp(-min(1.0, max(-1.0, step)))
 
 
 class LocalOnly(FederationStrategy):
@@ -226,8 +269,10 @@ class LocalOnly(FederationStrategy):
         frozen: ArrayRecord,
         completed: int,
         models: Mapping[str, Arrays],
+        *,
+        run: str = "",
     ) -> None:
-        super().__init__(train, members, frozen, completed)
+        super().__init__(train, members, frozen, completed, run=run)
         self.own = dict(models)
 
     def model_for(self, hospital: str) -> Arrays:

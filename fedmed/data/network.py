@@ -1,6 +1,7 @@
 """The network of hospitals: which images each one trains on, and what the server holds out."""
 
 import functools
+import hashlib
 from dataclasses import dataclass
 
 import pandas as pd
@@ -22,18 +23,28 @@ class Network:
 
     cohort: Cohort
     hospital: pd.Series
+    unknown_patients: int = 0  # images whose patient nobody knows, each taken for one of its own
 
     @property
     def names(self) -> list[str]:
         """Hospitals, in natural order: hospital-2 before hospital-10."""
         return sorted(self.hospital.unique(), key=lambda name: (len(name), name))
 
-    def training(self, hospital: str) -> Cohort:
-        """The training images of a hospital (or of all: ``pooled``)."""
+    def training(self, hospital: str, cap: int = 0) -> Cohort:
+        """The training images of a hospital (or of all: ``pooled``).
+
+        With a ``cap`` above 0 at most so many of each patient's, chosen by their names' hashes, so
+        that no other patient's images decide which.
+        """
         mask = self.cohort.table["split"] == "train"
         if hospital != POOLED:
             mask &= self.hospital == hospital
-        return self.cohort.with_table(self.cohort.table[mask].reset_index(drop=True))
+        table = self.cohort.table[mask]
+        if cap:
+            order = table["image"].map(lambda n: hashlib.sha256(str(n).encode()).hexdigest())
+            rank = order.groupby(table["patient_id"]).rank(method="first")
+            table = table[rank <= cap]
+        return self.cohort.with_table(table.reset_index(drop=True))
 
     def held_out(self) -> tuple[Cohort, pd.Series]:
         """Validation and test images of the server's, and the hospital each comes from."""
@@ -48,8 +59,11 @@ def load_network(data: Data) -> Network:
 
     Raises :class:`UserError` for every mistake in the data or its keys.
     """
-    cohort = assign_splits(load(data), data)
-    network = Network(cohort, assign_hospitals(cohort.table, data))
+    given = load(data)
+    patients = given.table.get("patient_id")
+    unknown = len(given) if patients is None else int(patients.isna().sum())
+    cohort = assign_splits(given, data)
+    network = Network(cohort, assign_hospitals(cohort.table, data), unknown)
     if POOLED in network.names:
         raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
     for hospital in network.names:
@@ -68,9 +82,9 @@ def member_names(settings: Settings) -> list[str]:
 
 
 @functools.lru_cache(maxsize=128)
-def training_shard(data: Data, hospital: str) -> Shard:
+def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The training shard of one member, kept open by the process that asked for it."""
-    return load_shard(load_network(data).training(hospital), data.image_size)
+    return load_shard(load_network(data).training(hospital, cap), data.image_size)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,11 +1,11 @@
 """Noised images: each is drawn once, whatever hospital, split, run or process asks for it.
 
 An image is known by its name and its preprocessed pixels; under another name, or at another size or
-scale, it counts as another image, and its epsilons add up.
+mechanism, it counts as another image, and its epsilons add up.
 
-The noised pixels of every image, at one size and scale, lie in one SQLite file under fedmed's home,
-keyed by the image's identity. That file is the release itself: deleting it means another release
-when the images are noised again. What is assembled from it for a shard is only a cache.
+The noised pixels of every image, at one size and by one mechanism, lie in one SQLite file under
+fedmed's home, keyed by the image's identity. That file is the release itself: deleting it means
+another release when the images are noised again. What is assembled from it is only a cache.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +25,27 @@ from numpy.typing import NDArray
 from fedmed import files
 from fedmed.data.shard import Shard, rename_once
 from fedmed.errors import UserError
-from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.images import ImageMechanism, clipped
 from fedmed.privacy.noise import NoiseSource
 
 
-def released_shard(shard: Shard, mechanism: PixelLaplace, source: NoiseSource) -> Shard:
+def released_shard(
+    shard: Shard,
+    mechanism: ImageMechanism,
+    source: NoiseSource,
+    *,
+    clip: bool = False,
+    before: Callable[[str], None] = lambda release: None,
+) -> Shard:
     """The shard with its images noised by ``mechanism``, float32, read as a memory map.
 
-    An image that was noised at this size and scale before, for whatever shard, shows the same
-    noise again. Raises :class:`UserError` where the disk is full or the file cannot be used.
+    An image that was noised at this size and by this mechanism before, for whatever shard, shows
+    the same noise again. ``clip`` cuts what was released to [0, 1]. ``before`` hears the name of
+    the release before the first image is read: the same name is the same release, and a pool that
+    was deleted has another. Raises :class:`UserError` where the disk is full or the file cannot be
+    used.
     """
-    what = f"laplace-{shard.images.shape[1]}px-scale-{mechanism.scale!r}"
+    what = f"{mechanism.key}-{shard.images.shape[1]}px"
     if source.reproducible:
         what += f"-seed-{source.seed}"
     pool = files.home() / "released" / f"{what}.sqlite"
@@ -44,7 +54,9 @@ def released_shard(shard: Shard, mechanism: PixelLaplace, source: NoiseSource) -
             pool.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(pool, timeout=600, isolation_level=None)) as db:
             db.execute("pragma synchronous = full")
-            name = hashlib.sha256(f"{shard.key}|{_pool_id(db)}".encode()).hexdigest()[:32]
+            identity = _pool_id(db)
+            before(f"{what}:{identity}")
+            name = hashlib.sha256(f"{shard.key}|{identity}".encode()).hexdigest()[:32]
             folder = files.home() / "cache" / "released" / name
             if not (folder / "images.npy").is_file():
                 _keep(_draw(shard, mechanism, source, db), folder)
@@ -54,7 +66,7 @@ def released_shard(shard: Shard, mechanism: PixelLaplace, source: NoiseSource) -
             "delete the file: drawing the noise again would be another release"
         ) from error
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return replace(shard, images=images)
+    return replace(shard, images=clipped(images) if clip else images)
 
 
 def _pool_id(db: sqlite3.Connection) -> str:
@@ -66,7 +78,7 @@ def _pool_id(db: sqlite3.Connection) -> str:
 
 
 def _draw(
-    shard: Shard, mechanism: PixelLaplace, source: NoiseSource, db: sqlite3.Connection
+    shard: Shard, mechanism: ImageMechanism, source: NoiseSource, db: sqlite3.Connection
 ) -> NDArray[np.float32]:
     """Every image's noised pixels, from the pool or drawn into it, in one transaction."""
     shape = shard.images.shape[1:]
@@ -75,7 +87,7 @@ def _draw(
     for row, image in enumerate(_identities(shard)):
         known = db.execute("select pixels from noised where image = ?", (image,)).fetchone()
         if known is None:
-            rng = source.numpy("pixel-laplace", image, repr(mechanism.scale))
+            rng = source.numpy(mechanism.key, image)
             clean = np.asarray(shard.images[row], dtype=np.uint8)
             noised[row] = mechanism.apply(clean[None], rng)[0]
             db.execute("insert into noised values (?, ?)", (image, noised[row].tobytes()))

@@ -24,6 +24,7 @@ class Shard:
     key: str
     images: NDArray[np.uint8] | NDArray[np.float32]
     table: pd.DataFrame
+    path: Path | None = None  # of the images' file
 
     def __len__(self) -> int:
         return len(self.table)
@@ -32,6 +33,17 @@ class Shard:
     def labels(self) -> NDArray[np.float32]:
         """Labels (n,), 0 or 1."""
         return self.table["label"].to_numpy(dtype=np.float32)
+
+    def fingerprint(self) -> str:
+        """What the data are now: the rows' and images' key, and the state of the images' file."""
+        if self.path is None:
+            return self.key
+        try:
+            state = self.path.stat()
+        except OSError:
+            return f"{self.key}:gone"
+        # Not the time of change: the same images decoded again are the same cohort.
+        return f"{self.key}:{state.st_size}"
 
     def patients(self) -> list[NDArray[np.int64]]:
         """Row numbers of each patient's images, patients in order of first appearance."""
@@ -59,8 +71,9 @@ def load_shard(cohort: Cohort, size: int) -> Shard:
     folder = files.home() / "cache" / "shards" / key
     if not (folder / "meta.json").is_file():
         _make(cohort, size, key, folder)
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return Shard(key, images, cohort.table.reset_index(drop=True))
+    path = folder / "images.npy"
+    images = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Shard(key, images, cohort.table.reset_index(drop=True), path)
 
 
 def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:

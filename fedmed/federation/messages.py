@@ -3,10 +3,12 @@
 =========  ==================  ====================================================================
 message    record              content
 =========  ==================  ====================================================================
-query      ``reply``           hospital's name (public)
+query      ``request``         the run's name
+query      ``reply``           hospital's name (public), whether its policy takes the plan, and if
+                               not the most rounds and the largest epsilon that it would take
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
-train      ``request``         round number
+train      ``request``         the run's name, round number
 reply      ``update``          change of the trainable parameters, noised where the arm says so
 reply      ``reply``           hospital's name; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
@@ -32,6 +34,7 @@ from fedmed.privacy.updates import finite
 ERRORS: Final = {
     "data": "the hospital's images could not be read",
     "plan": "the hospital could not make the plan that was asked for",
+    "policy": "the hospital's own policy does not allow it",
     "budget": "the hospital has taken all the steps that its plan pays for",
     "ledger": "the hospital's ledger could not be written",
     "not-finite": "training gave NaN or infinite numbers",
@@ -52,6 +55,20 @@ class Reply:
     loss: float | None = None
     images: int | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joining:
+    """A hospital's answer to a query; where it does not accept, what it would take instead.
+
+    ``rounds`` at the plan's own noise, ``epsilon`` at its own length; 0 where there is no room.
+    Both come from the policy and the ledger alone, never from data.
+    """
+
+    hospital: str
+    accepts: bool = True
+    rounds: int = 0
+    epsilon: float = 0.0
 
 
 def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
@@ -105,12 +122,50 @@ def unpack(data: bytes) -> dict[str, Tensor]:
     return dict(load_bytes(data))
 
 
+def query_content(run: str) -> RecordDict:
+    """Content of a query: which run asks."""
+    return RecordDict({"request": ConfigRecord({"run": run})})
+
+
+def join_content(answer: Joining) -> RecordDict:
+    """Content of a hospital's answer to a query."""
+    record = ConfigRecord(
+        {
+            "hospital": answer.hospital,
+            "accepts": answer.accepts,
+            "rounds": answer.rounds,
+            "epsilon": answer.epsilon,
+        }
+    )
+    return RecordDict({"reply": record})
+
+
+def read_join(message: Message) -> Joining | str:
+    """A hospital's answer to a query, or the code of its error."""
+    if message.has_error() or not message.has_content():
+        return "no-answer"
+    content = message.content
+    if "reply" not in content:
+        code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
+        return code if code in ERRORS else "no-answer"
+    try:
+        record = content.config_records["reply"]
+        return Joining(
+            hospital=str(record["hospital"]),
+            accepts=bool(record["accepts"]),
+            rounds=int(str(record["rounds"])),
+            epsilon=float(str(record["epsilon"])),
+        )
+    except (KeyError, ValueError):
+        return "internal"
+
+
 def train_content(
-    model: Mapping[str, Tensor] | ArrayRecord, frozen: ArrayRecord, round_number: int
+    model: Mapping[str, Tensor] | ArrayRecord, frozen: ArrayRecord, round_number: int, run: str
 ) -> RecordDict:
-    """Content of a train message."""
+    """Content of a train message; ``run`` names the run in the hospitals' ledgers."""
     record = model if isinstance(model, ArrayRecord) else encode_arrays(model)
-    request = ConfigRecord({"round": round_number})
+    request = ConfigRecord({"round": round_number, "run": run})
     return RecordDict({"model": record, "frozen": frozen, "request": request})
 
 

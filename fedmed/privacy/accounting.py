@@ -1,117 +1,288 @@
-"""From a mechanism's event to epsilon and back, by Google's dp-accounting (PLD).
+"""From mechanisms to epsilon and back, by Google's dp-accounting, and what an attacker gains.
 
-Privacy loss distributions compose numerically (Koskela et al. 2020; Doroshenko et al. 2022) and
-give an upper bound on epsilon; Rényi accounting (Mironov 2017) brackets the search for a noise
-multiplier.
+Privacy loss distributions (PLD) compose numerically (Koskela et al. 2020; Doroshenko et al. 2022)
+and give an upper bound on epsilon. Rényi accounting (Mironov 2017) stands beside it: it brackets
+the search for a noise multiplier, and it is what a ledger adds up across plans.
 """
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final
+from typing import Final, Literal
 
-from dp_accounting import (
-    DpEvent,
-    GaussianDpEvent,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-)
+import numpy as np
+from dp_accounting import ComposedDpEvent, DpEvent
 from dp_accounting import NeighboringRelation as Neighbouring
 from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 from dp_accounting.rdp import RdpAccountant
+from scipy.optimize import brentq
+from scipy.special import ndtri
 
 from fedmed.errors import UserError
+from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian
 
 ACCOUNTANT: Final = f"privacy loss distribution, dp-accounting {version('dp-accounting')}"
 LARGEST_NOISE: Final = 1e5
-# Discretisation intervals of the search and of the number that is reported, for epsilon up to 10;
-# above, they grow with epsilon, so that the work does not. A coarser one only overstates epsilon.
-_COARSE: Final = 1e-3
-_FINE: Final = 1e-4
-# Whole orders only: the fractional ones do not converge at small noise, and this only brackets.
-_ORDERS: Final = (*range(2, 64), 96, 128, 256, 512, 1024)
+Relation = Literal["add-or-remove", "replace-one"]
+Spent = tuple[tuple[Mechanism, int], ...]
+"""Mechanisms and how often each was run: what is composed."""
+
+# Share of epsilon that one discretisation interval is: of the search, and of the reported number.
+# A coarser one only overstates epsilon: at these two by about 2e-3 and 4e-5 of it.
+_COARSE: Final = 1 / 500
+_FINE: Final = 1 / 4000
+_BRACKET_ORDERS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
+_SMALLEST: Final = 1e-7  # a smaller interval than this costs time and shows nothing
+_LOUD: Final = 0.05  # scale of Laplace noise, in sensitivities
+_RELATIONS: Final = {
+    "add-or-remove": Neighbouring.ADD_OR_REMOVE_ONE,
+    "replace-one": Neighbouring.REPLACE_ONE,
+}
 
 
-def gaussian_event(noise_multiplier: float, sampling_rate: float, steps: int) -> DpEvent:
-    """``steps`` Gaussian mechanisms, each on a Poisson sample (or on everybody at rate 1)."""
-    event: DpEvent = GaussianDpEvent(noise_multiplier)
-    if sampling_rate < 1:
-        event = PoissonSampledDpEvent(sampling_rate, event)
-    return SelfComposedDpEvent(event, steps)
+@dataclass(frozen=True)
+class Risk:
+    """What the guarantee means to an attacker who guesses between two neighbouring data sets.
+
+    ``mu``: the run is mu-Gaussian-DP (Dong et al. 2022) at false-positive rates down to delta;
+    ``advantage``: largest true- minus false-positive rate; ``tpr_at_fpr_001``: power at 1 % false
+    positives. All from the run's own PLD (Kulynych et al. 2024, Algorithm 1).
+    """
+
+    mu: float
+    advantage: float
+    tpr_at_fpr_001: float
 
 
-@functools.lru_cache(maxsize=4096)
 def epsilon(
-    noise_multiplier: float,
-    sampling_rate: float,
-    steps: int,
-    delta: float,
-    interval: float | None = None,
+    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, fineness: float = _FINE
 ) -> float:
     """Epsilon at ``delta`` of ``steps`` Poisson-sampled Gaussian steps, add-or-remove one, by PLD.
 
-    Zero steps cost nothing; without noise epsilon is infinite. Raises ``ValueError`` outside
-    ``noise_multiplier >= 0``, ``0 < sampling_rate <= 1``, ``steps >= 0``, ``0 < delta < 1``.
+    Zero steps cost nothing; without noise epsilon is infinite. ``fineness`` is the share of epsilon
+    that one discretisation interval is. Raises ``ValueError`` outside ``noise_multiplier >= 0``,
+    ``0 < sampling_rate <= 1``, ``steps >= 0``, ``0 < delta < 1``.
     """
     if not (noise_multiplier >= 0 and math.isfinite(noise_multiplier)):
         raise ValueError(f"noise_multiplier {noise_multiplier} must be a number >= 0")
-    if not 0 < sampling_rate <= 1:
-        raise ValueError(f"sampling_rate {sampling_rate} must be in (0, 1]")
-    if steps < 0:
-        raise ValueError(f"steps {steps} must be >= 0")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta {delta} must be in (0, 1)")
+    if noise_multiplier == 0 and steps > 0:
+        return math.inf
     if steps == 0:
         return 0.0
-    if noise_multiplier == 0:
-        return math.inf
-    event = gaussian_event(noise_multiplier, sampling_rate, steps)
-    if interval is None:
-        interval = _FINE * max(1.0, _rdp_epsilon(event, delta) / 10)
-    accountant = PLDAccountant(Neighbouring.ADD_OR_REMOVE_ONE, interval)
-    accountant.compose(event)
-    return float(accountant.get_epsilon(delta))
+    return composed_epsilon(
+        ((gaussian(noise_multiplier, sampling_rate), steps),), delta, fineness=fineness
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def composed_epsilon(
+    spent: Spent, delta: float, relation: Relation = "add-or-remove", fineness: float = _FINE
+) -> float:
+    """Epsilon at ``delta`` of everything in ``spent``, composed by PLD.
+
+    ``replace-one`` is known for (sampled) Gaussians alone. Raises ``ValueError`` for ``delta``
+    outside (0, 1) and counts below 0.
+    """
+    _check(spent, delta)
+    # A Laplace coordinate that gives its value away has a loss that no grid holds: added up.
+    loud = tuple((m, n) for m, n in spent if m.kind == "laplace" and m.noise < _LOUD)
+    spent = tuple(item for item in spent if item not in loud)
+    if loud or not any(count for _, count in spent):
+        return _pure(loud) + (composed_epsilon(spent, delta, relation, fineness) if spent else 0.0)
+    found = float(_pld(spent, delta, relation, fineness).get_epsilon_for_delta(delta))
+    return min(found, _pure(spent))
+
+
+def rdp(spent: Spent) -> tuple[float, ...]:
+    """Rényi divergence of everything in ``spent``, at each of ``ORDERS``; add-or-remove one."""
+    total = np.zeros(len(ORDERS))
+    for mechanism, count in spent:
+        if count:
+            total += count * np.array(mechanism.rdp())
+    return tuple(float(value) for value in total)
+
+
+def rdp_epsilon(divergences: Sequence[float], delta: float) -> float:
+    """Epsilon at ``delta`` from divergences at ``ORDERS``, at the best order (see allowance)."""
+    return max(
+        0.0,
+        min(d + _conversion(o, delta) for o, d in zip(ORDERS, divergences, strict=True)),
+    )
+
+
+def allowance(order: int, target: float, delta: float) -> float:
+    """Largest Rényi divergence at ``order`` that is still (target, delta)-DP; may be negative.
+
+    The conversion is that of Canonne, Kamath and Steinke 2020, Proposition 12.
+    """
+    return target - _conversion(order, delta)
+
+
+def _conversion(order: int, delta: float) -> float:
+    return math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
+
+
+@functools.lru_cache(maxsize=4096)
+def risk(spent: Spent, delta: float) -> Risk:
+    """What ``spent`` means to an attacker, add-or-remove one, by riskcal."""
+    # riskcal takes a second to import, which nobody but the reader of these numbers should wait for
+    from riskcal.analysis import get_advantage_from_pld, get_beta_from_pld
+
+    _check(spent, delta)
+    if not any(count for _, count in spent):
+        return Risk(0.0, 0.0, 0.01)
+    pld = _pld(spent, delta, "add-or-remove", _FINE)
+    # Both ends of the curve down to delta: below, it is delta's event that decides.
+    low = np.geomspace(delta, 0.5, 200)
+    alphas = np.concatenate([low, 1 - low[::-1]])
+    betas = np.clip(np.asarray(get_beta_from_pld(pld, alphas)), 0.0, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mus = ndtri(1 - alphas) - ndtri(betas)
+    # Where beta itself is below delta the same holds by symmetry, and ndtri(0) is no number.
+    usable = betas >= delta
+    mu = float(np.max(mus[usable])) if usable.any() else math.inf
+    return Risk(
+        mu=max(0.0, mu),
+        advantage=float(get_advantage_from_pld(pld)),
+        tpr_at_fpr_001=float(1 - get_beta_from_pld(pld, 0.01)),
+    )
 
 
 @functools.lru_cache(maxsize=4096)
 def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: int) -> float:
     """Smallest noise multiplier (to 0.1 %) whose PLD epsilon at ``delta`` is at most ``target``.
 
-    The search runs on a coarse discretisation, which can only overstate epsilon; the result is
-    checked on the fine one. Raises :class:`UserError` where no noise up to 1e5 is enough.
+    Bracketed by Rényi accounting, searched on a coarse discretisation, which can only overstate
+    epsilon, and checked on the fine one. Raises :class:`UserError` where no noise up to 1e5 is
+    enough.
     """
     if steps < 1:
         raise ValueError(f"steps {steps} must be >= 1")
-    high = _by_rdp(target, delta, sampling_rate, steps)
-    low = high / 2
-    coarse = _COARSE * max(1.0, target / 10)
-    while epsilon(low, sampling_rate, steps, delta, coarse) <= target:
-        high, low = low, low / 2
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        if epsilon(middle, sampling_rate, steps, delta, coarse) <= target:
-            high = middle
-        else:
-            low = middle
-    while epsilon(high, sampling_rate, steps, delta) > target:
-        high *= 1.001
-    return high
+    if not (target > 0 and math.isfinite(target)):
+        raise ValueError(f"target epsilon {target} must be a number above 0")
+
+    def on_grid(sigma: float, fineness: float) -> float:
+        spent = ((gaussian(sigma, sampling_rate), steps),)
+        pld = _compose(spent, "add-or-remove", fineness * target)
+        return max(float(pld.get_epsilon_for_delta(delta)), 1e-12)
+
+    @functools.cache
+    def excess(log_sigma: float) -> float:
+        return math.log(on_grid(math.exp(log_sigma), _COARSE) / target)
+
+    start = _by_rdp(target, delta, sampling_rate, steps)
+    bottom, top = _bracket(excess, start) if start <= LARGEST_NOISE else (start, start)
+    if top > math.log(LARGEST_NOISE):
+        raise UserError(
+            f"privacy.epsilon = {target:g} at delta = {delta:g} cannot be reached in {steps} "
+            "steps; raise epsilon, or lower train.rounds"
+        )
+    root = float(brentq(excess, bottom, top, xtol=1e-4))
+    found = math.exp(root + 1e-4)
+    # What the coarse grid overstates is given back along the local slope, if the fine one agrees.
+    slope = (excess(root + 0.02) - excess(root - 0.02)) / 0.04
+    fine = on_grid(found, _FINE)
+    if fine <= target and slope < 0:
+        closer = found * (target / fine) ** (0.95 / slope)
+        if epsilon(closer, sampling_rate, steps, delta) <= target:
+            return float(closer)
+    while epsilon(found, sampling_rate, steps, delta) > target:
+        found *= 1.0005
+    return found
+
+
+def _bracket(excess: Callable[[float], float], start: float) -> tuple[float, float]:
+    """Two log noises, one with too much epsilon and one with enough noise, from ``start``."""
+    top = math.log(start)
+    while excess(top) > 0 and top <= math.log(LARGEST_NOISE):
+        top += math.log(1.25)
+    bottom = top - math.log(1.5)
+    while excess(bottom) <= 0:
+        top, bottom = bottom, bottom - math.log(1.5)
+    return bottom, top
 
 
 def _by_rdp(target: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """A noise multiplier that is enough by Rényi accounting, hence enough by PLD."""
-    sigma = 0.05
-    while _rdp_epsilon(gaussian_event(sigma, sampling_rate, steps), delta) > target:
-        sigma *= 1.25
-        if sigma > LARGEST_NOISE:
-            raise UserError(
-                f"privacy.epsilon = {target:g} at delta = {delta:g} cannot be reached in {steps} "
-                "steps; raise epsilon, or lower train.rounds"
-            )
-    return sigma
+    """A noise multiplier that is enough by Rényi accounting, to a tenth.
+
+    For an epsilon so small that it is beyond the orders kept: about what a Gaussian limit says.
+    """
+
+    def enough(sigma: float) -> bool:
+        return _few_orders([gaussian(sigma, sampling_rate).event(steps)], delta) <= target
+
+    high = 1.0
+    while not enough(high):
+        high *= 2
+        if high > LARGEST_NOISE:
+            return sampling_rate * math.sqrt(2 * steps * math.log(1.25 / delta)) / target
+    low = high / 2
+    while enough(low) and low > 0.02:
+        high, low = low, low / 2
+    for _ in range(3):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
-def _rdp_epsilon(event: DpEvent, delta: float) -> float:
-    accountant = RdpAccountant(_ORDERS, Neighbouring.ADD_OR_REMOVE_ONE)
+def _few_orders(events: Sequence[DpEvent], delta: float) -> float:
+    accountant = RdpAccountant(_BRACKET_ORDERS)
+    accountant.compose(ComposedDpEvent(list(events)))
+    found: float = accountant.get_epsilon(delta)
+    return found
+
+
+def _pld(
+    spent: Spent, delta: float, relation: Relation, fineness: float
+) -> PrivacyLossDistribution:
+    """The privacy loss distribution, on a grid as fine as the size of epsilon needs."""
+    return _compose(spent, relation, fineness * _size(spent, delta, relation))
+
+
+def _compose(spent: Spent, relation: Relation, interval: float) -> PrivacyLossDistribution:
+    event: DpEvent = ComposedDpEvent([m.event(count) for m, count in spent if count])
+    accountant = PLDAccountant(_RELATIONS[relation], _interval(spent, interval))
     accountant.compose(event)
-    return float(accountant.get_epsilon(delta))
+    # The accountant has no name for what it composes; a pinned version keeps this true.
+    pld: PrivacyLossDistribution = accountant._pld
+    return pld
+
+
+def _pure(spent: Spent) -> float:
+    """Epsilon at delta 0."""
+    return sum(m.pure_epsilon() * count for m, count in spent if count)
+
+
+@functools.lru_cache(maxsize=4096)
+def _size(spent: Spent, delta: float, relation: Relation) -> float:
+    """Roughly epsilon: by Rényi accounting, or where that is far off by a PLD on few points."""
+    if all(mechanism.kind == "gaussian" for mechanism, _ in spent):
+        rough = _few_orders([m.event(count) for m, count in spent if count], delta)
+    else:
+        rough = rdp_epsilon(rdp(spent), delta)
+    rough = min(rough, _pure(spent))
+    if relation == "replace-one":
+        rough *= 2
+    coarse = float(_compose(spent, relation, rough / 200).get_epsilon_for_delta(delta))
+    return max(_SMALLEST, min(rough, coarse))
+
+
+def _interval(spent: Spent, wanted: float) -> float:
+    """The interval wanted, or a smaller one where a Laplace coordinate's loss asks for it."""
+    for mechanism, count in spent:
+        if mechanism.kind == "laplace" and count:
+            # Many coordinates make a long grid: then fewer points for each.
+            points = min(100.0, max(4.0, 200_000 / (mechanism.group * count)))
+            wanted = min(wanted, 1 / mechanism.noise / points, 10.0)
+    return max(_SMALLEST, wanted)
+
+
+def _check(spent: Spent, delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta {delta} must be in (0, 1)")
+    for _, count in spent:
+        if count < 0:
+            raise ValueError(f"steps {count} must be >= 0")

@@ -1,137 +1,60 @@
-"""Plans: the privacy parameters of an arm at one hospital, fixed before training.
-
-A plan gives training its clipping norm, noise and steps, and accounting its event: they cannot
-disagree, because both come from the same frozen object.
-"""
+"""From settings to the plan of one member, or to why there is none and what comes nearest."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
-from fedmed.config import Settings
+from fedmed.config import IMAGE_ARMS, Privacy, Settings
 from fedmed.errors import UserError
-from fedmed.privacy import accounting
-from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy import accounting, solve
+from fedmed.privacy.images import BrightnessShift, DPPix, ImageMechanism, PixelLaplace
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plans import (
+    AdaptiveClipping,
+    GradientPlan,
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    StackedPlan,
+    UpdatePlan,
+)
+
+__all__ = [
+    "AdaptiveClipping",
+    "GradientPlan",
+    "ImagePlan",
+    "NoPrivacy",
+    "Plan",
+    "StackedPlan",
+    "UpdatePlan",
+    "declared_size",
+    "image_mechanism",
+    "make_plan",
+    "noise_source",
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoPrivacy:
-    """Nothing is noised and nothing is claimed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagePlan:
-    """Images are noised once, before training, by ``mechanism``."""
-
-    mechanism: PixelLaplace
-
-    def epsilon(self, releases: int = 1) -> float:
-        """Epsilon per image after ``releases`` independent noisings (basic composition)."""
-        return releases * self.mechanism.epsilon_per_image
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientPlan:
-    """DP-SGD (Abadi et al. 2016) at one hospital: Poisson samples of units, clipped, noised.
-
-    Neighbouring relation: add or remove one unit (a patient with all images, or one image). Under
-    the patient unit a sampled patient contributes one image drawn uniformly, so that clipping the
-    sample's gradient clips the patient's.
-    """
-
-    unit: Literal["patient", "image"]
-    units: int  # how many the hospital holds; treated as public
-    expected_batch: int
-    steps_per_round: int
-    rounds: int
-    clipping_norm: float
-    noise_multiplier: float
-    delta: float
-
-    @property
-    def sampling_rate(self) -> float:
-        """Probability of each unit to be in a step's batch."""
-        return self.expected_batch / self.units
-
-    @property
-    def steps(self) -> int:
-        """Steps of all rounds."""
-        return self.rounds * self.steps_per_round
-
-    @property
-    def noise_standard_deviation(self) -> float:
-        """Of the noise on the clipped sum, before division by the expected batch."""
-        return self.noise_multiplier * self.clipping_norm
-
-    def epsilon(self, steps: int | None = None) -> float:
-        """Epsilon at ``delta`` after ``steps`` (by default the planned number)."""
-        count = self.steps if steps is None else steps
-        return accounting.epsilon(self.noise_multiplier, self.sampling_rate, count, self.delta)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UpdatePlan:
-    """Gaussian noise on clipped updates, once a round, at the hospital or at the server.
-
-    At the hospital the unit is the hospital itself and everybody knows that it takes part, so
-    neighbours differ by replacing its data: sensitivity 2C. At the server noise is added to the sum
-    over hospitals and neighbours differ by zeroing out one hospital's update: sensitivity C.
-    """
-
-    placement: Literal["hospital", "server"]
-    hospitals: int
-    rounds: int
-    clipping_norm: float
-    noise_multiplier: float
-    delta: float
-
-    @property
-    def sensitivity(self) -> float:
-        """L2 sensitivity of what is noised."""
-        return self.clipping_norm * (2 if self.placement == "hospital" else 1)
-
-    @property
-    def noise_standard_deviation(self) -> float:
-        """Of the noise on one hospital's update (hospital) or on the sum of all (server)."""
-        return self.noise_multiplier * self.sensitivity
-
-    def epsilon(self, rounds: int | None = None) -> float:
-        """Epsilon at ``delta`` after ``rounds`` (by default the planned number)."""
-        count = self.rounds if rounds is None else rounds
-        return accounting.epsilon(self.noise_multiplier, 1.0, count, self.delta)
-
-
-Plan = NoPrivacy | ImagePlan | GradientPlan | UpdatePlan
-
-
-def make_plan(settings: Settings, units: int, hospital: str) -> Plan:
+def make_plan(settings: Settings, units: int, hospital: str, declared: int | None = None) -> Plan:
     """The plan of ``settings`` at a hospital with ``units`` patients (or images, as the unit says).
 
-    Raises :class:`UserError` naming the key and the hospital where no honest plan exists: delta not
-    below 1/units, a batch above the number of units, an epsilon no noise can reach.
+    ``declared`` is a public size that the site's policy gives; else ``privacy.public-size`` may
+    give one, and otherwise ``units`` itself is taken for public. Raises :class:`UserError` naming
+    the key and the hospital where no honest plan exists, with the nearest one that does.
     """
-    privacy, train = settings.privacy, settings.train
+    privacy = settings.privacy
     if privacy.arm == "none":
         return NoPrivacy()
-    if privacy.arm == "pixel-laplace":
-        pixels = settings.data.image_size**2
-        if privacy.laplace_scale > 0:
-            return ImagePlan(mechanism=PixelLaplace(privacy.laplace_scale, pixels))
-        return ImagePlan(mechanism=PixelLaplace.for_epsilon(privacy.epsilon, pixels))
+    image = image_mechanism(settings)
+    images = None
+    if image is not None:
+        images = ImagePlan(mechanism=image, images_per_patient=privacy.images_per_patient)
+    if images is not None and privacy.arm in IMAGE_ARMS:
+        return images
+    training: GradientPlan | UpdatePlan
     if privacy.arm == "dp-sgd":
-        return _gradient_plan(settings, units, hospital)
-    _check_delta(privacy.delta, settings.data.hospitals, "hospitals", "the federation")
-    return UpdatePlan(
-        placement="hospital" if privacy.arm == "local-update" else "server",
-        hospitals=settings.data.hospitals,
-        rounds=train.rounds,
-        clipping_norm=privacy.clipping_norm,
-        noise_multiplier=accounting.noise_multiplier(
-            privacy.epsilon, privacy.delta, 1.0, train.rounds
-        ),
-        delta=privacy.delta,
-    )
+        public = declared or declared_size(privacy, hospital)
+        training = _gradient_plan(settings, public or units, hospital, public is not None)
+    else:
+        training = _update_plan(settings)
+    return training if images is None else StackedPlan(image=images, training=training)
 
 
 def noise_source(settings: Settings) -> NoiseSource:
@@ -139,7 +62,51 @@ def noise_source(settings: Settings) -> NoiseSource:
     return NoiseSource(settings.run.seed if settings.privacy.reproducible_noise else None)
 
 
-def _gradient_plan(settings: Settings, units: int, hospital: str) -> GradientPlan:
+def declared_size(privacy: Privacy, hospital: str) -> int | None:
+    """The public size of ``hospital`` in ``privacy.public-size``; None where none is declared.
+
+    Raises :class:`UserError` where it cannot be read, or names other hospitals only.
+    """
+    text = privacy.public_size.strip()
+    if not text:
+        return None
+    sizes: dict[str, str] = {}
+    for item in text.split(","):
+        name, equals, value = item.rpartition("=")
+        sizes[name.strip() if equals else ""] = value.strip()
+    value = sizes.get(hospital, sizes.get("", ""))
+    if not value:
+        raise UserError(
+            f"privacy.public-size = '{text}' declares no size for {hospital}; add {hospital}=SIZE"
+        )
+    if not value.isascii() or not value.isdecimal() or int(value) < 1:
+        raise UserError(
+            f"privacy.public-size = '{text}': '{value}' is not a whole number above 0; write "
+            "'500', or 'hospital-1=500,hospital-2=300'"
+        )
+    return int(value)
+
+
+def image_mechanism(settings: Settings) -> ImageMechanism | None:
+    """What noises the images, as the arm or before it; None where nothing does."""
+    privacy, size = settings.privacy, settings.data.image_size
+    scale, epsilon = privacy.laplace_scale, privacy.epsilon
+    kind = privacy.image_mechanism if privacy.image_mechanism != "none" else privacy.arm
+    if kind not in IMAGE_ARMS:
+        return None
+    if kind == "dp-pix":
+        if scale > 0:
+            return DPPix(scale, privacy.cell, privacy.neighbourhood, size)
+        return DPPix.for_epsilon(epsilon, privacy.cell, privacy.neighbourhood, size)
+    if kind == "brightness-shift":
+        # The published code called 1/scale its epsilon.
+        return BrightnessShift(scale if scale > 0 else 1 / epsilon)
+    if scale > 0:
+        return PixelLaplace(scale, size**2)
+    return PixelLaplace.for_epsilon(epsilon, size**2)
+
+
+def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool) -> GradientPlan:
     privacy, train = settings.privacy, settings.train
     _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
     if train.batch_size > units:
@@ -147,23 +114,74 @@ def _gradient_plan(settings: Settings, units: int, hospital: str) -> GradientPla
             f"train.batch-size = {train.batch_size} is more than the {units} {privacy.unit}s of "
             f"{hospital}; lower it to {units} or less"
         )
-    steps_per_round = max(1, round(train.local_epochs * units / train.batch_size))
-    sigma = accounting.noise_multiplier(
-        privacy.epsilon,
-        privacy.delta,
-        train.batch_size / units,
-        steps_per_round * train.rounds,
+    question = solve.Question(
+        units=units,
+        batch=train.batch_size,
+        epochs=train.local_epochs,
+        rounds=train.rounds,
+        delta=privacy.delta,
     )
     return GradientPlan(
         unit=privacy.unit,
         units=units,
+        declared=declared,
         expected_batch=train.batch_size,
-        steps_per_round=steps_per_round,
+        steps_per_round=question.steps_per_round,
+        rounds=train.rounds,
+        clipping_norm=privacy.clipping_norm,
+        noise_multiplier=_gradient_noise(privacy, question, hospital),
+        delta=privacy.delta,
+        images_per_patient=privacy.images_per_patient if privacy.unit == "image" else 0,
+    )
+
+
+def _gradient_noise(privacy: Privacy, question: solve.Question, hospital: str) -> float:
+    given = privacy.noise_multiplier
+    if not given:
+        return solve.noise(question, privacy.epsilon)
+    found = solve.epsilon(question, given)
+    if found > privacy.epsilon:
+        raise UserError(
+            f"privacy.noise-multiplier = {given:g} gives epsilon {found:.4g} at {hospital}, above "
+            f"privacy.epsilon = {privacy.epsilon:g}; "
+            + solve.nearest_for_noise(question, given, privacy.epsilon)
+        )
+    return given
+
+
+def _update_plan(settings: Settings) -> UpdatePlan:
+    privacy, train = settings.privacy, settings.train
+    _check_delta(privacy.delta, settings.data.hospitals, "hospitals", "the federation")
+    sigma = privacy.noise_multiplier or accounting.noise_multiplier(
+        privacy.epsilon, privacy.delta, 1.0, train.rounds
+    )
+    plan = UpdatePlan(
+        placement="hospital" if privacy.arm == "local-update" else "server",
+        hospitals=settings.data.hospitals,
         rounds=train.rounds,
         clipping_norm=privacy.clipping_norm,
         noise_multiplier=sigma,
         delta=privacy.delta,
+        adaptive=AdaptiveClipping(
+            quantile=privacy.clip_quantile,
+            rate=privacy.clip_rate,
+            share_of_budget=privacy.clip_share,
+        )
+        if privacy.arm == "central-adaptive"
+        else None,
     )
+    if privacy.noise_multiplier and plan.epsilon() > privacy.epsilon:
+        rounds = solve.largest(
+            lambda n: accounting.epsilon(sigma, 1.0, n, privacy.delta) <= privacy.epsilon,
+            train.rounds,
+        )
+        choices = f"raise privacy.epsilon to {plan.epsilon():.4g}"
+        choices += f", or lower train.rounds to {rounds}" if rounds else ""
+        raise UserError(
+            f"privacy.noise-multiplier = {sigma:g} gives epsilon {plan.epsilon():.4g} in "
+            f"{train.rounds} rounds, above privacy.epsilon = {privacy.epsilon:g}; {choices}"
+        )
+    return plan
 
 
 def _check_delta(delta: float, units: int, what: str, where: str) -> None:

@@ -1,25 +1,107 @@
-"""What a run guarantees, to whom, and what it does not: the content of ``privacy.json``."""
+"""What a run guarantees, to whom, and what it does not: the content of ``privacy.json``.
 
-import math
-from collections.abc import Mapping
+Its parts follow NIST SP 800-226 and Ponomareva et al. 2023 ("How to DP-fy ML"): who is trusted,
+mechanism and releases, unit and neighbours, (epsilon, delta) and what they mean to an attacker,
+accountant, sampling and steps, what is not covered, public data, and the source of randomness.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed.config import Settings
 from fedmed.privacy import accounting
-from fedmed.privacy.accounting import ACCOUNTANT
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
+from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan, part
 from fedmed.rounding import up
 
 NOT_COVERED = [
     "the patients of the server's validation and test images, declared public or consented",
-    "other runs, arms and seeds on the same patients: their epsilons add up to this one",
+    "runs outside this comparison on the same patients: their epsilons add up to these",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
-    "the number of patients and images of each hospital, treated as public",
     "when a hospital answers, whether it fails in a round, and the code it then sends",
     "floating-point resolution of the noise (Mironov 2012)",
 ]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class MemberRecord(_Strict):
+    """One member's own figures; ``epsilon`` is None where nothing is claimed."""
+
+    hospital: str
+    epsilon: float | None = Field(ge=0)
+    delta: float = Field(ge=0, lt=1)
+    epsilon_rdp: float | None = Field(ge=0, description="the same by Rényi accounting, looser")
+    epsilon_replace_one: float | None = Field(ge=0)
+    epsilon_patient: float | None = Field(ge=0, description="per patient, under a smaller unit")
+    noise_multiplier: float | None = Field(ge=0)
+    sampling_rate: float = Field(gt=0, le=1)
+    steps: int = Field(ge=0)
+    size: int | None = Field(ge=0, description="number of units that rate and delta rest on")
+    size_declared: bool | None
+    spent: list[dict[str, Any]] = Field(description="mechanisms and counts, to compose further")
+
+
+class Total(_Strict):
+    """Everything that the runs of a comparison spent on the same data, for one unit."""
+
+    unit: Literal["patient", "image", "hospital"]
+    neighbouring: str
+    epsilon: float = Field(ge=0)
+    delta: float = Field(ge=0, lt=1)
+    runs: list[str] = Field(description="ARM/seed-N of the runs that are added up")
+    not_bounded_by: list[str] = Field(description="runs on the same data that bound nothing here")
+
+
+class Statement(_Strict):
+    """A finished run's guarantee; every epsilon with delta, unit, neighbours and trust."""
+
+    version: Literal[2] = 2
+    arm: str
+    name: str
+    scheme: str
+    unit: Literal["none", "image", "patient", "hospital"]
+    neighbouring: str
+    trust: str
+    mechanism: str
+    sampling: str
+    released: list[str]
+    epsilon: float | None = Field(ge=0)
+    delta: float | None = Field(ge=0, lt=1)
+    mu: float | None = Field(ge=0, description="mu-Gaussian-DP at false-positive rates over delta")
+    advantage: float | None = Field(ge=0, le=1)
+    tpr_at_fpr_001: float | None = Field(ge=0, le=1)
+    epsilon_rdp: float | None = Field(ge=0)
+    epsilon_replace_one: float | None = Field(ge=0)
+    epsilon_patient: float | None = Field(ge=0)
+    epsilon_by_pixels: dict[str, float] = Field(description="pure epsilon: pixel, neighbourhood")
+    epsilon_per_pixel: float | None = Field(ge=0)
+    epsilon_at_delta: float | None = Field(ge=0, description="of an image arm, at privacy.delta")
+    epsilon_with_noised_images: float | None = Field(
+        ge=0, description="where noised images and model are both seen (stacked mechanisms)"
+    )
+    epsilon_without_knowledge_of_the_seed: float | None = Field(ge=0)
+    target_epsilon: float | None = Field(ge=0)
+    images_per_patient: int | None = Field(ge=1)
+    noise_to_signal: float | None = Field(ge=0, description="expected, of one step, from the plan")
+    accountant: str
+    noise_source: str
+    random_generators: str
+    steps_planned: int = Field(ge=0)
+    steps_taken: int = Field(ge=0)
+    sizes: str
+    public_data: str
+    hospitals: list[MemberRecord]
+    refused: list[str] = Field(description="hospitals whose policy refused the plan")
+    total: list[Total] = Field(description="over the arms and seeds of the comparison so far")
+    not_covered: list[str]
+    summary: str
 
 
 @dataclass(frozen=True)
@@ -31,236 +113,210 @@ class Spend:
 
 
 def statement(
-    settings: Settings, spends: Mapping[str, Spend], name: str, source: NoiseSource
+    settings: Settings,
+    spends: Mapping[str, Spend],
+    name: str,
+    source: NoiseSource,
+    *,
+    refused: Sequence[str] = (),
+    parameters: int = 0,
 ) -> dict[str, Any]:
-    """The statement of a finished run, JSON-ready, computed from the steps really taken."""
+    """The statement of a finished run, JSON-ready, computed from the steps really taken.
+
+    ``refused`` names the hospitals that took no part; ``parameters`` is how many numbers are
+    trained.
+    """
     plan = next(iter(spends.values())).plan
-    text = _describe(settings, plan)
-    hospitals = [_hospital(member, spend) for member, spend in spends.items()]
-    epsilons = [h["epsilon"] for h in hospitals]
-    claim = not isinstance(plan, NoPrivacy) and not source.reproducible
-    worst = max(epsilons) if claim else None
-    repeatable = not isinstance(plan, NoPrivacy) and source.reproducible
-    result: dict[str, Any] = {
-        "arm": settings.privacy.arm,
-        "name": name,
-        "scheme": settings.train.scheme,
-        **text,
-        "epsilon": worst,
-        "delta": hospitals[0]["delta"] if claim else None,
-        "target_epsilon": _target(settings, plan),
-        "accountant": _accountant(plan),
-        "noise_source": "no noise" if isinstance(plan, NoPrivacy) else source.description,
-        "steps_planned": max(_planned(s.plan) for s in spends.values()),
-        "steps_taken": max(s.taken for s in spends.values()),
-        "hospitals": [] if isinstance(plan, NoPrivacy) else hospitals,
-        "epsilon_per_pixel": None,
-        "epsilon_replace_one": None,
-        "epsilon_without_knowledge_of_the_seed": max(epsilons) if repeatable else None,
-    }
-    if claim and isinstance(plan, UpdatePlan):
-        result["epsilon_replace_one"] = max(_replace_one(s) for s in spends.values())
-    if isinstance(plan, ImagePlan):
-        result["epsilon_per_pixel"] = max(s.taken for s in spends.values()) / plan.mechanism.scale
-        result["not_covered"] = [
-            "labels: the mechanism noises pixels only",
-            "noised copies of the same images at another scale or size, or under another name: "
-            "their epsilons add up",
-            *NOT_COVERED,
-        ]
-    else:
-        result["not_covered"] = list(NOT_COVERED)
-    if settings.data.unknown_patients == "separate" and isinstance(plan, GradientPlan):
-        result["not_covered"].append(
-            "persons behind images without a patient identifier: each such image counts as one"
-        )
-    result["summary"] = _summary(result, plan)
-    return result
+    words = plan.words(settings.train.scheme)
+    private = plan.unit != "none"
+    claim = private and not source.reproducible
+    members = [_member(member, spend) for member, spend in spends.items()] if private else []
+    worst = _worst(spends)
+    epsilons = [m.epsilon for m in members if m.epsilon is not None]
+    image = part(plan, ImagePlan)
+    taken = max(s.taken for s in spends.values())
+    claims = image.mechanism.claims if image is not None and claim else {}
+    releases = 1 if isinstance(plan, StackedPlan) else taken
+    risk = accounting.risk(worst.plan.spent(worst.taken), plan.delta) if _counts(plan) else None
+    record = Statement(
+        arm=settings.privacy.arm,
+        name=name,
+        scheme=settings.train.scheme,
+        unit=words.unit,
+        neighbouring=words.neighbouring,
+        trust=words.trust,
+        mechanism=words.mechanism,
+        sampling=words.sampling,
+        released=list(words.released),
+        epsilon=max(epsilons) if claim else None,
+        delta=plan.delta if claim else None,
+        mu=risk.mu if risk and claim else None,
+        advantage=risk.advantage if risk and claim else None,
+        tpr_at_fpr_001=risk.tpr_at_fpr_001 if risk and claim else None,
+        epsilon_rdp=_largest(m.epsilon_rdp for m in members) if claim else None,
+        epsilon_replace_one=_largest(m.epsilon_replace_one for m in members) if claim else None,
+        epsilon_patient=_largest(m.epsilon_patient for m in members) if claim else None,
+        epsilon_by_pixels={k: v * releases for k, v in claims.items() if k != "image"},
+        epsilon_per_pixel=claims["pixel"] * releases if "pixel" in claims else None,
+        epsilon_at_delta=plan.at_delta(settings.privacy.delta, taken)
+        if claim and isinstance(plan, ImagePlan)
+        else None,
+        epsilon_with_noised_images=plan.composed(taken)
+        if claim and isinstance(plan, StackedPlan)
+        else None,
+        epsilon_without_knowledge_of_the_seed=max(epsilons)
+        if private and source.reproducible
+        else None,
+        target_epsilon=_target(settings, plan),
+        images_per_patient=settings.privacy.images_per_patient or None,
+        noise_to_signal=plan.noise_to_signal(parameters) if private and parameters else None,
+        accountant=words.accountant,
+        noise_source=source.description if settings.privacy.arm != "none" else "no noise",
+        random_generators=(
+            "Philox (sampling, Laplace) and torch's generator (Gaussian); not cryptographic"
+        ),
+        steps_planned=max(s.plan.steps for s in spends.values()),
+        steps_taken=taken,
+        sizes=_sizes(plan, spends),
+        public_data=_public(settings),
+        hospitals=members,
+        refused=list(refused),
+        total=[],
+        not_covered=_not_covered(settings, plan, words.not_covered),
+        summary="",
+    )
+    return record.model_copy(update={"summary": _summary(record)}).model_dump()
 
 
-def _replace_one(spend: Spend) -> float:
-    """Epsilon where a hospital's update is replaced, not zeroed out: sensitivity 2C."""
-    plan = spend.plan
-    if not isinstance(plan, UpdatePlan):
-        raise TypeError("only updates of hospitals are zeroed out or replaced")
-    if plan.placement == "hospital":
-        return plan.epsilon(spend.taken)
-    return accounting.epsilon(plan.noise_multiplier / 2, 1.0, spend.taken, plan.delta)
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``privacy.json``."""
+    return Statement.model_json_schema()
 
 
-def unit_of(plan: Plan) -> str:
-    """Whose data one epsilon of this plan protects."""
-    if isinstance(plan, GradientPlan):
-        return plan.unit
-    if isinstance(plan, ImagePlan):
-        return "image"
-    return "hospital" if isinstance(plan, UpdatePlan) else "none"
+def check(value: Any) -> Statement:
+    """A statement that keeps the schema; raises ``pydantic.ValidationError`` for another."""
+    return Statement.model_validate(value, strict=False)
 
 
-def _planned(plan: Plan) -> int:
-    if isinstance(plan, GradientPlan):
-        return plan.steps
-    if isinstance(plan, UpdatePlan):
-        return plan.rounds
-    return 1 if isinstance(plan, ImagePlan) else 0
+def _counts(plan: Plan) -> bool:
+    """Whether the plan has an (epsilon, delta) curve worth an attacker's numbers."""
+    return plan.step is not None and plan.delta > 0
+
+
+def _worst(spends: Mapping[str, Spend]) -> Spend:
+    return max(spends.values(), key=lambda s: s.plan.epsilon(s.taken) or 0.0)
+
+
+def _largest(values: Any) -> float | None:
+    found = [value for value in values if value is not None]
+    return max(found) if found else None
+
+
+def _member(member: str, spend: Spend) -> MemberRecord:
+    plan, taken = spend.plan, spend.taken
+    gradient = part(plan, GradientPlan)
+    spent = plan.spent(taken)
+    return MemberRecord(
+        hospital=member,
+        epsilon=plan.epsilon(taken),
+        delta=plan.delta,
+        epsilon_rdp=accounting.rdp_epsilon(accounting.rdp(spent), plan.delta)
+        if _counts(plan) and taken
+        else None,
+        epsilon_replace_one=plan.replace_one(taken),
+        epsilon_patient=plan.per_patient(taken),
+        noise_multiplier=plan.step.noise if plan.step and plan.step.kind == "gaussian" else None,
+        sampling_rate=plan.step.rate if plan.step else 1.0,
+        steps=taken,
+        size=gradient.units if gradient else None,
+        size_declared=gradient.declared if gradient else None,
+        spent=[{"step": step.to_json(), "count": count} for step, count in spent],
+    )
 
 
 def _target(settings: Settings, plan: Plan) -> float | None:
-    if isinstance(plan, NoPrivacy):
+    if plan.unit == "none":
         return None
-    if isinstance(plan, ImagePlan):
-        return plan.mechanism.epsilon_per_image
-    return settings.privacy.epsilon
+    return plan.epsilon() if isinstance(plan, ImagePlan) else settings.privacy.epsilon
 
 
-def _hospital(member: str, spend: Spend) -> dict[str, Any]:
-    plan = spend.plan
-    if isinstance(plan, GradientPlan):
-        return {
-            "hospital": member,
-            "epsilon": plan.epsilon(spend.taken),
-            "delta": plan.delta,
-            "noise_multiplier": plan.noise_multiplier,
-            "sampling_rate": plan.sampling_rate,
-            "steps": spend.taken,
-        }
-    if isinstance(plan, UpdatePlan):
-        return {
-            "hospital": member,
-            "epsilon": plan.epsilon(spend.taken),
-            "delta": plan.delta,
-            "noise_multiplier": plan.noise_multiplier,
-            "sampling_rate": 1.0,
-            "steps": spend.taken,
-        }
-    epsilon = plan.epsilon(spend.taken) if isinstance(plan, ImagePlan) else math.inf
-    return {
-        "hospital": member,
-        "epsilon": epsilon,
-        "delta": 0.0,
-        "noise_multiplier": None,
-        "sampling_rate": 1.0,
-        "steps": spend.taken,
-    }
+def _sizes(plan: Plan, spends: Mapping[str, Spend]) -> str:
+    gradients = [part(s.plan, GradientPlan) for s in spends.values()]
+    known = [g for g in gradients if g is not None]
+    if not known:
+        return "no size of a hospital enters the guarantee"
+    if all(g.declared for g in known):
+        return "sampling rates, steps and divisors rest on sizes that the hospitals declared public"
+    return (
+        "sampling rates, steps and divisors rest on the exact sizes of the hospitals, treated as "
+        "public in this simulation"
+    )
 
 
-def _accountant(plan: Plan) -> str:
-    if isinstance(plan, NoPrivacy):
-        return "none"
-    if isinstance(plan, ImagePlan):
-        return "closed form: pixels / scale, added up over releases"
-    return ACCOUNTANT
+def _public(settings: Settings) -> str:
+    weights = settings.model.weights
+    if weights == "none":
+        return "none: the model starts from random numbers"
+    what = "ImageNet" if weights == "imagenet" else "weights from a local file"
+    return f"the model starts from {what}; its training data are taken to be public"
 
 
-def _describe(settings: Settings, plan: Plan) -> dict[str, Any]:
-    """Unit, neighbours, trust, mechanism, sampling and releases, in the words of the design."""
-    pooled = settings.train.scheme == "pooled"
-    alone = settings.train.scheme == "local-only"
-    holder = "whoever holds the pooled data" if pooled else "the hospital"
-    leaves = "the update of every round, to the server"
-    if alone:
-        leaves = "the hospital's own model after every round; nothing is shared between hospitals"
-    if pooled:
-        leaves = "all images and labels, to one place; the model after every round"
-    if isinstance(plan, NoPrivacy):
-        return {
-            "unit": "none",
-            "neighbouring": "none",
-            "trust": "everyone" if not alone else "everyone who gets a hospital's model",
-            "mechanism": "none: no privacy is claimed",
-            "sampling": "shuffled mini-batches",
-            "released": [leaves, "training losses and numbers of images"],
-        }
-    if isinstance(plan, ImagePlan):
-        return {
-            "unit": "image",
-            "neighbouring": "replace the pixels of one image",
-            "trust": "nobody",
-            "mechanism": (
-                f"Laplace noise of scale {plan.mechanism.scale:g} on every pixel (images on "
-                "[0, 1]), drawn once and stored"
-            ),
-            "sampling": "none: every image is noised once",
-            "released": (
-                ["the noised images and the labels, to one place"]
-                if pooled
-                else ["the noised images, as far as a model trained on them shows", leaves]
-            ),
-        }
-    if isinstance(plan, GradientPlan):
-        return {
-            "unit": plan.unit,
-            "neighbouring": f"add or remove one {plan.unit}",
-            "trust": holder,
-            "mechanism": (
-                f"DP-SGD: gradients of one {plan.unit} clipped to L2 norm "
-                f"{plan.clipping_norm:g}, Gaussian noise on their sum in every step, division by "
-                "the expected batch"
-            ),
-            "sampling": (
-                f"Poisson over {plan.unit}s"
-                + (", one image of a sampled patient drawn uniformly" * (plan.unit == "patient"))
-            ),
-            "released": ["the noised model after every round" if not alone else leaves],
-        }
-    server = plan.placement == "server"
-    return {
-        "unit": "hospital",
-        "neighbouring": (
-            "zero out one hospital's update" if server else "replace one hospital's data"
-        ),
-        "trust": "the server" if server else "nobody",
-        "mechanism": (
-            f"updates clipped to L2 norm {plan.clipping_norm:g}; Gaussian noise of standard "
-            f"deviation {plan.noise_standard_deviation:g} on "
-            + ("the sum, at the server" if server else "each update, at the hospital")
-        ),
-        "sampling": "none: every hospital takes part in every round",
-        "released": [
-            "the noised model after every round"
-            if server
-            else "the noised update of every hospital in every round"
-        ],
-    }
+def _not_covered(settings: Settings, plan: Plan, own: Sequence[str]) -> list[str]:
+    found = [*own, *NOT_COVERED]
+    gradient = part(plan, GradientPlan)
+    if gradient is not None and not gradient.declared:
+        found.append("the number of patients and images of each hospital, treated as public")
+    if settings.data.unknown_patients == "separate" and gradient is not None:
+        found.append(
+            "persons behind images without a patient identifier: each such image counts as one"
+        )
+    return found
 
 
-def _summary(result: Mapping[str, Any], plan: Plan) -> str:
+def _summary(record: Statement) -> str:
     """One plain paragraph for a reader who is no expert."""
-    if isinstance(plan, NoPrivacy):
+    if record.unit == "none":
         return (
             "This run protects nobody: the models that hospitals send, and the final model, may "
             "reveal whether a patient took part and what the images show."
         )
-    if result["epsilon"] is None:
+    if record.epsilon is None or record.delta is None:
         return (
             "The noise of this run can be repeated from the experiment's seed. That is useful for "
             "checking the software and protects nobody against a person who knows the seed, so no "
             "epsilon is claimed."
         )
-    epsilon = f"epsilon = {up(result['epsilon']):.3g} at delta = {up(result['delta']):.3g}"
-    trust = result["trust"]
+    epsilon = f"epsilon = {up(record.epsilon):.3g} at delta = {up(record.delta):.3g}"
+    trust = record.trust
     trusted = "without trusting anybody" if trust == "nobody" else f"as long as {trust} is trusted"
+    counted = {"image": "release(s)", "hospital": "round(s)"}.get(record.unit, "step(s)")
+    if record.unit == "image" and record.sampling.startswith("Poisson"):
+        counted = "step(s)"
     text = (
-        f"One {result['unit']} is protected with {epsilon} ({result['neighbouring']}), {trusted}. "
-        f"{result['steps_taken']} of {result['steps_planned']} planned "
-        + {"image": "release(s)", "hospital": "round(s)"}.get(
-            "image" if isinstance(plan, ImagePlan) else result["unit"], "step(s)"
-        )
-        + " were taken and paid for. "
+        f"One {record.unit} is protected with {epsilon} ({record.neighbouring}), {trusted}. "
+        f"{record.steps_taken} of {record.steps_planned} planned {counted} were taken and paid "
+        "for. "
     )
-    if result["epsilon"] > 20:
+    if record.epsilon_patient is not None:
         text += (
+            f"One patient, with up to {record.images_per_patient} images, is protected with "
+            f"epsilon = {up(record.epsilon_patient):.3g}. "
+        )
+    if record.epsilon > 20:
+        return text + (
             "An epsilon of this size is no meaningful protection: an attacker can all but always "
             "tell two such data sets apart."
         )
-    elif result["epsilon"] > 1:
+    if record.tpr_at_fpr_001 is not None:
         text += (
-            "An attacker who knows everything else still learns something: lower epsilon "
-            "protects more."
+            "An attacker who knows everything else and accuses 1 in 100 wrongly finds "
+            f"{100 * record.tpr_at_fpr_001:.2g} in 100 of those who are there. "
         )
-    else:
-        text += "An attacker who knows everything else learns very little about one " + str(
-            result["unit"]
-        )
-        text += "."
-    return text
+    if record.epsilon > 1:
+        return text + "Something can still be learnt: lower epsilon protects more."
+    return text + f"Very little can be learnt about one {record.unit}."
+
+
+def riskcal_version() -> str:
+    """Which riskcal gave the attacker's numbers."""
+    return version("riskcal")

@@ -1,0 +1,277 @@
+"""What a comparison would cost in privacy and time, before any training: ``fedmed plan``."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedmed import files, models
+from fedmed.config import Settings
+from fedmed.data.network import load_network, member_names
+from fedmed.data.shard import Shard
+from fedmed.errors import UserError
+from fedmed.experiment import Experiment
+from fedmed.planning import make_member_plan, make_plans, patients_of, trained_parameters
+from fedmed.privacy import accounting, solve
+from fedmed.privacy.deciding import decide
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.mechanism import gaussian
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plans import GradientPlan, Plan, part
+from fedmed.privacy.policy import load_policy
+from fedmed.training import pick_device, train_plain, train_private
+
+_TIMED = 4  # images of the batch that is timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One hospital's plan under one arm; what does not apply is None."""
+
+    hospital: str
+    unit: str
+    noise_multiplier: float | None
+    sampling_rate: float | None
+    expected_batch: int | None
+    steps: int
+    epsilon: float | None
+    delta: float
+    noise_to_signal: float | None
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """One arm: its hospitals, or why it is impossible and what comes nearest."""
+
+    arm: str
+    possible: bool
+    reason: str
+    seconds: float | None  # of training, all hospitals one after the other, one seed
+    hospitals: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON can hold."""
+        return asdict(self)
+
+
+def forecast(experiment: Experiment, out: Path, *, timed: bool = True) -> list[Forecast]:
+    """Every arm's plans; ``timed`` measures a step of this machine for the time estimate.
+
+    ``out`` is where the comparison's ledgers would lie: what they hold counts. Raises
+    :class:`UserError` for a mistake that no other plan would mend.
+    """
+    load_network(experiment.base.data)
+    known: dict[tuple[Any, ...], float] = {}
+    return [
+        _arm(name, experiment.settings(name, experiment.seeds[0]), out, timed, known)
+        for name in experiment.arms
+    ]
+
+
+def _arm(
+    name: str, settings: Settings, out: Path, timed: bool, known: dict[tuple[Any, ...], float]
+) -> Forecast:
+    members = member_names(settings)
+    try:
+        make_plans(settings)
+    except UserError as error:
+        return Forecast(arm=name, possible=False, reason=str(error), seconds=None, hospitals=[])
+    rows = [_row(settings, member, out) for member in members]
+    accepted = [row for row in rows if row.accepted]
+    possible = len(accepted) >= settings.train.minimum_hospitals
+    reason = "" if possible else "too few hospitals accept: " + rows[0].reason
+    seconds = _seconds(settings, members, known) if timed and possible else None
+    return Forecast(arm=name, possible=possible, reason=reason, seconds=seconds, hospitals=rows)
+
+
+def _row(settings: Settings, member: str, out: Path) -> Row:
+    policy = load_policy(settings.run.policies, member)
+    plan: Plan = make_member_plan(settings, member, policy)
+    ledger = Ledger(files.ledger_path(settings.run.ledgers, out, member))
+    decision = decide(settings, member, plan, policy, ledger, patients_of(settings, member))
+    gradient = part(plan, GradientPlan)
+    parameters = trained_parameters(settings.model, settings.data.image_size)
+    return Row(
+        hospital=member,
+        unit=plan.unit,
+        noise_multiplier=plan.step.noise if plan.step else None,
+        sampling_rate=plan.step.rate if plan.step else None,
+        expected_batch=gradient.expected_batch if gradient else None,
+        steps=plan.steps,
+        epsilon=plan.epsilon(),
+        delta=plan.delta,
+        noise_to_signal=plan.noise_to_signal(parameters) if plan.step else None,
+        accepted=decision.accepts,
+        reason=decision.reason,
+    )
+
+
+def _seconds(
+    settings: Settings, members: Iterable[str], known: dict[tuple[Any, ...], float]
+) -> float:
+    """Time of all steps from the time of a small one on random images; nothing private is read."""
+    train = settings.train
+    images = {
+        m: len(load_network(settings.data).training(m, settings.privacy.images_per_patient))
+        for m in members
+    }
+    private = settings.privacy.arm == "dp-sgd"
+    key = (
+        private,
+        settings.model,
+        settings.data.image_size,
+        settings.privacy.engine,
+        train.optimizer,
+    )
+    if key not in known:
+        known[key] = _seconds_per_image(settings, private)
+    seen = sum(max(1.0, train.local_epochs * n) for n in images.values())
+    return known[key] * seen * train.rounds
+
+
+def _seconds_per_image(settings: Settings, private: bool) -> float:
+    size = settings.data.image_size
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {
+            "image": [str(i) for i in range(_TIMED)],
+            "label": [i % 2 for i in range(_TIMED)],
+            "patient_id": [str(i) for i in range(_TIMED)],
+        }
+    )
+    shard = Shard("timed", rng.integers(0, 256, (_TIMED, size, size), dtype=np.uint8), table)
+    small = settings.replaced({"train.batch-size": _TIMED, "train.local-epochs": 1.0})
+    built = models.build(models.without_weights(settings.model, size), size, seed=0)
+    model = built.to(pick_device(settings.run.device))
+    plan = GradientPlan(
+        unit="patient",
+        units=_TIMED,
+        expected_batch=_TIMED,
+        steps_per_round=1,
+        rounds=1,
+        clipping_norm=1.0,
+        noise_multiplier=1.0,
+        delta=1e-5,
+    )
+    elapsed = []
+    for _ in range(3):  # the first one warms caches up
+        started = time.perf_counter()
+        if private:
+            train_private(model, shard, small, plan, NoiseSource(), ("timed",))
+        else:
+            train_plain(model, shard, small, ("timed",))
+        elapsed.append(time.perf_counter() - started)
+    # Noise and the optimiser's step are paid once a step, whatever its batch.
+    return min(elapsed[1:]) / _TIMED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The numbers of ``fedmed plan`` without an experiment; one that is None is solved for."""
+
+    patients: int
+    batch: int | None
+    epochs: float | None
+    epsilon: float | None
+    noise_multiplier: float | None
+    delta: float
+
+
+def solved(asked: Asked) -> dict[str, float | int | None]:
+    """All numbers of a DP-SGD training, solved for the one that is not given.
+
+    Where epsilon and noise are both given with everything else, epsilon is the limit that the
+    noise must keep. Raises :class:`UserError` for numbers out of range, for more than one unknown,
+    and for a plan that cannot be, naming the nearest that can.
+    """
+    _check(asked)
+    absent = [
+        name
+        for name in ("batch", "epochs", "epsilon", "noise_multiplier")
+        if getattr(asked, name) is None
+    ]
+    if len(absent) > 1:
+        options = ", ".join("--" + name.replace("_", "-") for name in absent)
+        raise UserError(f"fedmed plan: {options} are missing; leave out one of them at most")
+    missing = absent[0] if absent else ""
+    sigma, target = asked.noise_multiplier or 0.0, asked.epsilon or 0.0
+    question = solve.Question(
+        units=asked.patients, batch=asked.batch or 1, epochs=asked.epochs or 1.0, delta=asked.delta
+    )
+    steps = question.steps
+    if missing == "noise_multiplier":
+        sigma = solve.noise(question, target)
+    elif missing == "batch":
+        found = solve.batch(question, sigma, target)
+        if not found:
+            raise UserError(
+                f"impossible: no batch keeps epsilon {target:g} at noise {sigma:g}; "
+                "raise --epsilon or --noise-multiplier, or lower --epochs"
+            )
+        question = replace(question, batch=found)
+        steps = question.steps
+    elif missing == "epochs":
+        steps = solve.steps(question, sigma, target)
+        if not steps:
+            raise UserError(
+                f"impossible: one step passes epsilon {target:g} at noise {sigma:g}; raise "
+                "--epsilon or --noise-multiplier, or lower --batch"
+            )
+    elif not missing and solve.epsilon(question, sigma) > target:
+        raise UserError(
+            f"impossible: noise {sigma:g} gives epsilon {solve.epsilon(question, sigma):.4g}, "
+            f"above {target:g}; {solve.nearest_for_noise(question, sigma, target)}"
+        )
+    return _numbers(asked, question, steps, sigma)
+
+
+def _numbers(
+    asked: Asked, question: solve.Question, steps: int, sigma: float
+) -> dict[str, float | int | None]:
+    spent = ((gaussian(sigma, question.rate), steps),)
+    risk = accounting.risk(spent, asked.delta)
+    return {
+        "patients": asked.patients,
+        "batch": question.batch,
+        "epochs": asked.epochs if asked.epochs is not None else steps * question.rate,
+        "sampling_rate": question.rate,
+        "steps": steps,
+        "noise_multiplier": sigma,
+        "epsilon": accounting.composed_epsilon(spent, asked.delta),
+        "delta": asked.delta,
+        "mu": risk.mu,
+        "advantage": risk.advantage,
+        "tpr_at_fpr_0.01": risk.tpr_at_fpr_001,
+        "epsilon_rdp": accounting.rdp_epsilon(accounting.rdp(spent), asked.delta),
+        "epsilon_replace_one": accounting.composed_epsilon(spent, asked.delta, "replace-one"),
+    }
+
+
+def _check(asked: Asked) -> None:
+    if asked.patients < 1:
+        raise UserError(f"--patients {asked.patients}: give a whole number above 0")
+    if asked.batch is not None and not 1 <= asked.batch <= asked.patients:
+        raise UserError(
+            f"--batch {asked.batch}: give 1 to {asked.patients} (--patients): the sampling rate is "
+            "batch / patients"
+        )
+    for name, value, top in (
+        ("--epochs", asked.epochs, 1e6),
+        ("--epsilon", asked.epsilon, 1e9),
+        ("--noise-multiplier", asked.noise_multiplier, accounting.LARGEST_NOISE),
+    ):
+        if value is not None:
+            solve.check(name, value, 0, top)
+    if not 0 < asked.delta < 1:
+        raise UserError(f"--delta {asked.delta:g}: give a number above 0 and below 1")
+    if asked.delta >= 1 / asked.patients:
+        raise UserError(
+            f"impossible: --delta {asked.delta:g} is not below 1/{asked.patients}, so the "
+            f"guarantee would mean nothing; use {10 ** np.floor(np.log10(0.1 / asked.patients)):g}"
+        )

@@ -1,0 +1,124 @@
+"""What a hospital's policy says of a plan, from the policy and the ledger alone."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedmed.config import Settings
+from fedmed.data.shard import Shard
+from fedmed.errors import UserError
+from fedmed.privacy import accounting
+from fedmed.privacy.filtering import Limit, OverBudget, Request, admit, largest_steps
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.plans import ImagePlan, Plan
+from fedmed.privacy.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A policy's answer; where it is no, the reason and the largest plan that still fits.
+
+    ``rounds`` at the plan's noise and ``epsilon`` at its length, 0 where there is no room.
+    ``allowed`` leaves the budget aside, which each round's reservation checks again.
+    """
+
+    accepts: bool
+    allowed: bool = True
+    reason: str = ""
+    rounds: int = 0
+    epsilon: float = 0.0
+
+
+def request_for(
+    settings: Settings, hospital: str, plan: Plan, policy: Policy, shard: Shard | None = None
+) -> Request:
+    """The plan as the hospital's account sees it; ``shard`` adds the fingerprint of the data."""
+    own = "pixels" if isinstance(plan, ImagePlan) else plan.unit
+    account, unit = policy.account_for(hospital, own)
+    return Request(
+        account=account,
+        unit=unit,
+        arm=settings.privacy.arm,
+        neighbouring=plan.words(settings.train.scheme).neighbouring,
+        step=plan.cost(unit),
+        steps=plan.steps,
+        delta=plan.delta,
+        cohort=None if shard is None else shard.fingerprint(),
+    )
+
+
+def decide(
+    settings: Settings,
+    hospital: str,
+    plan: Plan,
+    policy: Policy,
+    ledger: Ledger,
+    patients: int,
+) -> Decision:
+    """Whether ``policy`` lets ``hospital`` run ``plan``; ``patients`` is the size of its cohort."""
+    arm = settings.privacy.arm
+    if not policy.allows(arm):
+        return _no(f"the policy does not allow the arm {arm}")
+    if settings.privacy.reproducible_noise and not policy.allow_reproducible_noise:
+        return _no("the policy does not allow reproducible noise")
+    if patients < policy.minimum_cohort:
+        return _no("the cohort is smaller than the policy's minimum")
+    if policy.limit is None:
+        return Decision(accepts=True)
+    for item in plan.parts:
+        if item.payer != "hospital" and not isinstance(item, ImagePlan):
+            continue
+        request = request_for(settings, hospital, item, policy)
+        if request.step is None:
+            # Noise on images under a training that the account does count only adds to it; an arm
+            # named in so many words is wanted without a guarantee for the account's unit.
+            if len(plan.parts) > 1 or arm in policy.arms:
+                continue
+            return _no(f"{arm} gives one {request.unit} no guarantee that the limit could count")
+        opened, total = ledger.state(request.account)
+        try:
+            admit(request, policy.limit, opened, total)
+        except OverBudget as error:
+            return _no_room(str(error), request, item, policy.limit, opened, total)
+    return Decision(accepts=True)
+
+
+def _no(reason: str) -> Decision:
+    return Decision(accepts=False, allowed=False, reason=reason)
+
+
+def _no_room(
+    reason: str,
+    request: Request,
+    plan: Plan,
+    limit: Limit,
+    opened: list[dict[str, Any]],
+    total: list[float],
+) -> Decision:
+    steps = largest_steps(request, limit, opened, total)
+    rounds = steps // plan.steps_per_round if plan.steps_per_round else 0
+    epsilon = _largest_epsilon(request, limit, opened, total)
+    text = f"{reason}; what still fits: "
+    text += f"{rounds} round(s) at this noise, or epsilon {epsilon:.3g}" if epsilon else "nothing"
+    return Decision(accepts=False, reason=text, rounds=rounds, epsilon=epsilon)
+
+
+def _largest_epsilon(
+    request: Request, limit: Limit, opened: list[dict[str, Any]], total: list[float]
+) -> float:
+    """The largest epsilon at the plan's own length and sampling that the account has room for."""
+    step = request.step
+    if step is None or step.kind != "gaussian" or any(plan["sole"] for plan in opened):
+        return 0.0
+    if not opened:
+        return limit.epsilon
+    low, high = 0.0, limit.epsilon
+    for _ in range(8):
+        middle = (low + high) / 2
+        try:
+            noise = accounting.noise_multiplier(middle, limit.delta, step.rate, request.steps)
+            admit(replace(request, step=replace(step, noise=noise)), limit, opened, total)
+        except (OverBudget, UserError):
+            high = middle
+        else:
+            low = middle
+    return low

@@ -1,0 +1,176 @@
+"""What an account may still spend: Rényi divergences of one order, added up (a privacy filter).
+
+Nothing here reads a file: a ledger gives the totals, and writes down what is admitted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanism import ORDERS, Mechanism
+
+
+class OverBudget(Exception):
+    """A plan or a round that has no room; nothing was written.
+
+    ``by_policy``: in the account's limit; else in the run's own plan.
+    """
+
+    def __init__(self, reason: str, *, by_policy: bool = True) -> None:
+        super().__init__(reason)
+        self.by_policy = by_policy
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What an account may spend in all: (epsilon, delta)."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A run's plan as an account sees it: ``steps`` times ``step``, in the account's unit.
+
+    ``step`` is None where the plan gives that unit no guarantee; such a request fits no limit.
+    ``cohort`` is the fingerprint of the data, kept as evidence: it opens no account.
+    """
+
+    account: str
+    unit: str
+    arm: str
+    neighbouring: str
+    step: Mechanism | None
+    steps: int
+    delta: float
+    cohort: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Request":
+        """The request of :meth:`to_json`; other keys are ignored."""
+        known = {name: value[name] for name in cls.__dataclass_fields__}
+        if known["step"] is not None:
+            known["step"] = Mechanism.from_json(known["step"])
+        return cls(**known)
+
+    def divergence(self) -> tuple[float, ...]:
+        """Of one step, at each of ``ORDERS``; infinite where nothing is guaranteed."""
+        return (math.inf,) * len(ORDERS) if self.step is None else self.step.rdp()
+
+
+def after(request: Request, steps: int, total: Sequence[float]) -> list[float]:
+    """The account's total after ``steps`` more of ``request``."""
+    before = total or [0.0] * len(ORDERS)
+    # As JSON keeps them: infinity has no place in it.
+    return [min(t + steps * d, 1e300) for t, d in zip(before, request.divergence(), strict=True)]
+
+
+def order_index(first: Request, limit: Limit) -> int:
+    """Index of the order that the account's filter uses, fixed by its first plan.
+
+    The order at which that plan takes the smallest share of what the limit allows: chosen before
+    anything was released, as the filter asks.
+    """
+    shares = []
+    for order, cost in zip(ORDERS, first.divergence(), strict=True):
+        room = accounting.allowance(order, limit.epsilon, limit.delta)
+        shares.append(cost / room if room > 0 else math.inf)
+    return min(range(len(ORDERS)), key=lambda i: shares[i])
+
+
+def admit(
+    request: Request,
+    limit: Limit | None,
+    opened: Sequence[Mapping[str, Any]],
+    total: Sequence[float],
+) -> bool:
+    """Whether a plan that may be opened is its account's only one ever (``sole``).
+
+    Raises :class:`OverBudget` where the limit has no room for it.
+    """
+    if any(plan["sole"] for plan in opened):
+        raise OverBudget("the account's one plan took all of its limit")
+    if limit is None:
+        return False
+    first = Request.from_json(opened[0]) if opened else request
+    if _fits(first, limit, after(request, request.steps, total)):
+        return False
+    if not opened and request.step is not None:
+        found = accounting.composed_epsilon(((request.step, request.steps),), limit.delta)
+        if found <= limit.epsilon:
+            return True
+    raise OverBudget("the plan would pass the account's limit")
+
+
+def check(
+    plan: Mapping[str, Any],
+    limit: Limit | None,
+    first: Mapping[str, Any],
+    total: Sequence[float],
+) -> None:
+    """Let a round of an open plan pass, or raise :class:`OverBudget`; ``total`` is after it."""
+    if limit is None or plan["sole"]:
+        return
+    if not _fits(Request.from_json(first), limit, total):
+        raise OverBudget("the round would pass the account's limit")
+
+
+def _fits(first: Request, limit: Limit, total: Sequence[float]) -> bool:
+    index = order_index(first, limit)
+    return total[index] <= accounting.allowance(ORDERS[index], limit.epsilon, limit.delta)
+
+
+def largest_steps(
+    request: Request,
+    limit: Limit,
+    opened: Sequence[Mapping[str, Any]],
+    total: Sequence[float],
+) -> int:
+    """Most steps of ``request`` that the account still has room for; 0 where it has none."""
+    if request.step is None or any(plan["sole"] for plan in opened):
+        return 0
+    first = Request.from_json(opened[0]) if opened else request
+    index = order_index(first, limit)
+    room = accounting.allowance(ORDERS[index], limit.epsilon, limit.delta)
+    room -= (total or [0.0] * len(ORDERS))[index]
+    steps = max(0, math.floor(room / request.divergence()[index] + 1e-9))
+    if opened:
+        return steps
+    from fedmed.privacy.solve import largest
+
+    spent = request.step
+    return max(
+        steps,
+        largest(
+            lambda n: accounting.composed_epsilon(((spent, n),), limit.delta) <= limit.epsilon,
+            request.steps,
+        ),
+    )
+
+
+def account_epsilon(
+    plans: Sequence[tuple[Request, int]], total: Sequence[float], delta: float
+) -> tuple[float, str]:
+    """Epsilon of an account at ``delta`` and how it was found, from its plans and steps taken.
+
+    One plan is composed by its privacy loss distribution; several, which may depend on each other,
+    by the filter's sum. Infinite where a plan gives the account's unit no guarantee.
+    """
+    taken = [(request, steps) for request, steps in plans if steps]
+    if not taken:
+        return 0.0, "nothing spent"
+    if any(request.step is None for request, _ in taken):
+        return math.inf, "a plan without a guarantee for this unit"
+    if len(taken) == 1:
+        request, steps = taken[0]
+        assert request.step is not None  # noqa: S101 -- excluded above
+        found = accounting.composed_epsilon(((request.step, steps),), delta)
+        return found, "PLD of its one plan"
+    return accounting.rdp_epsilon(total, delta), "Rényi sum over its plans"

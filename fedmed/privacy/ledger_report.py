@@ -1,0 +1,109 @@
+"""A ledger's accounts, its check and its rows, for the people who must believe it."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedmed.errors import RunError, UserError
+from fedmed.privacy.audit import START
+from fedmed.privacy.filtering import Request, account_epsilon
+from fedmed.privacy.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What one account of one ledger has spent; ``epsilon`` is None where nothing bounds it."""
+
+    ledger: str
+    account: str
+    unit: str
+    neighbouring: str
+    plans: int
+    rounds: int
+    steps: int
+    epsilon: float | None
+    delta: float
+    how: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON can hold."""
+        return asdict(self)
+
+
+def find(path: Path) -> list[Ledger]:
+    """The ledger at ``path``, or all in a folder (or in its folder ``ledgers``)."""
+    if path.is_dir():
+        inner = path / "ledgers"
+        found = sorted((inner if inner.is_dir() else path).glob("*.sqlite"))
+        if not found:
+            raise UserError(f"{path} holds no ledger; give a folder of *.sqlite ledgers, or one")
+        return [Ledger(file) for file in found]
+    if not path.exists() and not Ledger(path).log.path.exists():
+        raise UserError(f"{path}: no such ledger; give a ledger or a folder that holds some")
+    return [Ledger(path)]
+
+
+def accounts(ledger: Ledger, delta: float) -> list[Account]:
+    """Every account of a ledger that keeps what it says; raises :class:`RunError` otherwise."""
+    if not 0 < delta < 1:
+        raise UserError(f"--delta {delta:g}: give a number above 0 and below 1")
+    ledger.verify()
+    plans: dict[str, Request] = {}
+    taken: dict[str, int] = {}
+    rounds: dict[str, int] = {}
+    totals: dict[str, list[float]] = {}
+    for row in ledger.rows():
+        totals[row.account] = row.spent["rdp"]
+        if row.kind == "plan":
+            plans[row.run] = Request.from_json(row.body)
+        if row.kind == "reserve":
+            taken[row.run] = taken.get(row.run, 0) + row.steps
+            rounds[row.run] = rounds.get(row.run, 0) + 1
+    found = []
+    for account in dict.fromkeys(request.account for request in plans.values()):
+        own = {run: request for run, request in plans.items() if request.account == account}
+        first = next(iter(own.values()))
+        spent = [(request, taken.get(run, 0)) for run, request in own.items()]
+        epsilon, how = account_epsilon(spent, totals[account], delta)
+        found.append(
+            Account(
+                ledger=str(ledger.path),
+                account=account,
+                unit=first.unit,
+                neighbouring=first.neighbouring,
+                plans=len(own),
+                rounds=sum(rounds.get(run, 0) for run in own),
+                steps=sum(taken.get(run, 0) for run in own),
+                epsilon=epsilon if epsilon < 1e300 else None,
+                delta=delta,
+                how=how,
+            )
+        )
+    return found
+
+
+def check(ledger: Ledger, anchor: str = "") -> str:
+    """Verify a ledger, and that an earlier ``ROWS:HEAD`` is still in it; one line of result."""
+    count = ledger.verify()
+    rows = ledger.rows()
+    if anchor:
+        number, _, head = anchor.partition(":")
+        if not number.isdecimal() or not head:
+            raise UserError(f"--anchor {anchor}: write it as ROWS:HEAD, as verify prints it")
+        if int(number) > count or (int(number) and rows[int(number) - 1].hash != head):
+            raise RunError(
+                f"{ledger.path}: row {number} is not the one of that anchor; ledger and log were "
+                "rolled back or rewritten together"
+            )
+    return f"{count} rows, whole; anchor {count}:{rows[-1].hash if rows else START}"
+
+
+def lines(ledger: Ledger) -> Iterator[str]:
+    """Every row as a line of JSON, oldest first."""
+    ledger.verify()
+    for row in ledger.rows():
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.time))
+        yield json.dumps({"ledger": ledger.path.name, **asdict(row), "time": moment}) + "\n"

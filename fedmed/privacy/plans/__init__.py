@@ -1,0 +1,19 @@
+"""The kinds of plan: one frozen object that gives training and accounting their numbers."""
+
+from fedmed.privacy.plans.base import Plan, Words, part
+from fedmed.privacy.plans.gradient import GradientPlan
+from fedmed.privacy.plans.image import ImagePlan, NoPrivacy
+from fedmed.privacy.plans.stacked import StackedPlan
+from fedmed.privacy.plans.update import AdaptiveClipping, UpdatePlan
+
+__all__ = [
+    "AdaptiveClipping",
+    "GradientPlan",
+    "ImagePlan",
+    "NoPrivacy",
+    "Plan",
+    "StackedPlan",
+    "UpdatePlan",
+    "Words",
+    "part",
+]

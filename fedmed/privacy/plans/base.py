@@ -1,0 +1,141 @@
+"""What every plan gives: to training its numbers, to accounting its mechanism, to readers words."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanism import Mechanism
+
+P = TypeVar("P")
+Payer = Literal["hospital", "server", "nobody"]
+Unit = Literal["none", "image", "patient", "hospital"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """A plan in the words of a statement; ``released`` lists what leaves whoever is trusted."""
+
+    unit: Unit
+    neighbouring: str
+    trust: str
+    mechanism: str
+    sampling: str
+    released: tuple[str, ...]
+    accountant: str = accounting.ACCOUNTANT
+    not_covered: tuple[str, ...] = field(default=())
+
+
+class Plan(Protocol):
+    """The privacy parameters of an arm at one member, fixed before training.
+
+    ``steps`` private steps are planned, ``steps_per_round`` in each round, and ``payer``'s ledger
+    pays for them. A plan that claims nothing has no ``step`` and the unit ``none``; ``delta`` is 0
+    where the guarantee is pure.
+    """
+
+    @property
+    def unit(self) -> str:
+        """Whose data one epsilon protects."""
+        ...
+
+    @property
+    def payer(self) -> Payer:
+        """Whose ledger pays for each round."""
+        ...
+
+    @property
+    def delta(self) -> float:
+        """Of the guarantee."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Private steps of the whole run."""
+        ...
+
+    @property
+    def steps_per_round(self) -> int:
+        """Private steps of one round."""
+        ...
+
+    @property
+    def step(self) -> Mechanism | None:
+        """The mechanism of one step, seen from the plan's unit; None where nothing is claimed."""
+        ...
+
+    def cost(self, unit: str) -> Mechanism | None:
+        """One step seen from another ``unit``; None where it gives that unit no guarantee."""
+        ...
+
+    def spent(self, taken: int | None = None) -> accounting.Spent:
+        """What ``taken`` steps (by default those planned) compose."""
+        ...
+
+    def epsilon(self, taken: int | None = None) -> float | None:
+        """Epsilon at ``delta`` after ``taken`` steps; None where nothing is claimed."""
+        ...
+
+    def replace_one(self, taken: int | None = None) -> float | None:
+        """Epsilon where one unit's data are replaced by others, not added or removed."""
+        ...
+
+    def per_patient(self, taken: int | None = None) -> float | None:
+        """Epsilon for one patient where the unit is smaller; None where none is claimed."""
+        ...
+
+    def noise_to_signal(self, parameters: int) -> float | None:
+        """Expected norm of a step's noise over the largest norm that its signal can have.
+
+        ``parameters`` is how many numbers are trained. From the plan alone: no data are read.
+        """
+        ...
+
+    def words(self, scheme: str) -> Words:
+        """The plan in words, under a training scheme (federated, pooled, local-only)."""
+        ...
+
+    @property
+    def parts(self) -> tuple["Plan", ...]:
+        """The plan, or what it is made of."""
+        ...
+
+
+class Common:
+    """What most plans share."""
+
+    def cost(self: Plan, unit: str) -> Mechanism | None:
+        """See :class:`Plan`."""
+        return self.step if unit == self.unit else None
+
+    def spent(self: Plan, taken: int | None = None) -> accounting.Spent:
+        """See :class:`Plan`."""
+        count = self.steps if taken is None else taken
+        return () if self.step is None else ((self.step, count),)
+
+    def per_patient(self, taken: int | None = None) -> float | None:
+        """See :class:`Plan`."""
+        return None
+
+    @property
+    def parts(self: Plan) -> tuple[Plan, ...]:
+        """See :class:`Plan`."""
+        return (self,)
+
+
+def part(plan: Plan, kind: type[P]) -> P | None:
+    """The plan's part of a kind, or None where it has none."""
+    return next((item for item in plan.parts if isinstance(item, kind)), None)
+
+
+def holder(scheme: str) -> str:
+    """Who holds the training images."""
+    return "whoever holds the pooled data" if scheme == "pooled" else "the hospital"
+
+
+def leaving(scheme: str) -> str:
+    """What an unprotected run lets out."""
+    if scheme == "local-only":
+        return "the hospital's own model after every round; nothing is shared between hospitals"
+    if scheme == "pooled":
+        return "all images and labels, to one place; the model after every round"
+    return "the update of every round, to the server"

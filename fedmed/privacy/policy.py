@@ -1,0 +1,91 @@
+"""A hospital's own rules: what it lets a federation ask, whatever the server says."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, model_validator
+
+from fedmed import config
+from fedmed.config import ARMS, UNPROTECTED, Section
+from fedmed.errors import UserError
+from fedmed.files import safe_name
+from fedmed.privacy.filtering import Limit
+
+UNITS = ("patient", "image", "pixels", "hospital")
+"""What an account can count: add or remove one patient or one image, replace the pixels of one
+image, or replace one hospital's data."""
+
+
+class Policy(Section):
+    """The content of a policy file (TOML). Without a file everything is allowed: a simulation.
+
+    ``maximum-epsilon`` at ``delta`` is the limit of the account, over all runs. Where it is set,
+    arms that claim nothing for the account's unit are allowed only if ``arms`` names them.
+    """
+
+    account: str = ""  # where spend is charged; empty = one account per hospital and unit
+    unit: str = ""  # patient, image, pixels or hospital; empty = that of each request
+    maximum_epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0  # 0 = none
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    arms: list[str] = []  # empty = every arm that the limit allows
+    minimum_cohort: Annotated[int, Field(ge=0)] = 0  # patients in training
+    public_size: Annotated[int, Field(ge=0)] = 0  # declared number of units; 0 = see the settings
+    allow_reproducible_noise: bool = False
+
+    @model_validator(mode="after")
+    def _known(self) -> "Policy":
+        for arm in self.arms:
+            if arm not in ARMS:
+                raise ValueError(
+                    f"arms: '{arm}' is not known{config.nearest(arm, ARMS)}; use {', '.join(ARMS)}"
+                )
+        if self.unit not in ("", *UNITS):
+            raise ValueError(f"unit: '{self.unit}' is not known; use {', '.join(UNITS)}")
+        if self.account and not self.unit:
+            raise ValueError(f"unit: a named account needs it; use one of {', '.join(UNITS)}")
+        return self
+
+    def account_for(self, hospital: str, unit: str) -> tuple[str, str]:
+        """Name and unit of the account that a request for ``unit`` is charged to."""
+        unit = self.unit or unit
+        return self.account or f"{hospital}/{unit}", unit
+
+    @property
+    def limit(self) -> Limit | None:
+        """What the account may spend in all; None where the policy sets no limit."""
+        return Limit(self.maximum_epsilon, self.delta) if self.maximum_epsilon else None
+
+    def allows(self, arm: str) -> bool:
+        """Whether the arm as such may be asked for."""
+        if self.arms:
+            return arm in self.arms
+        return not (self.maximum_epsilon and (arm in UNPROTECTED or arm.startswith("central-")))
+
+
+SIMULATION = Policy(allow_reproducible_noise=True)
+
+
+def load_policy(folder: str, hospital: str) -> Policy:
+    """The policy ``NAME.toml`` in ``folder``; without a folder or a file, that of a simulation."""
+    if not folder:
+        return SIMULATION
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise UserError(f"run.policies = '{folder}': no such folder; create it or remove the key")
+    path = root / f"{safe_name(hospital)}.toml"
+    return read_policy(path) if path.exists() else SIMULATION
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy at ``path``; raises :class:`UserError` naming the file and the first wrong key."""
+    text = config.read_toml(path)
+    for key in text:
+        known = [name.replace("_", "-") for name in Policy.model_fields]
+        if key not in known:
+            raise UserError(
+                f"{path}: unknown key '{key}'{config.nearest(key, known)}; use {', '.join(known)}"
+            )
+    try:
+        return Policy.model_validate(config.widen(text, Policy), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise UserError(f"{path}: {config.explain(error)}") from error

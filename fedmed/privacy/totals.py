@@ -1,0 +1,95 @@
+"""What all runs of a comparison together cost the same data: every one of them touched it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fedmed.config import UNPROTECTED
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian
+from fedmed.privacy.statement import Total
+
+POOLED: Final = "pooled"
+_RELATIONS: Final = {
+    "patient": "add or remove one patient",
+    "image": "replace the pixels of one image",
+    "hospital": "replace one hospital's data",
+}
+
+
+def totals(statements: Mapping[str, Mapping[str, Any]]) -> list[Total]:
+    """Totals per unit over the statements of a comparison's runs, by ``ARM/seed-N``.
+
+    What a comparison runs is fixed in its file before the first run, so the privacy loss
+    distributions of its runs compose. Each hospital's own runs and the pooled runs, which hold its
+    data too, are added up; the largest hospital's total is given. Runs that bound nothing for a
+    unit (no privacy, a seed that is known, labels in the clear) are named instead.
+    """
+    found = []
+    for unit in ("patient", "image", "hospital"):
+        costs = {run: _costs(s, unit) for run, s in statements.items()}
+        added = [run for run, cost in costs.items() if cost]
+        if not added:
+            continue
+        deltas = [float(statements[run]["delta"] or 0.0) for run in added]
+        members = {m for run in added for m in costs[run]} - {POOLED} or {POOLED}
+        worst = max(_epsilon(costs, m, max(deltas)) for m in members)
+        found.append(
+            Total(
+                unit=unit,
+                neighbouring=_RELATIONS[unit],
+                epsilon=worst,
+                delta=max(deltas),
+                runs=added,
+                not_bounded_by=[run for run, cost in costs.items() if not cost],
+            )
+        )
+    return found
+
+
+def _epsilon(
+    costs: Mapping[str, Mapping[str, list[tuple[Mechanism, int]]]], member: str, delta: float
+) -> float:
+    spent: dict[Mechanism, int] = {}
+    pure: dict[Mechanism, int] = {}
+    for cost in costs.values():
+        for name in dict.fromkeys((member, POOLED)):
+            for step, count in cost.get(name, []):
+                if step.kind == "laplace":
+                    # The noise of an image is drawn once for all runs of one scale.
+                    pure[step] = max(pure.get(step, 0), count)
+                else:
+                    spent[step] = spent.get(step, 0) + count
+    everything = tuple(spent.items()) + tuple(pure.items())
+    if delta == 0:
+        return sum(step.pure_epsilon() * count for step, count in everything)
+    return accounting.composed_epsilon(tuple(sorted(everything, key=str)), delta)
+
+
+def _costs(statement: Mapping[str, Any], unit: str) -> dict[str, list[tuple[Mechanism, int]]]:
+    """Per member, what a run cost one ``unit``; empty where it bounds nothing for it."""
+    if statement["arm"] in UNPROTECTED or statement["epsilon"] is None:
+        return {}
+    found = {}
+    for member in statement["hospitals"]:
+        spent = [(Mechanism.from_json(i["step"]), int(i["count"])) for i in member["spent"]]
+        seen = [(_seen(statement, step, unit), count) for step, count in spent]
+        if any(step is None for step, _ in seen):
+            return {}
+        found[str(member["hospital"])] = [(step, count) for step, count in seen if step is not None]
+    return found
+
+
+def _seen(statement: Mapping[str, Any], step: Mechanism, unit: str) -> Mechanism | None:
+    """A step of this run as it looks from ``unit``; None where it bounds nothing for it."""
+    own = str(statement["unit"])
+    if own == "hospital":
+        # Replacing a hospital's data covers every patient and image in it; zeroing out is half.
+        if str(statement["neighbouring"]).startswith("zero out"):
+            return gaussian(step.noise / 2)
+        return step
+    if own == unit and (unit != "image" or step.kind == "laplace"):
+        return step
+    cap = statement["images_per_patient"]
+    if own == "image" and unit == "patient" and step.kind == "gaussian" and cap:
+        return group_gaussian(step.noise, step.rate, int(cap))
+    return None

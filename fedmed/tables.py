@@ -1,0 +1,94 @@
+"""Tables on standard output: cohorts, plans, accounts."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fedmed.forecast import Forecast
+from fedmed.privacy.ledger_report import Account
+from fedmed.rounding import up
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """A data frame as a table on standard output; away from a terminal as wide as it needs."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
+    for number, column in enumerate(frame.columns):
+        table.add_column(str(column), justify="right" if number > 2 else "left", no_wrap=True)
+    for row in frame.itertuples(index=False):
+        table.add_row(*("" if pd.isna(value) else str(value) for value in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    console.print(table)
+
+
+def print_plans(forecasts: Iterable[Forecast]) -> None:
+    """Every arm's plan, hospital by hospital, or why it is impossible."""
+    for forecast in forecasts:
+        time = "" if forecast.seconds is None else f", about {_duration(forecast.seconds)} a seed"
+        typer.echo(f"{forecast.arm}{time}")
+        if not forecast.possible:
+            typer.echo(f"  impossible: {forecast.reason}")
+        rows = [
+            {
+                "hospital": row.hospital,
+                "unit": row.unit,
+                "epsilon": _number(None if row.epsilon is None else up(row.epsilon, 4)),
+                "delta": _number(row.delta),
+                "sigma": _number(row.noise_multiplier),
+                "rate": _number(row.sampling_rate),
+                "batch": row.expected_batch,
+                "steps": row.steps,
+                "noise/signal": _number(row.noise_to_signal),
+                "policy": "yes" if row.accepted else "no",
+            }
+            for row in forecast.hospitals
+        ]
+        if all(row.unit == "none" for row in forecast.hospitals) and forecast.possible:
+            typer.echo("  no privacy is claimed\n")
+            continue
+        if rows:
+            print_table(pd.DataFrame(rows, dtype=object))
+        for row in forecast.hospitals:
+            if not row.accepted:
+                typer.echo(f"  {row.hospital} refuses: {row.reason}")
+        typer.echo("")
+
+
+def print_accounts(accounts: Iterable[Account]) -> None:
+    """What each account has spent."""
+    rows = [
+        {
+            "ledger": Path(account.ledger).stem,
+            "account": account.account,
+            "unit": account.unit,
+            "epsilon": "not bounded"
+            if account.epsilon is None
+            else _number(up(account.epsilon, 4)),
+            "delta": _number(account.delta),
+            "plans": account.plans,
+            "rounds": account.rounds,
+            "steps": account.steps,
+            "by": account.how,
+        }
+        for account in accounts
+    ]
+    if not rows:
+        typer.echo("nothing spent")
+        return
+    print_table(pd.DataFrame(rows, dtype=object))
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
