@@ -12,7 +12,8 @@ import pytest
 from support import goes_red
 
 from fedmed.errors import RunError
-from fedmed.privacy.ledger import Ledger, OverBudget
+from fedmed.privacy.filtering import OverBudget
+from fedmed.privacy.ledger import Ledger
 
 
 class LedgerInMemory:

@@ -9,7 +9,7 @@ from support import goes_red, gradient_plan, make, update_plan
 from fedmed.privacy.images import PixelLaplace
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan
-from fedmed.privacy.statement import Spend, statement, unit_of
+from fedmed.privacy.statement import Spend, statement
 
 PLANS: dict[str, tuple[Plan, str, str]] = {
     "none": (NoPrivacy(), "none", "everyone"),
