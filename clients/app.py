@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.hospital import Refusal, hospital_for, review
+from clients.hospital import Refusal, Site, hospital_for, review
 from fedmed import config
 from fedmed.errors import UserError
 from fedmed.federation import messages
@@ -22,7 +22,8 @@ def query(message: Message, context: Context) -> Message:
     """Answer with the hospital's name and its policy's view of the plan, or an error code."""
 
     def answer() -> RecordDict:
-        return messages.join_content(review(*_member(context), context.run_id))
+        run = str(message.content.config_records["request"]["run"])
+        return messages.join_content(review(*_member(context), context.run_id, _site(context), run))
 
     return Message(_guarded(answer), reply_to=message)
 
@@ -32,7 +33,7 @@ def train(message: Message, context: Context) -> Message:
     """Train one round and answer with the update, or with an error code."""
 
     def answer() -> RecordDict:
-        hospital = hospital_for(*_member(context), context.run_id)
+        hospital = hospital_for(*_member(context), context.run_id, _site(context))
         content = message.content
         request = content.config_records["request"]
         reply = hospital.train(
@@ -67,3 +68,9 @@ def _member(context: Context) -> tuple[config.Settings, int]:
     except UserError as error:
         raise Refusal("plan") from error
     return settings, int(context.node_config["partition-id"])
+
+
+def _site(context: Context) -> Site:
+    """The site's own files, from how its node was started: no run config can move them."""
+    given = context.node_config
+    return Site(policy=str(given.get("policy", "")), ledger=str(given.get("ledger", "")))

@@ -5,6 +5,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan, part
-from fedmed.privacy.policy import SIMULATION, Policy, load_policy
+from fedmed.privacy.policy import SIMULATION, Policy, load_policy, read_policy
 from fedmed.privacy.updates import BadUpdate, GaussianNoise, clip, finite
 from fedmed.training import LocalResult, pick_device, train_plain, train_private
 
@@ -37,6 +38,31 @@ class Refusal(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a site keeps its own policy and ledger: what its node was started with.
+
+    Empty in a simulation, where the settings say (``run.policies``, ``run.ledgers``). What a site
+    names here, no setting that comes with a request can replace.
+    """
+
+    policy: str = ""
+    ledger: str = ""
+
+    def rules(self, settings: Settings, name: str) -> Policy:
+        """The policy that holds; raises :class:`UserError` for a file that cannot be used."""
+        if self.policy:
+            return read_policy(Path(self.policy))
+        return load_policy(settings.run.policies, name)
+
+    def book(self, settings: Settings, name: str, run_id: int) -> Ledger:
+        """The ledger that pays."""
+        if self.ledger:
+            return Ledger(Path(self.ledger))
+        folder = files.run_folder(settings.run.out, run_id)
+        return Ledger(files.ledger_path(settings.run.ledgers, folder, name))
 
 
 @dataclass(frozen=True)
@@ -168,19 +194,22 @@ def name_of(settings: Settings, index: int) -> str:
     return names[index]
 
 
-def review(settings: Settings, index: int, run_id: int) -> Joining:
-    """Who this member is and whether its policy takes the plan; no image is read.
+def review(
+    settings: Settings, index: int, run_id: int, site: Site | None = None, run: str = ""
+) -> Joining:
+    """Who this member is and whether its policy takes the plan of ``run``; no image is read.
 
     Raises :class:`Refusal` where no plan or no decision can be made.
     """
+    site = site or Site()
     name = name_of(settings, index)
     with _refusing("plan", name):
-        policy = load_policy(settings.run.policies, name)
+        policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
-    ledger = _ledger(settings, name, run_id)
+    ledger = site.book(settings, name, run_id)
     patients = patients_of(settings, name)
     with _refusing("ledger", name):
-        decision = decide(settings, name, plan, policy, ledger, patients)
+        decision = decide(settings, name, plan, policy, ledger, patients, run)
         if decision.accepts:
             return Joining(hospital=name)
         log.warning("%s refuses: %s", name, decision.reason)
@@ -189,8 +218,9 @@ def review(settings: Settings, index: int, run_id: int) -> Joining:
 
 
 @functools.lru_cache(maxsize=128)
-def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
+def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Hospital:
     """The member with this partition id, ready to train; kept by the process between rounds."""
+    site = site or Site()
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     name = name_of(settings, index)
@@ -198,10 +228,11 @@ def hospital_for(settings: Settings, index: int, run_id: int) -> Hospital:
     with _refusing("data", name):
         shard = member_shard(settings, name)
     with _refusing("plan", name):
-        policy = load_policy(settings.run.policies, name)
+        policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
-    ledger = _ledger(settings, name, run_id)
+    ledger = site.book(settings, name, run_id)
     with _refusing("ledger", name):
+        # The budget is checked with each reservation.
         if not decide(settings, name, plan, policy, ledger, len(shard.patients())).allowed:
             raise Refusal("policy")
         if ledger.path.exists():
@@ -234,11 +265,6 @@ def _pay(
         return
     ledger.open_plan(release, request, policy.limit)
     ledger.reserve(release, 0, "", 1, limit=policy.limit, repeatable=True)
-
-
-def _ledger(settings: Settings, name: str, run_id: int) -> Ledger:
-    folder = files.run_folder(settings.run.out, run_id)
-    return Ledger(files.ledger_path(settings.run.ledgers, folder, name))
 
 
 @contextlib.contextmanager

@@ -1,3 +1,3 @@
 """fedmed: what does privacy cost a network of hospitals?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -226,7 +226,8 @@ def solved(asked: Asked) -> dict[str, float | int | None]:
     elif not missing and solve.epsilon(question, sigma) > target:
         raise UserError(
             f"impossible: noise {sigma:g} gives epsilon {solve.epsilon(question, sigma):.4g}, "
-            f"above {target:g}; {solve.nearest_for_noise(question, sigma, target)}"
+            f"above {target:g}; "
+            + solve.nearest_for_noise(question, sigma, target, solve.OPTION_NAMES)
         )
     return _numbers(asked, question, steps, sigma)
 

@@ -59,7 +59,7 @@ def make_plans(settings: Settings) -> dict[str, Plan]:
 def public_sizes(settings: Settings) -> dict[str, int]:
     """Each member's weight in ``train.weighting = "size"``: declared, or its exact images."""
     return {
-        member: declared_size(settings.privacy, member) or len(member_shard(settings, member))
+        member: declared_size(settings, member) or len(member_shard(settings, member))
         for member in member_names(settings)
     }
 

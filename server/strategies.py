@@ -114,6 +114,10 @@ class FederationStrategy(Strategy):
             sum(losses) / len(losses) if losses and len(losses) == len(good) else None,
         )
         if any(r.error == "budget" for r in failures):
+            for reply in failures:
+                log.warning(
+                    "%s: %s (%s)", reply.hospital, reply.error, messages.ERRORS[str(reply.error)]
+                )
             raise BudgetSpent
         if failures and all(r.error == "policy" for r in checked):
             raise BudgetSpent

@@ -1,5 +1,6 @@
 """What unit tests share: tiny models and shards, and the proof that a check can go red."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,16 @@ import torch
 from torch import nn
 
 import fedmed.models
+from fedmed import planning
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
-from fedmed.privacy.plan import GradientPlan, UpdatePlan
+from fedmed.privacy.filtering import Request
+from fedmed.privacy.plans import AdaptiveClipping, GradientPlan, Plan, UpdatePlan
+from server import results
 
 SIZE = 16
+ADAPTIVE = AdaptiveClipping(quantile=0.5, rate=0.2, share_of_budget=0.1)
 
 
 def goes_red(check: Callable[..., None], *broken: Any) -> None:
@@ -62,6 +67,10 @@ def tiny_network(seed: int = 0) -> nn.Module:
 def use_tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let hospitals and server build :func:`tiny_network`."""
     monkeypatch.setattr(fedmed.models, "build", lambda model, image_size, seed: tiny_network(seed))
+    # Kept between calls, its answer would outlive the tiny model.
+    counted = planning.trained_parameters.__wrapped__
+    monkeypatch.setattr(planning, "trained_parameters", counted)
+    monkeypatch.setattr(results, "trained_parameters", counted)
 
 
 def tiny_shard(images: int = 24, *, films: int = 1, seed: int = 0) -> Shard:
@@ -104,3 +113,32 @@ def update_plan(placement: str, **changes: Any) -> UpdatePlan:
         "delta": 1e-5,
     }
     return UpdatePlan(**(values | changes))
+
+
+def account_request(plan: Plan, account: str = "server/hospital", **changes: Any) -> Request:
+    """The plan as an account of its own unit sees it."""
+    values: dict[str, Any] = {
+        "account": account,
+        "unit": plan.unit,
+        "arm": "an arm",
+        "neighbouring": plan.words("federated").neighbouring,
+        "step": plan.step,
+        "steps": plan.steps,
+        "delta": plan.delta,
+    }
+    return Request(**(values | changes))
+
+
+def accepted_choices(settings: Settings, plan: Callable[[Settings], object]) -> dict[str, float]:
+    """What a refused plan's error proposes, by key; each alone must be accepted."""
+    with pytest.raises(UserError) as caught:
+        plan(settings)
+    found = {
+        key: float(value)
+        for key, value in re.findall(
+            r"(?:raise|lower) ([a-z.-]+) to ([0-9.e+]+)", str(caught.value)
+        )
+    }
+    for key, value in found.items():
+        plan(settings.replaced({key: int(value) if key.startswith("train.") else value}))
+    return found

@@ -4,23 +4,38 @@ import json
 import math
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import jsonschema
 import numpy as np
 import pytest
 import typer
 from PIL import Image
+from support import goes_red
 from support_docs import write_examples
+from typer.testing import CliRunner
 
-from fedmed import config, models
+from fedmed import config, files, models
 from fedmed.cli import app
 from fedmed.config import ARMS, Model, Settings
 from fedmed.data.network import load_network, training_shard
 from fedmed.experiment import load_experiment
-from fedmed.privacy import accounting
+from fedmed.planning import make_plans
+from fedmed.privacy import accounting, solve
+from fedmed.privacy.deciding import request_for
+from fedmed.privacy.filtering import Limit, Request
 from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.mechanism import gaussian, group_gaussian
+from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.plan import make_plan
+from fedmed.privacy.policy import SIMULATION, Policy, read_policy
+from fedmed.privacy.statement import Spend, schema, statement
+from fedmed.privacy.totals import totals
+from fedmed.rounding import up
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -32,6 +47,8 @@ PAGES = sorted(
     ]
 )
 MARKED = re.compile(r"<!-- experiment -->\n```toml\n(.*?)```", re.DOTALL)
+POLICY = re.compile(r"<!-- policy -->\n```toml\n(.*?)```", re.DOTALL)
+SHOWN = re.compile(r"^```sh\n([^\n]*)\n```\n+^```(?:json)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -84,7 +101,8 @@ def test_every_toml_block_is_a_tested_example() -> None:
     assert len(examples()) >= 10
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        assert text.count("```toml") == len(MARKED.findall(text)), name_of(page)
+        tested = len(MARKED.findall(text)) + len(POLICY.findall(text))
+        assert text.count("```toml") == tested, name_of(page)
 
 
 def parse(arguments: list[str]) -> click.Context:
@@ -101,8 +119,8 @@ def parse(arguments: list[str]) -> click.Context:
 @pytest.mark.parametrize("line", commands("fedmed"))
 def test_command_parses_and_its_settings_exist(line: list[str]) -> None:
     context = parse(line[1:])
-    experiment = context.params.get("experiment", "mine.toml")
-    if str(experiment) == "mine.toml":
+    experiment = context.params.get("experiment")
+    if experiment is None or str(experiment) == "mine.toml":
         return
     load_experiment(
         ROOT / experiment,
@@ -117,6 +135,126 @@ def test_a_wrong_option_is_found() -> None:
         parse(["run", "x.toml", "--sed", "1"])
     with pytest.raises(click.UsageError):
         parse(["data", "inspekt", "x.toml"])
+    with pytest.raises(click.UsageError):
+        parse(["ledger", "verify", "x", "--ancor", "1:0"])
+
+
+def shown(page: str, *parts: str) -> list[Any]:
+    """Commands of a guide that hold ``parts``, each with the output that stands below it."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = [(c, out) for c, out in SHOWN.findall(text) if all(part in c for part in parts)]
+    assert found, parts
+    return [pytest.param(shlex.split(c)[1:], out, id=c[:90]) for c, out in found]
+
+
+def same_output(told: str, printed: str) -> None:
+    """The same words in the same order; numbers agree to half a percent (tables round them)."""
+    assert len(told.split()) == len(printed.split())
+    for ours, theirs in zip(told.split(), printed.split(), strict=True):
+        try:
+            assert float(ours.rstrip(",;")) == pytest.approx(float(theirs.rstrip(",;")), rel=5e-3)
+        except ValueError:
+            assert ours == theirs or set(ours + theirs) == {"─"}
+
+
+@pytest.mark.parametrize(
+    ("line", "output"), shown("plan.md", "--patients") + shown("plan.md", "quickstart.toml")
+)
+def test_the_plans_of_the_guide_are_what_the_command_prints(
+    line: list[str], output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = list(line)
+    if "--patients" not in command:
+        command[1] = str(ROOT / command[1])
+    monkeypatch.chdir(tmp_path)  # where no earlier run has ledgers
+    result = CliRunner().invoke(app, command)
+    error = "" if result.exception is None else f"error: {result.exception}"
+    same_output(output, result.output if result.exit_code == 0 else result.output + error)
+    goes_red(same_output, output, (result.output + error).replace("impossible", "fine", 1) + "x")
+
+
+def test_the_ledger_of_the_guide_is_what_its_experiment_spends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps of ``mine.toml``, reserved without training, give the table that is told."""
+    text = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(MARKED.findall(text)[0], encoding="utf-8")
+    experiment = load_experiment(tmp_path / "mine.toml")
+    folder = tmp_path / "runs" / "mine"
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            settings = experiment.settings(arm, seed)
+            for member, plan in make_plans(settings).items():
+                central = plan.payer == "server"
+                if central and member != "hospital-1":
+                    continue  # one ledger pays for all
+                ledger = Ledger(files.ledger_path("", folder, None if central else member))
+                request = request_for(settings, member, plan, SIMULATION)
+                if central:
+                    request = replace(request, account="server/hospital")
+                image = arm == "pixel-laplace"  # one release for all seeds
+                run = "images" if image else f"{arm}-{seed}"
+                ledger.open_plan(run, request)
+                for number in range(1 if image else settings.train.rounds):
+                    steps = plan.steps_per_round or 1
+                    ledger.reserve(run, number, "m", steps, repeatable=image)
+    monkeypatch.chdir(tmp_path)
+    told = re.findall(r"ledger show runs/mine.*?^```\n+^```\n(.*?)^```", text, re.M | re.S)[0]
+    line = ["ledger", "show", "runs/mine", "--delta", "1e-3"]
+    same_output(told, CliRunner().invoke(app, line).output)
+    ledger = Ledger(files.ledger_path("", folder, "hospital-1"))
+    run = next(row.run for row in ledger.rows() if row.run != "images")
+    ledger.open_plan("more", replace(request_of(ledger, run), steps=4))
+    ledger.reserve("more", 0, "m", 4)
+    goes_red(same_output, told, CliRunner().invoke(app, line).output)
+
+
+def request_of(ledger: Ledger, run: str) -> Request:
+    return Request.from_json(next(row.body for row in ledger.rows() if row.run == run))
+
+
+def test_the_policy_of_the_guide_is_one_and_every_key_is_listed(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "ledger.md").read_text(encoding="utf-8")
+    path = tmp_path / "hospital-2.toml"
+    path.write_text(POLICY.findall(text)[0], encoding="utf-8")
+    policy = read_policy(path)
+    assert (policy.account, policy.limit) == ("radiology 2026", Limit(20.0, 1e-3))
+    assert policy.allows("dp-sgd")
+    assert not policy.allows("none")
+    rows = re.findall(r"^\| `([\w-]+)` \| `([^`]*)` \| ", text, re.MULTILINE)
+    assert {key: json.loads(default) for key, default in rows} == Policy().model_dump(by_alias=True)
+
+
+def test_the_schema_is_the_codes_and_a_statement_keeps_it() -> None:
+    stored = json.loads((ROOT / "docs" / "privacy.schema.json").read_text(encoding="utf-8"))
+    assert stored == schema(), "write fedmed.privacy.statement.schema() into the file again"
+    settings = Settings().replaced({"privacy.arm": "central-adaptive", "privacy.delta": 1e-3})
+    plan = make_plan(settings, 500, "hospital-1")
+    told = statement(settings, {"hospital-1": Spend(plan, 4)}, "adaptive", NoiseSource())
+    told["total"] = [t.model_dump() for t in totals({"adaptive/seed-0": told})]
+    value = json.loads(json.dumps(told))
+
+    def keeps(candidate: dict[str, Any]) -> None:
+        assert jsonschema.Draft202012Validator(stored).is_valid(candidate)
+
+    keeps(value)
+    assert value["total"][0]["epsilon"] > 8
+    goes_red(keeps, {**value, "epsilon": -1.0})
+    goes_red(keeps, {**value, "hospitals": [{"hospital": "hospital-1"}]})
+    goes_red(keeps, {key: v for key, v in value.items() if key != "total"})
+    goes_red(keeps, {**value, "patients": 59})
+
+
+def test_the_fields_that_the_privacy_guide_explains_are_those_of_a_statement() -> None:
+    text = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    table = text.split("## The statement's fields")[1].split("\n## ")[0]
+    told = {
+        name
+        for row in re.findall(r"^\| (`.*?) \| ", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert len(told) > 20
+    assert told <= set(schema()["properties"])
 
 
 @pytest.mark.parametrize("line", commands("flwr"))
@@ -179,7 +317,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     named = r"`((?:fedmed|clients|server|experiments)/[\w/.-]*|[\w-]+\.(?:lock|toml))`"
     for name in re.findall(named, text):
         # pyproject.toml and the lock lie in the root; experiments may be named by their file alone.
-        assert (ROOT / name).exists() or name in ("mine.toml",), name
+        assert (ROOT / name).exists() or name in ("mine.toml", "NAME.toml"), name
     for target in re.findall(r"`?make (run|test|lint|\w+)`", text):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
 
@@ -212,8 +350,25 @@ def test_the_numbers_of_the_privacy_guide_are_the_codes() -> None:
     laplace = PixelLaplace(0.5, 32 * 32)
     each, whole = laplace.epsilon_per_pixel, laplace.epsilon_per_image
     assert f"{each:g} per pixel and {whole:,.0f} per image" in text
-    for row in re.findall(r"^\| ([\d.]+) \| ([\d.]+) % \|", text, re.MULTILINE):
-        assert float(row[1]) == pytest.approx(math.exp(float(row[0])), rel=0.03), row
+    question = solve.Question(units=1000, batch=64, epochs=20, delta=1e-5)
+    attacker = r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) % \| ([\d.]+)?"
+    rows = re.findall(attacker, text, re.MULTILINE)
+    assert [float(row[0]) for row in rows] == [0.5, 1, 2, 4, 8]
+    for target, mu, advantage, power, bound in rows:
+        spent = ((gaussian(solve.noise(question, float(target)), question.rate), question.steps),)
+        risk = accounting.risk(spent, question.delta)
+        assert float(mu) == pytest.approx(up(risk.mu), rel=0.005)
+        assert float(advantage) == pytest.approx(up(risk.advantage), rel=0.02)
+        assert float(power) == pytest.approx(100 * up(risk.tpr_at_fpr_001, 2), rel=0.03)
+        if bound:
+            assert float(bound) == pytest.approx(math.exp(float(target)), rel=0.05)
+    noise = solve.noise(question, 8.0)
+    caps = re.findall(r"^\| (\d) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert [k for k, _ in caps] == ["1", "2", "4"]
+    for k, told in caps:
+        step = group_gaussian(noise, question.rate, int(k))
+        found = accounting.composed_epsilon(((step, question.steps),), question.delta)
+        assert float(told) == pytest.approx(found, rel=0.005)
 
 
 def test_the_picture_is_small() -> None:

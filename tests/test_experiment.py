@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from support import use_tiny_models
+from support import goes_red, use_tiny_models
 
 import clients.hospital
 from fedmed.config import Settings
@@ -18,6 +18,7 @@ from fedmed.evaluation import predictions
 from fedmed.experiment import load_experiment, run_experiment
 from fedmed.federation.launch import run_inline
 from fedmed.privacy.accounting import epsilon
+from fedmed.privacy.statement import check as check_statement
 from fedmed.progress import Silent
 from fedmed.report import build, write_summary
 from fedmed.run_directory import RunDirectory
@@ -25,7 +26,8 @@ from fedmed.run_directory import RunDirectory
 TEXT = """
 name = "tiny"
 seeds = [0]
-arms = ["none", "pixel-laplace", "dp-sgd", "local-update", "central-fixed", "pooled", "local-only"]
+arms = ["none", "pixel-laplace", "dp-pix", "brightness-shift", "dp-sgd", "local-update",
+        "central-fixed", "central-adaptive", "pooled", "local-only"]
 [data]
 patients = 60
 image-size = 16
@@ -36,6 +38,7 @@ local-epochs = 1
 batch-size = 8
 [privacy]
 delta = 1e-3
+cell = 4
 [arm.pixel-laplace.privacy]
 laplace-scale = 0.5
 """
@@ -74,17 +77,20 @@ def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> N
     assert units == {
         "none": "none",
         "pixel-laplace": "image",
+        "dp-pix": "image",
+        "brightness-shift": "none",
         "dp-sgd": "patient",
         "local-update": "hospital",
         "central-fixed": "hospital",
+        "central-adaptive": "hospital",
         "pooled": "none",
         "local-only": "none",
     }
     # 16 x 16 pixels at scale 0.5: 2 per pixel, 512 per image.
     assert results["pixel-laplace"]["epsilon"] == pytest.approx(512)
-    for name in ("dp-sgd", "local-update", "central-fixed"):
+    for name in ("dp-sgd", "local-update", "central-fixed", "central-adaptive"):
         assert 7.9 < results[name]["epsilon"] <= 8
-    for name in ("none", "pooled", "local-only"):
+    for name in ("none", "brightness-shift", "pooled", "local-only"):
         assert results[name]["epsilon"] is None
     tables = {}
     for name in results:
@@ -102,7 +108,7 @@ def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> N
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         assert [h["round"] for h in history] == [0, 1, 2, 3]
         losses = [h["train_loss"] for h in history[1:]]
-        if results[name]["unit"] == "none":
+        if results[name]["arm"] == "none":
             assert all(isinstance(loss, float) for loss in losses)
         else:
             assert losses == [None, None, None]  # a loss beside a noised update is a leak
@@ -115,7 +121,26 @@ def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> N
     page = build(out).read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     with np.load(out / "samples.npz", allow_pickle=False) as samples:
-        assert set(samples.files) == {"clean", "label", "noisy:pixel-laplace"}
+        noisy = {f"noisy:{arm}" for arm in ("pixel-laplace", "dp-pix", "brightness-shift")}
+        assert set(samples.files) == {"clean", "label", *noisy}
+    check_totals(out, sorted(f"{name}/seed-0" for name in results))
+
+
+def check_totals(out: Path, runs: list[str]) -> None:
+    """Every run's statement, and the comparison's, give one total over all runs."""
+    whole = json.loads((out / "privacy.json").read_text())
+    assert whole["runs"] == runs
+    totals = {total["unit"]: total for total in whole["total"]}
+    assert sorted(totals) == ["hospital", "image", "patient"]
+    for total in totals.values():
+        assert sorted([*total["runs"], *total["not_bounded_by"]]) == runs
+    updates = ["central-adaptive/seed-0", "central-fixed/seed-0", "local-update/seed-0"]
+    assert totals["hospital"]["runs"] == updates
+    assert totals["patient"]["runs"] == sorted([*updates, "dp-sgd/seed-0"])
+    assert totals["patient"]["epsilon"] > totals["hospital"]["epsilon"] > 3 * 8
+    for name in runs:
+        stated = check_statement(json.loads((out / name / "privacy.json").read_text()))
+        assert [total.model_dump() for total in stated.total] == whole["total"]
 
 
 def test_identifiers_in_predictions_are_pseudonyms(file: Path, tmp_path: Path) -> None:
@@ -163,6 +188,7 @@ def crash_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
         ("dp-sgd", "train_private", ["privacy.reproducible-noise=true"]),
         ("local-update", "train_plain", ["privacy.reproducible-noise=true"]),
         ("central-fixed", "train_plain", ["privacy.reproducible-noise=true"]),
+        ("central-adaptive", "train_plain", ["privacy.reproducible-noise=true"]),
         ("local-only", "train_plain", []),
     ],
 )
@@ -187,6 +213,33 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_numbers(
     right = weights(tmp_path / "cut" / arm / "seed-0")
     for name, value in left.items():
         torch.testing.assert_close(value, right[name], rtol=0, atol=1e-6)
+
+
+def test_a_resumed_run_goes_on_with_the_clipping_norm_of_its_checkpoint(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["privacy.reproducible-noise=true", "privacy.clip-rate=3.0"]
+
+    def norms(out: Path) -> list[float]:
+        lines = (out / "central-adaptive/seed-0/history.jsonl").read_text().splitlines()
+        return [json.loads(line)["clipping_norm"] for line in lines[1:]]
+
+    def check(out: Path) -> None:
+        with monkeypatch.context() as patch:
+            crash_in(patch, "train_plain", 4)
+            with pytest.raises(Interrupted):
+                run(file, out, "central-adaptive", assignments=options)
+        run(file, out, "central-adaptive", assignments=options)
+        found = norms(out)
+        assert len(found) == 3
+        assert found == norms(tmp_path / "whole")
+
+    run(file, tmp_path / "whole", "central-adaptive", assignments=options)
+    assert norms(tmp_path / "whole")[0] == 1.0
+    assert norms(tmp_path / "whole")[1] != 1.0
+    check(tmp_path / "cut")
+    monkeypatch.setattr(RunDirectory, "clipping_norm", lambda self: None)
+    goes_red(check, tmp_path / "forgotten")
 
 
 @pytest.mark.parametrize(
@@ -214,18 +267,30 @@ def test_interruption_is_paid_for_and_never_exceeds_the_target(
     assert result["epsilon"] == pytest.approx(max(h["epsilon"] for h in privacy["hospitals"]))
 
 
-@pytest.mark.parametrize(("arm", "ledger"), [("dp-sgd", "member-1"), ("central-fixed", "server")])
+@pytest.mark.parametrize(
+    ("arm", "ledger"), [("dp-sgd", "hospital-1"), ("central-fixed", "server.central")]
+)
 def test_a_missing_ledger_is_charged_in_full_and_never_as_nothing(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, ledger: str
 ) -> None:
-    """Whoever deletes a ledger before a resume, or keeps it elsewhere, gets no epsilon of 0."""
+    """Whoever deletes a ledger before a resume, or keeps it elsewhere, gets no epsilon of 0.
+
+    While its audit log is there, nothing goes on; where both are gone, the whole plan is charged.
+    """
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         crash_in(patch, "train_private" if arm == "dp-sgd" else "train_plain", 5)
         with pytest.raises(Interrupted):
             run(file, out, arm)
     folder = out / arm / "seed-0"
-    (folder / "ledgers" / f"{ledger}.sqlite").unlink()
+    (out / "ledgers" / f"{ledger}.sqlite").unlink()
+    clients.hospital.hospital_for.cache_clear()
+    reason = "hospital-1: ledger|was deleted, cut short"
+    with pytest.raises(RunError, match=reason):
+        run(file, out, arm)
+    assert not (folder / "result.json").exists()
+    (out / "ledgers" / f"{ledger}.audit.jsonl").unlink()
+    clients.hospital.hospital_for.cache_clear()
     (result,) = run(file, out, arm)
     privacy = json.loads((folder / "privacy.json").read_text())
     assert privacy["steps_taken"] == privacy["steps_planned"]

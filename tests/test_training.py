@@ -1,5 +1,6 @@
 """The local loop: Poisson batches really drawn, every step noised, the expected batch divides."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,49 @@ def check_sizes_are_binomial(sizes: list[int]) -> None:
     assert len(sizes) == 1500
     assert abs(np.mean(sizes) - 8) < 5 * np.sqrt(6.4 / 1500)
     assert abs(np.var(sizes) / 6.4 - 1) < 5 * np.sqrt(2 / 1500)
+
+
+def test_a_declared_size_stays_where_the_shard_has_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """40 patients declared, 24 there: rate 8/40 for each of them, and a division by 8 as ever."""
+
+    def check(plan: GradientPlan) -> None:
+        sizes: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "make_engine", lambda _, model, __: Recorder(model, sizes))
+            source = NoiseSource(2)
+            result = train_private(
+                tiny_network(), tiny_shard(24), SETTINGS, plan, source, ("h", 1, "m")
+            )
+        assert result.steps == plan.steps_per_round == len(sizes)
+        # Mean 24/5, variance 3.84; five standard errors, a false alarm once in a million.
+        assert abs(np.mean(sizes) - 4.8) < 5 * np.sqrt(3.84 / len(sizes))
+
+    plan = gradient_plan(units=40, expected_batch=8, steps_per_round=600, declared=True)
+    check(plan)
+    # As if the rate came from what is there.
+    goes_red(check, dataclasses.replace(plan, units=24))
+    exact = dataclasses.replace(plan, declared=False)
+    refuses(lambda: check(exact), "24 patients, the plan 40", error=RunError)
+
+
+def test_the_noise_and_the_divisor_are_those_of_the_declared_size() -> None:
+    """One step of noise 1e4 over an expected 8; five standard errors of 305 draws."""
+
+    def check(expected_batch: int) -> None:
+        plan = gradient_plan(
+            units=40,
+            expected_batch=expected_batch,
+            steps_per_round=1,
+            noise_multiplier=1e4,
+            declared=True,
+        )
+        found = change(train_private, plan)
+        assert abs(float(found.std()) / (1e4 / 8) - 1) < 5 / (2 * len(found)) ** 0.5
+
+    check(8)
+    goes_red(check, 5)
 
 
 def shuffled_batch(

@@ -30,12 +30,13 @@ Relation = Literal["add-or-remove", "replace-one"]
 Spent = tuple[tuple[Mechanism, int], ...]
 """Mechanisms and how often each was run: what is composed."""
 
-# Share of epsilon that one discretisation interval is: of the search, and of the reported number.
-# A coarser one only overstates epsilon: at these two by about 2e-3 and 4e-5 of it.
-_COARSE: Final = 1 / 500
-_FINE: Final = 1 / 4000
+# By how large a share the discretisation may overstate epsilon (it never understates it): in the
+# search for a noise multiplier, and in the number that is reported.
+_COARSE: Final = 1e-2
+_FINE: Final = 1e-4
 _BRACKET_ORDERS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SMALLEST: Final = 1e-7  # a smaller interval than this costs time and shows nothing
+_AIM: Final = 1 - 2.5e-4  # share of a target epsilon that the search for a noise goes for
 _LOUD: Final = 0.05  # scale of Laplace noise, in sensitivities
 _RELATIONS: Final = {
     "add-or-remove": Neighbouring.ADD_OR_REMOVE_ONE,
@@ -58,12 +59,12 @@ class Risk:
 
 
 def epsilon(
-    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, fineness: float = _FINE
+    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, accuracy: float = _FINE
 ) -> float:
     """Epsilon at ``delta`` of ``steps`` Poisson-sampled Gaussian steps, add-or-remove one, by PLD.
 
-    Zero steps cost nothing; without noise epsilon is infinite. ``fineness`` is the share of epsilon
-    that one discretisation interval is. Raises ``ValueError`` outside ``noise_multiplier >= 0``,
+    Zero steps cost nothing; without noise epsilon is infinite. ``accuracy`` is about the share by
+    which epsilon may be overstated. Raises ``ValueError`` outside ``noise_multiplier >= 0``,
     ``0 < sampling_rate <= 1``, ``steps >= 0``, ``0 < delta < 1``.
     """
     if not (noise_multiplier >= 0 and math.isfinite(noise_multiplier)):
@@ -73,13 +74,13 @@ def epsilon(
     if steps == 0:
         return 0.0
     return composed_epsilon(
-        ((gaussian(noise_multiplier, sampling_rate), steps),), delta, fineness=fineness
+        ((gaussian(noise_multiplier, sampling_rate), steps),), delta, accuracy=accuracy
     )
 
 
 @functools.lru_cache(maxsize=4096)
 def composed_epsilon(
-    spent: Spent, delta: float, relation: Relation = "add-or-remove", fineness: float = _FINE
+    spent: Spent, delta: float, relation: Relation = "add-or-remove", accuracy: float = _FINE
 ) -> float:
     """Epsilon at ``delta`` of everything in ``spent``, composed by PLD.
 
@@ -89,10 +90,10 @@ def composed_epsilon(
     _check(spent, delta)
     # A Laplace coordinate that gives its value away has a loss that no grid holds: added up.
     loud = tuple((m, n) for m, n in spent if m.kind == "laplace" and m.noise < _LOUD)
-    spent = tuple(item for item in spent if item not in loud)
-    if loud or not any(count for _, count in spent):
-        return _pure(loud) + (composed_epsilon(spent, delta, relation, fineness) if spent else 0.0)
-    found = float(_pld(spent, delta, relation, fineness).get_epsilon_for_delta(delta))
+    spent = tuple(item for item in spent if item not in loud and item[1])
+    if loud or not spent:
+        return _pure(loud) + (composed_epsilon(spent, delta, relation, accuracy) if spent else 0.0)
+    found = float(_pld(spent, delta, relation, accuracy).get_epsilon_for_delta(delta))
     return min(found, _pure(spent))
 
 
@@ -164,9 +165,9 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
     if not (target > 0 and math.isfinite(target)):
         raise ValueError(f"target epsilon {target} must be a number above 0")
 
-    def on_grid(sigma: float, fineness: float) -> float:
+    def on_grid(sigma: float, accuracy: float) -> float:
         spent = ((gaussian(sigma, sampling_rate), steps),)
-        pld = _compose(spent, "add-or-remove", fineness * target)
+        pld = _compose(spent, "add-or-remove", target, accuracy)
         return max(float(pld.get_epsilon_for_delta(delta)), 1e-12)
 
     @functools.cache
@@ -180,15 +181,15 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
             f"privacy.epsilon = {target:g} at delta = {delta:g} cannot be reached in {steps} "
             "steps; raise epsilon, or lower train.rounds"
         )
-    root = float(brentq(excess, bottom, top, xtol=1e-4))
-    found = math.exp(root + 1e-4)
-    # What the coarse grid overstates is given back along the local slope, if the fine one agrees.
-    slope = (excess(root + 0.02) - excess(root - 0.02)) / 0.04
-    fine = on_grid(found, _FINE)
-    if fine <= target and slope < 0:
-        closer = found * (target / fine) ** (0.95 / slope)
-        if epsilon(closer, sampling_rate, steps, delta) <= target:
-            return float(closer)
+    root = float(brentq(excess, bottom, top, xtol=1e-3))
+    slope = (excess(top) - excess(bottom)) / (top - bottom)
+    # What the coarse grid overstates is given back along the slope, on the fine grid.
+    found = math.exp(root)
+    for _ in range(3):
+        error = math.log(on_grid(found, _FINE) / (target * _AIM))
+        if abs(error) < 2e-4:
+            break
+        found *= math.exp(-error / slope)
     while epsilon(found, sampling_rate, steps, delta) > target:
         found *= 1.0005
     return found
@@ -199,9 +200,9 @@ def _bracket(excess: Callable[[float], float], start: float) -> tuple[float, flo
     top = math.log(start)
     while excess(top) > 0 and top <= math.log(LARGEST_NOISE):
         top += math.log(1.25)
-    bottom = top - math.log(1.5)
+    bottom = top - math.log(1.3)
     while excess(bottom) <= 0:
-        top, bottom = bottom, bottom - math.log(1.5)
+        top, bottom = bottom, bottom - math.log(1.3)
     return bottom, top
 
 
@@ -236,15 +237,18 @@ def _few_orders(events: Sequence[DpEvent], delta: float) -> float:
 
 
 def _pld(
-    spent: Spent, delta: float, relation: Relation, fineness: float
+    spent: Spent, delta: float, relation: Relation, accuracy: float
 ) -> PrivacyLossDistribution:
     """The privacy loss distribution, on a grid as fine as the size of epsilon needs."""
-    return _compose(spent, relation, fineness * _size(spent, delta, relation))
+    return _compose(spent, relation, _size(spent, delta, relation), accuracy)
 
 
-def _compose(spent: Spent, relation: Relation, interval: float) -> PrivacyLossDistribution:
+def _compose(
+    spent: Spent, relation: Relation, size: float, accuracy: float
+) -> PrivacyLossDistribution:
+    """The composition on a grid that overstates an epsilon of about ``size`` by ``accuracy``."""
     event: DpEvent = ComposedDpEvent([m.event(count) for m, count in spent if count])
-    accountant = PLDAccountant(_RELATIONS[relation], _interval(spent, interval))
+    accountant = PLDAccountant(_RELATIONS[relation], _interval(spent, size, accuracy))
     accountant.compose(event)
     # The accountant has no name for what it composes; a pinned version keeps this true.
     pld: PrivacyLossDistribution = accountant._pld
@@ -266,12 +270,20 @@ def _size(spent: Spent, delta: float, relation: Relation) -> float:
     rough = min(rough, _pure(spent))
     if relation == "replace-one":
         rough *= 2
-    coarse = float(_compose(spent, relation, rough / 200).get_epsilon_for_delta(delta))
+    elif 0.1 < rough < 100 and all(mechanism.kind == "gaussian" for mechanism, _ in spent):
+        return rough
+    coarse = float(_compose(spent, relation, rough, _COARSE).get_epsilon_for_delta(delta))
     return max(_SMALLEST, min(rough, coarse))
 
 
-def _interval(spent: Spent, wanted: float) -> float:
-    """The interval wanted, or a smaller one where a Laplace coordinate's loss asks for it."""
+def _interval(spent: Spent, size: float, accuracy: float) -> float:
+    """Discretisation interval for an epsilon of about ``size``.
+
+    Each of T sampled steps overstates the loss by about the interval squared over two (measured:
+    0.1 to 0.6 of it); a Laplace coordinate's own loss must be resolved besides.
+    """
+    sampled = sum(count for m, count in spent if m.rate < 1)
+    wanted = min(size / 100, math.sqrt(2 * accuracy * size / max(1, sampled)))
     for mechanism, count in spent:
         if mechanism.kind == "laplace" and count:
             # Many coordinates make a long grid: then fewer points for each.

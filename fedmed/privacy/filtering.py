@@ -102,10 +102,8 @@ def admit(
     first = Request.from_json(opened[0]) if opened else request
     if _fits(first, limit, after(request, request.steps, total)):
         return False
-    if not opened and request.step is not None:
-        found = accounting.composed_epsilon(((request.step, request.steps),), limit.delta)
-        if found <= limit.epsilon:
-            return True
+    if not opened and _own_fits(request, request.steps, limit):
+        return True
     raise OverBudget("the plan would pass the account's limit")
 
 
@@ -114,17 +112,35 @@ def check(
     limit: Limit | None,
     first: Mapping[str, Any],
     total: Sequence[float],
+    taken: int,
 ) -> None:
-    """Let a round of an open plan pass, or raise :class:`OverBudget`; ``total`` is after it."""
-    if limit is None or plan["sole"]:
+    """Let a round of an open plan pass, or raise :class:`OverBudget`.
+
+    ``total`` of the account and ``taken`` steps of the plan are those after it.
+    """
+    if limit is None:
         return
-    if not _fits(Request.from_json(first), limit, total):
+    if plan["sole"]:
+        # The whole plan was admitted; a limit that was lowered since stops it on the way.
+        request = Request.from_json(plan)
+        fits = _own_fits(request, request.steps, limit) or _own_fits(request, taken, limit)
+    else:
+        fits = _fits(Request.from_json(first), limit, total)
+    if not fits:
         raise OverBudget("the round would pass the account's limit")
 
 
 def _fits(first: Request, limit: Limit, total: Sequence[float]) -> bool:
     index = order_index(first, limit)
     return total[index] <= accounting.allowance(ORDERS[index], limit.epsilon, limit.delta)
+
+
+def _own_fits(request: Request, steps: int, limit: Limit) -> bool:
+    """Whether the steps of one plan, alone on its account, stay within the limit by their PLD."""
+    if request.step is None:
+        return False
+    spent = ((request.step, steps),)
+    return accounting.composed_epsilon(spent, limit.delta) <= limit.epsilon
 
 
 def largest_steps(
@@ -136,23 +152,14 @@ def largest_steps(
     """Most steps of ``request`` that the account still has room for; 0 where it has none."""
     if request.step is None or any(plan["sole"] for plan in opened):
         return 0
-    first = Request.from_json(opened[0]) if opened else request
-    index = order_index(first, limit)
-    room = accounting.allowance(ORDERS[index], limit.epsilon, limit.delta)
-    room -= (total or [0.0] * len(ORDERS))[index]
-    steps = max(0, math.floor(room / request.divergence()[index] + 1e-9))
-    if opened:
-        return steps
     from fedmed.privacy.solve import largest
 
-    spent = request.step
-    return max(
-        steps,
-        largest(
-            lambda n: accounting.composed_epsilon(((spent, n),), limit.delta) <= limit.epsilon,
-            request.steps,
-        ),
-    )
+    first = Request.from_json(opened[0]) if opened else request
+    most = request.steps
+    steps = largest(lambda n: _fits(first, limit, after(request, n, total)), most)
+    if opened:
+        return steps
+    return max(steps, largest(lambda n: _own_fits(request, n, limit), most))
 
 
 def account_epsilon(

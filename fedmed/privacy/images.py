@@ -139,7 +139,7 @@ class DPPix:
         """See :class:`ImageMechanism`."""
         return (
             f"Laplace noise of scale {self.scale:g} on the means of {self.cell} x {self.cell} "
-            "pixels (images on [0, 1])"
+            f"pixels (images on [0, 1]); neighbours differ in up to {self.neighbourhood} pixels"
         )
 
     @property

@@ -12,9 +12,9 @@ Rényi divergences are added up and a filter of one order, fixed by the account'
 fits may be an account's only one, ever: ``sole``.
 """
 
+import contextlib
 import glob
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,73 +24,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from fedmed import files
 from fedmed.errors import RunError
-from fedmed.privacy import filtering
-from fedmed.privacy.audit import START, AuditLog, canonical, digest
+from fedmed.privacy import connections, filtering, ledger_rows
+from fedmed.privacy.audit import START, Anchor, AuditLog, usable
 from fedmed.privacy.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger_rows import DAMAGE, Row
 
 VERSION: Final = 1
 _CLOCK_SLACK: Final = 3600.0  # seconds that a clock may be set back before it counts as wrong
 _RUNS_WITH_REPLIES: Final = 2  # whose last release is kept: each is as large as the model
-_COLUMNS: Final = (
-    "id", "kind", "time", "account", "run", "round", "model", "steps", "entry", "body", "spent",
-    "previous", "hash",
-)  # fmt: skip
-_SCHEMA: Final = """
-create table if not exists ledger (
-    id integer primary key,
-    kind text not null check (kind in ('plan', 'reserve', 'commit')),
-    time real not null,
-    account text not null,
-    run text not null,
-    round integer not null,
-    model text not null,
-    steps integer not null check (steps >= 0),
-    entry integer not null,
-    body text not null,
-    spent text not null,
-    previous text not null,
-    hash text not null
-);
-create index if not exists by_account on ledger (account, id);
-create index if not exists by_request on ledger (run, kind, round, model);
-create trigger if not exists no_update before update on ledger
-    begin select raise(abort, 'rows of a ledger are never changed'); end;
-create trigger if not exists no_delete before delete on ledger
-    begin select raise(abort, 'rows of a ledger are never deleted'); end;
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One row; ``spent`` is the account's total after it, and the steps its run has reserved."""
-
-    id: int
-    kind: str
-    time: float
-    account: str
-    run: str
-    round: int
-    model: str
-    steps: int
-    entry: int  # of a commit: the reservation it answers
-    body: dict[str, Any]
-    spent: dict[str, Any]
-    previous: str
-    hash: str
-
-    def text(self) -> str:
-        """What is hashed."""
-        return canonical({name: getattr(self, name) for name in _COLUMNS if name != "hash"})
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The ledger at ``path``, safe for several processes; a write is on disk when it returns.
+    """The ledger at ``path``, safe for several processes; a reservation is on disk when it returns.
 
-    ``audit`` is where its log lies (by default beside it). Raises :class:`RunError` wherever the
-    record cannot be trusted or written: without one no private step may be taken.
+    ``audit`` is where its log lies (by default beside it). While a process writes, its newest rows
+    may lie in ``PATH-wal``. Raises :class:`RunError` wherever the record cannot be trusted or
+    written: without one no private step may be taken.
     """
 
     path: Path
@@ -107,10 +58,11 @@ class Ledger:
         """Write down, before its first round, what a run may take; again for a resumed run.
 
         Raises :class:`OverBudget`, and writes nothing, where ``limit`` has no room for it, and
-        :class:`RunError` where the run was opened with another plan.
+        :class:`RunError` where the run was opened with another plan, or the account counts another
+        unit.
         """
         with self._writing() as db:
-            earlier = _plan_row(db, run)
+            earlier = ledger_rows.plan_of(db, run)
             body = request.to_json()
             if earlier is not None:
                 theirs = {k: v for k, v in earlier.body.items() if k not in ("sole", "cohort")}
@@ -124,9 +76,14 @@ class Ledger:
                         "start a new run on the data as they are now"
                     )
                 return
-            opened = _plans(db, request.account)
-            total = _total(db, request.account)
-            body["sole"] = filtering.admit(request, limit, [r.body for r in opened], total)
+            opened = [row.body for row in ledger_rows.plans_on(db, request.account)]
+            if opened and opened[0]["unit"] != request.unit:
+                raise RunError(
+                    f"the ledger {self.path}: the account {request.account!r} counts in the unit "
+                    f"{opened[0]['unit']}, not {request.unit}; name another account"
+                )
+            total = ledger_rows.total_of(db, request.account)
+            body["sole"] = filtering.admit(request, limit, opened, total)
             self._add(db, "plan", request.account, run, 0, "", 0, 0, body, total)
 
     def reserve(
@@ -145,90 +102,100 @@ class Ledger:
         account its limit. Check and entry are one transaction, so two requests at once cannot both
         pass. ``repeatable`` noise is the same for the same round and model: known, it is free.
         """
-        if steps < 1:
+        if not steps >= 1:
             raise RunError(f"a reservation of {steps} steps is none; ask for at least one")
         with self._writing() as db:
-            plan = _plan_row(db, run)
+            plan = ledger_rows.plan_of(db, run)
             if plan is None:
                 raise RunError(f"the ledger {self.path} has no plan of this run; open it first")
+            body = {"repeatable": True} if repeatable else {}
             if repeatable:
-                known = _find(db, run, "reserve", round_number, model)
-                if known is not None:
+                known = ledger_rows.find(db, run, "reserve", round_number, model)
+                # Noise that was drawn afresh, or for fewer steps, is another release.
+                if known is not None and (known.body, known.steps) == (body, steps):
                     return known.id
             request = Request.from_json(plan.body)
-            if _taken(db, run) + steps > request.steps:
+            taken = ledger_rows.taken_by(db, run) + steps
+            if taken > request.steps:
                 raise OverBudget(f"the plan of {request.steps} steps is used up", by_policy=False)
-            opened = _plans(db, plan.account)
-            total = filtering.after(request, steps, _total(db, plan.account))
-            filtering.check(plan.body, limit, opened[0].body, total)
+            first = ledger_rows.one(
+                db, "where account = ? and kind = 'plan' order by id", plan.account
+            )
+            total = filtering.after(request, steps, ledger_rows.total_of(db, plan.account))
+            filtering.check(plan.body, limit, (first or plan).body, total, taken)
             return self._add(
-                db, "reserve", plan.account, run, round_number, model, steps, 0, {}, total
+                db, "reserve", plan.account, run, round_number, model, steps, 0, body, total
             )
 
     def commit(self, entry: int, reply: bytes, *, cohort: str | None = None) -> None:
         """Keep the released bytes for a repeated request, then record that they were released.
 
         ``cohort`` is the fingerprint of the data now: where it is not the plan's, the reply is
-        refused (:class:`RunError`) and what was reserved stays spent.
+        refused (:class:`RunError`) and what was reserved stays spent. One reservation pays for one
+        reply: other bytes for the same entry are refused too.
         """
-        path = self._reply_path(entry)
-        with self._reading() as db:
-            reserved = _row(db, "select * from ledger where id = ? and kind = 'reserve'", entry)
-            plan = None if reserved is None else _plan_row(db, reserved.run)
-        if reserved is None or plan is None:
-            raise RunError(f"the ledger {self.path} holds no reservation {entry}; reserve first")
-        if cohort is not None and plan.body.get("cohort") not in (None, cohort):
-            raise RunError(
-                "the cohort changed between reservation and release; what was reserved stays "
-                "spent, start a new run on the data as they are now"
-            )
-        # Hashing and writing megabytes side by side: the hospital's answer waits for both.
-        with ThreadPoolExecutor(1) as pool, files.disk_errors(path):
-            hashed = pool.submit(lambda: hashlib.sha256(reply).hexdigest())
-            path.write_bytes(reply)
-        body = {"reply": hashed.result()}
-        with self._writing() as db:
-            total = _total(db, reserved.account)
-            self._add(
-                db, "commit", reserved.account, reserved.run, reserved.round, reserved.model, 0,
-                entry, body, total,
-            )  # fmt: skip
-            kept = {f"{self.path.stem}.reply-{number}" for number in _replies_to_keep(db)}
-        for old in self.path.parent.glob(f"{glob.escape(self.path.stem)}.reply-*"):
-            if old.name not in kept and old != path:
-                old.unlink(missing_ok=True)
+        # Without a flush: a commit that the power takes away makes a repeated request cost again.
+        with ThreadPoolExecutor(1) as pool, self._writing(durable=False) as db:
+            hashing = pool.submit(lambda: hashlib.sha256(reply).hexdigest())
+            reserved = ledger_rows.one(db, "where id = ? and kind = 'reserve'", entry)
+            plan = None if reserved is None else ledger_rows.plan_of(db, reserved.run)
+            if reserved is None or plan is None:
+                raise RunError(
+                    f"the ledger {self.path} holds no reservation {entry}; reserve first"
+                )
+            if cohort is not None and plan.body["cohort"] not in (None, cohort):
+                raise RunError(
+                    "the cohort changed between reservation and release; what was reserved stays "
+                    "spent, start a new run on the data as they are now"
+                )
+            earlier = ledger_rows.commit_of(db, reserved)
+            if earlier is not None and earlier.body["reply"] != hashing.result():
+                raise RunError(f"the reservation {entry} paid for another reply; reserve again")
+            with usable(self._reply_path(entry)):
+                self._reply_path(entry).write_bytes(reply)  # megabytes, hashed meanwhile
+            if earlier is None:
+                total = ledger_rows.total_of(db, reserved.account)
+                self._add(
+                    db, "commit", reserved.account, reserved.run, reserved.round, reserved.model,
+                    0, entry, {"reply": hashing.result()}, total,
+                )  # fmt: skip
+            stale = ledger_rows.superseded(db, self._replies(), _RUNS_WITH_REPLIES)
+        for old in stale:
+            with contextlib.suppress(OSError):  # costs space, and no promise
+                self._reply_path(old).unlink()
 
     def answered(self, run: str, round_number: int, model: str) -> bytes | None:
         """The bytes released for this run, round and model before, whole, or None."""
-        if not self.path.exists():
-            return None
         with self._reading() as db:
-            row = _find(db, run, "commit", round_number, model)
-        if row is None or not self._reply_path(row.entry).is_file():
+            row = ledger_rows.find(db, run, "commit", round_number, model)
+        if row is None:
             return None
-        reply = self._reply_path(row.entry).read_bytes()
+        try:
+            reply = self._reply_path(row.entry).read_bytes()
+        except OSError:
+            return None
         return reply if hashlib.sha256(reply).hexdigest() == row.body["reply"] else None
+
+    def opened(self, run: str) -> bool:
+        """Whether the plan of a run was opened before."""
+        with self._reading() as db:
+            return ledger_rows.plan_of(db, run) is not None
 
     def steps(self, run: str) -> int:
         """Steps that a run reserved so far."""
-        if not self.path.exists():
-            return 0
         with self._reading() as db:
-            return _taken(db, run)
+            return ledger_rows.taken_by(db, run)
 
     def state(self, account: str) -> tuple[list[dict[str, Any]], list[float]]:
         """The plans opened on an account, and its total divergence; empty for a new one."""
-        if not self.path.exists():
-            return [], []
         with self._reading() as db:
-            return [row.body for row in _plans(db, account)], _total(db, account)
+            plans = [row.body for row in ledger_rows.plans_on(db, account)]
+            return plans, ledger_rows.total_of(db, account)
 
     def rows(self) -> list[Row]:
         """Every row, in order."""
-        if not self.path.exists():
-            return []
         with self._reading() as db:
-            return [_parse(row) for row in db.execute("select * from ledger order by id")]
+            return ledger_rows.select(db, "order by id")
 
     def note(self, what: str, **details: Any) -> None:
         """A line in the audit log about something that is no row: a refusal, say."""
@@ -243,86 +210,112 @@ class Ledger:
         ledger and log together shows only against an anchor kept elsewhere (``fedmed ledger verify
         --anchor``).
         """
-        with self.log.locked():
-            self.log.last()  # drops half a line that a crash left
+        if not self.path.exists() and not self.log.path.exists():
+            raise RunError(f"{self.path}: no such ledger; give the path of a hospital's ledger")
+        with self.log.locked(reading=True):
             entries = self.log.entries()
-            if not self.path.exists() and not entries:
-                raise RunError(f"{self.path}: no such ledger; give the path of a hospital's ledger")
-            rows = self.rows()
-        heads = [START]
-        totals: dict[str, list[float]] = {}
-        plans: dict[str, Request] = {}
-        for number, row in enumerate(rows, start=1):
-            where = f"{self.path}, row {number}"
-            if row.id != number or row.previous != heads[-1] or digest_of(row) != row.hash:
-                raise RunError(f"{where}: it was edited, or rows before it were removed")
-            heads.append(row.hash)
-            if row.kind == "plan":
-                plans[row.run] = Request.from_json(row.body)
-            if row.kind == "reserve":
-                before = totals.get(row.account, [])
-                totals[row.account] = filtering.after(plans[row.run], row.steps, before)
-            if row.spent["rdp"] != totals.get(row.account, []):
-                raise RunError(f"{where}: its running total is not the sum of the rows before it")
+            with self._reading(trusting=True) as db:
+                found = [str(row[0]) for row in db.execute("pragma integrity_check")]
+                if found != ["ok"]:
+                    raise sqlite3.DatabaseError("the file is damaged")
+                rows = ledger_rows.select(db, "order by id")
+                known = entries[-1]["rows"] if entries else 0
+                unknown = ledger_rows.unanchored(db, known)
+        ledger_rows.check_rows(rows, self.path)
+        heads = [START, *(row.hash for row in rows)]
         for number, entry in enumerate(entries, start=1):
             if entry["rows"] >= len(heads):
                 raise RunError(
                     f"{self.path} has {len(rows)} rows but its log knew of {entry['rows']} (line "
-                    f"{number}): the ledger was cut short or rolled back"
+                    f"{number}): the ledger was deleted, cut short or rolled back"
                 )
             if heads[entry["rows"]] != entry["head"]:
                 raise RunError(
                     f"{self.path}, row {entry['rows']}: not the row that its log knew of (line "
                     f"{number}): the ledger was rewritten"
                 )
-        if rows and (not entries or entries[-1]["rows"] < len(rows) - 1):
-            raise RunError(
-                f"{self.log.path} knows of {entries[-1]['rows'] if entries else 0} rows but the "
-                f"ledger has {len(rows)}: the log was cut short or removed"
-            )
+        if ledger_rows.too_far_behind(unknown, known):
+            raise self._short_log(known, len(rows))
         return len(rows)
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self, *, trusting: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection for queries; none to a ledger that its log contradicts, unless trusting."""
         try:
-            with closing(
-                sqlite3.connect(self.path, timeout=self.patience, isolation_level=None)
-            ) as db:
-                self._check_version(db)
+            # Before the rows: another process may be adding some.
+            anchor = None if trusting else self.log.last()
+            with closing(self._found()) as db:
+                if anchor is not None:
+                    self._check_anchor(db, anchor)
                 yield db
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        except DAMAGE as error:
             raise self._unusable(error) from error
 
+    def _found(self) -> sqlite3.Connection:
+        """The file, or where there are no rows yet an empty ledger in memory."""
+        if self.path.exists():
+            uri = f"{self.path.absolute().as_uri()}?mode=rw"
+            db = sqlite3.connect(uri, timeout=self.patience, isolation_level=None, uri=True)
+            try:
+                if self._check_version(db):
+                    return db
+            except BaseException:
+                db.close()
+                raise
+            db.close()
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        db.executescript(ledger_rows.SCHEMA)
+        return db
+
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A transaction, alone with ledger and log; the log's anchor follows what it wrote."""
         with self.log.locked():
             try:
-                with files.disk_errors(self.path):
+                with usable(self.path):
                     self.path.parent.mkdir(parents=True, exist_ok=True)
-                with closing(
-                    sqlite3.connect(self.path, timeout=self.patience, isolation_level=None)
-                ) as db:
-                    db.execute("pragma synchronous = full")
-                    if not self._check_version(db):
-                        db.executescript(_SCHEMA)
-                        db.execute(f"pragma user_version = {VERSION}")
+                with connections.borrowed(self.path, self.patience) as db:
+                    self._prepare(db)
+                    db.execute(f"pragma synchronous = {'extra' if durable else 'normal'}")
                     db.execute("begin immediate")
-                    self._check_anchor(db)
                     try:
+                        if self._check_anchor(db, self.log.last()):
+                            self._anchor(db)
+                        before = db.total_changes
                         yield db
-                        db.execute("commit")
+                        spends = durable and db.total_changes > before
+                        self._end(db, flush=spends)
                     except BaseException:
                         if db.in_transaction:
                             db.execute("rollback")
                         raise
-                    self._anchor(db)
-            except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+                    if spends:
+                        self._anchor(db)
+            except DAMAGE as error:
                 raise self._unusable(error) from error
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        if self._check_version(db):
+            return
+        db.executescript(ledger_rows.SCHEMA)
+        db.execute(f"pragma user_version = {VERSION}")
+
+    def _end(self, db: sqlite3.Connection, *, flush: bool) -> None:
+        """Commit; side by side with it the log's line about the row before comes to the disk."""
+        if not flush:
+            db.execute("commit")
+            return
+        with ThreadPoolExecutor(1) as pool:
+            flushed = pool.submit(self.log.flush)
+            db.execute("commit")
+            flushed.result()
 
     def _check_version(self, db: sqlite3.Connection) -> bool:
         """Whether the file is a ledger already; raises where it is of another version."""
         found = int(db.execute("pragma user_version").fetchone()[0])
+        # SQLite itself takes what is left of a page for the whole of it.
+        if self.path.stat().st_size % int(db.execute("pragma page_size").fetchone()[0]):
+            raise sqlite3.DatabaseError("the file was cut short")
         if found > VERSION:
             raise RunError(
                 f"the ledger {self.path} was made by a newer fedmed (version {found}, this one "
@@ -330,38 +323,42 @@ class Ledger:
             )
         return found == VERSION
 
-    def _check_anchor(self, db: sqlite3.Connection) -> None:
-        """The ledger must hold what its log last knew of; it may be one crash ahead."""
-        anchor, last = self.log.last(), _row(db, "select * from ledger order by id desc limit 1")
-        if last is not None and digest_of(last) != last.hash:
-            raise RunError(f"{self.path}, row {last.id}: it was edited; restore it from a backup")
+    def _check_anchor(self, db: sqlite3.Connection, anchor: Anchor) -> int:
+        """The ledger must hold what its log last knew of; by how much spend it is ahead.
+
+        That may be what a crash or two left without a line, and no more.
+        """
+        last = ledger_rows.last(db)
         rows = 0 if last is None else last.id
         if rows < anchor.rows:
             raise RunError(
                 f"{self.path} has {rows} rows but its log knew of {anchor.rows}: the ledger was "
                 "deleted, cut short or rolled back; restore it from a backup"
             )
-        if anchor.rows:
-            known = _row(db, "select * from ledger where id = ?", anchor.rows)
-            if known is None or known.hash != anchor.head:
+        unknown = ledger_rows.unanchored(db, anchor.rows)
+        if ledger_rows.too_far_behind(unknown, anchor.rows):
+            raise self._short_log(anchor.rows, rows)
+        previous = anchor.head
+        for row in ledger_rows.select(db, "where id >= ? order by id", max(1, anchor.rows)):
+            if row.id == anchor.rows and row.hash != anchor.head:
                 raise RunError(
-                    f"{self.path}, row {anchor.rows}: not the row that its log knew of; restore "
-                    "the ledger from a backup"
+                    f"{self.path}, row {row.id}: not the row that its log knew of; restore the "
+                    "ledger from a backup"
                 )
-        if rows > anchor.rows + 1:
-            raise RunError(
-                f"{self.log.path} knows of {anchor.rows} rows but the ledger has {rows}: the log "
-                "was cut short or removed; restore it from a backup"
-            )
-        if rows > anchor.rows:
-            self._anchor(db)
+            follows = row.id <= anchor.rows or row.previous == previous
+            if not follows or row.right_hash() != row.hash:
+                raise RunError(
+                    f"{self.path}, row {row.id}: it was edited; restore the ledger from a backup"
+                )
+            previous = row.hash
+        return unknown
 
     def _anchor(self, db: sqlite3.Connection) -> None:
-        last = _row(db, "select * from ledger order by id desc limit 1")
-        if last is not None and last.id > self.log.last().rows:
-            self.log.append(
-                last.kind, last.id, last.hash, account=last.account, run=last.run, steps=last.steps
-            )
+        """Add a line about the newest row."""
+        last = ledger_rows.last(db)
+        if last is not None:
+            about = {"account": last.account, "run": last.run, "steps": last.steps}
+            self.log.append(last.kind, last.id, last.hash, flush=False, **about)
 
     def _add(
         self,
@@ -376,16 +373,17 @@ class Ledger:
         body: Mapping[str, Any],
         total: Sequence[float],
     ) -> int:
-        last = _row(db, "select * from ledger order by id desc limit 1")
+        last = ledger_rows.last(db)
         now = float(self.clock())
         if last is not None and now < last.time - _CLOCK_SLACK:
             raise RunError(
                 f"the clock is {last.time - now:.0f} s behind the last entry of {self.path}; set "
                 "the clock and run again"
             )
-        taken = _taken(db, run) + (steps if kind == "reserve" else 0)
+        taken = ledger_rows.taken_by(db, run) + (steps if kind == "reserve" else 0)
+        number = 1 if last is None else last.id + 1
         row = Row(
-            id=1 if last is None else last.id + 1,
+            id=number,
             kind=kind,
             time=max(now, 0.0 if last is None else last.time),
             account=account,
@@ -399,76 +397,30 @@ class Ledger:
             previous=START if last is None else last.hash,
             hash="",
         )
-        values = {name: getattr(row, name) for name in _COLUMNS}
-        values |= {"body": canonical(row.body), "spent": canonical(row.spent)}
-        values["hash"] = digest_of(row)
-        marks = ", ".join(f":{name}" for name in _COLUMNS)
-        db.execute(f"insert into ledger values ({marks})", values)  # noqa: S608 -- constants
-        return row.id
+        ledger_rows.insert(db, row)
+        return number
+
+    def _short_log(self, known: int, rows: int) -> RunError:
+        return RunError(
+            f"{self.log.path} knows of {known} rows but the ledger has {rows}: the log was cut "
+            "short or removed; restore it from a backup"
+        )
 
     def _unusable(self, error: Exception) -> RunError:
+        reason = " ".join(str(error).split())
+        if "locked" in reason:
+            return RunError(
+                f"the ledger {self.path} is locked by another process; wait for it, or end it"
+            )
         return RunError(
-            f"the ledger {self.path} cannot be used ({type(error).__name__}: {error}); check the "
+            f"the ledger {self.path} cannot be used ({type(error).__name__}: {reason}); check the "
             "disk and its permissions, or restore it from a backup"
         )
 
+    def _replies(self) -> list[int]:
+        start = f"{self.path.stem}.reply-"
+        names = [path.name for path in self.path.parent.glob(f"{glob.escape(start)}*")]
+        return [int(n.removeprefix(start)) for n in names if n.removeprefix(start).isdecimal()]
+
     def _reply_path(self, entry: int) -> Path:
         return self.path.with_name(f"{self.path.stem}.reply-{entry}")
-
-
-def digest_of(row: Row) -> str:
-    """The hash that a row must have."""
-    return digest(row.previous, row.text())
-
-
-def _parse(values: Sequence[Any]) -> Row:
-    named = dict(zip(_COLUMNS, values, strict=True))
-    named |= {"body": json.loads(named["body"]), "spent": json.loads(named["spent"])}
-    return Row(**named)
-
-
-def _row(db: sqlite3.Connection, query: str, *values: Any) -> Row | None:
-    found = db.execute(query, values).fetchone()
-    return None if found is None else _parse(found)
-
-
-def _find(db: sqlite3.Connection, run: str, kind: str, round_number: int, model: str) -> Row | None:
-    return _row(
-        db,
-        "select * from ledger where run = ? and kind = ? and round = ? and model = ?"
-        " order by id desc limit 1",
-        run, kind, round_number, model,
-    )  # fmt: skip
-
-
-def _plan_row(db: sqlite3.Connection, run: str) -> Row | None:
-    return _row(db, "select * from ledger where run = ? and kind = 'plan' limit 1", run)
-
-
-def _plans(db: sqlite3.Connection, account: str) -> list[Row]:
-    query = "select * from ledger where account = ? and kind = 'plan' order by id"
-    return [_parse(row) for row in db.execute(query, (account,))]
-
-
-def _total(db: sqlite3.Connection, account: str) -> list[float]:
-    last = _row(db, "select * from ledger where account = ? order by id desc limit 1", account)
-    return [] if last is None else [float(value) for value in last.spent["rdp"]]
-
-
-def _replies_to_keep(db: sqlite3.Connection) -> list[int]:
-    """The newest reply of each of the newest runs.
-
-    A server that sent a newer model has the older reply; an older run's is not asked for again.
-    """
-    query = (
-        "select max(entry) from ledger where kind = 'commit' group by run"
-        " order by max(id) desc limit ?"
-    )
-    return [int(row[0]) for row in db.execute(query, (_RUNS_WITH_REPLIES,))]
-
-
-def _taken(db: sqlite3.Connection, run: str) -> int:
-    """Steps a run has reserved: the newest of its rows that counts them."""
-    query = "select * from ledger where run = ? and kind = 'reserve' order by id desc limit 1"
-    last = _row(db, query, run)
-    return 0 if last is None else int(last.spent["taken"])

@@ -12,6 +12,8 @@ from fedmed.privacy.audit import START
 from fedmed.privacy.filtering import Request, account_epsilon
 from fedmed.privacy.ledger import Ledger
 
+_LOG = ".audit.jsonl"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
@@ -37,7 +39,10 @@ def find(path: Path) -> list[Ledger]:
     """The ledger at ``path``, or all in a folder (or in its folder ``ledgers``)."""
     if path.is_dir():
         inner = path / "ledgers"
-        found = sorted((inner if inner.is_dir() else path).glob("*.sqlite"))
+        folder = inner if inner.is_dir() else path
+        # A log whose ledger was deleted is what a check must not pass over.
+        logged = [log.name.removesuffix(_LOG) for log in folder.glob(f"*{_LOG}")]
+        found = sorted({*folder.glob("*.sqlite"), *(folder / f"{name}.sqlite" for name in logged)})
         if not found:
             raise UserError(f"{path} holds no ledger; give a folder of *.sqlite ledgers, or one")
         return [Ledger(file) for file in found]
@@ -93,7 +98,8 @@ def check(ledger: Ledger, anchor: str = "") -> str:
         number, _, head = anchor.partition(":")
         if not number.isdecimal() or not head:
             raise UserError(f"--anchor {anchor}: write it as ROWS:HEAD, as verify prints it")
-        if int(number) > count or (int(number) and rows[int(number) - 1].hash != head):
+        heads = [START, *(row.hash for row in rows)]
+        if int(number) > count or heads[int(number)] != head:
             raise RunError(
                 f"{ledger.path}: row {number} is not the one of that anchor; ledger and log were "
                 "rolled back or rewritten together"

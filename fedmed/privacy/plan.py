@@ -16,6 +16,7 @@ from fedmed.privacy.plans import (
     StackedPlan,
     UpdatePlan,
 )
+from fedmed.rounding import up
 
 __all__ = [
     "AdaptiveClipping",
@@ -50,7 +51,7 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
         return images
     training: GradientPlan | UpdatePlan
     if privacy.arm == "dp-sgd":
-        public = declared or declared_size(privacy, hospital)
+        public = declared or declared_size(settings, hospital)
         training = _gradient_plan(settings, public or units, hospital, public is not None)
     else:
         training = _update_plan(settings)
@@ -62,14 +63,24 @@ def noise_source(settings: Settings) -> NoiseSource:
     return NoiseSource(settings.run.seed if settings.privacy.reproducible_noise else None)
 
 
-def declared_size(privacy: Privacy, hospital: str) -> int | None:
+def declared_size(settings: Settings, hospital: str) -> int | None:
     """The public size of ``hospital`` in ``privacy.public-size``; None where none is declared.
 
-    Raises :class:`UserError` where it cannot be read, or names other hospitals only.
+    The pooled data are as large as all hospitals together. Raises :class:`UserError` where it
+    cannot be read, or names other hospitals only.
     """
-    text = privacy.public_size.strip()
+    text = settings.privacy.public_size.strip()
     if not text:
         return None
+    names = [item.rpartition("=")[0].strip() for item in text.split(",")]
+    if settings.train.scheme == "pooled" and hospital not in names:
+        if names == [""]:
+            return settings.data.hospitals * _size_in(text, hospital)
+        return sum(_size_in(text, name) for name in names)
+    return _size_in(text, hospital)
+
+
+def _size_in(text: str, hospital: str) -> int:
     sizes: dict[str, str] = {}
     for item in text.split(","):
         name, equals, value = item.rpartition("=")
@@ -175,7 +186,7 @@ def _update_plan(settings: Settings) -> UpdatePlan:
             lambda n: accounting.epsilon(sigma, 1.0, n, privacy.delta) <= privacy.epsilon,
             train.rounds,
         )
-        choices = f"raise privacy.epsilon to {plan.epsilon():.4g}"
+        choices = f"raise privacy.epsilon to {up(plan.epsilon(), 4):.6g}"
         choices += f", or lower train.rounds to {rounds}" if rounds else ""
         raise UserError(
             f"privacy.noise-multiplier = {sigma:g} gives epsilon {plan.epsilon():.4g} in "

@@ -1,5 +1,6 @@
 """A hospital's own rules: what it lets a federation ask, whatever the server says."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ class Policy(Section):
     """
 
     account: str = ""  # where spend is charged; empty = one account per hospital and unit
-    unit: str = ""  # patient, image, pixels or hospital; empty = that of each request
+    unit: str = ""  # patient, image, pixels, hospital; empty = patient, or without limit the run's
     maximum_epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0  # 0 = none
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     arms: list[str] = []  # empty = every arm that the limit allows
@@ -34,20 +35,29 @@ class Policy(Section):
 
     @model_validator(mode="after")
     def _known(self) -> "Policy":
+        if "maximum_epsilon" in self.model_fields_set and not self.maximum_epsilon:
+            raise ValueError(
+                "maximum-epsilon = 0 could be read as no budget or as no limit; remove it for no "
+                "limit, or set arms to what may run"
+            )
         for arm in self.arms:
             if arm not in ARMS:
                 raise ValueError(
-                    f"arms: '{arm}' is not known{config.nearest(arm, ARMS)}; use {', '.join(ARMS)}"
+                    f"arms: {arm!r} is not known{config.nearest(arm, ARMS)}; use {', '.join(ARMS)}"
                 )
         if self.unit not in ("", *UNITS):
-            raise ValueError(f"unit: '{self.unit}' is not known; use {', '.join(UNITS)}")
+            raise ValueError(f"unit: {self.unit!r} is not known; use {', '.join(UNITS)}")
         if self.account and not self.unit:
             raise ValueError(f"unit: a named account needs it; use one of {', '.join(UNITS)}")
         return self
 
     def account_for(self, hospital: str, unit: str) -> tuple[str, str]:
-        """Name and unit of the account that a request for ``unit`` is charged to."""
-        unit = self.unit or unit
+        """Name and unit of the account that a request for ``unit`` is charged to.
+
+        Under a limit every request is counted in one unit, by default the patient: with an account
+        for each unit the same patient could be asked for the limit several times.
+        """
+        unit = self.unit or ("patient" if self.limit else unit)
         return self.account or f"{hospital}/{unit}", unit
 
     @property
@@ -73,7 +83,7 @@ def load_policy(folder: str, hospital: str) -> Policy:
     if not root.is_dir():
         raise UserError(f"run.policies = '{folder}': no such folder; create it or remove the key")
     path = root / f"{safe_name(hospital)}.toml"
-    return read_policy(path) if path.exists() else SIMULATION
+    return read_policy(path) if os.path.lexists(path) else SIMULATION
 
 
 def read_policy(path: Path) -> Policy:
@@ -83,7 +93,7 @@ def read_policy(path: Path) -> Policy:
         known = [name.replace("_", "-") for name in Policy.model_fields]
         if key not in known:
             raise UserError(
-                f"{path}: unknown key '{key}'{config.nearest(key, known)}; use {', '.join(known)}"
+                f"{path}: unknown key {key!r}{config.nearest(key, known)}; use {', '.join(known)}"
             )
     try:
         return Policy.model_validate(config.widen(text, Policy), by_alias=True, by_name=False)

@@ -96,16 +96,29 @@ def smallest(fits: Callable[[int], bool], bottom: int, top: int) -> int | None:
     return high
 
 
-def nearest_for_noise(question: Question, noise_multiplier: float, target: float) -> str:
-    """What would make a plan with this noise keep the target: one line of choices."""
-    choices = [f"raise privacy.epsilon to {_four(epsilon(question, noise_multiplier))}"]
+CONFIG_NAMES = ("privacy.epsilon", "train.rounds", "train.batch-size", "privacy.noise-multiplier")
+OPTION_NAMES = ("--epsilon", "", "--batch", "--noise-multiplier")
+
+
+def nearest_for_noise(
+    question: Question,
+    noise_multiplier: float,
+    target: float,
+    names: tuple[str, str, str, str] = CONFIG_NAMES,
+) -> str:
+    """What would make a plan with this noise keep the target: one line of choices.
+
+    ``names`` are what the reader calls epsilon, rounds (empty: no such thing), batch and noise.
+    """
+    called, rounds_called, batch_called, noise_called = names
+    choices = [f"raise {called} to {_four(epsilon(question, noise_multiplier))}"]
     fewer = rounds(question, noise_multiplier, target)
-    if fewer:
-        choices.append(f"lower train.rounds to {fewer}")
+    if fewer and rounds_called:
+        choices.append(f"lower {rounds_called} to {fewer}")
     smaller = batch(question, noise_multiplier, target)
     if smaller:
-        choices.append(f"lower train.batch-size to {smaller}")
-    choices.append(f"raise privacy.noise-multiplier to {_four(noise(question, target))}")
+        choices.append(f"lower {batch_called} to {smaller}")
+    choices.append(f"raise {noise_called} to {_four(noise(question, target))}")
     return "; or ".join(choices)
 
 

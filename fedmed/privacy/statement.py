@@ -310,7 +310,7 @@ def _summary(record: Statement) -> str:
     if record.tpr_at_fpr_001 is not None:
         text += (
             "An attacker who knows everything else and accuses 1 in 100 wrongly finds "
-            f"{100 * record.tpr_at_fpr_001:.2g} in 100 of those who are there. "
+            f"{up(100 * record.tpr_at_fpr_001, 2):.2g} in 100 of those who are there. "
         )
     if record.epsilon > 1:
         return text + "Something can still be learnt: lower epsilon protects more."

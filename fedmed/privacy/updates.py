@@ -22,7 +22,8 @@ def norm(update: Mapping[str, Tensor]) -> float:
     for name, value in update.items():
         if not value.is_floating_point():
             raise BadUpdate(f"array '{name}' is {value.dtype}, not floating point")
-        total += float(torch.linalg.vector_norm(value, dtype=torch.float64)) ** 2
+        size = float(torch.linalg.vector_norm(value, dtype=torch.float64))
+        total += size * size  # ** 2 would raise OverflowError where this is infinite
     if not total < float("inf"):
         raise BadUpdate("the update holds NaN or infinite numbers")
     return math.sqrt(total)

@@ -39,15 +39,30 @@ class Arm:
         return self.kind != "none"
 
     @property
+    def replaced(self) -> Number:
+        """Epsilon where one unit's data are replaced, where the statement gives it."""
+        value: Number = self.statement.get("epsilon_replace_one")
+        return value
+
+    @property
     def axis_epsilon(self) -> Number:
-        """Epsilon on the axis of its unit: one neighbouring relation for all arms there."""
-        replaced = self.statement.get("epsilon_replace_one")
-        return replaced if self.epsilon is not None and replaced is not None else self.epsilon
+        """Epsilon on the axis of its unit: one neighbouring relation for all arms there.
+
+        Patients are added or removed under every arm; images and hospitals are not, so that there
+        the figure for replacement counts.
+        """
+        if self.epsilon is None or self.unit == "patient" or self.replaced is None:
+            return self.epsilon
+        return self.replaced
 
     @property
     def statement(self) -> Json:
-        """The privacy statement of the first seed that has one."""
-        return next((run.privacy for run in self.runs if run.privacy), {})
+        """The privacy statement of the seed whose guarantee is weakest; empty without any."""
+        told = [run.privacy for run in self.runs if run.privacy]
+        unclaimed = [one for one in told if one.get("epsilon") is None]
+        if unclaimed or not told:
+            return next(iter(unclaimed), {})
+        return max(told, key=lambda one: float(one["epsilon"]))
 
     def metric(self, *path: str) -> Number:
         """Mean over seeds of a number in the metrics, None where no seed has it."""

@@ -34,7 +34,7 @@ def epsilon_panel(
     figure, plot = svg.axes(3.7, 3.0 + 0.2 * rows, left=0.6, bottom=0.55 + 0.22 * rows, right=0.32)
     _baselines(plot, baselines)
     colour = UNIT_COLOUR.get(unit, svg.INK)
-    relation = ", replaced" if unit == "hospital" else ""
+    relation = "" if unit == "patient" else ", replaced"
     points = sorted(
         (arm for arm in arms if arm.axis_epsilon and arm.auroc is not None),
         key=lambda arm: (arm.axis_epsilon or 0.0, arm.name),

@@ -17,7 +17,7 @@ from PIL import Image
 
 import fedmed
 from fedmed.files import write_text
-from fedmed.report import figures, sections, svg, words
+from fedmed.report import figures, sections, statements, svg, words
 from fedmed.report.arms import Arm, mean, reference, summarise
 from fedmed.report.bars import group_bars
 from fedmed.report.load import Comparison, load
@@ -79,7 +79,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "bars": bars,
         "fairness": sections.gap_tables(arms, base),
         "samples": _samples(comparison),
-        "statements": [sections.statement(arm) for arm in arms],
+        "statements": [statements.statement(arm) for arm in arms],
+        "totals": statements.totals(arms),
         "costs": [sections.cost(arm) for arm in arms],
         "settings": comparison.base,
         "changes": sections.changes(comparison, arms),

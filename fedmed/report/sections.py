@@ -52,7 +52,9 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         "guarantee": words.guarantee(arm),
         "per_pixel": arm.statement.get("epsilon_per_pixel"),
         "neighbouring": arm.statement.get("neighbouring"),
-        "replaced": arm.axis_epsilon if arm.axis_epsilon != arm.epsilon else None,
+        "replaced": arm.replaced
+        if arm.epsilon is not None and arm.replaced != arm.epsilon
+        else None,
         "change": change,
         "accuracy": arm.metric("accuracy"),
         "sensitivity": arm.metric("sensitivity"),
@@ -139,45 +141,6 @@ def _accuracy_gap(found: Sequence[Json]) -> Json:
     return {
         "accuracy_gap": None if largest is None else means[largest],
         "accuracy_gap_group": largest,
-    }
-
-
-def statement(arm: Arm) -> dict[str, Any]:
-    """What an arm guarantees and whom it trusts."""
-    statement = arm.statement
-    taken, planned = statement.get("steps_taken"), statement.get("steps_planned")
-    facts = [
-        ("Protects", "nobody in particular" if arm.unit == "none" else f"one {arm.unit}"),
-        ("Guarantee", words.guarantee(arm)),
-        ("Must be trusted", arm.trust),
-    ]
-    facts += [
-        (title, str(statement[key]))
-        for title, key in (
-            ("Neighbouring data sets", "neighbouring"),
-            ("Mechanism", "mechanism"),
-            ("Accountant", "accountant"),
-            ("Sampling", "sampling"),
-            ("Source of noise", "noise_source"),
-        )
-        if statement.get(key)
-    ]
-    unseeded = statement.get("epsilon_without_knowledge_of_the_seed")
-    if unseeded is not None:
-        text = f"ε = {words.epsilon_text(unseeded)} per {arm.unit}; no claim against who knows it"
-        facts.append(("For who does not know the seed", text))
-    if taken is not None or planned is not None:
-        facts.append(("Steps taken of planned", f"{plain(taken)} of {plain(planned)}"))
-    return {
-        "arm": arm,
-        "guarantee": words.guarantee(arm),
-        "summary": statement.get("summary") or "",
-        "facts": facts,
-        "hospitals": statement.get("hospitals") or [],
-        "released": statement.get("released") or [],
-        "not_covered": statement.get("not_covered") or [],
-        "recorded": bool(statement),
-        "overrun": taken is not None and planned is not None and taken > planned,
     }
 
 

@@ -13,6 +13,7 @@ _NAME: Final = 22  # characters of an arm's name that figures have room for
 _CHANCE: Final = 0.5
 ABSENT: Final = "\N{EN DASH}"
 _MINUS: Final = "\N{MINUS SIGN}"
+_UNCLAIMED: Final = {"none": "no differential privacy", "brightness-shift": "no DP claim"}
 
 
 def fixed(value: float | None, absent: str = ABSENT, digits: int = 3) -> str:
@@ -47,7 +48,7 @@ def short(name: str) -> str:
 def guarantee(arm: Arm) -> str:
     """Epsilon with its unit and delta, or that there is no claim."""
     if arm.epsilon is None:
-        return "no differential privacy" if arm.kind == "none" else "no claim"
+        return _UNCLAIMED.get(arm.kind, "no claim")
     text = f"ε = {epsilon_text(arm.epsilon)} per {arm.unit}"
     return text if arm.delta is None else f"{text}, δ = {delta_text(arm.delta)}"
 
@@ -95,6 +96,8 @@ def answer(arms: Sequence[Arm]) -> list[str]:
 
 def _costs(private: Sequence[Arm], base: Arm | None) -> str:
     """The private arms that cost least and most; one sentence."""
+    # An arm that promises nothing is no answer where others promise something.
+    private = [arm for arm in private if arm.epsilon is not None] or private
     best = max(private, key=lambda arm: arm.auroc or 0.0)
     worst = min(private, key=lambda arm: arm.auroc or 0.0)
     text = f"Of the treatments compared, {best.name} ({guarantee(best)}) keeps the most: "

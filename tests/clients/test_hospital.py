@@ -35,6 +35,7 @@ PLANS: dict[str, Plan] = {
     "local-update": update_plan("hospital"),
     "central-fixed": update_plan("server"),
 }
+RUN = "a run"
 OWN = ("dp-sgd", "local-update")  # arms whose spend the hospital itself writes down
 
 
@@ -88,12 +89,12 @@ def test_under_a_private_arm_the_reply_is_the_update_and_the_name(arm: str, tmp_
         assert dict(content.config_records["reply"]) == {"hospital": "hospital-1"}
         assert sorted(content.array_records["update"]) == sorted(model())
 
-    reply = hospital(arm, tmp_path).train(1, model(), {})
+    reply = hospital(arm, tmp_path).train(RUN, 1, model(), {})
     check(reply)
     # Pitfall 21: a loss and a count beside the noised update.
     goes_red(check, dataclasses.replace(reply, loss=0.5))
     goes_red(check, dataclasses.replace(reply, images=24))
-    goes_red(check, hospital("none", tmp_path).train(1, model(), {}))
+    goes_red(check, hospital("none", tmp_path).train(RUN, 1, model(), {}))
 
 
 class Reader:
@@ -106,26 +107,30 @@ class Reader:
         return len(self.shard)
 
     def __getattr__(self, name: str) -> object:
-        self.seen.append(self.ledger.steps())
+        self.seen.append(self.ledger.steps(RUN))
         return getattr(self.shard, name)
+
+    def fingerprint(self) -> str:
+        return self.shard.fingerprint()  # which data: not what is in them
 
 
 class ReservesAfterwards(Ledger):
     """A broken ledger: the entry is written when the answer is ready."""
 
-    def reserve(self, round_number: int, model: str, steps: int, **_: Any) -> int:
-        object.__setattr__(self, "waiting", (round_number, model, steps))
+    def reserve(self, run: str, round_number: int, model: str, steps: int, **_: Any) -> int:
+        object.__setattr__(self, "waiting", (run, round_number, model, steps))
         return 1
 
-    def commit(self, entry: int, reply: bytes) -> None:
-        super().commit(super().reserve(*self.waiting), reply)  # type: ignore[attr-defined]
+    def commit(self, entry: int, reply: bytes, *, cohort: str | None = None) -> None:
+        entry = super().reserve(*self.waiting)  # type: ignore[attr-defined]
+        super().commit(entry, reply, cohort=cohort)
 
 
 @pytest.mark.parametrize("arm", OWN)
 def test_the_spend_is_written_down_before_data_are_touched(arm: str, tmp_path: Path) -> None:
     def check(ledger: Ledger) -> None:
         reader = Reader(ledger)
-        hospital(arm, tmp_path, ledger=ledger, shard=reader).train(1, model(), {})
+        hospital(arm, tmp_path, ledger=ledger, shard=reader).train(RUN, 1, model(), {})
         assert reader.seen
         assert min(reader.seen) == cost(arm)
 
@@ -142,9 +147,9 @@ def test_training_that_dies_has_been_paid_for(
 
     def check(ledger: Ledger) -> None:
         with pytest.raises(MemoryError):
-            hospital(arm, tmp_path, ledger=ledger).train(1, model(), {})
-        assert ledger.steps() == cost(arm)
-        assert ledger.answered(1, messages.fingerprint(model())) is None
+            hospital(arm, tmp_path, ledger=ledger).train(RUN, 1, model(), {})
+        assert ledger.steps(RUN) == cost(arm)
+        assert ledger.answered(RUN, 1, messages.fingerprint(model())) is None
 
     monkeypatch.setattr(module, "train_private", die)
     monkeypatch.setattr(module, "train_plain", die)
@@ -157,10 +162,10 @@ def test_a_repeated_request_gets_the_same_bytes_and_costs_nothing(arm: str, tmp_
     """Pitfall 29: noise drawn twice for one request could be averaged out, or cost twice."""
 
     def check(second: Hospital) -> None:
-        first = hospital(arm, tmp_path).train(1, model(), {})
-        again = second.train(1, model(), {})
+        first = hospital(arm, tmp_path).train(RUN, 1, model(), {})
+        again = second.train(RUN, 1, model(), {})
         assert torch.equal(flat(first.update), flat(again.update))
-        assert Ledger(tmp_path / "ledger.sqlite").steps() == cost(arm)
+        assert Ledger(tmp_path / "ledger.sqlite").steps(RUN) == cost(arm)
 
     check(hospital(arm, tmp_path))
     goes_red(check, hospital(arm, tmp_path, ledger=Ledger(tmp_path / "another.sqlite")))
@@ -175,14 +180,14 @@ def test_no_request_beyond_the_plan_is_answered(
 
     def check(planned: int) -> None:
         folder = tmp_path / str(planned)
-        settings = settings_of(arm).replaced({"train.rounds": planned})
-        one = hospital(arm, folder, source=source, settings=settings)
-        one.train(1, model(1), {})
-        one.train(2, model(2), {})
+        plan = dataclasses.replace(PLANS[arm], rounds=planned)  # type: ignore[type-var]
+        one = hospital(arm, folder, source=source, plan=plan)
+        one.train(RUN, 1, model(1), {})
+        one.train(RUN, 2, model(2), {})
         for round_number in (2, 3):
-            refuses(lambda r=round_number: one.train(r, model(3), {}), "budget", error=Refusal)
-        assert one.ledger.steps() == 2 * cost(arm)
-        one.train(2, model(2), {})  # what was answered is answered again
+            refuses(lambda r=round_number: one.train(RUN, r, model(3), {}), "budget", error=Refusal)
+        assert one.ledger.steps(RUN) == 2 * cost(arm)
+        one.train(RUN, 2, model(2), {})  # what was answered is answered again
 
     check(2)
     goes_red(check, 3)
@@ -191,19 +196,19 @@ def test_no_request_beyond_the_plan_is_answered(
 @pytest.mark.parametrize("arm", OWN)
 def test_a_damaged_stored_reply_is_not_sent(arm: str, tmp_path: Path) -> None:
     one = hospital(arm, tmp_path)
-    first = flat(one.train(1, model(), {}).update)
+    first = flat(one.train(RUN, 1, model(), {}).update)
     (stored,) = tmp_path.glob("*reply*")
     stored.write_bytes(stored.read_bytes()[:-4] + b"\0\0\0\0")
-    again = flat(one.train(1, model(), {}).update)
+    again = flat(one.train(RUN, 1, model(), {}).update)
     assert not torch.equal(first, again), "trained anew, with fresh noise"
-    assert one.ledger.steps() == 2 * cost(arm), "and paid for"
+    assert one.ledger.steps(RUN) == 2 * cost(arm), "and paid for"
 
 
 @pytest.mark.parametrize("arm", OWN)
 def test_a_ledger_that_cannot_be_written_stops_the_hospital(arm: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     blocked = hospital(arm, tmp_path, ledger=Ledger(tmp_path / "file" / "ledger.sqlite"))
-    refuses(lambda: blocked.train(1, model(), {}), "ledger", error=Refusal)
+    refuses(lambda: blocked.train(RUN, 1, model(), {}), "ledger", error=Refusal)
 
 
 def test_a_reply_of_other_steps_than_accounted_is_not_released(
@@ -216,17 +221,17 @@ def test_a_reply_of_other_steps_than_accounted_is_not_released(
 
     one = hospital("dp-sgd", tmp_path)
     monkeypatch.setattr(module, "train_private", longer)
-    refuses(lambda: one.train(1, model(), {}), "plan", error=Refusal)
-    assert one.ledger.answered(1, messages.fingerprint(model())) is None
+    refuses(lambda: one.train(RUN, 1, model(), {}), "plan", error=Refusal)
+    assert one.ledger.answered(RUN, 1, messages.fingerprint(model())) is None
 
 
 @pytest.mark.parametrize("arm", PLANS)
 def test_a_model_that_does_not_fit_or_is_not_finite_gives_a_code(arm: str, tmp_path: Path) -> None:
     one = hospital(arm, tmp_path)
-    refuses(lambda: one.train(1, {"x": torch.zeros(1)}, {}), "mismatch", error=Refusal)
+    refuses(lambda: one.train(RUN, 1, {"x": torch.zeros(1)}, {}), "mismatch", error=Refusal)
     bad = model()
     bad["0.bias"][0] = float("nan")
-    refuses(lambda: one.train(2, bad, {}), "not-finite", error=Refusal)
+    refuses(lambda: one.train(RUN, 2, bad, {}), "not-finite", error=Refusal)
 
 
 def check_update_noise(update: Tensor, deviation: float) -> None:
@@ -240,7 +245,7 @@ def test_noise_on_an_update_is_scaled_to_twice_the_clipping_norm(tmp_path: Path)
     settings = settings_of("local-update").replaced({"train.learning-rate": 1e-30})
     plan = update_plan("hospital", clipping_norm=0.5, noise_multiplier=8.0)
     one = hospital("local-update", tmp_path, settings=settings, plan=plan, source=NoiseSource(1))
-    update = flat(one.train(1, model(), {}).update)
+    update = flat(one.train(RUN, 1, model(), {}).update)
     check_update_noise(update, 2 * 0.5 * 8.0)
     goes_red(check_update_noise, update, 0.5 * 8.0)  # pitfall 11: sensitivity C
 
@@ -248,10 +253,10 @@ def test_noise_on_an_update_is_scaled_to_twice_the_clipping_norm(tmp_path: Path)
 def test_central_updates_are_clipped_and_not_noised_at_the_hospital(tmp_path: Path) -> None:
     plan = update_plan("server", clipping_norm=1e-3)
     one = hospital("central-fixed", tmp_path, plan=plan)
-    first, second = (flat(one.train(1, model(), {}).update) for _ in range(2))
+    first, second = (flat(one.train(RUN, 1, model(), {}).update) for _ in range(2))
     assert float(first.norm()) == pytest.approx(1e-3, rel=1e-4)
     assert torch.equal(first, second)
-    assert one.ledger.steps() == 0
+    assert one.ledger.steps(RUN) == 0
 
 
 def test_noise_at_two_hospitals_is_independent(tmp_path: Path) -> None:
@@ -259,7 +264,7 @@ def test_noise_at_two_hospitals_is_independent(tmp_path: Path) -> None:
         updates = [
             flat(
                 hospital("local-update", tmp_path / name, name=name, source=source)
-                .train(1, model(), {})
+                .train(RUN, 1, model(), {})
                 .update
             )
             for name in ("hospital-1", other)
@@ -280,10 +285,10 @@ def test_a_hospital_that_joins_in_round_3_trains_privately(tmp_path: Path) -> No
         settings = settings_of("dp-sgd").replaced({"train.rounds": 5, "train.momentum": 0.0})
         folder = tmp_path / str(multiplier)
         late = hospital("dp-sgd", folder, plan=plan, settings=settings, source=NoiseSource(1))
-        update = flat(late.train(3, model(), {}).update)
+        update = flat(late.train(RUN, 3, model(), {}).update)
         # Learning rate 0.1, four steps of noise 1e4 on the sum, six expected in a batch.
         check_update_noise(update, 0.1 * 4**0.5 * 1e4 / 6)
-        assert late.ledger.steps() == 4
+        assert late.ledger.steps(RUN) == 4
 
     check(1e4)
     goes_red(check, 1e-9)
@@ -306,8 +311,10 @@ class Failing:
 
 def ask(app: ClientApp, settings: Settings, kind: str = MessageType.TRAIN) -> Message:
     grid = InlineGrid(app, 1, settings.to_flat())
-    content = messages.train_content(model(), messages.encode_arrays({}), 1)
-    outgoing = Message(content if kind == MessageType.TRAIN else RecordDict(), 2, kind)
+    content = messages.train_content(model(), messages.encode_arrays({}), 1, RUN)
+    outgoing = Message(
+        content if kind == MessageType.TRAIN else messages.query_content(RUN), 2, kind
+    )
     (reply,) = grid.send_and_receive([outgoing])
     return reply
 
@@ -356,15 +363,15 @@ def raising(error: Exception) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("name", "error", "code"),
     [
-        ("training_shard", UserError(f"{SECRET}.png cannot be read; drop its row"), "data"),
-        ("make_plan", UserError("privacy.delta is not below 1/3; lower it"), "plan"),
+        ("member_shard", UserError(f"{SECRET}.png cannot be read; drop its row"), "data"),
+        ("make_member_plan", UserError("privacy.delta is not below 1/3; lower it"), "plan"),
     ],
 )
 def test_a_hospital_that_cannot_begin_says_which_kind_of_reason(
     name: str, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
-    monkeypatch.setattr(module, "training_shard", lambda data, hospital: tiny_shard())
+    monkeypatch.setattr(module, "member_shard", lambda settings, hospital: tiny_shard())
     monkeypatch.setattr(module, name, raising(error))
     reply = ask(client_app.app, settings_of("dp-sgd"))
     assert dict(reply.content.config_records["error"])["code"] == code
@@ -380,14 +387,21 @@ def test_running_out_of_memory_is_a_code(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_run_config_that_is_wrong_is_a_code() -> None:
     grid = InlineGrid(client_app.app, 1, settings_of("none").to_flat() | {"privacy.arm": "magic"})
     for kind in (MessageType.TRAIN, MessageType.QUERY):
-        (reply,) = grid.send_and_receive([Message(RecordDict(), 2, kind)])
+        (reply,) = grid.send_and_receive([Message(messages.query_content(RUN), 2, kind)])
         assert dict(reply.content.config_records["error"])["code"] == "plan"
 
 
 def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
+    monkeypatch.setattr(module, "make_member_plan", lambda *_: gradient_plan())
+    monkeypatch.setattr(module, "patients_of", lambda *_: 24)
     reply = ask(client_app.app, settings_of("dp-sgd"), MessageType.QUERY)
-    assert dict(reply.content.config_records["reply"]) == {"hospital": "hospital-1"}
+    assert dict(reply.content.config_records["reply"]) == {
+        "hospital": "hospital-1",
+        "accepts": True,
+        "rounds": 0,
+        "epsilon": 0.0,
+    }
     monkeypatch.setattr(module, "member_names", raising(UserError(SECRET)))
     refused = ask(client_app.app, settings_of("dp-sgd"), MessageType.QUERY)
     assert dict(refused.content.config_records["error"])["code"] == "data"
@@ -397,7 +411,7 @@ def test_an_unexpected_error_in_a_query_is_a_code(monkeypatch: pytest.MonkeyPatc
     """Called without a grid: Flower sends the text of whatever the app lets through."""
     monkeypatch.setattr(module, "member_names", raising(ValueError(SECRET)))
     grid = InlineGrid(client_app.app, 1, settings_of("none").to_flat())
-    message = Message(RecordDict(), 2, MessageType.QUERY)
+    message = Message(messages.query_content(RUN), 2, MessageType.QUERY)
     reply = client_app.app(message, grid._contexts[2])
     assert dict(reply.content.config_records["error"])["code"] == "internal"
     assert SECRET.encode() not in message_to_proto(reply).SerializeToString()
@@ -408,18 +422,18 @@ def test_the_app_trains_a_round_and_shares_its_hospital(
 ) -> None:
     calls: list[str] = []
 
-    def shard(data: object, name: str) -> object:
+    def shard(settings: object, name: str) -> object:
         calls.append(name)
         return tiny_shard()
 
     monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
-    monkeypatch.setattr(module, "training_shard", shard)
-    monkeypatch.setattr(module, "make_plan", lambda *_: gradient_plan())  # no calibration here
+    monkeypatch.setattr(module, "member_shard", shard)
+    monkeypatch.setattr(module, "make_member_plan", lambda *_: gradient_plan())
     settings = settings_of("dp-sgd").replaced({"run.out": str(tmp_path)})
     reply = messages.read_reply(ask(client_app.app, settings), "hospital-1", model())
     assert reply.update is not None
     assert np.isfinite(flat(reply.update).numpy()).all()
     ask(client_app.app, settings)
     assert calls == ["hospital-1"], "shard and plan are made once"
-    assert Ledger(tmp_path / "ledgers" / "member-1.sqlite").steps() == 4
+    assert Ledger(tmp_path / "ledgers" / "hospital-1.sqlite").steps(RUN) == 4
     assert json.dumps(settings.to_flat()), "a run config is plain JSON"

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support import make, refuses
+from support import goes_red, make, refuses
 
 from fedmed.config import Data, Settings
 from fedmed.data import network as module
@@ -57,6 +57,36 @@ def test_a_shard_is_read_once_by_a_process() -> None:
     assert training_shard(SETTINGS.data, "hospital-1") is first
     assert len(first) == len(load_network(SETTINGS.data).training("hospital-1"))
     assert first.images.shape[1:] == (16, 16)
+
+
+def test_a_cap_keeps_at_most_so_many_images_of_each_patient() -> None:
+    network = load_network(SETTINGS.data)
+    whole = network.training("hospital-1").table
+
+    def check(cap: int, kept: pd.DataFrame) -> None:
+        counts = whole.groupby("patient_id").size().clip(upper=cap)
+        pd.testing.assert_series_equal(kept.groupby("patient_id").size(), counts)
+        assert set(kept["image"]) <= set(whole["image"])
+
+    for cap in (1, 2, 100):
+        check(cap, network.training("hospital-1", cap).table)
+        check(cap, network.training("hospital-1", cap).table)
+    pd.testing.assert_frame_equal(network.training("hospital-1", 0).table, whole)
+    goes_red(check, 1, whole)
+    assert training_shard(SETTINGS.data, "hospital-1", 1).key != (
+        training_shard(SETTINGS.data, "hospital-1").key
+    )
+
+
+def test_images_of_unknown_patients_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"image": ["x/0", "x/1", "x/2"], "label": [0, 1, 0], "split": "train"}
+    for given, count in ((["a", None, "b"], 1), (["a", "a", "b"], 0), (None, 3)):
+        table = pd.DataFrame(rows)
+        if given is not None:
+            table["patient_id"] = pd.Series(given, dtype="string")
+        data = of_table(table, ["hospital-1"] * 3, monkeypatch)
+        assert load_network(data).unknown_patients == count
+    load_network.cache_clear()
 
 
 def of_table(table: pd.DataFrame, hospital: list[str], monkeypatch: pytest.MonkeyPatch) -> Data:

@@ -14,7 +14,7 @@ from support import SIZE, goes_red, refuses, tiny_shard
 
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
-from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace
 from fedmed.privacy.noise import NoiseSource
 
 LAPLACE = PixelLaplace(0.5, SIZE**2)
@@ -71,7 +71,7 @@ def test_another_process_gets_the_same_released_images(home: Path) -> None:
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from support import tiny_shard\n"
         "from fedmed.data.released import released_shard\n"
-        "from fedmed.privacy.images import PixelLaplace\n"
+        "from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace\n"
         "from fedmed.privacy.noise import NoiseSource\n"
         "shard = released_shard(tiny_shard(), PixelLaplace(0.5, 256), NoiseSource())\n"
         "sys.stdout.buffer.write(shard.images.tobytes())\n"
@@ -123,3 +123,56 @@ def test_a_full_disk_releases_nothing(home: Path, monkeypatch: pytest.MonkeyPatc
         refuses(lambda: released_shard(tiny_shard(), LAPLACE, NoiseSource()), "disk is full")
     assert list(home.rglob("*.npy")) == []
     assert released_shard(tiny_shard(), LAPLACE, NoiseSource()).images.shape == (24, SIZE, SIZE)
+
+
+def test_a_release_is_named_before_the_first_image_is_read() -> None:
+    """Its payer writes it down then; a refusal leaves no noised image behind."""
+
+    class Unpaid(Exception):
+        pass
+
+    class Closed(Shard):
+        """Images that nobody may read yet."""
+
+        def __len__(self) -> int:
+            raise AssertionError("read before it was paid for")
+
+    names: list[str] = []
+    released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=names.append)
+    released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=names.append)
+    assert names[0] == names[1], "the same release"
+    released_shard(tiny_shard(), PixelLaplace(0.6, SIZE**2), NoiseSource(), before=names.append)
+    assert names[2] != names[0]
+
+    def refuse(name: str) -> None:
+        raise Unpaid(name)
+
+    other = tiny_shard(seed=3)
+    closed = Closed(other.key, other.images, other.table)
+    for _ in range(2):
+        with pytest.raises(Unpaid):
+            released_shard(closed, LAPLACE, NoiseSource(), before=refuse)
+
+
+def test_a_pool_that_was_deleted_is_another_release(home: Path) -> None:
+    names: list[str] = []
+    for _ in range(2):
+        released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=names.append)
+        shutil.rmtree(home / "released")
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("mechanism", [DPPix(0.5, 4, 1, SIZE), BrightnessShift(0.5)])
+def test_every_mechanism_is_drawn_once(mechanism: DPPix | BrightnessShift) -> None:
+    first = released_shard(tiny_shard(), mechanism, NoiseSource())
+    check_one_release(first, released_shard(tiny_shard(), mechanism, NoiseSource()))
+    goes_red(check_one_release, first, released_shard(tiny_shard(), LAPLACE, NoiseSource()))
+
+
+def test_clipping_changes_what_is_shown_and_not_the_release() -> None:
+    first = np.array(released_shard(tiny_shard(), LAPLACE, NoiseSource()).images)
+    shown = released_shard(tiny_shard(), LAPLACE, NoiseSource(), clip=True).images
+    np.testing.assert_array_equal(shown, first.clip(0, 1))
+    assert first.min() < 0 < 1 < first.max()
+    again = released_shard(tiny_shard(), LAPLACE, NoiseSource()).images
+    np.testing.assert_array_equal(again, first)

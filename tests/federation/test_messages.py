@@ -162,9 +162,10 @@ def test_parameters_are_copies() -> None:
 
 
 def test_train_content_holds_model_frozen_part_and_round() -> None:
-    content = messages.train_content(GOOD, messages.encode_arrays({}), 3)
+    content = messages.train_content(GOOD, messages.encode_arrays({}), 3, "a run")
     assert sorted(content) == ["frozen", "model", "request"]
     assert content.config_records["request"]["round"] == 3
+    assert content.config_records["request"]["run"] == "a run"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """Epsilon from events and noise from epsilon: closed forms, tables, other accountants."""
 
 import math
+import warnings
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from opacus.accountants import PRVAccountant, RDPAccountant
+from riskcal.analysis import get_advantage_from_gdp
 from scipy.stats import norm
 from support import goes_red, gradient_plan, refuses, update_plan
 
 from fedmed.privacy import accounting
+from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian, laplace
 from fedmed.privacy.plan import GradientPlan, UpdatePlan
 
 DELTA = 1e-5
@@ -123,6 +127,122 @@ def test_agreement_with_other_accountants() -> None:
     assert ours < by_renyi < 1.2 * ours
 
 
+GOLDEN = {
+    "epsilon 8": (0.9823, 0.064, 312, 7.999),
+    "epsilon 1": (4.363, 0.064, 312, 1.000),
+    "no sampling": (5.0, 1.0, 69, 7.973),
+    "50 rounds of one pass": (1.0, 64 / 2000, 1550, 8.374),
+}
+# Orders as fine and as many as Opacus' own, and some larger ones.
+ALPHAS = [1 + x / 10 for x in range(1, 100)] + [float(x) for x in range(12, 256)]
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden_epsilons_agree_with_two_other_accountants(case: str) -> None:
+    sigma, rate, steps, golden = GOLDEN[case]
+    renyi, numerical = RDPAccountant(), PRVAccountant()
+    renyi.history = numerical.history = [(sigma, rate, steps)]
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Optimal order is the largest")  # its grid is wide enough
+        # Its upper bound, with an error of 0.01 in epsilon and 1e-3 of delta.
+        prv = numerical.get_epsilon(DELTA, eps_error=0.01, delta_error=DELTA / 1000)
+    by_renyi = renyi.get_epsilon(DELTA, alphas=ALPHAS)
+
+    def check(found: float) -> None:
+        assert found == pytest.approx(golden, abs=2e-3)
+        assert prv - 0.025 < found < prv, "a tight upper bound"
+        assert found <= by_renyi, "and below the Rényi one"
+        ours = accounting.rdp_epsilon(accounting.rdp(((gaussian(sigma, rate), steps),)), DELTA)
+        assert found <= ours
+        assert by_renyi * 0.999 < ours < by_renyi * 1.02, "whole orders cost little"
+
+    check(accounting.epsilon(sigma, rate, steps, DELTA))
+    goes_red(check, accounting.epsilon(sigma, rate, steps // 50, DELTA))  # an accountant a round
+    goes_red(check, accounting.epsilon(sigma, rate, steps - 5, DELTA))
+    goes_red(check, by_renyi)
+
+
+def test_golden_noise_for_epsilon_8_and_1() -> None:
+    eight = accounting.noise_multiplier(8.0, DELTA, 0.064, 312)
+    assert eight == pytest.approx(0.9823, abs=1e-3)
+    assert accounting.noise_multiplier(1.0, DELTA, 0.064, 312) == pytest.approx(4.363, abs=1e-2)
+
+
+def test_unsampled_noise_of_5_pays_for_69_rounds_at_epsilon_8() -> None:
+    def check(epsilon: Callable[[int], float]) -> None:
+        assert epsilon(69) <= 8 < epsilon(70)
+
+    check(lambda rounds: accounting.epsilon(5.0, 1.0, rounds, DELTA))
+    # Rényi accounting would have stopped ten rounds earlier.
+    goes_red(check, lambda n: accounting.rdp_epsilon(accounting.rdp(((gaussian(5.0), n),)), DELTA))
+
+
+def test_2000_patients_cost_8_4_and_9_1_by_the_looser_accountant() -> None:
+    """Pitfall 1's table: noise 1, batch 64, 50 rounds of one pass."""
+    renyi = RDPAccountant()
+    renyi.history = [(1.0, 64 / 2000, 1550)]
+    assert renyi.get_epsilon(DELTA, alphas=ALPHAS) == pytest.approx(9.1, abs=0.05)
+    assert accounting.epsilon(1.0, 64 / 2000, 1550, DELTA) == pytest.approx(8.4, abs=0.05)
+
+
+@pytest.mark.parametrize(("group", "golden"), [(1, 7.999), (2, 18.66), (4, 46.43)])
+def test_a_patient_with_several_images_costs_the_mixtures_epsilon(
+    group: int, golden: float
+) -> None:
+    def check(mechanism: Mechanism) -> None:
+        found = accounting.composed_epsilon(((mechanism, 312),), DELTA)
+        assert found == pytest.approx(golden, abs=0.02)
+
+    check(group_gaussian(0.9823, 0.064, group))
+    if group > 1:
+        goes_red(check, group_gaussian(0.9823, 0.064, 1))  # as if the image were the patient
+        goes_red(check, gaussian(0.9823 / group, 0.064))  # all images sampled together
+
+
+def test_one_patient_replaced_by_another_costs_more_than_one_added() -> None:
+    spent = ((gaussian(0.9823, 0.064), 312),)
+
+    def check(found: float) -> None:
+        assert found == pytest.approx(12.57, abs=0.01)
+
+    check(accounting.composed_epsilon(spent, DELTA, "replace-one"))
+    goes_red(check, accounting.composed_epsilon(spent, DELTA))
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(5.0, 69), (2.0, 1), (1.0, 1), (20.0, 3)])
+def test_what_an_attacker_gains_is_the_closed_form_for_a_plain_gaussian(
+    sigma: float, steps: int
+) -> None:
+    """``steps`` Gaussians are mu-Gaussian-DP with mu = sqrt(steps) / sigma (Dong et al. 2022)."""
+    mu = math.sqrt(steps) / sigma
+
+    def check(spent: accounting.Spent) -> None:
+        found = accounting.risk(spent, DELTA)
+        assert found.mu == pytest.approx(mu, rel=1e-3)
+        assert found.mu >= mu * (1 - 1e-6), "never below"
+        assert found.advantage == pytest.approx(get_advantage_from_gdp(mu), rel=1e-3)
+        power = float(norm.cdf(norm.ppf(0.01) + mu))
+        assert found.tpr_at_fpr_001 == pytest.approx(power, rel=2e-3)
+
+    check(((gaussian(sigma), steps),))
+    goes_red(check, ((gaussian(sigma * 1.01), steps),))
+    goes_red(check, ((gaussian(sigma), 2 * steps),))
+
+
+def test_an_attacker_gains_nothing_where_nothing_was_taken() -> None:
+    assert accounting.risk(((gaussian(1.0), 0),), DELTA) == accounting.Risk(0.0, 0.0, 0.01)
+
+
+def test_mechanisms_of_several_kinds_compose() -> None:
+    """Two Gaussians are one of 1/z^2 = 1/a^2 + 1/b^2; a Laplace number adds at most its own."""
+    both = accounting.composed_epsilon(((gaussian(2.0), 3), (gaussian(4.0), 4)), DELTA)
+    one = accounting.composed_epsilon(((gaussian(1.0), 1),), DELTA)
+    assert both == pytest.approx(one, rel=1e-3)
+    assert both > accounting.composed_epsilon(((gaussian(2.0), 3),), DELTA)
+    mixed = accounting.composed_epsilon(((gaussian(1.0), 1), (laplace(2.0, 1), 1)), DELTA)
+    assert one < mixed <= one + 0.5
+
+
 def test_more_steps_less_noise_and_higher_rates_cost_more() -> None:
     def epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
         return accounting.epsilon(sigma, rate, steps, delta, 1e-3)
@@ -136,6 +256,10 @@ def test_more_steps_less_noise_and_higher_rates_cost_more() -> None:
 
 def test_nothing_taken_costs_nothing_and_no_noise_costs_everything() -> None:
     assert accounting.epsilon(1.0, 0.1, 0, DELTA) == 0.0
+    assert gradient_plan().epsilon(0) == 0.0
+    assert gradient_plan().replace_one(0) == 0.0
+    for nothing in ((), ((gaussian(1.0), 0),), ((laplace(0.001, 9), 0), (gaussian(1.0), 0))):
+        assert accounting.composed_epsilon(nothing, DELTA) == 0.0
     assert accounting.epsilon(0.0, 0.1, 1, DELTA) == math.inf
 
 
@@ -176,9 +300,8 @@ def check_hospital_sensitivity(plan: UpdatePlan) -> None:
 class AddRemoveEverywhere(UpdatePlan):
     """Pitfalls 11, 18 and 31: who takes part is public, yet the noise is for sensitivity C."""
 
-    @property
-    def sensitivity(self) -> float:
-        return self.clipping_norm
+    def sensitivity_at(self, clipping_norm: float) -> float:
+        return clipping_norm
 
 
 @pytest.mark.parametrize("placement", ["hospital", "server"])

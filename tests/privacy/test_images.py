@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from support import goes_red
 
-from fedmed.privacy.images import PixelLaplace
+from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace, clipped
+from fedmed.privacy.mechanism import laplace
 
 Apply = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.float32]]
 SCALE = 0.7
@@ -49,6 +50,8 @@ def check_scale(apply: Apply) -> None:
 def test_noise_is_drawn_for_every_pixel_not_once_per_image() -> None:
     check_every_pixel_has_its_own_draw(MECHANISM.apply)
     goes_red(check_every_pixel_has_its_own_draw, brightness_shift)
+    goes_red(check_every_pixel_has_its_own_draw, BrightnessShift(SCALE).apply)
+    goes_red(check_every_pixel_has_its_own_draw, DPPix(SCALE, 4, 1, 16).apply)
 
 
 def test_the_scale_is_the_laplace_scale() -> None:
@@ -112,3 +115,117 @@ def test_epsilon_per_pixel_and_per_image() -> None:
 def test_a_mechanism_without_noise_cannot_be_made(scale: float, pixels: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         PixelLaplace(scale, pixels)
+
+
+# DP-Pix.
+
+CELL = 4
+PIX = DPPix(SCALE, CELL, 8, 16)
+
+
+def cells_of(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of 4 x 4 pixels, (n, 4, 4)."""
+    side = 16 // CELL
+    return values.reshape(len(values), side, CELL, side, CELL).mean(axis=(2, 4))
+
+
+def check_dp_pix(apply: Apply) -> None:
+    """3200 noised means: five standard errors, false alarms below one in a million."""
+    shown = apply(IMAGES, np.random.default_rng(5)).astype(np.float64)
+    assert shown.shape == IMAGES.shape
+    blocks = shown.reshape(len(shown), 4, CELL, 4, CELL)
+    assert np.ptp(blocks, axis=(2, 4)).max() == 0, "nothing of a single pixel is left"
+    noise = cells_of(shown) - cells_of(IMAGES / 255)
+    assert abs(np.abs(noise).mean() - SCALE) < 5 * SCALE / np.sqrt(noise.size)
+    flat = noise.reshape(-1)
+    assert abs(np.corrcoef(flat[:-1], flat[1:])[0, 1]) < 5 / np.sqrt(len(flat))
+
+
+def test_dp_pix_shows_noised_means_and_nothing_else() -> None:
+    check_dp_pix(PIX.apply)
+    goes_red(check_dp_pix, MECHANISM.apply)
+    goes_red(check_dp_pix, DPPix(SCALE / 1.15, CELL, 8, 16).apply)
+    goes_red(check_dp_pix, DPPix(SCALE, 8, 8, 16).apply)
+    goes_red(check_dp_pix, lambda images, rng: brightness_shift(cells_shown(images), rng))
+
+
+def cells_shown(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The means without noise, at full size."""
+    means = cells_of(images.astype(np.float64))
+    return means.repeat(CELL, axis=1).repeat(CELL, axis=2).astype(np.uint8)
+
+
+def sensitivity(pixels: int) -> float:
+    """Largest L1 change of the means where so many pixels of one image change."""
+    dark = np.zeros((1, 16, 16))
+    bright = dark.copy()
+    bright.reshape(-1)[:pixels] = 1.0
+    return float(np.abs(cells_of(bright) - cells_of(dark)).sum())
+
+
+@pytest.mark.parametrize(("neighbourhood", "cell"), [(1, 4), (8, 4), (16, 4), (256, 4)])
+def test_dp_pix_claims_the_sensitivity_of_its_neighbourhood(neighbourhood: int, cell: int) -> None:
+    """Fan 2018, Section 4: m pixels move the means by at most m / b^2 in L1."""
+
+    def check(mechanism: DPPix) -> None:
+        expected = sensitivity(neighbourhood) / mechanism.scale
+        assert mechanism.claims["neighbourhood"] == pytest.approx(expected)
+        assert mechanism.claims["pixel"] == pytest.approx(sensitivity(1) / mechanism.scale)
+        assert mechanism.claims["image"] == pytest.approx(sensitivity(256) / mechanism.scale)
+        assert mechanism.claims["image"] == mechanism.step.pure_epsilon()
+
+    check(DPPix(SCALE, cell, neighbourhood, 16))
+    goes_red(check, DPPix(SCALE, 2 * cell, neighbourhood, 16))
+    found = DPPix.for_epsilon(0.5, cell, neighbourhood, 16)
+    assert found.epsilon_per_neighbourhood == pytest.approx(0.5)
+    assert found.step == laplace(found.scale, 16)
+
+
+def test_another_neighbourhood_is_another_reading_of_the_same_release() -> None:
+    assert DPPix(SCALE, 4, 8, 16).key == DPPix(SCALE, 4, 9, 16).key
+    assert DPPix(SCALE, 4, 8, 16).key != DPPix(SCALE, 8, 8, 16).key
+    assert len({PIX.key, MECHANISM.key, BrightnessShift(SCALE).key}) == 3
+
+
+@pytest.mark.parametrize(
+    ("cell", "neighbourhood", "size"), [(3, 1, 16), (0, 1, 16), (4, 0, 16), (4, 257, 16)]
+)
+def test_cells_that_do_not_fit_cannot_be_made(cell: int, neighbourhood: int, size: int) -> None:
+    with pytest.raises(ValueError, match="must"):
+        DPPix(1.0, cell, neighbourhood, size)
+    with pytest.raises(ValueError, match="not 32 x 32"):
+        DPPix(1.0, 4, 1, 32).apply(IMAGES, np.random.default_rng(0))
+
+
+# Brightness shift: what one paper's code did.
+
+
+def test_brightness_shift_hides_no_difference_of_pixels_and_claims_nothing() -> None:
+    mechanism = BrightnessShift(SCALE)
+
+    def check(apply: Apply) -> None:
+        shown = apply(IMAGES, np.random.default_rng(1)).astype(np.float64)
+        clean = IMAGES / 255
+        np.testing.assert_allclose(np.diff(shown), np.diff(clean), atol=1e-6)
+        assert np.abs((shown - clean).mean(axis=(1, 2))).mean() > SCALE / 2
+
+    check(mechanism.apply)
+    goes_red(check, MECHANISM.apply)
+    assert mechanism.claims == {}
+    assert mechanism.step is None
+    assert "no differential privacy" in mechanism.words
+
+
+def test_clipping_is_two_sided_and_after_the_noise() -> None:
+    noised = MECHANISM.apply(IMAGES, np.random.default_rng(1))
+
+    def check(shown: NDArray[np.float32]) -> None:
+        assert shown.min() == 0
+        assert shown.max() == 1
+        inside = (noised >= 0) & (noised <= 1)
+        np.testing.assert_array_equal(shown[inside], noised[inside])
+        assert noised.min() < 0 < 1 < noised.max(), "the release itself stays as it is"
+
+    check(clipped(noised))
+    goes_red(check, noised)
+    goes_red(check, np.maximum(noised, 0))

@@ -73,42 +73,7 @@ def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes:
     ]
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     (folder / "history.jsonl").write_text(lines, encoding="utf-8")
-    claim = "no claim" if epsilon is None else f"epsilon = {epsilon:g} per {unit}"
-    write(
-        folder / "privacy.json",
-        {
-            "arm": kind,
-            "name": name,
-            "unit": unit,
-            "epsilon": epsilon,
-            "delta": delta,
-            "neighbouring": f"add or remove one {unit}" if epsilon else "none",
-            "trust": trust,
-            "mechanism": "Gaussian noise" if epsilon else "none",
-            "accountant": "PLD" if epsilon else "none",
-            "sampling": "Poisson, rate 0.1" if kind == "dp-sgd" else "every hospital every round",
-            "noise_source": "operating system",
-            "steps_planned": 40,
-            "steps_taken": 40,
-            "hospitals": [
-                {
-                    "hospital": f"hospital-{h}",
-                    "epsilon": epsilon,
-                    "delta": delta,
-                    "noise_multiplier": 1.1 + h / 10,
-                    "sampling_rate": 0.1,
-                    "steps": 40,
-                }
-                for h in range(1, 5)
-            ]
-            if kind == "dp-sgd"
-            else [],
-            "epsilon_per_pixel": 8.0 if kind == "pixel-laplace" else None,
-            "released": ["the noised update of each round"],
-            "not_covered": ["choice of settings", "the held-out cohort of the server"],
-            "summary": f"The arm {name} gives {claim}. Who must be trusted: {trust}.",
-        },
-    )
+    write(folder / "privacy.json", statement(name))
     result = {
         "name": name,
         "arm": kind,
@@ -132,6 +97,80 @@ def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes:
         "cohort": "phantom, 900 patients",
     }
     write(folder / "result.json", {**result, **changes})
+
+
+def statement(name: str, **changes: Any) -> dict[str, Any]:
+    """A statement that keeps the schema; `changes` replace its keys."""
+    kind, scheme, unit, epsilon, delta, _, trust = ARMS[name]
+    claimed = epsilon is not None
+    sampled = kind == "dp-sgd"
+    claim = f"epsilon = {epsilon:g} per {unit}" if claimed else "no claim"
+    hospitals = [
+        {
+            "hospital": f"hospital-{h}",
+            "epsilon": epsilon,
+            "delta": delta,
+            "epsilon_rdp": 9.4,
+            "epsilon_replace_one": 11.9,
+            "epsilon_patient": None,
+            "noise_multiplier": 1.1 + h / 10,
+            "sampling_rate": 0.1,
+            "steps": 40,
+            "size": 160 + h,
+            "size_declared": h == 1,
+            "spent": [],
+        }
+        for h in range(1, 5)
+    ]
+    total = {
+        "unit": "patient",
+        "neighbouring": "add or remove one patient",
+        "epsilon": 31.3,
+        "delta": 1e-5,
+        "runs": ["dp-sgd/seed-0", "dp-sgd/seed-1"],
+        "not_bounded_by": ["none/seed-0", "pixel-laplace/seed-0"],
+    }
+    return {
+        "version": 2,
+        "arm": kind,
+        "name": name,
+        "scheme": scheme,
+        "unit": unit,
+        "neighbouring": f"add or remove one {unit}" if claimed else "none",
+        "trust": trust,
+        "mechanism": "Gaussian noise" if claimed else "none",
+        "sampling": "Poisson, rate 0.1" if sampled else "every hospital every round",
+        "released": ["the noised update of each round"],
+        "epsilon": epsilon,
+        "delta": delta,
+        "mu": 1.5 if sampled else None,
+        "advantage": 0.51 if sampled else None,
+        "tpr_at_fpr_001": 0.1931 if sampled else None,
+        "epsilon_rdp": 9.4 if sampled else None,
+        "epsilon_replace_one": {"dp-sgd": 11.9, "central-fixed": 41.7}.get(kind, epsilon),
+        "epsilon_patient": None,
+        "epsilon_by_pixels": {"pixel": 8.0} if kind == "pixel-laplace" else {},
+        "epsilon_per_pixel": 8.0 if kind == "pixel-laplace" else None,
+        "epsilon_at_delta": 7000.0 if kind == "pixel-laplace" else None,
+        "epsilon_with_noised_images": None,
+        "epsilon_without_knowledge_of_the_seed": None,
+        "target_epsilon": epsilon,
+        "images_per_patient": 2 if sampled else None,
+        "noise_to_signal": 213.3 if sampled else None,
+        "accountant": "PLD, dp-accounting 0.6.0" if claimed else "none",
+        "noise_source": "operating-system entropy",
+        "random_generators": "Philox, not cryptographic",
+        "steps_planned": 40,
+        "steps_taken": 40,
+        "sizes": "exact sizes, treated as public" if sampled else "no size enters",
+        "public_data": "none: the model starts from random numbers",
+        "hospitals": hospitals if sampled else [],
+        "refused": [],
+        "total": [total],
+        "not_covered": ["choice of settings", "the held-out cohort of the server"],
+        "summary": f"The arm {name} gives {claim}. Who must be trusted: {trust}.",
+        **changes,
+    }
 
 
 def write_about(directory: Path, arms: list[str], seeds: list[int], **changes: Any) -> None:

@@ -251,5 +251,5 @@ def test_reproducible_noise_claims_only_what_it_can(make_runs: ModuleType, tmp_p
     given = {**json.loads(path.read_text()), "epsilon": None}
     path.write_text(json.dumps({**given, "epsilon_without_knowledge_of_the_seed": 7.5}))
     page = Page(build(tmp_path))
-    assert "ε = 7.5 per patient; no claim against who knows it" in page.text
+    assert "seed no claim against who knows it 7.5 per patient" in page.text
     assert "epsilon" not in page.ids

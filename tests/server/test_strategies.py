@@ -1,12 +1,14 @@
 """From updates to the next model: exact averages, central noise, failures, models kept apart."""
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
-from support import goes_red, make, refuses, update_plan
+from support import ADAPTIVE, account_request, goes_red, make, refuses, update_plan
 from torch import Tensor
 
 from fedmed.errors import RunError
@@ -22,6 +24,7 @@ MEMBERS = {2: "hospital-1", 3: "hospital-2", 4: "hospital-3"}
 NAMES = list(MEMBERS.values())
 SIZES = {"hospital-1": 1000, "hospital-2": 10, "hospital-3": 10}
 EMPTY = messages.encode_arrays({})
+RUN = "a run"
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +100,19 @@ def zeros() -> dict[str, Tensor]:
     return {"w": torch.zeros(WIDE)}
 
 
+def opened(path: Path, plan: UpdatePlan) -> Ledger:
+    """The server's ledger with the plan of this run in it."""
+    ledger = Ledger(path)
+    ledger.open_plan(RUN, account_request(plan))
+    return ledger
+
+
 def central(
     folder: Path, plan: UpdatePlan, source: NoiseSource | None = None, **keys: Any
 ) -> CentralGaussian:
-    ledger = Ledger(folder / "server.sqlite")
+    ledger = opened(folder / "server.sqlite", plan)
     source = source or NoiseSource(1)
-    return CentralGaussian(train(**keys), MEMBERS, EMPTY, 0, zeros(), plan, ledger, source)
+    return CentralGaussian(train(**keys), MEMBERS, EMPTY, 0, zeros(), plan, ledger, source, run=RUN)
 
 
 def quiet(names: list[str]) -> list[Reply]:
@@ -132,9 +142,9 @@ def test_central_noise_and_divisor_do_not_depend_on_who_replied_or_on_sizes(
 ) -> None:
     def check(kind: type[CentralGaussian]) -> None:
         plan = update_plan("server", clipping_norm=0.5, noise_multiplier=4.0)
-        ledger = Ledger(tmp_path / f"{kind.__name__}.sqlite")
+        ledger = opened(tmp_path / f"{kind.__name__}.sqlite", plan)
         args = (train(), MEMBERS, EMPTY, 0, zeros(), plan, ledger, NoiseSource(1))
-        strategy = kind(*args)
+        strategy = kind(*args, run=RUN)
         strategy.combine(1, quiet(who))
         noise = strategy.models()["global"]["w"]
         # Deviation 4 x 0.5 on the sum, three planned; five standard errors: one alarm in 1e6.
@@ -180,7 +190,7 @@ def test_the_servers_ledger_stops_after_the_planned_rounds(tmp_path: Path) -> No
         for round_number in (2, 3):
             with pytest.raises(BudgetSpent):
                 again.combine(round_number, quiet(NAMES))
-        assert Ledger(folder / "server.sqlite").steps() == 2
+        assert Ledger(folder / "server.sqlite").steps(RUN) == 2
         assert torch.equal(again.models()["global"]["w"], torch.ones(WIDE))
 
 
@@ -213,7 +223,167 @@ def test_central_noise_is_not_reused_on_another_model(tmp_path: Path) -> None:
     goes_red(check, 0.0)
 
 
+# The clipping norm that follows the updates.
+
+
+def adaptive(noise: float = 1e-9, **changes: Any) -> UpdatePlan:
+    """Next to no noise unless one is given: the norm's own rule shows."""
+    rule = dataclasses.replace(ADAPTIVE, **changes)
+    return update_plan("server", clipping_norm=1.0, noise_multiplier=noise, adaptive=rule)
+
+
+def of_norms(*norms: float) -> list[Reply]:
+    replies = []
+    for name, size in zip(NAMES, norms, strict=False):
+        update = zeros()
+        update["w"][0] = size
+        replies.append(Reply(name, update))
+    return replies
+
+
+class SharesOfReplies(CentralGaussian):
+    """The count divided by whoever replied: a divisor that tells who was there."""
+
+    def combine(self, round_number: int, replies: list[Reply]) -> None:
+        object.__setattr__(self.plan, "hospitals", len(replies))
+        super().combine(round_number, replies)
+
+
+@pytest.mark.parametrize(
+    ("norms", "share"),
+    [
+        ((0.5, 2.0, 3.0), 1 / 3),
+        ((0.5, 1.0, 3.0), 2 / 3),  # on the norm counts as within
+        ((0.1, 0.1, 0.1), 1.0),
+        ((5.0, 5.0, 5.0), 0.0),
+        ((0.1, 0.1), (2 - 1) / 3 + 0.5),  # two of three planned replied
+    ],
+)
+def test_the_clipping_norm_follows_the_quantile(
+    norms: tuple[float, ...], share: float, tmp_path: Path
+) -> None:
+    """Andrew et al. 2021, Algorithm 1: C exp(-rate (share - quantile))."""
+    plan = adaptive(quantile=0.4, rate=0.3)
+
+    def check(strategy: CentralGaussian) -> None:
+        strategy.combine(1, of_norms(*norms))
+        expected = math.exp(-0.3 * (share - 0.4))
+        assert strategy.clipping_norm == pytest.approx(expected, rel=1e-6)
+        assert strategy.report.extra == {"clipping_norm": 1.0}
+
+    check(central(tmp_path / "a", plan))
+    goes_red(check, central(tmp_path / "b", adaptive(quantile=0.6, rate=0.3)))
+    goes_red(check, central(tmp_path / "c", adaptive(quantile=0.4, rate=-0.3)))
+    if len(norms) < 3:
+        ledger = opened(tmp_path / "d.sqlite", plan)
+        args = (train(), MEMBERS, EMPTY, 0, zeros(), adaptive(quantile=0.4, rate=0.3), ledger)
+        goes_red(check, SharesOfReplies(*args, NoiseSource(1), run=RUN))
+
+
+def test_updates_are_clipped_at_the_norm_of_their_round(tmp_path: Path) -> None:
+    strategy = central(tmp_path, adaptive(rate=1.0))
+    strategy.combine(1, of_norms(5.0, 5.0, 5.0))
+    assert float(strategy.models()["global"]["w"][0]) == pytest.approx(1.0, abs=1e-6)
+    second = math.exp(0.5)
+    strategy.combine(2, of_norms(5.0, 5.0, 5.0))
+    assert float(strategy.models()["global"]["w"][0]) == pytest.approx(1.0 + second, abs=1e-5)
+    assert strategy.report.extra == {"clipping_norm": pytest.approx(second)}
+
+
+def test_the_noise_follows_the_norm_and_pays_for_the_estimate(tmp_path: Path) -> None:
+    """Deviation z_u C on the sum of three; five standard errors: one alarm in 1e6."""
+
+    def check(plan: UpdatePlan, norm: float) -> None:
+        folder = tmp_path / f"{plan.noise_multiplier}-{plan.adaptive is None}-{norm}"
+        strategy = central(folder, plan)
+        strategy.clipping_norm = norm
+        strategy.combine(1, quiet(NAMES))
+        noise = strategy.models()["global"]["w"]
+        expected = 4.0 / math.sqrt(1 - 0.1) * 2.5 / 3
+        assert abs(float(noise.std()) / expected - 1) < 5 / (2 * WIDE) ** 0.5
+
+    check(adaptive(4.0), 2.5)
+    goes_red(check, adaptive(4.0), 1.0)  # noise of the first round's norm
+    goes_red(check, update_plan("server", noise_multiplier=4.0), 2.5)  # the estimate is free
+
+
+class CountsClean(UpdatePlan):
+    """An estimate with a hundredth of its noise."""
+
+    @property
+    def count_multiplier(self) -> float | None:
+        return (super().count_multiplier or 0.0) / 100
+
+
+class CountsAsUpdates(UpdatePlan):
+    """An estimate noised with the multiplier of the whole round."""
+
+    @property
+    def count_multiplier(self) -> float | None:
+        return self.noise_multiplier
+
+
+def test_the_estimate_of_the_norm_has_the_noise_that_is_charged(tmp_path: Path) -> None:
+    """Half of z_c on the count, over three hospitals; 600 draws, five standard errors: 1e-6."""
+    plan = adaptive(2.0, rate=1e-4)
+
+    def check(plan: UpdatePlan) -> None:
+        strategy = central(tmp_path / type(plan).__name__, plan, NoiseSource(5))
+        found = torch.tensor(
+            [math.log(strategy._next_norm(2, 3, number, "m")) for number in range(600)],
+            dtype=torch.float64,
+        )
+        shares = -found / 1e-4 + 0.5
+        expected = 2.0 / math.sqrt(0.1) * 0.5 / 3
+        assert abs(float(shares.std()) / expected - 1) < 5 / (2 * 600) ** 0.5
+        assert abs(float(shares.mean()) - 2 / 3) < 5 * expected / 600**0.5
+
+    check(plan)
+    goes_red(check, CountsClean(**vars(plan)))
+    goes_red(check, CountsAsUpdates(**vars(plan)))
+
+
+def test_no_round_changes_the_norm_by_more_than_e(tmp_path: Path) -> None:
+    strategy = central(tmp_path, adaptive(1e6))
+    norms = [strategy._next_norm(2, 3, number, "m") for number in range(20)]
+    assert min(norms) == pytest.approx(math.exp(-1))
+    assert max(norms) == pytest.approx(math.e)
+
+
+def test_a_resumed_strategy_goes_on_with_its_norm(tmp_path: Path) -> None:
+    plan = adaptive()
+    ledger = opened(tmp_path / "a.sqlite", plan)
+    args = (train(), MEMBERS, EMPTY, 1, zeros(), plan, ledger, NoiseSource(1))
+    assert CentralGaussian(*args, run=RUN, clipping_norm=0.25).clipping_norm == 0.25
+    assert CentralGaussian(*args, run=RUN).clipping_norm == 1.0
+
+
+def test_a_fixed_norm_stays(tmp_path: Path) -> None:
+    strategy = central(tmp_path, update_plan("server", clipping_norm=0.5))
+    strategy.combine(1, of_norms(9.0, 9.0, 9.0))
+    assert strategy.clipping_norm == 0.5
+    assert strategy.report.extra == {}
+
+
 # Messages and failures.
+
+
+def test_a_policys_no_is_no_fault_and_the_round_goes_on() -> None:
+    """Also where faults stop the run; and where everybody refuses, the run ends."""
+    strategy = averaging(**{"on-failure": "stop"})
+    strategy.aggregate_train(1, answers(code(3, "policy")))
+    assert model(strategy) == [-2.0, 4.5, 14.5]
+    assert strategy.report.failures == [{"hospital": "hospital-2", "code": "policy"}]
+    with pytest.raises(BudgetSpent):
+        averaging().aggregate_train(1, [code(node, "policy") for node in MEMBERS])
+    refuses(
+        lambda: averaging(**{"minimum-hospitals": 3}).aggregate_train(
+            1, answers(code(3, "policy"))
+        ),
+        "2 of 3 hospitals",
+        "train.minimum-hospitals = 3",
+        error=RunError,
+    )
 
 
 def answer(node: int, content: RecordDict | Error) -> Message:
