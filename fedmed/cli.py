@@ -208,7 +208,10 @@ def verify(
     """Check every row against the chain and the audit log; find edits, cuts and rollbacks."""
     from fedmed.privacy.ledger_report import check, find
 
-    for file in find(path):
+    found = find(path)
+    if anchor and len(found) > 1:
+        raise UserError(f"--anchor belongs to one ledger, and {path} holds {len(found)}; name one")
+    for file in found:
         typer.echo(f"{file.path}: {check(file, anchor)}")
 
 

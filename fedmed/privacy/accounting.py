@@ -114,6 +114,11 @@ def rdp_epsilon(divergences: Sequence[float], delta: float) -> float:
     )
 
 
+def epsilon_at(order: int, divergence: float, delta: float) -> float:
+    """Epsilon at ``delta`` from a divergence at one order; the counterpart of allowance."""
+    return max(0.0, divergence + _conversion(order, delta))
+
+
 def allowance(order: int, target: float, delta: float) -> float:
     """Largest Rényi divergence at ``order`` that is still (target, delta)-DP; may be negative.
 

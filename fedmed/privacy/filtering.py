@@ -168,7 +168,8 @@ def account_epsilon(
     """Epsilon of an account at ``delta`` and how it was found, from its plans and steps taken.
 
     One plan is composed by its privacy loss distribution; several, which may depend on each other,
-    by the filter's sum. Infinite where a plan gives the account's unit no guarantee.
+    by the sum of their divergences at the order that is best for the first. Infinite where a plan
+    gives the account's unit no guarantee.
     """
     taken = [(request, steps) for request, steps in plans if steps]
     if not taken:
@@ -180,4 +181,11 @@ def account_epsilon(
         assert request.step is not None  # noqa: S101 -- excluded above
         found = accounting.composed_epsilon(((request.step, steps),), delta)
         return found, "PLD of its one plan"
-    return accounting.rdp_epsilon(total, delta), "Rényi sum over its plans"
+    # One order, fixed before anything was released: the best one afterwards would be no guarantee.
+    first = plans[0][0]
+    planned = [d * first.steps for d in first.divergence()]
+    index = min(
+        range(len(ORDERS)), key=lambda i: accounting.epsilon_at(ORDERS[i], planned[i], delta)
+    )
+    found = accounting.epsilon_at(ORDERS[index], total[index], delta)
+    return found, f"Rényi sum over its plans, order {ORDERS[index]}"

@@ -108,8 +108,8 @@ def check(ledger: Ledger, anchor: str = "") -> str:
 
 
 def lines(ledger: Ledger) -> Iterator[str]:
-    """Every row as a line of JSON, oldest first."""
+    """Every row as a line of JSON, oldest first; ``time`` as it was hashed, and readable."""
     ledger.verify()
     for row in ledger.rows():
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.time))
-        yield json.dumps({"ledger": ledger.path.name, **asdict(row), "time": moment}) + "\n"
+        yield json.dumps({"ledger": ledger.path.name, **asdict(row), "moment": moment}) + "\n"

@@ -15,7 +15,7 @@ from fedmed.privacy import accounting, connections, filtering
 from fedmed.privacy.audit import START
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.ledger_report import Account, accounts, check, find, lines
-from fedmed.privacy.mechanism import gaussian
+from fedmed.privacy.mechanism import ORDERS, gaussian
 
 Show = Callable[[Ledger, float], list[Account]]
 
@@ -54,7 +54,12 @@ def check_several(show: Show, path: Path) -> None:
         ledger.reserve(run, 1, "m", steps)
     first, images, none = show(ledger, 1e-6)
     total = filtering.after(request(step=gaussian(2.0)), 3, filtering.after(request(), 7, []))
-    assert first.epsilon == pytest.approx(accounting.rdp_epsilon(total, 1e-6), rel=1e-12)
+    # At one order, the best for the first plan as it was opened: the best afterwards is no claim.
+    opening = filtering.after(request(), request().steps, [])
+    order = min(ORDERS, key=lambda o: accounting.epsilon_at(o, opening[ORDERS.index(o)], 1e-6))
+    shown = accounting.epsilon_at(order, total[ORDERS.index(order)], 1e-6)
+    assert first.epsilon == pytest.approx(shown, rel=1e-12)
+    assert first.epsilon >= accounting.rdp_epsilon(total, 1e-6)
     assert (first.plans, first.rounds, first.steps) == (3, 3, 10)
     assert "Rényi" in first.how
     assert images.epsilon == accounting.composed_epsilon(((gaussian(3.0), 7),), 1e-6)
@@ -159,7 +164,8 @@ def test_the_export_holds_every_row(tmp_path: Path) -> None:
     assert {row["ledger"] for row in found} == {"l.sqlite"}
     assert [row["steps"] for row in found if row["kind"] == "reserve"] == [5, 5, 3]
     assert found[0]["body"]["step"] == gaussian(1.0, 0.1).to_json()
-    assert found[0]["time"].endswith("Z")
+    assert found[0]["moment"].endswith("Z")
+    assert isinstance(found[0]["time"], float)
     connections.close_all()
     assert LIMIT.delta == found[0]["body"]["delta"]
 
