@@ -1,0 +1,296 @@
+"""What one forward and one backward pass leave behind: the pieces of every sample's gradient.
+
+Layers run with detached parameters, so the backward pass computes gradients of activations alone.
+At each layer the input a and the gradient g of the output are caught as they pass. From them come
+every sample's squared gradient norm and, once the clipping factors are known, the clipped sum
+(book-keeping: Bu et al. 2023, "Differentially private optimization on large model at small cost").
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedmed.errors import UserError
+
+Form = Literal["ghost", "direct"]
+Part = tuple[slice, dict[str, Tensor]]  # samples, and their gradients (rows, *shape) by own name
+
+
+class Rule(Protocol):
+    """How one type of layer gives its samples' gradients."""
+
+    cost: str  # multiply-adds per sample of either form, which is picked, and why
+
+    def forward(self, use: "Use", inputs: Tensor) -> Tensor:
+        """Run the layer with detached parameters; hand its output to ``use.watch``.
+
+        Or leave per-sample copies of the parameters in ``use.tape.leaves``.
+        """
+        ...
+
+
+class WatchedRule(Rule, Protocol):
+    """A rule for a layer whose input and output gradient are caught. It has two forms.
+
+    *Direct*: every sample's gradient is computed and kept; its weighted sum is then cheap.
+    *Ghost*: only the squared norm is computed, from inner products of positions, and the weighted
+    sum is one ordinary gradient with rescaled g.
+    """
+
+    def form(self, use: "Use") -> Form:
+        """The cheaper form for the shapes that were caught."""
+        ...
+
+    def per_sample(self, use: "Use") -> Iterator[Part]:
+        """Direct form: gradients of all samples, some at a time."""
+        ...
+
+    def squared_norms(self, use: "Use") -> Tensor:
+        """Ghost form: squared gradient norms (n,)."""
+        ...
+
+    def weighted_sum(self, use: "Use", factors: Tensor) -> dict[str, Tensor]:
+        """Ghost form: sum of gradients weighted by ``factors`` (n,), by own name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module whose own parameters are trained, and the rule for it."""
+
+    name: str
+    module: nn.Module
+    rule: Rule
+    parameters: dict[str, str]  # own name of a trained parameter: its name in the model
+
+
+@dataclass
+class Use:
+    """One call of one layer within a pass."""
+
+    tape: "Tape"
+    layer: Layer
+    inputs: Tensor | None = None
+    version: int = 0
+    gradient: Tensor | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The layer's module."""
+        return self.layer.module
+
+    def trains(self, own_name: str) -> bool:
+        """Whether the layer's parameter of that name is trained."""
+        return own_name in self.layer.parameters
+
+    @property
+    def a(self) -> Tensor:
+        """The input that was caught, (rows, ...)."""
+        assert self.inputs is not None
+        return self.inputs
+
+    @property
+    def g(self) -> Tensor:
+        """The gradient of the output that was caught, (rows, ...)."""
+        assert self.gradient is not None
+        return self.gradient
+
+    def watch(self, rule: WatchedRule, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Catch the gradient of ``outputs``; ``inputs`` are kept until it comes."""
+        self.inputs, self.version = inputs, inputs._version
+        if not outputs.requires_grad:
+            outputs = self.tape.root(outputs)
+        outputs.register_hook(partial(self.tape.caught, self, rule))  # type: ignore[no-untyped-call]
+        return outputs
+
+    def forget(self) -> None:
+        """Release the activations."""
+        self.inputs = self.gradient = None
+
+
+class _Root(torch.autograd.Function):
+    """The identity, in place: where no earlier layer is trained, the backward pass ends here."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, outputs: Tensor, _: Tensor) -> Tensor:
+        ctx.mark_dirty(outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *_: Tensor) -> tuple[None, None]:
+        return None, None
+
+
+@dataclass
+class Tape:
+    """The record of one pass over ``samples`` samples of ``views`` rows each."""
+
+    samples: int
+    views: int
+    form: Form | None  # the same form for every layer that has it; None: the cheaper one
+    device: torch.device
+    calls: Counter[str] = field(default_factory=Counter)
+    squares: list[Tensor] = field(default_factory=list)
+    ghosts: list[tuple[Use, WatchedRule]] = field(default_factory=list)
+    parts: list[tuple[Layer, Part]] = field(default_factory=list)
+    leaves: list[tuple[Layer, dict[str, Tensor]]] = field(default_factory=list)
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    small: dict[str, Tensor] = field(default_factory=dict)
+    joined: Tensor | None = None  # all of ``small`` side by side
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch: samples times views."""
+        return self.samples * self.views
+
+    def cast(self, inputs: Tensor) -> Tensor:
+        """``inputs`` as autocast would give them to a product, so that one copy serves all."""
+        device = inputs.device.type
+        if not torch.is_autocast_enabled(device):
+            return inputs
+        return inputs.to(torch.get_autocast_dtype(device))
+
+    def root(self, outputs: Tensor) -> Tensor:
+        """``outputs`` as the start of a graph, without the gradient of any input."""
+        anchor = torch.zeros((), requires_grad=True)
+        started: Tensor = _Root.apply(outputs, anchor)  # type: ignore[no-untyped-call]
+        return started
+
+    def run(self, layer: Layer, plain: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """The layer's forward pass, recorded; ``plain`` where no gradient is wanted."""
+        if not torch.is_grad_enabled():
+            return plain(inputs)
+        if inputs.shape[:1] != (self.rows,):
+            raise UserError(
+                f"model: layer '{layer.name}' got {tuple(inputs.shape)} for {self.rows} images; "
+                "keep the batch in the first dimension, or set privacy.engine = 'loop'"
+            )
+        self.calls.update(layer.parameters.values())
+        return layer.rule.forward(Use(self, layer), inputs)
+
+    @torch.no_grad()
+    def caught(self, use: Use, rule: WatchedRule, gradient: Tensor) -> None:
+        """Called by the backward pass with the gradient of a layer's output."""
+        use.gradient = gradient
+        layer = use.layer
+        if use.a._version != use.version:
+            raise UserError(
+                f"model: the input of layer '{layer.name}' is changed in place after use; "
+                "write it out of place"
+            )
+        if self.is_shared(layer):
+            for part in rule.per_sample(use):
+                self._share(layer, part)
+        elif (self.form or rule.form(use)) == "direct":
+            squares = []
+            for rows, gradients in rule.per_sample(use):
+                self.parts.append((layer, (rows, gradients)))
+                squares.append(sum_of_squares(gradients))
+            self.squares.append(torch.cat(squares))
+        else:
+            self.squares.append(rule.squared_norms(use))
+            self.ghosts.append((use, rule))
+            return
+        use.forget()
+
+    def is_shared(self, layer: Layer) -> bool:
+        """Whether any of the layer's parameters has been used more than once."""
+        return any(self.calls[name] > 1 for name in layer.parameters.values())
+
+    def _share(self, layer: Layer, part: Part) -> None:
+        rows, gradients = part
+        for own, gradient in gradients.items():
+            name = layer.parameters[own]
+            if name not in self.shared:
+                self.shared[name] = gradient.new_zeros(self.samples, *gradient.shape[1:])
+            self.shared[name][rows] += gradient
+
+    @torch.no_grad()
+    def norms(self) -> Tensor:
+        """L2 norm (n,) of every sample's gradient, once the backward pass is over."""
+        self._collect_leaves()
+        if self.shared:
+            self.squares.append(sum_of_squares(self.shared))
+        if not self.squares:
+            return torch.zeros(self.samples, device=self.device)
+        # Rounding may leave a ghost norm just below zero.
+        return torch.stack(self.squares).sum(0).clamp_(min=0).sqrt_()
+
+    def _collect_leaves(self) -> None:
+        """Take the per-sample gradients that the backward pass itself left in leaves."""
+        everything = slice(0, self.samples)
+        for layer, leaves in self.leaves:
+            gradients = {
+                own: leaf.grad.view(self.samples, self.views, -1).sum(1)
+                if self.views > 1
+                else leaf.grad.view(self.samples, -1)
+                for own, leaf in leaves.items()
+                if leaf.grad is not None
+            }
+            if self.is_shared(layer):
+                self._share(layer, (everything, gradients))
+            else:
+                self.small |= {layer.parameters[own]: g for own, g in gradients.items()}
+        self.leaves.clear()
+        if self.small:
+            # Dozens of small tensors: one norm and one sum over all of them.
+            self.joined = torch.cat(list(self.small.values()), dim=1)
+            self.squares.append(sum_of_squares({"": self.joined}))
+
+    @torch.no_grad()
+    def weighted_sum(self, factors: Tensor, finite: Tensor | None) -> dict[str, Tensor]:
+        """Sum of all samples' gradients weighted by ``factors`` (n,), by name; empties the tape.
+
+        Samples outside the mask ``finite`` (None: there are none) hold numbers that are not, and
+        no weight of 0 would keep them out: they are overwritten.
+        """
+        total: dict[str, Tensor] = {}
+        for layer, (rows, gradients) in self.parts:
+            for own, gradient in gradients.items():
+                name = layer.parameters[own]
+                part = _weighted(gradient, factors[rows], None if finite is None else finite[rows])
+                total[name] = total[name].add_(part) if name in total else part
+        self.parts.clear()
+        for name, gradient in self.shared.items():
+            total[name] = _weighted(gradient, factors, finite)
+        self.shared.clear()
+        if self.joined is not None:
+            sums = _weighted(self.joined, factors, finite)
+            widths = [gradient.shape[1] for gradient in self.small.values()]
+            total |= zip(self.small, sums.split(widths), strict=True)
+            self.small, self.joined = {}, None
+        while self.ghosts:
+            use, rule = self.ghosts.pop()
+            if finite is not None:
+                bad = ~finite.repeat_interleave(self.views)
+                use.inputs, use.gradient = _blank(use.a, bad), _blank(use.g, bad)
+            for own, gradient in rule.weighted_sum(use, factors).items():
+                total[use.layer.parameters[own]] = gradient
+        return total
+
+
+def _weighted(gradient: Tensor, factors: Tensor, finite: Tensor | None) -> Tensor:
+    if finite is not None:
+        gradient = _blank(gradient, ~finite)
+    return torch.mv(gradient.flatten(1).t(), factors).view(gradient.shape[1:])
+
+
+def _blank(values: Tensor, bad: Tensor) -> Tensor:
+    """``values`` (rows, ...) with zeros in the ``bad`` rows (rows,)."""
+    return values.masked_fill(bad.view(-1, *[1] * (values.dim() - 1)), 0)
+
+
+def sum_of_squares(gradients: dict[str, Tensor]) -> Tensor:
+    """Squared L2 norm (rows,) over all of ``gradients`` (rows, ...)."""
+    total: Tensor | None = None
+    for gradient in gradients.values():
+        flat = gradient.flatten(1)
+        square = torch.linalg.vector_norm(flat, dim=1).square_()
+        total = square if total is None else total.add_(square)
+    assert total is not None
+    return total
