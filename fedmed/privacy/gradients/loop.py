@@ -62,4 +62,6 @@ class LoopEngine:
 
 def norm_of(gradient: dict[str, Tensor]) -> Tensor:
     """L2 norm over all parameters, a scalar."""
-    return torch.stack([torch.linalg.vector_norm(value) for value in gradient.values()]).norm()
+    squares = [value.double().square().sum() for value in gradient.values()]
+    norm = torch.stack(squares).sum().sqrt()
+    return norm.to(next(iter(gradient.values())).dtype)

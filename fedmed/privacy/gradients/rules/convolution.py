@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
 from fedmed.privacy.gradients.correlation import Window, patches, squared_norms
-from fedmed.privacy.gradients.forms import CHUNK, chunks, full
+from fedmed.privacy.gradients.forms import chunks, full
 from fedmed.privacy.gradients.tape import Form, Part, Use
 
 _CONVOLVE = {1: conv1d, 2: conv2d, 3: conv3d}
@@ -19,6 +19,8 @@ _PRODUCT = 2.4  # one multiply-add of a small matrix product
 _PASS = 25.0  # one element read, changed and written
 _KEPT = 70.0  # one element of a kept gradient: written, measured, read again for the sum
 _APART = 0.2  # by how much a weight gradient is dearer sample by sample
+_ROWS, _NARROW = 8, 16  # rows of one grouped convolution; channels below which it is one row
+_UNFOLDED = 2**24  # elements of unfolded inputs and their gradients held at once
 
 
 class ConvolutionRule:
@@ -66,11 +68,8 @@ class ConvolutionRule:
         """One weight gradient of a convolution with a group per row, some rows at a time."""
         module = cast(nn.Conv2d, use.module)
         views = use.tape.views
-        weights = module.weight.numel()
         grouped = use.a.device.type == "cpu" and use.a.dtype == torch.float32
-        at_once = CHUNK if grouped else 2 * CHUNK
-        cost = weights if grouped else weights + module.weight[0].numel() * prod(use.g.shape[2:])
-        for rows in chunks(use.tape.samples, cost * views, at_once):
+        for rows in _chunks(use, module, grouped):
             wide = slice(rows.start * views, rows.stop * views)
             a, g = full(use.a[wide]), full(use.g[wide])
             gradients = {}
@@ -107,6 +106,17 @@ class ConvolutionRule:
             for own, value, want in zip(("weight", "bias"), found, wanted, strict=True)
             if want
         }
+
+
+def _chunks(use: Use, module: nn.Conv2d, grouped: bool) -> Iterator[slice]:
+    """How many samples at a time: what stays in cache, or what bounded memory holds unfolded."""
+    samples, views = use.tape.samples, use.tape.views
+    if not grouped:
+        unfolded = module.weight[0].numel() * module.groups * prod(use.g.shape[2:])
+        return chunks(samples, (unfolded + module.weight.numel()) * views, _UNFOLDED)
+    # Narrow channels do not fill a vector; without groups oneDNN has another way for them.
+    rows = 1 if module.weight.shape[1] < _NARROW else _ROWS
+    return chunks(samples, views, rows)
 
 
 @lru_cache(maxsize=1024)
@@ -155,8 +165,7 @@ def _grouped(module: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
     # Only its shape is read.
     weight = a.new_empty(rows * module.out_channels, *module.weight.shape[1:])
     found, _ = _backward(wide_g, wide_a, weight, module, rows * module.groups, (True, False))
-    assert found is not None
-    return found
+    return cast(Tensor, found)
 
 
 def _unfolded(module: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:

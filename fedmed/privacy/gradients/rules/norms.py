@@ -55,7 +55,7 @@ class GroupNormRule:
 
     def squared_norms(self, use: Use) -> Tensor:
         """From the direct form: there is no smaller one."""
-        return sum_of_squares(next(iter(self.per_sample(use)))[1])
+        return sum_of_squares(next(iter(self.per_sample(use)))[1].values())
 
     def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
         """From the direct form."""
