@@ -1,7 +1,7 @@
 """The interface of a per-sample gradient engine, and what a model must not contain."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -56,7 +56,7 @@ class Options:
     """
 
     loss: Loss = BINARY
-    clipping: Clipping = Clipping()
+    clipping: Clipping = field(default_factory=Clipping)
     bad_gradients: BadGradients = "refuse"
     autocast: torch.dtype | None = None
 

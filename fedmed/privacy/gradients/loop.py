@@ -45,16 +45,15 @@ class LoopEngine:
         """One sample's gradient by name: the mean over its views, ``images`` (views, ...)."""
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         options = self._options
-        total = {name: torch.zeros_like(value) for name, value in parameters.items()}
         with torch.autocast(
             images.device.type, dtype=options.autocast, enabled=options.autocast is not None
         ):
             loss = options.loss.total(self._model(images), labels, len(images)) / len(images)
         found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, value in zip(parameters, found, strict=True):
-            if value is not None:
-                total[name] += value
-        return total
+        return {
+            name: torch.zeros_like(parameter) if value is None else value
+            for (name, parameter), value in zip(parameters.items(), found, strict=True)
+        }
 
     def close(self) -> None:
         """Nothing was changed."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class Use:
     layer: Layer
     inputs: Tensor | None = None
     version: int = 0
+    notes: Any = None  # what the rule found out in the forward pass
     gradient: Tensor | None = None
 
     @property
@@ -156,7 +157,7 @@ class Tape:
     def root(self, outputs: Tensor) -> Tensor:
         """``outputs`` as the start of a graph, without the gradient of any input."""
         anchor = torch.zeros((), requires_grad=True)
-        started: Tensor = _Root.apply(outputs, anchor)  # type: ignore[no-untyped-call]
+        started: Tensor = _Root.apply(outputs, anchor)
         return started
 
     def run(self, layer: Layer, plain: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -260,7 +261,7 @@ class Tape:
         if self.joined is not None:
             sums = _weighted(self.joined, factors, finite)
             widths = [gradient.shape[1] for gradient in self.small.values()]
-            total |= zip(self.small, sums.split(widths), strict=True)
+            total |= zip(self.small, torch.split(sums, widths), strict=True)
             self.small, self.joined = {}, None
         while self.ghosts:
             use, rule = self.ghosts.pop()

@@ -1,6 +1,7 @@
 """Convolutions in one, two and three dimensions."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any, cast
@@ -41,110 +42,155 @@ class ConvolutionRule:
         if window.beforehand is not None:
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             inputs = pad(inputs, window.beforehand, mode)
+        use.notes = seen = _seen(window, module.weight.shape, inputs.shape[2:], module.groups)
         outputs = _CONVOLVE[len(window.kernel)](
             inputs,
-            module.weight.detach(),
+            seen.part(module.weight.detach()),
             None if module.bias is None else module.bias.detach(),
-            cast(Any, window.stride),
-            cast(Any, window.padding),
-            cast(Any, window.dilation),
+            cast(Any, seen.window.stride),
+            cast(Any, seen.window.padding),
+            cast(Any, seen.window.dilation),
             module.groups,
         )
         return use.watch(self, inputs, outputs)
 
     def form(self, use: Use) -> Form:
         """By the costs per sample; see ``cost``."""
-        module = cast(nn.Conv2d, use.module)
-        return _cheaper(
-            Window.of(module),
-            use.a.shape[2:],
-            use.g.shape[2:],
-            use.tape.views,
-            module.weight.shape[:2],
-            module.groups,
-        )
+        return _cheaper(use.notes, use.a.shape[2:], use.g.shape[2:], use.tape.views)
 
     def per_sample(self, use: Use) -> Iterator[Part]:
         """One weight gradient of a convolution with a group per row, some rows at a time."""
-        module = cast(nn.Conv2d, use.module)
+        seen: _Seen = use.notes
         views = use.tape.views
         grouped = use.a.device.type == "cpu" and use.a.dtype == torch.float32
-        for rows in _chunks(use, module, grouped):
+        for rows in _chunks(use, seen, grouped):
             wide = slice(rows.start * views, rows.stop * views)
             a, g = full(use.a[wide]), full(use.g[wide])
             gradients = {}
             if use.trains("weight"):
-                gradient = _grouped(module, a, g) if grouped else _unfolded(module, a, g)
-                gradient = gradient.view(-1, views, *module.weight.shape)
-                gradients["weight"] = gradient.sum(1) if views > 1 else gradient.squeeze(1)
+                gradient = _grouped(seen, a, g) if grouped else _unfolded(seen, a, g)
+                gradient = gradient.view(-1, views, *seen.weight)
+                gradient = gradient.sum(1) if views > 1 else gradient.squeeze(1)
+                gradients["weight"] = seen.whole(gradient)
             if use.trains("bias"):
                 gradients["bias"] = g.flatten(2).sum(2).view(-1, views, g.shape[1]).sum(1)
             yield rows, gradients
 
     def squared_norms(self, use: Use) -> Tensor:
         """Inner products over pairs of positions, and |sum of g|^2 for the bias."""
-        module = cast(nn.Conv2d, use.module)
+        seen: _Seen = use.notes
         samples, views = use.tape.samples, use.tape.views
         a, g = full(use.a), full(use.g)
         total = g.new_zeros(samples)
         if use.trains("weight"):
-            total += squared_norms(a, g, Window.of(module), module.groups, samples, views)
+            total += squared_norms(a, g, seen.window, seen.groups, samples, views)
         if use.trains("bias"):
             total += g.flatten(2).sum(2).view(samples, views, -1).sum(1).square().sum(1)
         return total
 
     def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
         """One ordinary weight gradient with rescaled g."""
-        module = cast(nn.Conv2d, use.module)
+        seen: _Seen = use.notes
         g = full(use.g)
         scale = factors.repeat_interleave(use.tape.views) if use.tape.views > 1 else factors
         scaled = g * scale.view(-1, *[1] * (g.dim() - 1))
         wanted = use.trains("weight"), use.trains("bias")
-        found = _backward(scaled, full(use.a), module.weight, module, module.groups, wanted)
-        return {
-            own: cast(Tensor, value)
-            for own, value, want in zip(("weight", "bias"), found, wanted, strict=True)
-            if want
-        }
+        weight, bias = _backward(scaled, full(use.a), seen.weight, seen, seen.groups, wanted)
+        sums = {}
+        if wanted[0]:
+            sums["weight"] = seen.whole(weight)
+        if wanted[1]:
+            sums["bias"] = bias
+        return sums
 
 
-def _chunks(use: Use, module: nn.Conv2d, grouped: bool) -> Iterator[slice]:
-    """How many samples at a time: what stays in cache, or what bounded memory holds unfolded."""
-    samples, views = use.tape.samples, use.tape.views
-    if not grouped:
-        unfolded = module.weight[0].numel() * module.groups * prod(use.g.shape[2:])
-        return chunks(samples, (unfolded + module.weight.numel()) * views, _UNFOLDED)
-    # Narrow channels do not fill a vector; without groups oneDNN has another way for them.
-    rows = 1 if module.weight.shape[1] < _NARROW else _ROWS
-    return chunks(samples, views, rows)
+@dataclass(frozen=True)
+class _Seen:
+    """A convolution as its input lets it be.
+
+    An input of one position touches one tap of the kernel (the others lie on the padding): the
+    layer is then that tap alone, and its gradient is zero elsewhere. Deep layers on small images.
+    """
+
+    window: Window
+    weight: tuple[int, ...]  # shape
+    groups: int
+    tap: tuple[int, ...] | None = None
+    rest: tuple[int, ...] = ()  # what the kernel has beyond the tap, for ``pad``
+
+    def part(self, weight: Tensor) -> Tensor:
+        """The taps of the kernel that count."""
+        if self.tap is None:
+            return weight
+        for axis, tap in enumerate(self.tap, start=2):
+            weight = weight.narrow(axis, tap, 1)
+        return weight.contiguous()
+
+    def whole(self, gradient: Tensor) -> Tensor:
+        """The gradient of the whole kernel, from (..., *weight)."""
+        return gradient if self.tap is None else pad(gradient, self.rest)
 
 
 @lru_cache(maxsize=1024)
-def _cheaper(
-    window: Window,
-    inner: tuple[int, ...],
-    outer: tuple[int, ...],
-    views: int,
-    channels: tuple[int, int],
-    groups: int,
-) -> Form:
-    out, into = channels[0], channels[1] * groups
-    inputs, outputs = views * prod(window.used(inner, outer)), views * prod(outer)
-    weights = out * channels[1] * prod(window.kernel)
+def _seen(window: Window, weight: tuple[int, ...], inner: tuple[int, ...], groups: int) -> _Seen:
+    axes = list(
+        zip(inner, window.kernel, window.stride, window.padding, window.dilation, strict=True)
+    )
+    taps = tuple(p // d for _, _, _, p, d in axes)
+    one = any(k > 1 for k in window.kernel) and all(
+        size == 1 and 0 <= 2 * p - d * (k - 1) < s and p % d == 0 and p // d < k
+        for size, k, s, p, d in axes
+    )
+    if not one:
+        return _Seen(window, weight, groups)
+    ones = (1,) * len(taps)
+    rest = [
+        side
+        for t, k in reversed(list(zip(taps, window.kernel, strict=True)))  # last axis first
+        for side in (t, k - 1 - t)
+    ]
+    return _Seen(
+        Window(ones, ones, (0,) * len(taps), ones),
+        (*weight[:2], *ones),
+        groups,
+        taps,
+        tuple(rest),
+    )
+
+
+def _chunks(use: Use, seen: _Seen, grouped: bool) -> Iterator[slice]:
+    """How many samples at a time: what stays in cache, or what bounded memory holds unfolded."""
+    samples, views = use.tape.samples, use.tape.views
+    if not grouped:
+        unfolded = prod(seen.weight[1:]) * seen.groups * prod(use.g.shape[2:])
+        return chunks(samples, (unfolded + prod(seen.weight)) * views, _UNFOLDED)
+    # Narrow channels do not fill a vector; without groups oneDNN has another way for them.
+    return chunks(samples, views, 1 if seen.weight[1] < _NARROW else _ROWS)
+
+
+@lru_cache(maxsize=1024)
+def _cheaper(seen: _Seen, inner: tuple[int, ...], outer: tuple[int, ...], views: int) -> Form:
+    out, into = seen.weight[0], seen.weight[1] * seen.groups
+    inputs, outputs = views * prod(seen.window.used(inner, outer)), views * prod(outer)
     products = inputs**2 * into + outputs**2 * out
-    additions = groups * inputs**2 * (2 * sum(window.kernel) + 2)
+    additions = seen.groups * inputs**2 * (2 * sum(seen.window.kernel) + 2)
     ghost = _PRODUCT * products + _PASS * additions
-    return "ghost" if ghost <= weights * (_KEPT + _APART * outputs) else "direct"
+    return "ghost" if ghost <= prod(seen.weight) * (_KEPT + _APART * outputs) else "direct"
 
 
 def _backward(
-    g: Tensor, a: Tensor, weight: Tensor, module: nn.Conv2d, groups: int, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    window = Window.of(module)
+    g: Tensor,
+    a: Tensor,
+    weight: tuple[int, ...],
+    seen: _Seen,
+    groups: int,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    window = seen.window
     found = torch.ops.aten.convolution_backward(
         g,
         a,
-        weight.to(a.dtype),
+        a.new_empty(weight),  # only its shape is read
         [g.shape[1]],
         list(window.stride),
         list(window.padding),
@@ -157,21 +203,18 @@ def _backward(
     return found[1], found[2]
 
 
-def _grouped(module: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
+def _grouped(seen: _Seen, a: Tensor, g: Tensor) -> Tensor:
     """Rows as groups: the weight gradient (rows * out, in, *kernel) has one block per row."""
     rows = len(a)
     wide_a = a.reshape(1, -1, *a.shape[2:])
     wide_g = g.reshape(1, -1, *g.shape[2:])
-    # Only its shape is read.
-    weight = a.new_empty(rows * module.out_channels, *module.weight.shape[1:])
-    found, _ = _backward(wide_g, wide_a, weight, module, rows * module.groups, (True, False))
-    return cast(Tensor, found)
+    weight = (rows * seen.weight[0], *seen.weight[1:])
+    return _backward(wide_g, wide_a, weight, seen, rows * seen.groups, (True, False))[0]
 
 
-def _unfolded(module: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
+def _unfolded(seen: _Seen, a: Tensor, g: Tensor) -> Tensor:
     """One matrix product per row and group of g with the patches that were convolved."""
-    rows, groups = len(a), module.groups
-    unfolded = patches(a, Window.of(module), g.shape[2:]).reshape(
-        rows * groups, module.weight[0].numel(), -1
-    )
-    return torch.bmm(g.reshape(rows * groups, -1, unfolded.shape[2]), unfolded.transpose(1, 2))
+    blocks = len(a) * seen.groups
+    unfolded = patches(a, seen.window, g.shape[2:])
+    unfolded = unfolded.reshape(blocks, prod(seen.weight[1:]), -1)
+    return torch.bmm(g.reshape(blocks, -1, unfolded.shape[2]), unfolded.transpose(1, 2))

@@ -33,7 +33,9 @@ class GroupNormRule:
         rows, channels = inputs.shape[:2]
         leaves = {own: _copies(module, own, rows, use.trains(own)) for own in ("weight", "bias")}
         wide = inputs.view(1, rows * channels, *inputs.shape[2:])
-        outputs = group_norm(wide, rows * _groups(module), leaves["weight"], leaves["bias"], _eps(module))
+        outputs = group_norm(
+            wide, rows * _groups(module), leaves["weight"], leaves["bias"], _eps(module)
+        )
         use.tape.leaves.append((use.layer, {n: v for n, v in leaves.items() if use.trains(n)}))
         # Not a view for autograd: an activation may then work in place.
         narrow: Tensor = torch.ops.aten._unsafe_view(outputs, inputs.shape)
