@@ -16,8 +16,8 @@ from fedmed.privacy.gradients.engine import (
     count_samples,
     zeros,
 )
+from fedmed.privacy.gradients.layers import find_layers
 from fedmed.privacy.gradients.preflight import check_against_loop
-from fedmed.privacy.gradients.rules import find_layers
 from fedmed.privacy.gradients.tape import Form, Layer, Tape
 
 

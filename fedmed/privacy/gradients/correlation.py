@@ -65,7 +65,9 @@ def _window(
     if padding == "valid":
         return Window(kernel, stride, none, dilation)
     if isinstance(padding, str):  # "same": the odd one goes to the right
-        ends = [((k - 1) * d // 2, -(-(k - 1) * d // 2)) for k, d in zip(kernel, dilation, strict=True)]
+        ends = [
+            ((k - 1) * d // 2, -(-(k - 1) * d // 2)) for k, d in zip(kernel, dilation, strict=True)
+        ]
     else:
         ends = [(p, p) for p in padding]
     if mode == "zeros" and all(left == right for left, right in ends):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedmed.errors import UserError
 
 Form = Literal["ghost", "direct"]
+PullBack = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 Part = tuple[slice, dict[str, Tensor]]  # samples, and their gradients (rows, *shape) by own name
 
 
@@ -67,6 +68,18 @@ class Layer:
     module: nn.Module
     rule: Rule
     parameters: dict[str, str]  # own name of a trained parameter: its name in the model
+    # Where parameters are made from others (weight standardisation), the rule sees the made ones:
+    # their own names, and how their gradients (rows, *shape) lead to those of ``parameters``.
+    made: frozenset[str] = frozenset()
+    pull_back: PullBack | None = None
+
+    def trains(self, own_name: str) -> bool:
+        """Whether the parameter that the rule knows by that name is trained."""
+        return own_name in self.made or own_name in self.parameters
+
+    def pulled_back(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Per-sample gradients by the own names of ``parameters``."""
+        return gradients if self.pull_back is None else self.pull_back(gradients)
 
 
 @dataclass
@@ -87,7 +100,7 @@ class Use:
 
     def trains(self, own_name: str) -> bool:
         """Whether the layer's parameter of that name is trained."""
-        return own_name in self.layer.parameters
+        return self.layer.trains(own_name)
 
     @property
     def a(self) -> Tensor:
@@ -183,11 +196,12 @@ class Tape:
                 "write it out of place"
             )
         if self.is_shared(layer):
-            for part in rule.per_sample(use):
-                self._share(layer, part)
-        elif (self.form or rule.form(use)) == "direct":
-            squares = []
             for rows, gradients in rule.per_sample(use):
+                self._share(layer, (rows, layer.pulled_back(gradients)))
+        elif layer.pull_back or (self.form or rule.form(use)) == "direct":
+            squares = []
+            for rows, found in rule.per_sample(use):
+                gradients = layer.pulled_back(found)
                 self.parts.append((layer, (rows, gradients)))
                 squares.append(sum_of_squares(gradients.values()))
             self.squares.append(torch.cat(squares))
@@ -231,8 +245,12 @@ class Tape:
                 for own, leaf in leaves.items()
                 if leaf.grad is not None
             }
+            gradients = layer.pulled_back(gradients)
             if self.is_shared(layer):
                 self._share(layer, (everything, gradients))
+            elif layer.pull_back:
+                self.parts.append((layer, (everything, gradients)))
+                self.squares.append(sum_of_squares(gradients.values()))
             else:
                 self.small |= {layer.parameters[own]: g for own, g in gradients.items()}
         self.leaves.clear()

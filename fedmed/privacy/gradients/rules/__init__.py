@@ -2,11 +2,18 @@
 
 from torch import nn
 
-from fedmed.errors import UserError
 from fedmed.privacy.gradients.rules.convolution import ConvolutionRule
+from fedmed.privacy.gradients.rules.embedding import EmbeddingRule
 from fedmed.privacy.gradients.rules.linear import LinearRule
-from fedmed.privacy.gradients.rules.norms import GroupNormRule
-from fedmed.privacy.gradients.tape import Layer, Rule
+from fedmed.privacy.gradients.rules.norms import (
+    ChannelScaleRule,
+    GroupNormRule,
+    InstanceNormRule,
+    LayerNormRule,
+)
+from fedmed.privacy.gradients.tape import Rule
+
+__all__ = ["REGISTRY"]
 
 REGISTRY: dict[type[nn.Module], Rule] = {
     nn.Conv1d: ConvolutionRule(),
@@ -14,30 +21,12 @@ REGISTRY: dict[type[nn.Module], Rule] = {
     nn.Conv3d: ConvolutionRule(),
     nn.Linear: LinearRule(),
     nn.GroupNorm: GroupNormRule(),
+    nn.LayerNorm: LayerNormRule(),
+    nn.InstanceNorm1d: InstanceNormRule(),
+    nn.InstanceNorm2d: InstanceNormRule(),
+    nn.InstanceNorm3d: InstanceNormRule(),
+    nn.BatchNorm1d: ChannelScaleRule(),  # in evaluation mode: check_model refuses any other
+    nn.BatchNorm2d: ChannelScaleRule(),
+    nn.BatchNorm3d: ChannelScaleRule(),
+    nn.Embedding: EmbeddingRule(),
 }
-
-
-def find_layers(model: nn.Module) -> list[Layer]:
-    """Every module of ``model`` that holds a trained parameter, with its rule.
-
-    The type must be known exactly: a subclass may compute something else. Raises
-    :class:`UserError` naming the layer and the way out.
-    """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    layers = []
-    for name, module in model.named_modules():
-        trained = {
-            own: names[id(parameter)]
-            for own, parameter in module.named_parameters(recurse=False)
-            if parameter.requires_grad
-        }
-        if not trained:
-            continue
-        rule = REGISTRY.get(type(module))
-        if rule is None or "forward" in vars(module):
-            raise UserError(
-                f"model: layer '{name or type(module).__name__}' is {type(module).__name__}, "
-                "which the engine 'fedmed' has no rule for; set privacy.engine = 'opacus' or 'loop'"
-            )
-        layers.append(Layer(name, module, rule, trained))
-    return layers

@@ -1,17 +1,44 @@
-"""Group and instance normalisation: a scale and a shift for each channel."""
+"""Normalisation: a scale and a shift for each channel or feature."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import group_norm
+from torch.nn.functional import batch_norm, group_norm, layer_norm
 
 from fedmed.privacy.gradients.forms import full
 from fedmed.privacy.gradients.tape import Form, Part, Use, sum_of_squares
 
 
-class GroupNormRule:
+class _DirectRule(ABC):
+    """A rule whose per-sample gradients are a handful of numbers: the direct form alone."""
+
+    @abstractmethod
+    def sums(self, use: Use) -> dict[str, Tensor]:
+        """Gradients (samples, *shape) by own name."""
+
+    def form(self, use: Use) -> Form:
+        """Always direct."""
+        return "direct"
+
+    def per_sample(self, use: Use) -> Iterator[Part]:
+        """All samples at once."""
+        yield slice(0, use.tape.samples), self.sums(use)
+
+    def squared_norms(self, use: Use) -> Tensor:
+        """From the direct form: there is no smaller one."""
+        return sum_of_squares(self.sums(use).values())
+
+    def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
+        """From the direct form."""
+        return {
+            own: torch.tensordot(factors, value, dims=1) for own, value in self.sums(use).items()
+        }
+
+
+class GroupNormRule(_DirectRule):
     """``nn.GroupNorm``: the batch runs as one sample of n times as many channels and groups.
 
     Every row then has a scale and a shift of its own, and the ordinary backward pass leaves their
@@ -41,33 +68,89 @@ class GroupNormRule:
         narrow: Tensor = torch.ops.aten._unsafe_view(outputs, inputs.shape)
         return narrow
 
-    def form(self, use: Use) -> Form:
-        """Few numbers: always direct."""
-        return "direct"
-
-    def per_sample(self, use: Use) -> Iterator[Part]:
+    def sums(self, use: Use) -> dict[str, Tensor]:
         """Sums over positions."""
         g, gradients = full(use.g), {}
         if use.trains("weight"):
-            normal = group_norm(use.a, _groups(use.module), eps=_eps(use.module))
-            gradients["weight"] = self._sums(use, g * normal)
+            normal = group_norm(full(use.a), _groups(use.module), eps=_eps(use.module))
+            gradients["weight"] = _channel_sums(use, g * normal)
         if use.trains("bias"):
-            gradients["bias"] = self._sums(use, g)
-        yield slice(0, use.tape.samples), gradients
+            gradients["bias"] = _channel_sums(use, g)
+        return gradients
 
-    def squared_norms(self, use: Use) -> Tensor:
-        """From the direct form: there is no smaller one."""
-        return sum_of_squares(next(iter(self.per_sample(use)))[1].values())
 
-    def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
-        """From the direct form."""
-        _, gradients = next(iter(self.per_sample(use)))
-        return {own: torch.mv(value.t(), factors) for own, value in gradients.items()}
+class ChannelScaleRule(_DirectRule):
+    """Batch or instance norm with statistics that stay as they are: a scale and a shift."""
 
-    @staticmethod
-    def _sums(use: Use, values: Tensor) -> Tensor:
-        tape = use.tape
-        return values.flatten(2).sum(2).view(tape.samples, tape.views, -1).sum(1)
+    cost = "direct only: 2 numbers per channel and sample, at two passes over the activations"
+
+    def forward(self, use: Use, inputs: Tensor) -> Tensor:
+        """The layer with detached parameters, as in evaluation."""
+        weight, bias = (getattr(use.module, own).detach() for own in ("weight", "bias"))
+        return use.watch(self, inputs, _fixed_norm(use.module, inputs, weight, bias))
+
+    def sums(self, use: Use) -> dict[str, Tensor]:
+        """Sums over positions."""
+        g, gradients = full(use.g), {}
+        if use.trains("weight"):
+            normal = _fixed_norm(use.module, full(use.a), None, None)
+            gradients["weight"] = _channel_sums(use, g * normal)
+        if use.trains("bias"):
+            gradients["bias"] = _channel_sums(use, g)
+        return gradients
+
+
+class InstanceNormRule(GroupNormRule):
+    """``nn.InstanceNorm``: a group for each channel, or fixed statistics in evaluation."""
+
+    def forward(self, use: Use, inputs: Tensor) -> Tensor:
+        """As group norm, unless running statistics are used."""
+        module = cast(nn.InstanceNorm2d, use.module)
+        if module.track_running_stats and not module.training:
+            return ChannelScaleRule().forward(use, inputs)
+        return super().forward(use, inputs)
+
+
+class LayerNormRule(_DirectRule):
+    """``nn.LayerNorm`` over the last dimensions; those between are positions."""
+
+    cost = "direct only: 2 numbers per feature and sample, at two passes over the activations"
+
+    def forward(self, use: Use, inputs: Tensor) -> Tensor:
+        """The layer with detached parameters."""
+        module = cast(nn.LayerNorm, use.module)
+        bias = None if module.bias is None else module.bias.detach()
+        outputs = layer_norm(
+            inputs, module.normalized_shape, module.weight.detach(), bias, module.eps
+        )
+        return use.watch(self, inputs, outputs)
+
+    def sums(self, use: Use) -> dict[str, Tensor]:
+        """Sums over positions of g, and of g times the normalised input."""
+        module = cast(nn.LayerNorm, use.module)
+        shape = module.normalized_shape
+        g, gradients = full(use.g), {}
+        if use.trains("weight"):
+            normal = layer_norm(full(use.a), shape, eps=module.eps)
+            gradients["weight"] = (g * normal).reshape(use.tape.samples, -1, *shape).sum(1)
+        if use.trains("bias"):
+            gradients["bias"] = g.reshape(use.tape.samples, -1, *shape).sum(1)
+        return gradients
+
+
+def _channel_sums(use: Use, values: Tensor) -> Tensor:
+    """Sums (samples, channels) over positions and views of (rows, channels, ...)."""
+    sums = values.flatten(2).sum(2) if values.dim() > 2 else values
+    return sums.view(use.tape.samples, use.tape.views, -1).sum(1)
+
+
+def _fixed_norm(
+    module: nn.Module, inputs: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    norm = cast(nn.BatchNorm2d, module)
+    return batch_norm(
+        inputs, norm.running_mean, norm.running_var, weight, bias, training=False, eps=norm.eps
+    )
 
 
 def _groups(module: nn.Module) -> int:
