@@ -62,10 +62,14 @@ class Residual(nn.Module):
 
 
 def resnet9() -> nn.Module:
-    """ResNet-9 with Mish-free GroupNorm blocks, a quarter as wide."""
+    """ResNet-9 with GroupNorm, a quarter as wide."""
 
     def block(into: int, out: int, pool: bool = False) -> nn.Module:
-        layers = [nn.Conv2d(into, out, 3, padding=1), group_norm(out), nn.ReLU(inplace=True)]
+        layers = [
+            nn.Conv2d(into, out, 3, padding=1, bias=False),
+            group_norm(out),
+            nn.ReLU(inplace=True),
+        ]
         return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
 
     return nn.Sequential(
