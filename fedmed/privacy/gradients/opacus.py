@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedmed.errors import UserError
 from fedmed.privacy.gradients.clipping import keep_finite
-from fedmed.privacy.gradients.engine import ClippedSum, Options, count_samples, zeros
+from fedmed.privacy.gradients.engine import ClippedSum, Options, check_model, count_samples, zeros
 
 
 class OpacusEngine:
@@ -26,12 +26,19 @@ class OpacusEngine:
                 "train.precision: the engine 'opacus' computes in float32; set "
                 "privacy.engine = 'fedmed'"
             )
-        self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum")
+        try:
+            self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum")
+        except NotImplementedError as error:
+            raise UserError(
+                "model: the engine 'opacus' does not know all of its layers; set "
+                "privacy.engine = 'fedmed' or 'loop'"
+            ) from error
 
     def clipped_sum(
         self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
     ) -> ClippedSum:
         """See :class:`fedmed.privacy.gradients.Engine`."""
+        check_model(self._model)
         sensitivity = self._options.clipping.sensitivity(clipping_norm)
         samples = count_samples(images, labels, views)
         total = zeros(self._model)

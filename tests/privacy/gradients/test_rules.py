@@ -247,7 +247,7 @@ class SumsOverTheBatch(GroupNormRule):
 
     def forward(self, use: Use, inputs: Tensor) -> Tensor:
         outputs = super().forward(use, inputs)
-        layer, leaves = use.tape.leaves[-1]
+        _, leaves = use.tape.leaves[-1]
         for leaf in leaves.values():
             leaf.register_hook(
                 lambda g, n=use.tape.rows: g.view(n, -1).mean(0).expand(n, -1).reshape(-1)
