@@ -20,7 +20,8 @@ _PRODUCT = 2.4  # one multiply-add of a small matrix product
 _PASS = 25.0  # one element read, changed and written
 _KEPT = 70.0  # one element of a kept gradient: written, measured, read again for the sum
 _APART = 0.2  # by how much a weight gradient is dearer sample by sample
-_ROWS, _NARROW = 8, 16  # rows of one grouped convolution; channels below which it is one row
+_ROWS, _NARROW = 8, 16  # rows of one grouped convolution; channels of a vector
+_FEW = 2**17  # elements of a gradient that may be held at once for each of those rows
 _UNFOLDED = 2**24  # elements of unfolded inputs and their gradients held at once
 
 
@@ -62,6 +63,7 @@ class ConvolutionRule:
         """One weight gradient of a convolution with a group per row, some rows at a time."""
         seen: _Seen = use.notes
         views = use.tape.views
+        # The others are for what oneDNN has no such convolution for.
         grouped = use.a.device.type == "cpu" and use.a.dtype == torch.float32
         for rows in _chunks(use, seen, grouped):
             wide = slice(rows.start * views, rows.stop * views)
@@ -118,6 +120,11 @@ class _Seen:
     tap: tuple[int, ...] | None = None
     rest: tuple[int, ...] = ()  # what the kernel has beyond the tap, for ``pad``
 
+    @property
+    def narrow(self) -> bool:
+        """Channels that do not fill a vector: oneDNN is faster row by row, without groups."""
+        return self.weight[1] < _NARROW
+
     def part(self, weight: Tensor) -> Tensor:
         """The taps of the kernel that count."""
         if self.tap is None:
@@ -164,8 +171,9 @@ def _chunks(use: Use, seen: _Seen, grouped: bool) -> Iterator[slice]:
     if not grouped:
         unfolded = prod(seen.weight[1:]) * seen.groups * prod(use.g.shape[2:])
         return chunks(samples, (unfolded + prod(seen.weight)) * views, _UNFOLDED)
-    # Narrow channels do not fill a vector; without groups oneDNN has another way for them.
-    return chunks(samples, views, 1 if seen.weight[1] < _NARROW else _ROWS)
+    if seen.narrow:
+        return chunks(samples, prod(seen.weight) * views, _ROWS * _FEW)
+    return chunks(samples, views, _ROWS)
 
 
 @lru_cache(maxsize=1024)
@@ -206,6 +214,12 @@ def _backward(
 def _grouped(seen: _Seen, a: Tensor, g: Tensor) -> Tensor:
     """Rows as groups: the weight gradient (rows * out, in, *kernel) has one block per row."""
     rows = len(a)
+    if seen.narrow:
+        single = [
+            _backward(g[i : i + 1], a[i : i + 1], seen.weight, seen, seen.groups, (True, False))[0]
+            for i in range(rows)
+        ]
+        return torch.cat(single)
     wide_a = a.reshape(1, -1, *a.shape[2:])
     wide_g = g.reshape(1, -1, *g.shape[2:])
     weight = (rows * seen.weight[0], *seen.weight[1:])
