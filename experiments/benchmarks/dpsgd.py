@@ -113,25 +113,41 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_engines(names: list[str], arguments: argparse.Namespace) -> dict[str, list[list[float]]]:
-    """Seconds of (gradient, gradient + noise + step) per engine, all engines in every round."""
+def time_engines(
+    names: list[str], arguments: argparse.Namespace
+) -> dict[str, dict[int, tuple[float, float]]]:
+    """Seconds of (gradient, gradient + noise + step) per engine and round.
+
+    Every round runs the engines one after the other, so that a busy moment of the machine falls on
+    all of them; one that is far slower than the fastest takes part in every fourth round.
+    """
     benches = {name: make(name, arguments) for name in names}
-    seconds: dict[str, list[list[float]]] = {name: [] for name in names}
 
-    def one_round(keep: bool) -> None:
-        for name, bench in benches.items():
-            gradients, first = timed(bench.gradient, arguments.device)
-            _, second = timed(lambda b=bench, g=gradients: b.finish(g), arguments.device)
-            del gradients
-            if keep:
-                seconds[name].append([first, first + second])
+    def once(name: str) -> tuple[float, float]:
+        bench = benches[name]
+        gradients, first = timed(bench.gradient, arguments.device)
+        _, second = timed(lambda: bench.finish(gradients), arguments.device)
+        return first, first + second
 
-    one_round(keep=False)
-    _, warm = timed(lambda: one_round(keep=False), arguments.device)
-    rounds = arguments.rounds or max(7, min(60, round(arguments.seconds / warm)))
-    for _ in range(rounds):
-        one_round(keep=True)
-    return seconds
+    for name in names:
+        once(name)
+    warm = {name: once(name)[1] for name in names}
+    slow = {name for name in names if warm[name] > 4 * min(warm.values())}
+    share = sum(warm[name] / (4 if name in slow else 1) for name in names)
+    rounds = arguments.rounds or max(8, min(200, round(arguments.seconds / share)))
+    found: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in names}
+    for number in range(rounds):
+        for name in names:
+            if name not in slow or number % 4 == 0:
+                found[name][number] = once(name)
+    return found
+
+
+def ratio(
+    plain: dict[int, tuple[float, float]], other: dict[int, tuple[float, float]], column: int
+) -> float:
+    """Median over rounds of plain seconds by the other's: what a busy machine disturbs least."""
+    return statistics.median(plain[n][column] / other[n][column] for n in other if n in plain)
 
 
 def peak_memory(name: str, arguments: argparse.Namespace) -> int:
@@ -190,17 +206,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     names: list[str] = arguments.engines
     seconds = time_engines(names, arguments)
     median = {
-        name: [statistics.median(column) for column in zip(*rows, strict=True)]
+        name: [statistics.median(column) for column in zip(*rows.values(), strict=True)]
         for name, rows in seconds.items()
     }
     peaks = {name: peak_memory(name, arguments) for name in names}
     engines = []
     for name in names:
-        gradient = sorted(first for first, _ in seconds[name])
+        gradient = sorted(first for first, _ in seconds[name].values())
         entry = {
             "engine": name,
             "images_per_second": arguments.batch / median[name][0],
             "step_seconds": median[name][0],
+            "step_seconds_best": gradient[0],
             "step_seconds_quartiles": [
                 gradient[len(gradient) // 4],
                 gradient[(3 * len(gradient)) // 4],
@@ -214,8 +231,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             "max_relative_error_float64": None,
         }
         if "sgd" in names:
-            entry["throughput_ratio"] = median["sgd"][0] / median[name][0]
-            entry["private_step_ratio"] = median["sgd"][1] / median[name][1]
+            entry["throughput_ratio"] = ratio(seconds["sgd"], seconds[name], 0)
+            entry["private_step_ratio"] = ratio(seconds["sgd"], seconds[name], 1)
             entry["memory_ratio"] = peaks[name] / peaks["sgd"]
         if name != "sgd":
             entry["max_relative_error"] = largest_error(name, arguments, torch.float32)
@@ -231,7 +248,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": _device_name(arguments.device),
         "threads": torch.get_num_threads(),
         "allocator": arguments.allocator,
-        "rounds": len(next(iter(seconds.values()))),
+        "rounds": max(map(len, seconds.values())),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -18,7 +18,8 @@ from fedmed.privacy.gradients.engine import (
 )
 from fedmed.privacy.gradients.layers import find_layers
 from fedmed.privacy.gradients.preflight import check_against_loop
-from fedmed.privacy.gradients.tape import Form, Layer, Tape
+from fedmed.privacy.gradients.tape import Tape
+from fedmed.privacy.gradients.use import Form, Layer
 
 
 class BookkeepingEngine:

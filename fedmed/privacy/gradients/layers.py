@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from fedmed.errors import UserError
 from fedmed.privacy.gradients.rules import REGISTRY
-from fedmed.privacy.gradients.tape import Layer
+from fedmed.privacy.gradients.use import Layer
 
 
 def find_layers(model: nn.Module) -> list[Layer]:

@@ -18,7 +18,7 @@ from fedmed.privacy.gradients.loop import LoopEngine
 from fedmed.privacy.gradients.rules import REGISTRY
 from fedmed.privacy.gradients.rules.convolution import ConvolutionRule
 from fedmed.privacy.gradients.rules.norms import GroupNormRule, InstanceNormRule
-from fedmed.privacy.gradients.tape import Form, Use
+from fedmed.privacy.gradients.use import Form, Use
 
 RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}
 FORMS: tuple[Form, ...] = ("ghost", "direct")

@@ -11,7 +11,7 @@ from fedmed.privacy.gradients.rules.norms import (
     InstanceNormRule,
     LayerNormRule,
 )
-from fedmed.privacy.gradients.tape import Rule
+from fedmed.privacy.gradients.use import Rule
 
 __all__ = ["REGISTRY"]
 

@@ -12,7 +12,7 @@ from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
 from fedmed.privacy.gradients.correlation import Window, patches, squared_norms
 from fedmed.privacy.gradients.forms import chunks, full
-from fedmed.privacy.gradients.tape import Form, Part, Use
+from fedmed.privacy.gradients.use import Form, Part, Use
 
 _CONVOLVE = {1: conv1d, 2: conv2d, 3: conv3d}
 # Costs in multiply-adds of a convolution, measured with oneDNN and MKL on two AVX-512 cores:

@@ -9,7 +9,7 @@ from torch.nn.functional import embedding
 
 from fedmed.errors import UserError
 from fedmed.privacy.gradients.forms import chunks, full
-from fedmed.privacy.gradients.tape import Form, Part, Use
+from fedmed.privacy.gradients.use import Form, Part, Use
 
 
 class EmbeddingRule:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from fedmed.privacy.gradients.forms import chunks, full, gram_product
-from fedmed.privacy.gradients.tape import Form, Part, Use
+from fedmed.privacy.gradients.use import Form, Part, Use
 
 
 class LinearRule:

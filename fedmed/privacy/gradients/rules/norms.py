@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, group_norm, layer_norm
 
 from fedmed.privacy.gradients.forms import full
-from fedmed.privacy.gradients.tape import Form, Part, Use, sum_of_squares
+from fedmed.privacy.gradients.tape import sum_of_squares
+from fedmed.privacy.gradients.use import Form, Part, Use
 
 
 class _DirectRule(ABC):
