@@ -111,6 +111,7 @@ class Train(Section):
     learning_rate: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     weight_decay: NotNegative = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the parameters' average; 0 = none
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
     server_learning_rate: Positive = 1.0
     selection: Literal["last", "best-validation"] = "last"
@@ -143,7 +144,9 @@ class Privacy(Section):
     cell: Count = 8  # dp-pix: side of the squares that are averaged, pixels
     neighbourhood: Count = 16  # dp-pix: how many differing pixels epsilon protects
     clip_released: bool = False  # cut noised images to [0, 1] (post-processing)
-    engine: Literal["opacus"] = "opacus"  # of per-sample gradients
+    engine: Literal["fedmed", "opacus", "loop"] = "fedmed"  # of per-sample gradients
+    clipping: Literal["flat", "automatic"] = "flat"  # dp-sgd: cut at the norm, or scaled to it
+    bad_gradients: Literal["refuse", "drop"] = "refuse"  # dp-sgd: one that is not finite
     physical_batch_size: Count = 16  # images whose gradients are held in memory at once
     reproducible_noise: bool = False  # simulation only; then no epsilon against who knows the seed
 

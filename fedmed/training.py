@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedmed.config import Settings, Train
+from fedmed.averaging import ParameterAverage
+from fedmed.config import Privacy, Settings, Train
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError
 from fedmed.models import trainable
-from fedmed.privacy.gradients import make_engine
+from fedmed.privacy.gradients import Clipping, Options, make_engine
+from fedmed.privacy.gradients.memory import keep_freed_memory
+from fedmed.privacy.gradients.noise import GaussianNoise
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan
 
@@ -23,10 +26,15 @@ MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What one round of local training did; ``loss`` is private and None under DP-SGD."""
+    """What one round of local training did; ``loss`` is private and None under DP-SGD.
+
+    ``dropped`` counts samples whose gradient was not finite and that contributed nothing
+    (``privacy.bad-gradients = "drop"``). It is private too, and stays at the hospital.
+    """
 
     steps: int
     loss: float | None
+    dropped: int = 0
 
 
 def to_input(
@@ -46,9 +54,12 @@ def train_plain(
     model: nn.Module, shard: Shard, settings: Settings, context: tuple[str | int, ...]
 ) -> LocalResult:
     """Mini-batch training for ``train.local-epochs`` passes, ordered by seed and ``context``."""
+    keep_freed_memory()
     device = next(model.parameters()).device
     model.train()
-    optimizer = make_optimizer(trainable(model).values(), settings.train)
+    parameters = list(trainable(model).values())
+    optimizer = make_optimizer(parameters, settings.train)
+    average = ParameterAverage(parameters, settings.train.ema)
     labels = torch.from_numpy(shard.labels).to(device)
     order = data_order(len(shard), settings.train.local_epochs, settings.run.seed, context)
     size = settings.train.batch_size
@@ -61,7 +72,9 @@ def train_plain(
         loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
         loss.backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
+        average.update()
         losses.append(loss.detach())
+    average.apply()
     return LocalResult(len(losses), float(torch.stack(losses).mean()))
 
 
@@ -86,30 +99,45 @@ def train_private(
         raise RunError(
             f"the shard holds {len(units)} {plan.unit}s, the plan {plan.units}; plan again"
         )
+    keep_freed_memory()
     device = next(model.parameters()).device
     model.train()
-    engine = make_engine(settings.privacy.engine, model, settings.privacy.physical_batch_size)
+    privacy = settings.privacy
+    engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(privacy))
     parameters = trainable(model)
     optimizer = make_optimizer(parameters.values(), settings.train)
+    average = ParameterAverage(parameters.values(), settings.train.ema)
     labels = torch.from_numpy(shard.labels).to(device)
     sampler = source.numpy("sampling", *context)
+    dropped = 0
     try:
         for step in range(plan.steps_per_round):
-            generator = source.torch("gradient", *context, step, device=device)
+            # A stream for each step: reproducible noise is keyed by site, round, model and step.
+            noise = GaussianNoise(source.torch("gradient", *context, step, device=device))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
             images = to_input(shard.images[rows], settings.model.channels, device)
             batch = engine.clipped_sum(
                 images, labels[torch.from_numpy(rows).to(device)], plan.clipping_norm
             )
+            if batch.sensitivity > plan.clipping_norm:
+                raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
+            mean = noise.noised_mean(
+                batch.gradients, plan.noise_standard_deviation, plan.expected_batch
+            )
             for name, parameter in parameters.items():
-                noise = torch.empty_like(parameter).normal_(
-                    0.0, plan.noise_standard_deviation, generator=generator
-                )
-                parameter.grad = noise.add_(batch.gradients[name]).div_(plan.expected_batch)
+                parameter.grad = mean[name]
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)  # one copy less beside the next gradients
+            average.update()
+            dropped += batch.dropped
     finally:
         engine.close()
-    return LocalResult(plan.steps_per_round, None)
+    average.apply()
+    return LocalResult(plan.steps_per_round, None, dropped)
+
+
+def _options(privacy: Privacy) -> Options:
+    return Options(clipping=Clipping(privacy.clipping), bad_gradients=privacy.bad_gradients)
 
 
 def poisson_batch(
@@ -140,13 +168,19 @@ def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.op
     given = list(parameters)
     if train.optimizer == "sgd":
         return torch.optim.SGD(
-            given, lr=train.learning_rate, momentum=train.momentum, weight_decay=train.weight_decay
+            given,
+            lr=train.learning_rate,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            foreach=True,
         )
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam,
         "nadam": torch.optim.NAdam,
     }
-    return kinds[train.optimizer](given, lr=train.learning_rate, weight_decay=train.weight_decay)
+    return kinds[train.optimizer](
+        given, lr=train.learning_rate, weight_decay=train.weight_decay, foreach=True
+    )
 
 
 @torch.inference_mode()

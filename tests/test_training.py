@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmed import training
+from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError
 from fedmed.privacy.gradients import ClippedSum, make_engine
@@ -68,7 +69,7 @@ class Recorder:
 
 def sizes_seen(monkeypatch: pytest.MonkeyPatch, sampler: Callable[..., Any]) -> list[int]:
     sizes: list[int] = []
-    monkeypatch.setattr(training, "make_engine", lambda _, model, __: Recorder(model, sizes))
+    monkeypatch.setattr(training, "make_engine", lambda _, model, *__: Recorder(model, sizes))
     monkeypatch.setattr(training, "poisson_batch", sampler)
     plan = gradient_plan(units=40, expected_batch=8, steps_per_round=1500)
     result = train_private(
@@ -93,7 +94,7 @@ def test_a_declared_size_stays_where_the_shard_has_another(
     def check(plan: GradientPlan) -> None:
         sizes: list[int] = []
         with monkeypatch.context() as patch:
-            patch.setattr(training, "make_engine", lambda _, model, __: Recorder(model, sizes))
+            patch.setattr(training, "make_engine", lambda _, model, __, _options: Recorder(model, sizes))
             source = NoiseSource(2)
             result = train_private(
                 tiny_network(), tiny_shard(24), SETTINGS, plan, source, ("h", 1, "m")
@@ -213,7 +214,7 @@ def test_the_expected_batch_divides_not_the_actual_one(monkeypatch: pytest.Monke
     plan = gradient_plan(steps_per_round=1, clipping_norm=0.2, noise_multiplier=1e-9)
     shard, model = tiny_shard(), tiny_network()
     images = to_input(shard.images[rows], 1, torch.device("cpu"))
-    engine = make_engine("opacus", model, 32)
+    engine = make_engine("loop", model, 32)
     batch = engine.clipped_sum(images, torch.from_numpy(shard.labels[rows]), 0.2)
     total = torch.cat([g.flatten() for g in batch.gradients.values()])
     assert float(total.norm()) > 0.1
@@ -290,6 +291,69 @@ def test_a_shard_that_was_not_planned_for_is_refused() -> None:
     refuses(
         lambda: change(train_private, plan, tiny_shard(24, films=2)), "12 patients", error=RunError
     )
+
+
+def test_the_average_of_the_steps_is_handed_on_in_every_arm() -> None:
+    """With a decay near 1 it is the mean of the iterates, whose noise is the same."""
+    plan, shard = gradient_plan(steps_per_round=3), tiny_shard()
+    iterates = []
+    for steps in (1, 2, 3):
+        fewer = gradient_plan(steps_per_round=steps)
+        iterates.append(change(train_private, fewer, shard, NoiseSource(1)))
+    mean = torch.stack(iterates).mean(0)
+
+    def check(settings: Settings) -> None:
+        model = tiny_network()
+        before = flat(model)
+        train_private(model, shard, settings, plan, NoiseSource(1), ("h", 1, "m"))
+        torch.testing.assert_close(flat(model) - before, mean, rtol=1e-3, atol=1e-3)
+
+    check(SETTINGS.replaced({"train.ema": 0.9999}))
+    goes_red(check, SETTINGS)
+    settings = make(train={"batch-size": 10, "local-epochs": 1.0, "learning-rate": 0.1})
+    plain = []
+    for ema in (0.0, 0.9999):
+        model = tiny_network()
+        train_plain(model, shard, settings.replaced({"train.ema": ema}), ("h", 1))
+        plain.append(flat(model))
+    start = flat(tiny_network())
+    assert 0 < float((plain[1] - start).norm()) < float((plain[0] - start).norm())
+
+
+@pytest.mark.parametrize("engine", ["fedmed", "opacus", "loop"])
+def test_every_engine_takes_the_same_steps(engine: str) -> None:
+    settings = SETTINGS.replaced({"privacy.engine": engine, "privacy.clipping": "automatic"})
+    changed = []
+    for used in (settings, settings.replaced({"privacy.engine": "loop"})):
+        model = tiny_network()
+        before = flat(model)
+        train_private(model, tiny_shard(), used, gradient_plan(), NoiseSource(1), ("h", 1, "m"))
+        changed.append(flat(model) - before)
+    torch.testing.assert_close(*changed, rtol=1e-3, atol=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_or_dropped_and_counted() -> None:
+    shard = tiny_shard()
+    shard = Shard(shard.key, shard.images.astype(np.float32) / 255, shard.table)
+    shard.images[5] = np.nan
+    everybody = gradient_plan(expected_batch=24, steps_per_round=2)
+    with pytest.raises(FloatingPointError):
+        change(train_private, everybody, shard)
+    model = tiny_network()
+    settings = SETTINGS.replaced({"privacy.bad-gradients": "drop"})
+    result = train_private(model, shard, settings, everybody, NoiseSource(1), ("h", 1, "m"))
+    assert result == LocalResult(2, None, 2)
+    assert bool(torch.isfinite(flat(model)).all())
+
+
+def test_a_sensitivity_above_the_plans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubled(Recorder):
+        def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+            batch = super().clipped_sum(images, labels, clipping_norm)
+            return ClippedSum(batch.gradients, 2 * clipping_norm, batch.samples, 0)
+
+    monkeypatch.setattr(training, "make_engine", lambda _, model, *__: Doubled(model, []))
+    refuses(lambda: change(train_private, gradient_plan()), "sensitivity", error=RunError)
 
 
 def test_the_model_is_left_without_hooks() -> None:

@@ -1,6 +1,6 @@
 """ResNet-18 (He et al. 2016) with norms that do not mix samples, for grey images of any size."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
-from fedmed.config import Model
-from fedmed.models.pretrained import load_weights
+if TYPE_CHECKING:  # the network itself needs torch and torchvision alone
+    from fedmed.config import Model
 
 GROUPS = 32  # Wu and He 2018 (group normalisation)
 SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
@@ -35,23 +35,42 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(min(GROUPS, channels), channels)
 
 
-def build(model: Model, image_size: int, seed: int) -> nn.Module:
+def resnet18(
+    seed: int,
+    *,
+    stem: Literal["imagenet", "small"],
+    channels: int,
+    norm: Literal["group", "frozen-batch"] = "group",
+) -> nn.Module:
+    """ResNet-18 initialised from ``seed``: (batch, channels, size, size) to one logit (batch, 1).
+
+    Every norm of ``norm`` leaves samples apart.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = FrozenBatchNorm2d if norm == "frozen-batch" else group_norm
+        network: nn.Module = ResNet(OutOfPlaceBlock, [2, 2, 2, 2], num_classes=1, norm_layer=layer)
+        _set_stem(network, stem, channels)
+        # Residual inplace ReLUs break per-sample hooks; the result is the same without them.
+        for module in network.modules():
+            if isinstance(module, nn.ReLU):
+                module.inplace = False
+    return network
+
+
+def build(model: "Model", image_size: int, seed: int) -> nn.Module:
     """The classifier that ``model`` describes, initialised from ``seed``; one logit per image.
 
     Input (batch, model.channels, image_size, image_size), float32; output (batch, 1). With
     pretrained weights the first convolution is averaged over its input channels and the last
     layer is new. Raises :class:`fedmed.errors.UserError` for weights that do not fit.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        norm = FrozenBatchNorm2d if model.norm == "frozen-batch" else group_norm
-        network: nn.Module = ResNet(OutOfPlaceBlock, [2, 2, 2, 2], num_classes=1, norm_layer=norm)
-        _set_stem(network, _stem(model, image_size), model.channels)
-        # Residual inplace ReLUs break per-sample hooks; the result is the same without them.
-        for module in network.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False
+    network = resnet18(
+        seed, stem=_stem(model, image_size), channels=model.channels, norm=model.norm
+    )
     if model.weights != "none":
+        from fedmed.models.pretrained import load_weights
+
         load_weights(network, model.weights)
     return network
 
@@ -61,12 +80,12 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def without_weights(model: Model, image_size: int) -> Model:
+def without_weights(model: "Model", image_size: int) -> "Model":
     """The same architecture to be filled from elsewhere: no weights are looked up."""
     return model.model_copy(update={"weights": "none", "stem": _stem(model, image_size)})
 
 
-def _stem(model: Model, image_size: int) -> Literal["imagenet", "small"]:
+def _stem(model: "Model", image_size: int) -> Literal["imagenet", "small"]:
     if model.stem != "auto":
         return model.stem
     if model.weights != "none":

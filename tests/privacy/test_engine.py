@@ -40,8 +40,18 @@ def one_by_one(
     return total
 
 
+@pytest.fixture(params=["fedmed", "opacus", "loop"], autouse=True)
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test of this file runs on every engine."""
+    monkeypatch.setitem(CHOSEN, "engine", request.param)
+    return str(request.param)
+
+
+CHOSEN = {"engine": "fedmed"}
+
+
 def engine(model: nn.Module, physical: int = 32) -> Engine:
-    return make_engine("opacus", model, physical)
+    return make_engine(CHOSEN["engine"], model, physical)
 
 
 class MicroBatches:
@@ -166,8 +176,27 @@ def test_batch_norm_is_refused_with_the_remedy() -> None:
 
 def test_norms_that_mix_no_samples_are_allowed() -> None:
     check_model(tiny_network())
-    check_model(nn.Sequential(nn.LayerNorm(4), nn.GroupNorm(2, 4)))
+    check_model(nn.Sequential(nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4)))
+    check_model(with_batch_norm().eval())
+    refuses(lambda: check_model(nn.InstanceNorm2d(4, track_running_stats=True)), "mixes patients")
+    refuses(lambda: check_model(nn.BatchNorm1d(4, track_running_stats=False).eval()), "mixes")
+
+
+def test_batch_norm_that_leaves_evaluation_is_refused_at_the_next_batch() -> None:
+    model = with_batch_norm().eval()
+    if CHOSEN["engine"] == "opacus":  # takes no trained batch norm in any mode
+        return refuses(lambda: engine(model), "'opacus'", "set privacy.engine = 'fedmed'")
+    used = engine(model)
+    used.clipped_sum(IMAGES, LABELS, 0.5)
+    model.train()
+    refuses(lambda: used.clipped_sum(IMAGES, LABELS, 0.5), "layer '1'", "mixes patients")
+    return used.close()
 
 
 def test_an_unknown_engine_names_the_key() -> None:
-    refuses(lambda: make_engine("fast", tiny_network(), 1), "privacy.engine", "fast", "opacus")
+    refuses(
+        lambda: make_engine("fast", tiny_network(), 1),
+        "privacy.engine",
+        "'fast'",
+        "'fedmed', 'opacus' or 'loop'",
+    )

@@ -3,16 +3,37 @@
 from torch import nn
 
 from fedmed.errors import UserError
-from fedmed.privacy.gradients.engine import ClippedSum, Engine, check_model
+from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
+from fedmed.privacy.gradients.clipping import Clipping
+from fedmed.privacy.gradients.engine import ClippedSum, Engine, Loss, Options, check_model
+from fedmed.privacy.gradients.loop import LoopEngine
 
-__all__ = ["ClippedSum", "Engine", "check_model", "make_engine"]
+__all__ = [
+    "ClippedSum",
+    "Clipping",
+    "Engine",
+    "Loss",
+    "Options",
+    "check_model",
+    "make_engine",
+]
 
 
-def make_engine(name: str, model: nn.Module, physical_batch_size: int) -> Engine:
-    """The engine called ``name`` for ``model``; ``physical_batch_size`` bounds its memory."""
+def make_engine(
+    name: str, model: nn.Module, physical_batch_size: int, options: Options | None = None
+) -> Engine:
+    """The engine called ``name`` for ``model``; ``physical_batch_size`` bounds its memory.
+
+    ``fedmed`` is fast and exact, ``opacus`` the reference with hooks of its own (needs opacus),
+    ``loop`` the ground truth. Raises :class:`UserError` for a model that none of its rules covers.
+    """
     check_model(model)
+    if name == "fedmed":
+        return BookkeepingEngine(model, physical_batch_size, options)
+    if name == "loop":
+        return LoopEngine(model, options)
     if name == "opacus":
         from fedmed.privacy.gradients.opacus import OpacusEngine
 
-        return OpacusEngine(model, physical_batch_size)
-    raise UserError(f"privacy.engine: '{name}' is not known; use 'opacus'")
+        return OpacusEngine(model, physical_batch_size, options)
+    raise UserError(f"privacy.engine: '{name}' is not known; use 'fedmed', 'opacus' or 'loop'")

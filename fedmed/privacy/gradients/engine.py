@@ -1,12 +1,64 @@
 """The interface of a per-sample gradient engine, and what a model must not contain."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmed.errors import UserError
+from fedmed.privacy.gradients.clipping import Clipping
+
+Reduction = Literal["sum", "mean"]
+BadGradients = Literal["refuse", "drop"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss and how it joins the samples of a batch.
+
+    ``function`` takes the model's output (n, ...) and the labels (n, ...) and returns a scalar
+    that is the ``reduction`` ("sum" or "mean") of one term per sample. A loss that is not cannot be
+    clipped by sample; the check before the first step finds it.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    reduction: Reduction = "sum"
+
+    def total(self, outputs: Tensor, labels: Tensor, rows: int) -> Tensor:
+        """Scalar: the sum over ``rows`` rows. Raises :class:`UserError` for another shape."""
+        value = self.function(outputs, labels)
+        if value.dim() != 0:
+            raise UserError(
+                f"loss: it returns the shape {tuple(value.shape)}, not one number; give a loss "
+                "with reduction 'sum' or 'mean'"
+            )
+        return value * rows if self.reduction == "mean" else value
+
+
+def _binary(outputs: Tensor, labels: Tensor) -> Tensor:
+    return binary_cross_entropy_with_logits(outputs.float().squeeze(1), labels, reduction="sum")
+
+
+BINARY = Loss(_binary)  # one logit (n, 1) per image, labels (n,) in {0, 1}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every engine is told: the loss, how gradients are clipped, what a bad one means.
+
+    ``bad_gradients`` says what becomes of a sample whose gradient is not finite: "refuse" raises
+    :class:`FloatingPointError`; "drop" lets it contribute nothing, and counts it.
+    ``autocast`` is the lower precision of the forward pass (bfloat16), or None for the model's own;
+    norms and sums are float32 either way.
+    """
+
+    loss: Loss = BINARY
+    clipping: Clipping = field(default_factory=Clipping)
+    bad_gradients: BadGradients = "refuse"
+    autocast: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -14,23 +66,31 @@ class ClippedSum:
     """Sum over the samples of a batch of gradients clipped to L2 norm C, by parameter name.
 
     ``sensitivity`` is C: adding or removing one sample changes the sum by at most C in L2 norm
-    (Abadi et al. 2016, Algorithm 1). ``samples`` counts the batch, ``clipped`` those above C.
+    (Abadi et al. 2016, Algorithm 1). ``samples`` counts the batch, ``clipped`` those above C, and
+    ``dropped`` those that contribute nothing because their gradient is not finite. The counts are
+    private: they are for diagnosis where the data are, never for a message.
     """
 
     gradients: dict[str, Tensor]
     sensitivity: float
     samples: int
     clipped: int
+    dropped: int = 0
 
 
 class Engine(Protocol):
     """Computes clipped gradient sums for one model."""
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         """Clipped sum for a batch of any size, 0 included.
 
-        ``images`` (n, channels, height, width) float32 and ``labels`` (n,) float32 in {0, 1}.
-        Raises ``FloatingPointError`` where a sample's gradient is not finite.
+        ``images`` (n * views, channels, height, width) and ``labels`` (n * views,), the views of
+        one sample in consecutive rows; their gradients are averaged before clipping
+        (De et al. 2022, section 3.2). Raises ``FloatingPointError`` where a sample's gradient is
+        not finite and that is to be refused, :class:`UserError` where the model or its loss does
+        not allow clipping by sample.
         """
         ...
 
@@ -39,17 +99,19 @@ class Engine(Protocol):
         ...
 
 
-_MIXING = (nn.modules.batchnorm._BatchNorm,)
-
-
 def check_model(model: nn.Module) -> None:
     """Refuse a model that mixes samples, whatever the engine.
 
     Raises :class:`UserError` for any batch norm whose statistics come from the batch: then one
-    patient changes the gradient of every other, and no clipping bounds it.
+    patient changes the gradient of every other, and no clipping bounds it. A batch norm in
+    evaluation mode, or an instance norm that keeps no running statistics, mixes nothing.
     """
     for name, module in model.named_modules():
-        if isinstance(module, _MIXING):
+        if not isinstance(module, nn.modules.batchnorm._NormBase):
+            continue
+        instance = isinstance(module, nn.modules.instancenorm._InstanceNorm)
+        own = module.training or module.running_mean is None
+        if own and (not instance or module.track_running_stats):
             raise UserError(
                 f"model: layer '{name}' is {type(module).__name__}, which mixes patients, so no "
                 "epsilon holds under dp-sgd; use model.norm = 'group' or 'frozen-batch'"
@@ -59,3 +121,12 @@ def check_model(model: nn.Module) -> None:
 def zeros(model: nn.Module) -> dict[str, Tensor]:
     """A zero gradient for every trainable parameter: the sum over an empty batch."""
     return {n: torch.zeros_like(p) for n, p in model.named_parameters() if p.requires_grad}
+
+
+def count_samples(images: Tensor, labels: Tensor, views: int) -> int:
+    """How many samples the rows of a batch hold; raises ``ValueError`` where they do not fit."""
+    if views < 1 or len(images) % views or len(images) != len(labels):
+        raise ValueError(
+            f"{len(images)} images, {len(labels)} labels and {views} views do not fit together"
+        )
+    return len(images) // views

@@ -6,27 +6,49 @@ from typing import Any, cast
 import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedmed.privacy.gradients.engine import ClippedSum, zeros
+from fedmed.errors import UserError
+from fedmed.privacy.gradients.clipping import keep_finite
+from fedmed.privacy.gradients.engine import ClippedSum, Options, check_model, count_samples, zeros
 
 
 class OpacusEngine:
     """Holds every sample's gradient in memory, ``physical_batch_size`` of them at a time."""
 
-    def __init__(self, model: nn.Module, physical_batch_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, physical_batch_size: int, options: Options | None = None
+    ) -> None:
         self._model = model
         self._physical = physical_batch_size
-        self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum")
+        self._options = options or Options()
+        if self._options.autocast is not None:
+            raise UserError(
+                "train.precision: the engine 'opacus' computes in float32; set "
+                "privacy.engine = 'fedmed'"
+            )
+        try:
+            self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum")
+        except NotImplementedError as error:
+            raise UserError(
+                "model: the engine 'opacus' does not know all of its layers; set "
+                "privacy.engine = 'fedmed' or 'loop'"
+            ) from error
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         """See :class:`fedmed.privacy.gradients.Engine`."""
+        check_model(self._model)
+        sensitivity = self._options.clipping.sensitivity(clipping_norm)
+        samples = count_samples(images, labels, views)
         total = zeros(self._model)
-        clipped = 0
-        for start in range(0, len(images), self._physical):
-            part = slice(start, start + self._physical)
-            clipped += self._add(images[part], labels[part], clipping_norm, total)
-        return ClippedSum(total, clipping_norm, len(images), clipped)
+        clipped = dropped = 0
+        step = self._physical * views
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            counts = self._add(images[part], labels[part], clipping_norm, views, total)
+            clipped, dropped = clipped + counts[0], dropped + counts[1]
+        return ClippedSum(total, sensitivity, samples, clipped, dropped)
 
     def close(self) -> None:
         """Take Opacus' hooks off the model."""
@@ -36,28 +58,41 @@ class OpacusEngine:
                 del parameter.grad_sample
 
     def _add(
-        self, images: Tensor, labels: Tensor, clipping_norm: float, total: dict[str, Tensor]
-    ) -> int:
+        self,
+        images: Tensor,
+        labels: Tensor,
+        clipping_norm: float,
+        views: int,
+        total: dict[str, Tensor],
+    ) -> tuple[int, int]:
+        options = self._options
         with warnings.catch_warnings():
             # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
             warnings.simplefilter("ignore")
-            logits = self._hooked(images).squeeze(1)
-            binary_cross_entropy_with_logits(logits, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]  # torch
+            loss = options.loss.total(self._hooked(images), labels, len(images))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         with torch.no_grad():
             samples: dict[str, Tensor] = {
-                n: cast(Any, p).grad_sample for n, p in parameters.items()
+                n: cast(Any, p).grad_sample.view(-1, views, *p.shape).mean(1)
+                if views > 1
+                else cast(Any, p).grad_sample
+                for n, p in parameters.items()
             }
             norms = torch.stack(
                 [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in samples.values()]
             ).norm(dim=0)
-            if not bool(torch.isfinite(norms).all()):
-                raise FloatingPointError("a sample's gradient is not finite")
-            # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
-            factors = clipping_norm / norms.clamp(min=clipping_norm)
+            finite = keep_finite(norms, options.bad_gradients)
+            factors = options.clipping.factors(norms, clipping_norm)
+            if finite is not None:
+                factors = torch.where(finite, factors, 0.0)
             for name, gradient in samples.items():
-                total[name] += torch.mv(gradient.flatten(1).t(), factors).view_as(total[name])
+                flat = gradient.flatten(1)
+                if finite is not None:
+                    flat = flat.masked_fill(~finite[:, None], 0)
+                total[name] += torch.mv(flat.t(), factors).view_as(total[name])
         for parameter in parameters.values():
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        return int((norms > clipping_norm).sum())
+        good = norms if finite is None else norms[finite]
+        return int((good > clipping_norm).sum()), len(norms) - len(good)

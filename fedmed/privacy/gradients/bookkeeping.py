@@ -1,0 +1,152 @@
+"""The fast exact engine: every sample clipped, in one forward and one backward pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from fedmed.errors import UserError
+from fedmed.privacy.gradients.clipping import keep_finite
+from fedmed.privacy.gradients.engine import (
+    ClippedSum,
+    Options,
+    check_model,
+    count_samples,
+    zeros,
+)
+from fedmed.privacy.gradients.layers import find_layers
+from fedmed.privacy.gradients.preflight import check_against_loop
+from fedmed.privacy.gradients.tape import Tape
+from fedmed.privacy.gradients.use import Form, Layer
+
+
+class BookkeepingEngine:
+    """Clipped sums by book-keeping (Bu et al. 2023), ``physical_batch_size`` samples at a time.
+
+    The result is that of clipping every sample's gradient, to rounding. Before the first batch the
+    model, its loss and the rules are checked on two made-up samples against the loop engine.
+    ``form`` forces one form on all layers that have two; for tests and timings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        physical_batch_size: int,
+        options: Options | None = None,
+        form: Form | None = None,
+    ) -> None:
+        if hasattr(model, "_orig_mod"):
+            raise UserError(
+                "model: it is compiled, and a compiled graph hides the layers whose gradients are "
+                "clipped; give the engine the model before torch.compile"
+            )
+        self._model = model
+        self._physical = physical_batch_size
+        self._options = options or Options()
+        self._form = form
+        self._layers = find_layers(model)
+        self._checked = False
+
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
+        """See :class:`fedmed.privacy.gradients.Engine`."""
+        options = self._options
+        sensitivity = options.clipping.sensitivity(clipping_norm)
+        samples = count_samples(images, labels, views)
+        check_model(self._model)
+        if samples and not self._checked:
+            check_against_loop(self._model, self.unclipped, images, labels, options)
+            self._checked = True
+        total: dict[str, Tensor] = {}
+        clipped = dropped = 0
+        step = self._physical * views
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            tape, norms = self._record(images[part], labels[part], views)
+            finite = keep_finite(norms, options.bad_gradients)
+            if finite is not None:
+                dropped += int((~finite).sum())
+            clipped += int((norms > clipping_norm)[... if finite is None else finite].sum())
+            factors = options.clipping.factors(norms, clipping_norm)
+            if finite is not None:
+                factors = torch.where(finite, factors, 0.0)
+            _add(total, tape.weighted_sum(factors, finite))
+        return ClippedSum(_complete(self._model, total), sensitivity, samples, clipped, dropped)
+
+    def unclipped(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Sum of gradients as they are, by name, and the norm (n,) of each."""
+        tape, norms = self._record(images, labels, 1)
+        return _complete(self._model, tape.weighted_sum(torch.ones_like(norms), None)), norms
+
+    def close(self) -> None:
+        """Nothing stays on the model between two calls."""
+
+    def _record(self, images: Tensor, labels: Tensor, views: int) -> tuple[Tape, Tensor]:
+        """One forward and one backward pass; the record and the norms (n,) of its samples."""
+        options = self._options
+        tape = Tape(len(images) // views, views, self._form, images.device)
+        with _recording(self._layers, tape), _own_gradients(self._model):
+            with _autocast(options.autocast, images.device):
+                outputs = self._model(images)
+                loss = options.loss.total(outputs, labels, len(images)) / views
+            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            for name, parameter in self._model.named_parameters():
+                if parameter.requires_grad and parameter.grad is not None:
+                    raise UserError(
+                        f"model: parameter '{name}' is used outside its layer's own call, so its "
+                        "gradient cannot be clipped by sample; call the layer, or set "
+                        "privacy.engine = 'loop'"
+                    )
+        return tape, tape.norms()
+
+
+@contextmanager
+def _recording(layers: list[Layer], tape: Tape) -> Iterator[None]:
+    """Let the layers run under their rules for as long as one pass takes."""
+    try:
+        for layer in layers:
+            plain: Callable[[Tensor], Tensor] = layer.module.forward
+            layer.module.forward = partial(tape.run, layer, plain)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer.module).pop("forward", None)
+
+
+@contextmanager
+def _own_gradients(model: nn.Module) -> Iterator[None]:
+    """Empty ``grad`` of all parameters, put back afterwards: what comes into it was not caught."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in before:
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
+def _autocast(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _add(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
+    for name, gradient in part.items():
+        if name in total:
+            total[name] += gradient
+        else:
+            total[name] = gradient
+
+
+def _complete(model: nn.Module, total: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In the model's order, with zeros for parameters that no sample used."""
+    if not total:
+        return zeros(model)
+    return {
+        name: total[name] if name in total else torch.zeros_like(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }

@@ -1,0 +1,81 @@
+"""A check before the first step: does the engine see all that a sample does, and no other's?"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fedmed.errors import UserError
+from fedmed.privacy.gradients.engine import Options
+from fedmed.privacy.gradients.loop import LoopEngine, norm_of
+
+Unclipped = Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-2}  # of the largest entry; rounding is smaller
+_LOW_PRECISION = 0.2
+
+
+def check_against_loop(
+    model: nn.Module, unclipped: Unclipped, images: Tensor, labels: Tensor, options: Options
+) -> None:
+    """Compare ``unclipped`` with :class:`LoopEngine` on two samples in one batch.
+
+    The samples are made up (noise of the images' shape, with labels of the batch), so that the
+    outcome says nothing about a patient. Finds a model or a loss that mixes samples, a loss whose
+    reduction is not the declared one, and a rule that does not fit a layer. What it cannot find is
+    a mixing that shows only for other inputs. Dropout is off for the check, as its masks would
+    differ. Raises :class:`UserError` naming the parameter that differs most.
+    """
+    if images.is_floating_point():
+        made = torch.Generator(device=images.device).manual_seed(0)
+        pair = torch.empty(2, *images.shape[1:], dtype=images.dtype, device=images.device)
+        pair.normal_(generator=made)
+    else:
+        pair = images[[0, -1]]
+    answers = labels[[0, -1]]
+    with _without_dropout(model):
+        loop = LoopEngine(model, options)
+        expected = loop.gradient(pair[:1], answers[:1])
+        first = norm_of(expected)
+        other = loop.gradient(pair[1:], answers[1:])
+        true = torch.stack([first, norm_of(other)])
+        for name in list(other):  # no more copies of the model at once than needed
+            expected[name] += other.pop(name)
+        sums, norms = unclipped(pair, answers)
+    largest = max(float(value.abs().max()) for value in expected.values() if value.numel())
+    if not largest < float("inf"):
+        raise FloatingPointError("the model's gradient is not finite for any input")
+    allowed = _LOW_PRECISION if options.autocast else TOLERANCE.get(norms.dtype, _LOW_PRECISION)
+    errors = {
+        name: float((sums[name] - value).abs().max()) / (float(value.abs().max()) + largest * 1e-2)
+        for name, value in expected.items()
+        if value.numel()
+    }
+    worst = max(errors, key=lambda name: errors[name])
+    if not errors[worst] <= allowed:
+        raise UserError(
+            f"model: the gradient of '{worst}' for two samples together is not the sum of theirs "
+            "alone; the model or its loss mixes samples (or another reduction was declared), so "
+            "no epsilon holds: remove what mixes them"
+        )
+    if not bool(((norms - true).abs() <= allowed * true.clamp(min=1e-12)).all()):
+        raise UserError(
+            "model: the gradient norms of two samples together are not theirs alone; a layer "
+            "mixes samples or differs from its type: set privacy.engine = 'loop'"
+        )
+
+
+@contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    active = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training
+    ]
+    try:
+        for module in active:
+            module.eval()
+        yield
+    finally:
+        for module in active:
+            module.train()
