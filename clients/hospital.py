@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -61,6 +61,11 @@ class Site:
         """The ledger that pays."""
         if self.ledger:
             return Ledger(Path(self.ledger))
+        if self.policy:
+            raise UserError(
+                "the node names a policy but no ledger, so that every run would have a fresh "
+                "budget; start it with ledger as well"
+            )
         folder = files.run_folder(settings.run.out, run_id)
         return Ledger(files.ledger_path(settings.run.ledgers, folder, name))
 
@@ -96,7 +101,8 @@ class Hospital:
                 return Reply(self.name, update, result.loss, len(self.shard))
             return Reply(self.name, update)
         model = messages.fingerprint(parameters)
-        charge = request_for(self.settings, self.name, self.plan, self.policy, self.shard)
+        owner = self.ledger.path.stem
+        charge = request_for(self.settings, owner, self.plan, self.policy, self.shard)
         with _ledger_failures(self.ledger, self.name):
             stored = self.ledger.answered(run, round_number, model)
             if stored is not None:
@@ -206,12 +212,13 @@ def review(
     with _refusing("plan", name):
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
-    ledger = site.book(settings, name, run_id)
+    with _refusing("ledger", name):
+        ledger = site.book(settings, name, run_id)
     patients = patients_of(settings, name)
     with _refusing("ledger", name):
         decision = decide(settings, name, plan, policy, ledger, patients, run)
         if decision.accepts:
-            return Joining(hospital=name)
+            return Joining(hospital=name, public_size=policy.public_size)
         log.warning("%s refuses: %s", name, decision.reason)
         ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
     return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
@@ -230,13 +237,20 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
     with _refusing("plan", name):
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
-    ledger = site.book(settings, name, run_id)
     with _refusing("ledger", name):
+        ledger = site.book(settings, name, run_id)
         # The budget is checked with each reservation.
         if not decide(settings, name, plan, policy, ledger, len(shard.patients())).allowed:
             raise Refusal("policy")
         if ledger.path.exists():
             ledger.verify()
+        if (
+            policy is not SIMULATION
+            and plan.payer != "hospital"
+            and plan.unit in ("none", "hospital")
+        ):
+            # Nothing of the hospital's own protects what leaves: no row, but a line of the log.
+            ledger.note("training without a guarantee of our own", arm=settings.privacy.arm)
     image = part(plan, ImagePlan)
     if image is not None:
         with _ledger_failures(ledger, name), _refusing("data", name):
@@ -260,9 +274,14 @@ def _pay(
     release: str,
 ) -> None:
     """Write a release of images down before it is drawn; a known one costs nothing again."""
-    request = request_for(settings, name, image, policy, shard)
-    if request.step is None or ledger.steps(release):
+    request = request_for(settings, ledger.path.stem, image, policy, shard)
+    if request.step is None:
+        # The policy names the arm: it is wanted without a guarantee for the account's unit.
+        ledger.note("released without a guarantee", arm=settings.privacy.arm, release=release)
         return
+    if ledger.steps(release):
+        return
+    request = replace(request, arm=image.mechanism.key)
     ledger.open_plan(release, request, policy.limit)
     ledger.reserve(release, 0, "", 1, limit=policy.limit, repeatable=True)
 

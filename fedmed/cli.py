@@ -14,6 +14,7 @@ import typer
 
 from fedmed import __version__, files
 from fedmed.errors import RunError, UserError
+from fedmed.rounding import up
 
 app = typer.Typer(
     help="What does privacy cost a network of hospitals?",
@@ -114,7 +115,7 @@ def plan(
     no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
 ) -> None:
     """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
-    from fedmed.forecast import Asked, forecast, solved
+    from fedmed.forecast import Asked, forecast, patient_total, solved
     from fedmed.tables import print_plans
 
     numbers = {
@@ -158,12 +159,24 @@ def plan(
     loaded = load_experiment(experiment, arms=arm, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
     found = forecast(loaded, folder, timed=not no_time)
+    impossible = [f.arm for f in found if not f.possible]
+    total = None if impossible else patient_total(loaded)
     if json_:
-        content = {"experiment": loaded.name, "arms": [f.to_json() for f in found]}
+        content = {
+            "experiment": loaded.name,
+            "seeds": list(loaded.seeds),
+            "arms": [f.to_json() for f in found],
+            "epsilon_per_patient_in_all": total,
+        }
         typer.echo(json.dumps(content, indent=2))
     else:
         print_plans(found)
-    impossible = [f.arm for f in found if not f.possible]
+        if total is not None:
+            seeds = f"{len(loaded.seeds)} seed(s)"
+            typer.echo(
+                f"all arms and {seeds} together: epsilon {up(total, 4):.4g} for one patient, from "
+                "the arms that bound it"
+            )
     if impossible:
         raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")
 

@@ -125,12 +125,14 @@ class Privacy(Section):
 
     arm: Arm = "none"
     epsilon: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = 8.0
-    noise_multiplier: Annotated[float, Field(ge=0, le=1e5, allow_inf_nan=False)] = (
+    noise_multiplier: Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)] = (
         0.0  # 0 = from epsilon; else epsilon is the limit that this noise must keep
     )
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    delta: Annotated[float, Field(ge=1e-12, lt=1)] = 1e-5
     unit: Literal["patient", "image"] = "patient"  # dp-sgd: whose data one epsilon protects
-    images_per_patient: Annotated[int, Field(ge=0)] = 0  # cap in training, every arm; 0 = none
+    images_per_patient: Annotated[int, Field(ge=0, le=64)] = (
+        0  # cap in training, every arm; 0 = none
+    )
     public_size: str = ""  # units that hospitals declare: "500", or "NAME=500,..."; empty = exact
     clipping_norm: Positive = 1.0  # L2 norm of a unit's gradient (dp-sgd) or of an update
     clip_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5  # central-adaptive: the norm's target
@@ -254,8 +256,41 @@ def _check_source_keys(data: Data) -> None:
         )
 
 
+_PRIVATE_TRAINING = ("dp-sgd", *UPDATE_ARMS)
+READ_BY: dict[str, tuple[str, ...]] = {
+    "privacy.epsilon": tuple(arm for arm in ARMS if arm != "none"),
+    "privacy.noise-multiplier": _PRIVATE_TRAINING,
+    "privacy.maximum-noise-to-signal": _PRIVATE_TRAINING,
+    "privacy.image-mechanism": _PRIVATE_TRAINING,
+    "privacy.unit": ("dp-sgd",),
+    "privacy.clipping-norm": _PRIVATE_TRAINING,
+    "privacy.clip-quantile": ("central-adaptive",),
+    "privacy.clip-rate": ("central-adaptive",),
+    "privacy.clip-share": ("central-adaptive",),
+    "privacy.laplace-scale": IMAGE_ARMS,
+    "privacy.clip-released": IMAGE_ARMS,
+    "privacy.cell": ("dp-pix",),
+    "privacy.neighbourhood": ("dp-pix",),
+    "privacy.engine": ("dp-sgd",),
+    "privacy.clipping": ("dp-sgd",),
+    "privacy.bad-gradients": ("dp-sgd",),
+    "privacy.physical-batch-size": ("dp-sgd",),
+}
+"""Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
+
+
 def _check_privacy(privacy: Privacy, data: Data) -> None:
     arm, stacked = privacy.arm, privacy.image_mechanism
+    if 0 < privacy.noise_multiplier < 0.01:
+        raise ValueError(
+            f"privacy.noise-multiplier: {privacy.noise_multiplier:g} is no noise; give 0.01 or "
+            "more, or 0 to have it from privacy.epsilon"
+        )
+    if arm in ("dp-sgd", *UPDATE_ARMS) and not 1e-4 <= privacy.epsilon <= 1e4:
+        raise ValueError(
+            f"privacy.epsilon: {privacy.epsilon:g} is outside 0.0001 to 10000, where {arm} can be "
+            "accounted; choose one inside"
+        )
     if arm == "dp-sgd" and privacy.unit == "image" and not privacy.images_per_patient:
         raise ValueError(
             "privacy.images-per-patient: the image unit needs a declared cap on the images of one "

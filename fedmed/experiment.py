@@ -161,6 +161,7 @@ def _settings(
                 f"{path}: [arm.{name}] sets {key}, but one comparison has one cohort, one machine "
                 f"and one weighting of hospitals; set {key} for all arms"
             )
+    _refuse_unread(name, own, path)
     nested: dict[str, Any] = {}
     named = config.flatten(_NAMED.get(name, {}))
     given = {k: v for k, v in changes.items() if k != "privacy.arm"}
@@ -182,6 +183,20 @@ def _settings(
     if isinstance(model, dict) and model.get("weights") not in (None, "none", "imagenet"):
         model["weights"] = _resolve(model["weights"], path.parent, "model.weights" in changes)
     return config.parse(nested, f"{path}, arm {name}" if len(tables) else str(path))
+
+
+def _refuse_unread(name: str, own: dict[str, Any], path: Path) -> None:
+    """An arm's own table may only hold keys that the arm reads."""
+    named = config.flatten(_NAMED.get(name, {}))
+    arm = str(own.get("privacy.arm", named.get("privacy.arm", "none")))
+    kinds = {arm, str(own.get("privacy.image-mechanism", "none"))}
+    for key in own:
+        readers = config.READ_BY.get(key)
+        if readers is not None and not kinds & set(readers):
+            raise UserError(
+                f"{path}: [arm.{name}] sets {key}, which the arm {arm} does not read (only "
+                f"{', '.join(readers)}); remove it"
+            )
 
 
 def _resolve(given: Any, folder: Path, from_command_line: bool) -> Any:
@@ -274,15 +289,21 @@ def _with_ledgers(settings: Settings, out: Path) -> Settings:
 def write_totals(out: Path) -> None:
     """Put the total over all finished runs of a comparison into each run's statement."""
     found = {}
-    for path in sorted(out.glob("*/seed-*/privacy.json")):
-        if (path.parent / "result.json").is_file():
-            name = f"{path.parent.parent.name}/{path.parent.name}"
-            # A statement that is damaged is left out here, and named by the report.
+    absent = []
+    for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
+        name = f"{folder.parent.name}/{folder.name}"
+        absent.append(name)
+        if (folder / "result.json").is_file():
+            # A statement that is damaged is not counted here, and named by the report.
             with contextlib.suppress(UserError, ValueError):
-                value = files.read_json(path)
+                value = files.read_json(folder / "privacy.json")
                 statement_module.check(value)
-                found[name] = (path, value)
-    added = [t.model_dump() for t in totals({name: v for name, (_, v) in found.items()})]
+                found[name] = (folder / "privacy.json", value)
+                absent.pop()
+    record = out / "experiment.json"
+    extended = record.exists() and bool(files.read_json(record).get("extended"))
+    values = {name: value for name, (_, value) in found.items()}
+    added = [t.model_dump() for t in totals(values, not_counted=absent, extended=extended)]
     for path, value in found.values():
         if value["total"] != added:
             files.write_json(path, {**value, "total": added})
@@ -335,6 +356,9 @@ def _describe(experiment: Experiment, out: Path) -> None:
     record = out / "experiment.json"
     earlier = files.read_json(record) if record.exists() else {"arms": [], "seeds": []}
     network = load_network(experiment.base.data)
+    runs = {(a, s) for a in experiment.arms for s in experiment.seeds}
+    known = {(str(a), int(s)) for a, s in earlier.get("runs", [])}
+    seen = any((out / a / f"seed-{s}" / "result.json").is_file() for a, s in known)
     files.write_json(
         record,
         {
@@ -349,6 +373,8 @@ def _describe(experiment: Experiment, out: Path) -> None:
                     *((a, s) for a in experiment.arms for s in experiment.seeds),
                 }
             ),
+            # Runs that were added after results were seen may depend on them.
+            "extended": bool(earlier.get("extended")) or (seen and not runs <= known),
             "base": experiment.base.to_flat(),
             "synthetic": network.cohort.synthetic,
             "cohort": network.cohort.name,

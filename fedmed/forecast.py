@@ -11,21 +11,28 @@ import pandas as pd
 
 from fedmed import files, models
 from fedmed.config import Settings
-from fedmed.data.network import load_network, member_names
+from fedmed.data.network import POOLED, load_network, member_names
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.experiment import Experiment
-from fedmed.planning import make_member_plan, make_plans, patients_of, trained_parameters
+from fedmed.planning import (
+    images_of,
+    make_member_plan,
+    make_plans,
+    patients_of,
+    trained_parameters,
+    units_of,
+)
 from fedmed.privacy import accounting, solve
 from fedmed.privacy.deciding import decide
 from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.mechanism import gaussian
+from fedmed.privacy.mechanism import Mechanism, gaussian
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan, Plan, part
 from fedmed.privacy.policy import load_policy
 from fedmed.training import pick_device, train_plain, train_private
 
-_TIMED = 4  # images of the batch that is timed
+_TIMED = (2, 8)  # images of the two batches that are timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +74,7 @@ def forecast(experiment: Experiment, out: Path, *, timed: bool = True) -> list[F
     :class:`UserError` for a mistake that no other plan would mend.
     """
     load_network(experiment.base.data)
-    known: dict[tuple[Any, ...], float] = {}
+    known: dict[tuple[Any, ...], tuple[float, float]] = {}
     return [
         _arm(name, experiment.settings(name, experiment.seeds[0]), out, timed, known)
         for name in experiment.arms
@@ -75,7 +82,11 @@ def forecast(experiment: Experiment, out: Path, *, timed: bool = True) -> list[F
 
 
 def _arm(
-    name: str, settings: Settings, out: Path, timed: bool, known: dict[tuple[Any, ...], float]
+    name: str,
+    settings: Settings,
+    out: Path,
+    timed: bool,
+    known: dict[tuple[Any, ...], tuple[float, float]],
 ) -> Forecast:
     members = member_names(settings)
     try:
@@ -113,62 +124,84 @@ def _row(settings: Settings, member: str, out: Path) -> Row:
 
 
 def _seconds(
-    settings: Settings, members: Iterable[str], known: dict[tuple[Any, ...], float]
+    settings: Settings,
+    members: Iterable[str],
+    known: dict[tuple[Any, ...], tuple[float, float]],
 ) -> float:
-    """Time of all steps from the time of a small one on random images; nothing private is read."""
-    train = settings.train
-    images = {
-        m: len(load_network(settings.data).training(m, settings.privacy.images_per_patient))
-        for m in members
-    }
-    private = settings.privacy.arm == "dp-sgd"
-    key = (
-        private,
-        settings.model,
-        settings.data.image_size,
-        settings.privacy.engine,
-        train.optimizer,
-    )
+    """Time of all steps, from two that are timed on random images; nothing private is read."""
+    train, privacy = settings.train, settings.privacy
+    private = privacy.arm == "dp-sgd"
+    key = (private, settings.model, settings.data.image_size, privacy.engine, train.optimizer)
     if key not in known:
-        known[key] = _seconds_per_image(settings, private)
-    seen = sum(max(1.0, train.local_epochs * n) for n in images.values())
-    return known[key] * seen * train.rounds
+        few, many = (_step_seconds(settings, private, images) for images in _TIMED)
+        slope = max(0.0, (many - few) / (_TIMED[1] - _TIMED[0]))
+        # What a step costs whatever its batch (noise, the optimiser), and what each image adds.
+        known[key] = (max(0.0, few - slope * _TIMED[0]), slope)
+    fixed, each = known[key]
+    seconds = 0.0
+    for member in members:
+        units = units_of(settings, member) if private else images_of(settings, member)
+        seen = max(1.0, train.local_epochs * units)
+        seconds += train.rounds * (seen / train.batch_size * fixed + seen * each)
+    return seconds
 
 
-def _seconds_per_image(settings: Settings, private: bool) -> float:
+def _step_seconds(settings: Settings, private: bool, images: int) -> float:
+    """Time of one step on ``images`` random images: the shortest of three after a first one."""
     size = settings.data.image_size
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
-            "image": [str(i) for i in range(_TIMED)],
-            "label": [i % 2 for i in range(_TIMED)],
-            "patient_id": [str(i) for i in range(_TIMED)],
+            "image": [str(i) for i in range(images)],
+            "label": [i % 2 for i in range(images)],
+            "patient_id": [str(i) for i in range(images)],
         }
     )
-    shard = Shard("timed", rng.integers(0, 256, (_TIMED, size, size), dtype=np.uint8), table)
-    small = settings.replaced({"train.batch-size": _TIMED, "train.local-epochs": 1.0})
+    shard = Shard("timed", rng.integers(0, 256, (images, size, size), dtype=np.uint8), table)
+    small = settings.replaced({"train.batch-size": images, "train.local-epochs": 3.0})
     built = models.build(models.without_weights(settings.model, size), size, seed=0)
     model = built.to(pick_device(settings.run.device))
     plan = GradientPlan(
         unit="patient",
-        units=_TIMED,
-        expected_batch=_TIMED,
-        steps_per_round=1,
+        units=images,
+        expected_batch=images,
+        steps_per_round=3,
         rounds=1,
         clipping_norm=1.0,
         noise_multiplier=1.0,
         delta=1e-5,
     )
     elapsed = []
-    for _ in range(3):  # the first one warms caches up
+    for _ in range(2):  # the first one warms caches up
         started = time.perf_counter()
         if private:
             train_private(model, shard, small, plan, NoiseSource(), ("timed",))
         else:
             train_plain(model, shard, small, ("timed",))
         elapsed.append(time.perf_counter() - started)
-    # Noise and the optimiser's step are paid once a step, whatever its batch.
-    return min(elapsed[1:]) / _TIMED
+    return elapsed[-1] / plan.steps_per_round
+
+
+def patient_total(experiment: Experiment) -> float | None:
+    """Epsilon of one patient over all arms and seeds that bound it, at the largest delta.
+
+    None where no arm does. The worst hospital; arms without a guarantee per patient (no privacy,
+    images alone) come on top and bound nothing.
+    """
+    per_member: dict[str, list[tuple[Mechanism, int]]] = {}
+    delta = 0.0
+    for settings in experiment.arms.values():
+        for member, plan in make_plans(settings).items():
+            step = plan.cost("patient")
+            if step is not None:
+                count = plan.steps * len(experiment.seeds)
+                per_member.setdefault(member, []).append((step, count))
+                delta = max(delta, plan.delta)
+    pooled = per_member.pop(POOLED, [])
+    everyone = [[*spent, *pooled] for spent in per_member.values()] or [pooled]
+    if not any(everyone):
+        return None
+    return max(accounting.composed_epsilon(tuple(spent), delta) for spent in everyone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +288,8 @@ def _numbers(
 
 
 def _check(asked: Asked) -> None:
-    if asked.patients < 1:
-        raise UserError(f"--patients {asked.patients}: give a whole number above 0")
+    if not 1 <= asked.patients < 10**9:
+        raise UserError(f"--patients: {asked.patients:.3g} is not 1 to 999,999,999; correct it")
     if asked.batch is not None and not 1 <= asked.batch <= asked.patients:
         raise UserError(
             f"--batch {asked.batch}: give 1 to {asked.patients} (--patients): the sampling rate is "
@@ -264,13 +297,20 @@ def _check(asked: Asked) -> None:
         )
     for name, value, top in (
         ("--epochs", asked.epochs, 1e6),
-        ("--epsilon", asked.epsilon, 1e9),
+        ("--epsilon", asked.epsilon, 1e4),
         ("--noise-multiplier", asked.noise_multiplier, accounting.LARGEST_NOISE),
     ):
         if value is not None:
-            solve.check(name, value, 0, top)
-    if not 0 < asked.delta < 1:
-        raise UserError(f"--delta {asked.delta:g}: give a number above 0 and below 1")
+            solve.check(name, value, 0 if name == "--epochs" else 1e-4, top)
+    if asked.noise_multiplier is not None and asked.noise_multiplier < 0.01:
+        raise UserError(f"--noise-multiplier {asked.noise_multiplier:g}: give 0.01 or more")
+    if not 1e-12 <= asked.delta < 1:
+        raise UserError(f"--delta {asked.delta:g}: give a number from 1e-12 to below 1")
+    if asked.batch and asked.epochs and asked.epochs * asked.patients / asked.batch > 1e6:
+        raise UserError(
+            "--epochs and --batch make more than 1,000,000 steps, which cannot be accounted; "
+            "lower --epochs or raise --batch"
+        )
     if asked.delta >= 1 / asked.patients:
         raise UserError(
             f"impossible: --delta {asked.delta:g} is not below 1/{asked.patients}, so the "

@@ -1,10 +1,11 @@
 """The plans of all members, from the rows of the cohort and the settings; no image is read."""
 
 import functools
+import math
 from pathlib import Path
 
 from fedmed import models
-from fedmed.config import Model, Settings
+from fedmed.config import Model, Settings, nearest
 from fedmed.data.network import POOLED, load_network, member_names, training_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
@@ -24,6 +25,11 @@ def units_of(settings: Settings, member: str) -> int:
     """Number of protected units at a member: patients or images, as ``privacy.unit`` says."""
     table = load_network(settings.data).training(member, settings.privacy.images_per_patient).table
     return int(table["patient_id"].nunique()) if settings.privacy.unit == "patient" else len(table)
+
+
+def images_of(settings: Settings, member: str) -> int:
+    """Number of training images at a member, cut to ``privacy.images-per-patient``."""
+    return len(load_network(settings.data).training(member, settings.privacy.images_per_patient))
 
 
 def patients_of(settings: Settings, member: str) -> int:
@@ -53,6 +59,7 @@ def make_plans(settings: Settings) -> dict[str, Plan]:
     """Every member's plan; raises :class:`fedmed.errors.UserError` where one cannot be made."""
     members = member_names(settings)
     _check_policies(settings, members)
+    _check_sizes(settings, members)
     return {member: make_member_plan(settings, member) for member in members}
 
 
@@ -81,7 +88,10 @@ def _check_signal(settings: Settings, plan: Plan, member: str) -> None:
         return
     choices: list[str] = []
     gradient = part(plan, GradientPlan)
-    if gradient is not None:
+    if settings.privacy.noise_multiplier:
+        lower = plan.step.noise * limit / found if plan.step else 0.0
+        choices = [f"lower privacy.noise-multiplier to {math.floor(lower * 1000) / 1000:g}"]
+    elif gradient is not None:
         question = solve.Question(
             units=gradient.units,
             batch=gradient.expected_batch,
@@ -97,11 +107,32 @@ def _check_signal(settings: Settings, plan: Plan, member: str) -> None:
     )
 
 
+def _check_sizes(settings: Settings, members: list[str]) -> None:
+    """A size that is declared for nobody is a misspelt one."""
+    known = {*members, *load_network(settings.data).names, POOLED, ""}
+    for item in settings.privacy.public_size.split(","):
+        name = item.rpartition("=")[0].strip()
+        if name not in known:
+            raise UserError(
+                f"privacy.public-size names '{name}', which is no hospital"
+                f"{nearest(name, known)}; use {', '.join(members)}"
+            )
+
+
 def _check_policies(settings: Settings, members: list[str]) -> None:
     """A policy that belongs to nobody is a misspelt one."""
     if not settings.run.policies:
         return
-    known = {safe_name(name) for name in (*members, *load_network(settings.data).names, POOLED)}
+    names = load_network(settings.data).names
+    known = {safe_name(name) for name in (*names, POOLED)}
+    folder = Path(settings.run.policies).expanduser()
+    if members == [POOLED] and not (folder / f"{POOLED}.toml").exists():
+        asked = [n for n in names if (folder / f"{safe_name(n)}.toml").exists()]
+        if asked:
+            raise UserError(
+                f"train.scheme = 'pooled' takes the data of {asked[0]} past its policy; leave the "
+                f"pooled arms out, or write {folder / POOLED}.toml for who holds the pooled data"
+            )
     for path in sorted(Path(settings.run.policies).expanduser().glob("*.toml")):
         if path.stem not in known:
             raise UserError(

@@ -109,9 +109,11 @@ def train_private(
     average = ParameterAverage(parameters.values(), settings.train.ema)
     labels = torch.from_numpy(shard.labels).to(device)
     sampler = source.numpy("sampling", *context)
-    dropped = 0
+    dropped = taken = 0
     try:
         for step in range(plan.steps_per_round):
+            if taken >= plan.steps_per_round:
+                raise RunError("a step beyond the plan was about to be taken; nothing is released")
             # A stream for each step: reproducible noise is keyed by site, round, model and step.
             noise = GaussianNoise(source.torch("gradient", *context, step, device=device))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
@@ -121,6 +123,7 @@ def train_private(
             )
             if batch.sensitivity > plan.clipping_norm:
                 raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
+            taken += 1
             mean = noise.noised_mean(
                 batch.gradients, plan.noise_standard_deviation, plan.expected_batch
             )
@@ -133,7 +136,7 @@ def train_private(
     finally:
         engine.close()
     average.apply()
-    return LocalResult(plan.steps_per_round, None, dropped)
+    return LocalResult(taken, None, dropped)
 
 
 def _options(privacy: Privacy) -> Options:

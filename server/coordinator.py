@@ -16,11 +16,12 @@ from fedmed.config import Settings
 from fedmed.data.network import member_names
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
-from fedmed.planning import make_plans, public_sizes
+from fedmed.planning import make_member_plan, make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import UpdatePlan, part
+from fedmed.privacy.policy import Policy
 from fedmed.run_directory import RunDirectory
 from server.evaluation import Evaluator, initial_model
 from server.results import Outcome, write_results
@@ -136,6 +137,11 @@ class _Coordinator:
             found[reply.metadata.src_node_id] = answer.hospital
             if not answer.accepts:
                 self._refuse(answer)
+            elif answer.public_size:
+                # What the hospital's own policy declares decides its rate and its noise.
+                policy = Policy(public_size=answer.public_size)
+                plan = make_member_plan(self.settings, answer.hospital, policy)
+                self.plans[answer.hospital] = plan
         if sorted(found.values()) != sorted(expected):
             raise RunError(
                 f"{len(found)} of {len(expected)} hospitals joined; start one node per hospital"

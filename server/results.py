@@ -126,16 +126,17 @@ def _spends(
     """
     spends = {}
     for member, plan in plans.items():
-        if member in outcome.refused:
-            continue
         taken = _taken(settings, directory, member, plan)
+        if member in outcome.refused and (plan.payer != "hospital" or not taken):
+            continue  # a resumed run may have been refused after rounds that were paid for
         if plan.payer != "nobody":
             if taken > plan.steps:
                 raise RunError(
                     f"{member} took {taken} private steps but {plan.steps} were accounted"
                 )
             rounds = outcome.rounds if plan.payer == "server" else outcome.answered[member]
-            if taken < rounds * plan.steps_per_round:
+            known = _ledger(settings, directory, member, plan).path.exists()
+            if taken < rounds * plan.steps_per_round or (outcome.rounds and not known):
                 taken = plan.steps
         spends[member] = Spend(plan, taken)
     return spends
@@ -144,6 +145,9 @@ def _spends(
 def _taken(settings: Settings, directory: RunDirectory, member: str, plan: Plan) -> int:
     if plan.payer == "nobody":
         return plan.steps  # none, or one: every image is noised once, see fedmed/data/released.py
+    return _ledger(settings, directory, member, plan).steps(directory.run)
+
+
+def _ledger(settings: Settings, directory: RunDirectory, member: str, plan: Plan) -> Ledger:
     owner = None if plan.payer == "server" else member
-    path = files.ledger_path(settings.run.ledgers, directory.path, owner)
-    return Ledger(path).steps(directory.run)
+    return Ledger(files.ledger_path(settings.run.ledgers, directory.path, owner))

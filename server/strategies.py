@@ -260,7 +260,8 @@ class CentralGaussian(Averaging):
         share = (within - replies / 2 + float(noise)) / self.plan.hospitals + 0.5
         step = adaptive.rate * (share - adaptive.quantile)
         # The noise of few hospitals can be large: no round changes the norm by more than e.
-        return self.clipping_norm * math.exp(-min(1.0, max(-1.0, step)))
+        moved = self.clipping_norm * math.exp(-min(1.0, max(-1.0, step)))
+        return min(max(moved, self.plan.clipping_norm * 1e-6), self.plan.clipping_norm * 1e6)
 
 
 class LocalOnly(FederationStrategy):

@@ -40,9 +40,9 @@ def released_shard(
     """The shard with its images noised by ``mechanism``, float32, read as a memory map.
 
     An image that was noised at this size and by this mechanism before, for whatever shard, shows
-    the same noise again. ``clip`` cuts what was released to [0, 1]. ``before`` hears the name of
-    the release before the first image is read: the same name is the same release, and a pool that
-    was deleted has another. Raises :class:`UserError` where the disk is full or the file cannot be
+    the same noise again. ``clip`` cuts what was released to [0, 1]. ``before`` hears the name of a
+    release before any image of it is noised: the images that are new to the pool, so that an image
+    under another name, or a pool that was deleted, is another release. Raises :class:`UserError` where the disk is full or the file cannot be
     used.
     """
     what = f"{mechanism.key}-{shard.images.shape[1]}px"
@@ -55,10 +55,13 @@ def released_shard(
         with closing(sqlite3.connect(pool, timeout=600, isolation_level=None)) as db:
             db.execute("pragma synchronous = full")
             identity = _pool_id(db)
-            before(f"{what}:{identity}")
             name = hashlib.sha256(f"{shard.key}|{identity}".encode()).hexdigest()[:32]
             folder = files.home() / "cache" / "released" / name
             if not (folder / "images.npy").is_file():
+                new = _not_in(db, shard)
+                if new:
+                    digest = hashlib.sha256("".join(new).encode()).hexdigest()[:16]
+                    before(f"{what}:{identity}:{digest}")
                 _keep(_draw(shard, mechanism, source, db), folder)
     except sqlite3.Error as error:
         raise UserError(
@@ -75,6 +78,12 @@ def _pool_id(db: sqlite3.Connection) -> str:
     db.execute("create table if not exists pool (one integer primary key check (one = 1), id text)")
     db.execute("insert or ignore into pool values (1, ?)", (secrets.token_hex(16),))
     return str(db.execute("select id from pool").fetchone()[0])
+
+
+def _not_in(db: sqlite3.Connection, shard: Shard) -> list[str]:
+    """Identities of the shard's images that were never noised."""
+    query = "select 1 from noised where image = ?"
+    return [i for i in _identities(shard) if db.execute(query, (i,)).fetchone() is None]
 
 
 def _draw(

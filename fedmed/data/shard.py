@@ -25,6 +25,7 @@ class Shard:
     images: NDArray[np.uint8] | NDArray[np.float32]
     table: pd.DataFrame
     path: Path | None = None  # of the images' file
+    state: tuple[int, int, int] | None = None  # of that file when it was opened
 
     def __len__(self) -> int:
         return len(self.table)
@@ -36,14 +37,9 @@ class Shard:
 
     def fingerprint(self) -> str:
         """What the data are now: the rows' and images' key, and the state of the images' file."""
-        if self.path is None:
+        if self.path is None or file_state(self.path) == self.state:
             return self.key
-        try:
-            state = self.path.stat()
-        except OSError:
-            return f"{self.key}:gone"
-        # Not the time of change: the same images decoded again are the same cohort.
-        return f"{self.key}:{state.st_size}"
+        return f"{self.key}:changed"
 
     def patients(self) -> list[NDArray[np.int64]]:
         """Row numbers of each patient's images, patients in order of first appearance."""
@@ -73,7 +69,16 @@ def load_shard(cohort: Cohort, size: int) -> Shard:
         _make(cohort, size, key, folder)
     path = folder / "images.npy"
     images = np.load(path, mmap_mode="r", allow_pickle=False)
-    return Shard(key, images, cohort.table.reset_index(drop=True), path)
+    return Shard(key, images, cohort.table.reset_index(drop=True), path, file_state(path))
+
+
+def file_state(path: Path) -> tuple[int, int, int] | None:
+    """Inode, size and time of change of a file; None where it is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:

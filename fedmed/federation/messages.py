@@ -62,13 +62,15 @@ class Joining:
     """A hospital's answer to a query; where it does not accept, what it would take instead.
 
     ``rounds`` at the plan's own noise, ``epsilon`` at its own length; 0 where there is no room.
-    Both come from the policy and the ledger alone, never from data.
+    Both come from the policy and the ledger, never from data. ``public_size`` is the number of
+    units that the policy declares; 0 where it declares none.
     """
 
     hospital: str
     accepts: bool = True
     rounds: int = 0
     epsilon: float = 0.0
+    public_size: int = 0
 
 
 def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
@@ -135,6 +137,7 @@ def join_content(answer: Joining) -> RecordDict:
             "accepts": answer.accepts,
             "rounds": answer.rounds,
             "epsilon": answer.epsilon,
+            "public-size": answer.public_size,
         }
     )
     return RecordDict({"reply": record})
@@ -155,6 +158,7 @@ def read_join(message: Message) -> Joining | str:
             accepts=bool(record["accepts"]),
             rounds=int(str(record["rounds"])),
             epsilon=float(str(record["epsilon"])),
+            public_size=int(str(record["public-size"])),
         )
     except (KeyError, ValueError):
         return "internal"

@@ -25,7 +25,8 @@ from fedmed.errors import UserError
 from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian
 
 ACCOUNTANT: Final = f"privacy loss distribution, dp-accounting {version('dp-accounting')}"
-LARGEST_NOISE: Final = 1e5
+LARGEST_NOISE: Final = 1e4
+MOST_STEPS: Final = 1_000_000
 Relation = Literal["add-or-remove", "replace-one"]
 Spent = tuple[tuple[Mechanism, int], ...]
 """Mechanisms and how often each was run: what is composed."""
@@ -169,6 +170,11 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
         raise ValueError(f"steps {steps} must be >= 1")
     if not (target > 0 and math.isfinite(target)):
         raise ValueError(f"target epsilon {target} must be a number above 0")
+    if steps > MOST_STEPS:
+        raise UserError(
+            f"{steps} private steps are more than can be accounted; keep to {MOST_STEPS}: lower "
+            "train.rounds or train.local-epochs, or raise train.batch-size"
+        )
 
     def on_grid(sigma: float, accuracy: float) -> float:
         spent = ((gaussian(sigma, sampling_rate), steps),)
@@ -194,7 +200,9 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
         error = math.log(on_grid(found, _FINE) / (target * _AIM))
         if abs(error) < 2e-4:
             break
-        found *= math.exp(-error / slope)
+        if not slope < -0.01:
+            break
+        found *= math.exp(min(0.2, max(-0.2, -error / slope)))
     while epsilon(found, sampling_rate, steps, delta) > target:
         found *= 1.0005
     return found

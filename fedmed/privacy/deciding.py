@@ -28,17 +28,28 @@ class Decision:
     epsilon: float = 0.0
 
 
+NEIGHBOURS = {
+    "patient": "add or remove one patient",
+    "image": "add or remove one image",
+    "pixels": "replace the pixels of one image",
+}
+
+
 def request_for(
-    settings: Settings, hospital: str, plan: Plan, policy: Policy, shard: Shard | None = None
+    settings: Settings, owner: str, plan: Plan, policy: Policy, shard: Shard | None = None
 ) -> Request:
-    """The plan as the hospital's account sees it; ``shard`` adds the fingerprint of the data."""
+    """The plan as its owner's account sees it; ``shard`` adds the fingerprint of the data.
+
+    ``owner`` is the name of the ledger's file, which is the site's: a name that comes with a
+    request would open a fresh account.
+    """
     own = "pixels" if isinstance(plan, ImagePlan) else plan.unit
-    account, unit = policy.account_for(hospital, own)
+    account, unit = policy.account_for(owner, own)
     return Request(
         account=account,
         unit=unit,
         arm=settings.privacy.arm,
-        neighbouring=plan.words(settings.train.scheme).neighbouring,
+        neighbouring=NEIGHBOURS.get(unit, plan.words(settings.train.scheme).neighbouring),
         step=plan.cost(unit),
         steps=plan.steps,
         delta=plan.delta,
@@ -71,14 +82,16 @@ def decide(
     for item in plan.parts:
         if item.payer != "hospital" and not isinstance(item, ImagePlan):
             continue
-        request = request_for(settings, hospital, item, policy)
+        request = request_for(settings, ledger.path.stem, item, policy)
         if request.step is None:
             # Noise on images under a training that the account does count only adds to it; an arm
             # named in so many words is wanted without a guarantee for the account's unit.
-            if len(plan.parts) > 1 or arm in policy.arms:
+            if isinstance(item, ImagePlan) and (len(plan.parts) > 1 or arm in policy.arms):
                 continue
             return _no(f"{arm} gives one {request.unit} no guarantee that the limit could count")
         opened, total = ledger.state(request.account)
+        if isinstance(item, ImagePlan) and any(p["arm"] == item.mechanism.key for p in opened):
+            continue  # released before: only images that are new will cost
         try:
             admit(request, policy.limit, opened, total)
         except OverBudget as error:

@@ -85,6 +85,25 @@ def order_index(first: Request, limit: Limit) -> int:
     return min(range(len(ORDERS)), key=lambda i: shares[i])
 
 
+def first_order(request: Request, limit: Limit | None) -> int:
+    """The order of an account, chosen when its first plan is opened and written down with it."""
+    if limit is not None:
+        return int(ORDERS[order_index(request, limit)])
+    delta = request.delta or 1e-5
+    planned = [d * request.steps for d in request.divergence()]
+    best = min(
+        range(len(ORDERS)), key=lambda i: accounting.epsilon_at(ORDERS[i], planned[i], delta)
+    )
+    return int(ORDERS[best])
+
+
+def _index(first: Mapping[str, Any], limit: Limit) -> int:
+    """Index of the account's order: as written down, else as its first plan alone fixes it."""
+    if "order" in first:
+        return ORDERS.index(first["order"])
+    return order_index(Request.from_json(first), limit)
+
+
 def admit(
     request: Request,
     limit: Limit | None,
@@ -99,7 +118,7 @@ def admit(
         raise OverBudget("the account's one plan took all of its limit")
     if limit is None:
         return False
-    first = Request.from_json(opened[0]) if opened else request
+    first = opened[0] if opened else request.to_json()
     if _fits(first, limit, after(request, request.steps, total)):
         return False
     if not opened and _own_fits(request, request.steps, limit):
@@ -125,13 +144,13 @@ def check(
         request = Request.from_json(plan)
         fits = _own_fits(request, request.steps, limit) or _own_fits(request, taken, limit)
     else:
-        fits = _fits(Request.from_json(first), limit, total)
+        fits = _fits(first, limit, total)
     if not fits:
         raise OverBudget("the round would pass the account's limit")
 
 
-def _fits(first: Request, limit: Limit, total: Sequence[float]) -> bool:
-    index = order_index(first, limit)
+def _fits(first: Mapping[str, Any], limit: Limit, total: Sequence[float]) -> bool:
+    index = _index(first, limit)
     return total[index] <= accounting.allowance(ORDERS[index], limit.epsilon, limit.delta)
 
 
@@ -154,7 +173,7 @@ def largest_steps(
         return 0
     from fedmed.privacy.solve import largest
 
-    first = Request.from_json(opened[0]) if opened else request
+    first = opened[0] if opened else request.to_json()
     most = request.steps
     steps = largest(lambda n: _fits(first, limit, after(request, n, total)), most)
     if opened:
@@ -163,13 +182,16 @@ def largest_steps(
 
 
 def account_epsilon(
-    plans: Sequence[tuple[Request, int]], total: Sequence[float], delta: float
+    plans: Sequence[tuple[Request, int]],
+    total: Sequence[float],
+    delta: float,
+    order: int | None = None,
 ) -> tuple[float, str]:
     """Epsilon of an account at ``delta`` and how it was found, from its plans and steps taken.
 
     One plan is composed by its privacy loss distribution; several, which may depend on each other,
-    by the sum of their divergences at the order that is best for the first. Infinite where a plan
-    gives the account's unit no guarantee.
+    by the sum of their divergences at ``order``, by default the one that the first would have
+    fixed. Infinite where a plan gives the account's unit no guarantee.
     """
     taken = [(request, steps) for request, steps in plans if steps]
     if not taken:
@@ -182,10 +204,6 @@ def account_epsilon(
         found = accounting.composed_epsilon(((request.step, steps),), delta)
         return found, "PLD of its one plan"
     # One order, fixed before anything was released: the best one afterwards would be no guarantee.
-    first = plans[0][0]
-    planned = [d * first.steps for d in first.divergence()]
-    index = min(
-        range(len(ORDERS)), key=lambda i: accounting.epsilon_at(ORDERS[i], planned[i], delta)
-    )
-    found = accounting.epsilon_at(ORDERS[index], total[index], delta)
-    return found, f"Rényi sum over its plans, order {ORDERS[index]}"
+    used = order or first_order(plans[0][0], None)
+    found = accounting.epsilon_at(used, total[ORDERS.index(used)], delta)
+    return found, f"Rényi sum over its plans, order {used}"

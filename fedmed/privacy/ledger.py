@@ -65,7 +65,9 @@ class Ledger:
             earlier = ledger_rows.plan_of(db, run)
             body = request.to_json()
             if earlier is not None:
-                theirs = {k: v for k, v in earlier.body.items() if k not in ("sole", "cohort")}
+                theirs = {
+                    k: v for k, v in earlier.body.items() if k not in ("sole", "cohort", "order")
+                }
                 if theirs != {k: v for k, v in body.items() if k != "cohort"}:
                     raise RunError(
                         f"the ledger {self.path} holds this run with another plan; start a new run"
@@ -84,6 +86,8 @@ class Ledger:
                 )
             total = ledger_rows.total_of(db, request.account)
             body["sole"] = filtering.admit(request, limit, opened, total)
+            if not opened:
+                body["order"] = filtering.first_order(request, limit)
             self._add(db, "plan", request.account, run, 0, "", 0, 0, body, total)
 
     def reserve(

@@ -60,10 +60,13 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
     taken: dict[str, int] = {}
     rounds: dict[str, int] = {}
     totals: dict[str, list[float]] = {}
+    orders: dict[str, int] = {}
     for row in ledger.rows():
         totals[row.account] = row.spent["rdp"]
         if row.kind == "plan":
             plans[row.run] = Request.from_json(row.body)
+            if "order" in row.body:
+                orders.setdefault(row.account, int(row.body["order"]))
         if row.kind == "reserve":
             taken[row.run] = taken.get(row.run, 0) + row.steps
             rounds[row.run] = rounds.get(row.run, 0) + 1
@@ -72,7 +75,7 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
         own = {run: request for run, request in plans.items() if request.account == account}
         first = next(iter(own.values()))
         spent = [(request, taken.get(run, 0)) for run, request in own.items()]
-        epsilon, how = account_epsilon(spent, totals[account], delta)
+        epsilon, how = account_epsilon(spent, totals[account], delta, orders.get(account))
         found.append(
             Account(
                 ledger=str(ledger.path),

@@ -1,5 +1,7 @@
 """From settings to the plan of one member, or to why there is none and what comes nearest."""
 
+import hashlib
+import json
 import math
 
 from fedmed.config import IMAGE_ARMS, Privacy, Settings
@@ -52,6 +54,8 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
     training: GradientPlan | UpdatePlan
     if privacy.arm == "dp-sgd":
         public = declared or declared_size(settings, hospital)
+        # The hospital's true number must keep delta small too, whatever it declares.
+        _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
         training = _gradient_plan(settings, public or units, hospital, public is not None)
     else:
         training = _update_plan(settings)
@@ -60,7 +64,12 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
 
 def noise_source(settings: Settings) -> NoiseSource:
     """Where the arm's noise comes from: the operating system, unless the settings ask otherwise."""
-    return NoiseSource(settings.run.seed if settings.privacy.reproducible_noise else None)
+    if not settings.privacy.reproducible_noise:
+        return NoiseSource(None)
+    # Two arms with one seed must not share noise: the difference of their releases would cancel it.
+    nested = settings.to_nested()
+    text = json.dumps([settings.run.seed, nested["privacy"], nested["train"]], sort_keys=True)
+    return NoiseSource(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
 def declared_size(settings: Settings, hospital: str) -> int | None:
@@ -90,9 +99,9 @@ def _size_in(text: str, hospital: str) -> int:
         raise UserError(
             f"privacy.public-size = '{text}' declares no size for {hospital}; add {hospital}=SIZE"
         )
-    if not value.isascii() or not value.isdecimal() or int(value) < 1:
+    if not (value.isascii() and value.isdecimal() and len(value) < 10) or int(value) < 1:
         raise UserError(
-            f"privacy.public-size = '{text}': '{value}' is not a whole number above 0; write "
+            f"privacy.public-size = '{text}': '{value}' is not a whole number from 1 to 999,999,999; write "
             "'500', or 'hospital-1=500,hospital-2=300'"
         )
     return int(value)

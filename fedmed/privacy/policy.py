@@ -27,7 +27,7 @@ class Policy(Section):
     account: str = ""  # where spend is charged; empty = one account per hospital and unit
     unit: str = ""  # patient, image, pixels, hospital; empty = patient, or without limit the run's
     maximum_epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0  # 0 = none
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    delta: Annotated[float, Field(ge=1e-12, le=0.01)] = 1e-5
     arms: list[str] = []  # empty = every arm that the limit allows
     minimum_cohort: Annotated[int, Field(ge=0)] = 0  # patients in training
     public_size: Annotated[int, Field(ge=0)] = 0  # declared number of units; 0 = see the settings
@@ -51,14 +51,14 @@ class Policy(Section):
             raise ValueError(f"unit: a named account needs it; use one of {', '.join(UNITS)}")
         return self
 
-    def account_for(self, hospital: str, unit: str) -> tuple[str, str]:
+    def account_for(self, owner: str, unit: str) -> tuple[str, str]:
         """Name and unit of the account that a request for ``unit`` is charged to.
 
         Under a limit every request is counted in one unit, by default the patient: with an account
         for each unit the same patient could be asked for the limit several times.
         """
         unit = self.unit or ("patient" if self.limit else unit)
-        return self.account or f"{hospital}/{unit}", unit
+        return self.account or f"{owner}/{unit}", unit
 
     @property
     def limit(self) -> Limit | None:

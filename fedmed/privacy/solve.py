@@ -57,9 +57,9 @@ def steps(question: Question, noise_multiplier: float, target: float) -> int:
         return found <= target
 
     top = 1
-    while fits(top) and top < 10**7:
+    while top < accounting.MOST_STEPS and fits(top):
         top *= 4
-    return largest(fits, top)
+    return largest(fits, min(top, accounting.MOST_STEPS))
 
 
 def rounds(question: Question, noise_multiplier: float, target: float) -> int:

@@ -23,6 +23,7 @@ NOT_COVERED = [
     "runs outside this comparison on the same patients: their epsilons add up to these",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
     "when a hospital answers, whether it fails in a round, and the code it then sends",
+    "whether a hospital's policy takes the plan, which may rest on its number of patients",
     "floating-point resolution of the noise (Mironov 2012)",
 ]
 
@@ -57,6 +58,7 @@ class Total(_Strict):
     delta: float = Field(ge=0, lt=1)
     runs: list[str] = Field(description="ARM/seed-N of the runs that are added up")
     not_bounded_by: list[str] = Field(description="runs on the same data that bound nothing here")
+    not_counted: list[str] = Field(description="runs that may have spent and have no statement")
 
 
 class Statement(_Strict):

@@ -1,11 +1,11 @@
 """What all runs of a comparison together cost the same data: every one of them touched it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fedmed.config import UNPROTECTED
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian
+from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian, group_gaussian
 from fedmed.privacy.statement import Total
 
 POOLED: Final = "pooled"
@@ -16,13 +16,20 @@ _RELATIONS: Final = {
 }
 
 
-def totals(statements: Mapping[str, Mapping[str, Any]]) -> list[Total]:
+def totals(
+    statements: Mapping[str, Mapping[str, Any]],
+    *,
+    not_counted: Sequence[str] = (),
+    extended: bool = False,
+) -> list[Total]:
     """Totals per unit over the statements of a comparison's runs, by ``ARM/seed-N``.
 
     What a comparison runs is fixed in its file before the first run, so the privacy loss
-    distributions of its runs compose. Each hospital's own runs and the pooled runs, which hold its
-    data too, are added up; the largest hospital's total is given. Runs that bound nothing for a
-    unit (no privacy, a seed that is known, labels in the clear) are named instead.
+    distributions of its runs compose; where it was ``extended`` after results were seen, Rényi
+    divergences are added up instead. ``not_counted`` are runs that may have spent and have no
+    statement. Each hospital's own runs and the pooled runs, which hold its data too, are added up;
+    the largest hospital's total is given. Runs that bound nothing for a unit (no privacy, a seed
+    that is known, labels in the clear) are named instead.
     """
     found = []
     for unit in ("patient", "image", "hospital"):
@@ -32,7 +39,7 @@ def totals(statements: Mapping[str, Mapping[str, Any]]) -> list[Total]:
             continue
         deltas = [float(statements[run]["delta"] or 0.0) for run in added]
         members = {m for run in added for m in costs[run]} - {POOLED} or {POOLED}
-        worst = max(_epsilon(costs, m, max(deltas)) for m in members)
+        worst = max(_epsilon(costs, m, max(deltas), extended) for m in members)
         found.append(
             Total(
                 unit=unit,
@@ -41,27 +48,42 @@ def totals(statements: Mapping[str, Mapping[str, Any]]) -> list[Total]:
                 delta=max(deltas),
                 runs=added,
                 not_bounded_by=[run for run, cost in costs.items() if not cost],
+                not_counted=list(not_counted),
             )
         )
     return found
 
 
 def _epsilon(
-    costs: Mapping[str, Mapping[str, list[tuple[Mechanism, int]]]], member: str, delta: float
+    costs: Mapping[str, Mapping[str, list[tuple[Mechanism, int]]]],
+    member: str,
+    delta: float,
+    extended: bool,
 ) -> float:
     spent: dict[Mechanism, int] = {}
-    pure: dict[Mechanism, int] = {}
-    for cost in costs.values():
+    pure: dict[tuple[str, Mechanism], int] = {}
+    first: tuple[tuple[Mechanism, int], ...] = ()
+    for run, cost in costs.items():
+        # The noise of an image is drawn once for all seeds of an arm.
+        arm = run.partition("/")[0]
         for name in dict.fromkeys((member, POOLED)):
             for step, count in cost.get(name, []):
+                first = first or ((step, count),)
                 if step.kind == "laplace":
-                    # The noise of an image is drawn once for all runs of one scale.
-                    pure[step] = max(pure.get(step, 0), count)
+                    pure[arm, step] = max(pure.get((arm, step), 0), count)
                 else:
                     spent[step] = spent.get(step, 0) + count
-    everything = tuple(spent.items()) + tuple(pure.items())
+    releases: dict[Mechanism, int] = {}
+    for (_, step), count in pure.items():
+        releases[step] = releases.get(step, 0) + count
+    everything = tuple(spent.items()) + tuple(releases.items())
     if delta == 0:
         return sum(step.pure_epsilon() * count for step, count in everything)
+    if extended:
+        opening = accounting.rdp(first)
+        order = min(ORDERS, key=lambda o: accounting.epsilon_at(o, opening[ORDERS.index(o)], delta))
+        divergence = accounting.rdp(everything)[ORDERS.index(order)]
+        return accounting.epsilon_at(order, divergence, delta)
     return accounting.composed_epsilon(tuple(sorted(everything, key=str)), delta)
 
 

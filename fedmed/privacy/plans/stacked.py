@@ -76,7 +76,10 @@ class StackedPlan(Common):
         if self.image.step is None:
             return None
         both = (*self.image.spent(1), *self.training.spent(taken))
-        return accounting.composed_epsilon(both, self.delta)
+        alone = self.image.at_delta(self.delta)
+        found = accounting.composed_epsilon(both, self.delta)
+        # The model is computed from the noised images, so that it adds nothing about their pixels.
+        return found if alone is None else min(found, alone)
 
     def noise_to_signal(self, parameters: int) -> float:
         """Of the training."""
