@@ -259,7 +259,9 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
                 image.mechanism,
                 source,
                 clip=settings.privacy.clip_released,
-                before=lambda release: _pay(ledger, settings, name, image, policy, shard, release),
+                before=lambda release, new: _pay(
+                    ledger, settings, image, policy, shard, release, new
+                ),
             )
     return Hospital(name, settings, shard, plan, ledger, source, policy)
 
@@ -267,20 +269,26 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
 def _pay(
     ledger: Ledger,
     settings: Settings,
-    name: str,
     image: ImagePlan,
     policy: Policy,
     shard: Shard,
     release: str,
+    new: str,
 ) -> None:
-    """Write a release of images down before it is drawn; a known one costs nothing again."""
+    """Write a release of images down before it is drawn; a known one costs nothing again.
+
+    Images that are ``new`` to a known release cost once more: every image is then over-counted,
+    and none is noised for nothing.
+    """
     request = request_for(settings, ledger.path.stem, image, policy, shard)
     if request.step is None:
         # The policy names the arm: it is wanted without a guarantee for the account's unit.
         ledger.note("released without a guarantee", arm=settings.privacy.arm, release=release)
         return
     if ledger.steps(release):
-        return
+        if not new:
+            return
+        release = f"{release}:{new}"
     request = replace(request, arm=image.mechanism.key)
     ledger.open_plan(release, request, policy.limit)
     ledger.reserve(release, 0, "", 1, limit=policy.limit, repeatable=True)

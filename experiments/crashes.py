@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import clients.app
 import clients.hospital
 import fedmed.models
 import fedmed.training

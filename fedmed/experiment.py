@@ -161,7 +161,6 @@ def _settings(
                 f"{path}: [arm.{name}] sets {key}, but one comparison has one cohort, one machine "
                 f"and one weighting of hospitals; set {key} for all arms"
             )
-    _refuse_unread(name, own, path)
     nested: dict[str, Any] = {}
     named = config.flatten(_NAMED.get(name, {}))
     given = {k: v for k, v in changes.items() if k != "privacy.arm"}
@@ -170,6 +169,7 @@ def _settings(
             config.put(nested, key, value, str(path))
     if name not in _NAMED and "privacy.arm" not in own and "train.scheme" not in own:
         raise UserError(f"{path}: [arm.{name}] does not say its privacy.arm; add it")
+    _refuse_unread(name, own, path)
     for key in ("path", "images", "index"):
         data = nested.get("data", {})
         if isinstance(data, dict) and isinstance(data.get(key), str):

@@ -143,7 +143,7 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch, plan: GradientPlan, images: int
     """Sizes of the batches that reach the engine in one round."""
     sizes: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(training, "make_engine", lambda _, network, __: Recorder(network, sizes))
+        patch.setattr(training, "make_engine", lambda _, network, *__: Recorder(network, sizes))
         train_private(
             tiny_network(), tiny_shard(images), settings_of("dp-sgd"), plan, NoiseSource(), ("h",)
         )

@@ -62,7 +62,7 @@ def test_every_key_is_kebab_case(section: str) -> None:
         ("privacy.epsilon", float("inf"), ["privacy.epsilon = inf", "finite"]),
         ("privacy.epsilon", "8", ["privacy.epsilon = '8'", "valid number"]),
         ("privacy.epsilon", True, ["privacy.epsilon = True", "valid number"]),
-        ("privacy.delta", 0.0, ["privacy.delta = 0.0", "greater than 0"]),
+        ("privacy.delta", 0.0, ["privacy.delta = 0.0", "greater than or equal to 0.000000000001"]),
         ("privacy.delta", 1, ["privacy.delta = 1", "less than 1"]),
         ("privacy.clipping-norm", 0.0, ["privacy.clipping-norm", "greater than 0"]),
         ("privacy.laplace-scale", -0.1, ["privacy.laplace-scale", "greater than or equal to 0"]),

@@ -421,7 +421,7 @@ def test_arms_of_one_kind_take_names_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(
         'arms = ["none", "strong"]\n[arm.strong.privacy]\narm = "dp-sgd"\nepsilon = 1.0\n'
-        "[arm.none.privacy]\nepsilon = 3"
+        "[arm.none.train]\nrounds = 3"
     )
     loaded = load_experiment(path, assignments=["train.rounds=9"])
     assert loaded.arms["strong"].privacy.arm == "dp-sgd"

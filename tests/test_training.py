@@ -94,7 +94,7 @@ def test_a_declared_size_stays_where_the_shard_has_another(
     def check(plan: GradientPlan) -> None:
         sizes: list[int] = []
         with monkeypatch.context() as patch:
-            patch.setattr(training, "make_engine", lambda _, model, __, _options: Recorder(model, sizes))
+            patch.setattr(training, "make_engine", lambda _, model, *__: Recorder(model, sizes))
             source = NoiseSource(2)
             result = train_private(
                 tiny_network(), tiny_shard(24), SETTINGS, plan, source, ("h", 1, "m")

@@ -35,14 +35,15 @@ def released_shard(
     source: NoiseSource,
     *,
     clip: bool = False,
-    before: Callable[[str], None] = lambda release: None,
+    before: Callable[[str, str], None] = lambda release, new: None,
 ) -> Shard:
     """The shard with its images noised by ``mechanism``, float32, read as a memory map.
 
     An image that was noised at this size and by this mechanism before, for whatever shard, shows
-    the same noise again. ``clip`` cuts what was released to [0, 1]. ``before`` hears the name of a
-    release before any image of it is noised: the images that are new to the pool, so that an image
-    under another name, or a pool that was deleted, is another release. Raises :class:`UserError` where the disk is full or the file cannot be
+    the same noise again. ``clip`` cuts what was released to [0, 1]. ``before`` hears, before any
+    image is noised, the name of the release and a name for those images of it that are new (empty:
+    none is): a pool that was deleted is another release, and so is an image under another name.
+    Raises :class:`UserError` where the disk is full or the file cannot be
     used.
     """
     what = f"{mechanism.key}-{shard.images.shape[1]}px"
@@ -55,13 +56,12 @@ def released_shard(
         with closing(sqlite3.connect(pool, timeout=600, isolation_level=None)) as db:
             db.execute("pragma synchronous = full")
             identity = _pool_id(db)
-            name = hashlib.sha256(f"{shard.key}|{identity}".encode()).hexdigest()[:32]
-            folder = files.home() / "cache" / "released" / name
-            if not (folder / "images.npy").is_file():
-                new = _not_in(db, shard)
-                if new:
-                    digest = hashlib.sha256("".join(new).encode()).hexdigest()[:16]
-                    before(f"{what}:{identity}:{digest}")
+            assembled = hashlib.sha256(f"{shard.key}|{identity}".encode()).hexdigest()[:32]
+            folder = files.home() / "cache" / "released" / assembled
+            whole = (folder / "images.npy").is_file()
+            new = "" if whole else "".join(_not_in(db, shard))
+            before(f"{what}:{identity}", new and hashlib.sha256(new.encode()).hexdigest()[:16])
+            if not whole:
                 _keep(_draw(shard, mechanism, source, db), folder)
     except sqlite3.Error as error:
         raise UserError(

@@ -86,7 +86,8 @@ class Ledger:
                 )
             total = ledger_rows.total_of(db, request.account)
             body["sole"] = filtering.admit(request, limit, opened, total)
-            if not opened:
+            if not opened and limit is not None:
+                # A limit that changes later does not move it.
                 body["order"] = filtering.first_order(request, limit)
             self._add(db, "plan", request.account, run, 0, "", 0, 0, body, total)
 

@@ -101,8 +101,8 @@ def _size_in(text: str, hospital: str) -> int:
         )
     if not (value.isascii() and value.isdecimal() and len(value) < 10) or int(value) < 1:
         raise UserError(
-            f"privacy.public-size = '{text}': '{value}' is not a whole number from 1 to 999,999,999; write "
-            "'500', or 'hospital-1=500,hospital-2=300'"
+            f"privacy.public-size = '{text}': '{value}' is not a whole number from 1 to "
+            "999,999,999; write '500', or 'hospital-1=500,hospital-2=300'"
         )
     return int(value)
 

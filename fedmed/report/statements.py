@@ -74,6 +74,7 @@ def totals(arms: Sequence[Arm]) -> list[Json]:
             "delta": total["delta"],
             "runs": total.get("runs") or [],
             "not_bounded_by": total.get("not_bounded_by") or [],
+            "not_counted": total.get("not_counted") or [],
         }
         for total in found
     ]

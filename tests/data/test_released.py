@@ -137,14 +137,26 @@ def test_a_release_is_named_before_the_first_image_is_read() -> None:
         def __len__(self) -> int:
             raise AssertionError("read before it was paid for")
 
-    names: list[str] = []
-    released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=names.append)
-    released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=names.append)
-    assert names[0] == names[1], "the same release"
-    released_shard(tiny_shard(), PixelLaplace(0.6, SIZE**2), NoiseSource(), before=names.append)
-    assert names[2] != names[0]
+    names: list[tuple[str, str]] = []
 
-    def refuse(name: str) -> None:
+    def heard(release: str, new: str) -> None:
+        names.append((release, new))
+
+    released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=heard)
+    released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=heard)
+    assert names[1] == (names[0][0], ""), "the same release, and nothing new"
+    released_shard(tiny_shard(), PixelLaplace(0.6, SIZE**2), NoiseSource(), before=heard)
+    # The same pixels under other names are noised anew, so they are another release.
+    renamed = tiny_shard()
+    table = renamed.table.assign(image="again-" + renamed.table["image"])
+    released_shard(
+        replace(renamed, table=table, key="renamed"), LAPLACE, NoiseSource(), before=heard
+    )
+    assert names[2][0] != names[0][0]
+    assert names[3][0] == names[0][0]
+    assert names[3][1] not in ("", names[0][1])
+
+    def refuse(name: str, new: str) -> None:
         raise Unpaid(name)
 
     other = tiny_shard(seed=3)
@@ -156,8 +168,12 @@ def test_a_release_is_named_before_the_first_image_is_read() -> None:
 
 def test_a_pool_that_was_deleted_is_another_release(home: Path) -> None:
     names: list[str] = []
+
+    def heard(release: str, new: str) -> None:
+        names.append(release)
+
     for _ in range(2):
-        released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=names.append)
+        released_shard(tiny_shard(), LAPLACE, NoiseSource(), before=heard)
         shutil.rmtree(home / "released")
     assert names[0] != names[1]
 

@@ -293,9 +293,9 @@ def check_one_patient_moves_the_sum_by_the_clipping_norm(
 class Broken:
     """The real engine with something done wrongly around it."""
 
-    def __init__(self, name: str, network: nn.Module, physical: int) -> None:
+    def __init__(self, name: str, network: nn.Module, physical: int, *options: Any) -> None:
         self.network = network
-        self.engine = make_engine(name, network, physical)
+        self.engine = make_engine(name, network, physical, *options)
 
     def close(self) -> None:
         self.engine.close()
@@ -304,7 +304,7 @@ class Broken:
 class MicroBatches:
     """The mean gradient of four samples is clipped, not each sample's."""
 
-    def __init__(self, name: str, network: nn.Module, physical: int) -> None:
+    def __init__(self, name: str, network: nn.Module, physical: int, *options: Any) -> None:
         self.network = network
 
     def close(self) -> None:
@@ -373,7 +373,7 @@ def with_batch_norm(*_: object, **__: object) -> nn.Module:
 class Unchecked:
     """Per-sample gradients of one pass over the batch, whatever the layers do."""
 
-    def __init__(self, name: str, network: nn.Module, physical: int) -> None:
+    def __init__(self, name: str, network: nn.Module, physical: int, *options: Any) -> None:
         self.network = network
 
     def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
