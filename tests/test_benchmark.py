@@ -72,7 +72,7 @@ def test_it_needs_torch_and_torchvision_alone() -> None:
             f"for name in {hidden}: sys.modules[name] = None\n"
             "from experiments.benchmarks import dpsgd\n"
             "a = dpsgd.parse(['--size', '16', '--batch', '2', '--rounds', '1'])\n"
-            "print(len(dpsgd.time_engines(['sgd', 'fedmed', 'loop'], a)))\n"
+            "print(len(dpsgd.time_engines(['sgd', 'fedmed', 'loop'], a)[0]))\n"
         )
     )
     assert done.stdout.strip() == "3", done.stderr[-500:]

@@ -32,6 +32,7 @@ from fedmed.privacy.gradients.noise import GaussianNoise
 
 CLIPPING_NORM, NOISE_MULTIPLIER = 1.0, 1.0
 ENGINES = ("sgd", "fedmed", "opacus", "loop")
+_ENOUGH = 5  # undisturbed rounds below which the disturbed ones count too
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -113,13 +114,16 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_engines(
-    names: list[str], arguments: argparse.Namespace
-) -> dict[str, dict[int, tuple[float, float]]]:
-    """Seconds of (gradient, gradient + noise + step) per engine and round.
+Rounds = dict[int, tuple[float, float]]  # seconds of (gradient, gradient + noise + step)
+
+
+def time_engines(names: list[str], arguments: argparse.Namespace) -> tuple[dict[str, Rounds], int]:
+    """Seconds per engine and round, and how many rounds were left out.
 
     Every round runs the engines one after the other, so that a busy moment of the machine falls on
-    all of them; one that is far slower than the fastest takes part in every fourth round.
+    all of them; one that is far slower than the fastest takes part in every fourth round. On Linux
+    a round is left out where other processes took more than a twentieth of the machine's time,
+    unless there are no others.
     """
     benches = {name: make(name, arguments) for name in names}
 
@@ -131,21 +135,43 @@ def time_engines(
 
     for name in names:
         once(name)
-    warm = {name: once(name)[1] for name in names}
+    warm = {name: min(once(name)[1] for _ in range(2)) for name in names}
     slow = {name for name in names if warm[name] > 4 * min(warm.values())}
-    share = sum(warm[name] / (4 if name in slow else 1) for name in names)
-    rounds = arguments.rounds or max(8, min(200, round(arguments.seconds / share)))
-    found: dict[str, dict[int, tuple[float, float]]] = {name: {} for name in names}
-    for number in range(rounds):
-        for name in names:
-            if name not in slow or number % 4 == 0:
-                found[name][number] = once(name)
-    return found
+    quiet: dict[str, Rounds] = {name: {} for name in names}
+    disturbed: dict[str, Rounds] = {name: {} for name in names}
+    start, number = time.perf_counter(), 0
+    while number < arguments.rounds or (
+        not arguments.rounds and time.perf_counter() - start < arguments.seconds
+    ):
+        for turn in (False, True):  # the slow ones apart, so that they spoil no round of the others
+            taking = [n for n in names if (n in slow) == turn or (turn and n == "sgd")]
+            if turn and (not slow or number % 4):
+                continue
+            before, own = _machine_seconds(), time.process_time()
+            begun = time.perf_counter()
+            seconds = {name: once(name) for name in taking}
+            machine = (time.perf_counter() - begun) * (os.cpu_count() or 1)
+            others = _machine_seconds() - before - (time.process_time() - own)
+            kept = quiet if others <= max(0.02, machine / 20) else disturbed
+            for name, pair in seconds.items():
+                kept[name][2 * number + turn] = pair
+        number += 1
+    for name in names:
+        if len(quiet[name]) < _ENOUGH:
+            return {n: quiet[n] | disturbed[n] for n in names}, 0
+    return quiet, sum(map(len, disturbed.values()))
 
 
-def ratio(
-    plain: dict[int, tuple[float, float]], other: dict[int, tuple[float, float]], column: int
-) -> float:
+def _machine_seconds() -> float:
+    """Processor seconds that all processes of this machine have used; 0 where it is not told."""
+    if not os.path.exists("/proc/stat"):
+        return time.process_time()
+    with open("/proc/stat", encoding="utf-8") as file:
+        user, nice, system, _, _, *interrupts = map(int, file.readline().split()[1:9])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def ratio(plain: Rounds, other: Rounds, column: int) -> float:
     """Median over rounds of plain seconds by the other's: what a busy machine disturbs least."""
     return statistics.median(plain[n][column] / other[n][column] for n in other if n in plain)
 
@@ -204,7 +230,7 @@ def largest_error(name: str, arguments: argparse.Namespace, dtype: torch.dtype) 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything the command prints."""
     names: list[str] = arguments.engines
-    seconds = time_engines(names, arguments)
+    seconds, left_out = time_engines(names, arguments)
     median = {
         name: [statistics.median(column) for column in zip(*rows.values(), strict=True)]
         for name, rows in seconds.items()
@@ -249,6 +275,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "allocator": arguments.allocator,
         "rounds": max(map(len, seconds.values())),
+        "rounds_left_out": left_out,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -1,4 +1,4 @@
-"""Draw the recorded results of ``dpsgd.py``: ratios and peaks by image size.
+"""Draw the recorded results of ``dpsgd.py``, and print them as a Markdown table.
 
     python -m experiments.benchmarks.plot experiments/benchmarks/results/*.json --out dpsgd.svg
 
@@ -49,14 +49,46 @@ def draw(results: list[dict[str, Any]], out: Path) -> None:
         figure.savefig(out, metadata={"Date": None})
 
 
+def table(results: list[dict[str, Any]]) -> str:
+    """One row per size and engine."""
+    lines = [
+        "| px | engine | images/s | step, ms (quartiles) | of SGD's throughput "
+        "| with noise and step | peak, GB | of SGD's | error, float32 | error, float64 "
+        "| rounds (left out) |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in sorted(results, key=lambda result: int(result["size"])):
+        for entry in result["engines"]:
+            low, high = (1e3 * value for value in entry["step_seconds_quartiles"])
+            errors = [
+                "" if entry[key] is None else f"{entry[key]:.0e}"
+                for key in ("max_relative_error", "max_relative_error_float64")
+            ]
+            cells = [
+                str(result["size"]),
+                NAMES[entry["engine"]],
+                f"{entry['images_per_second']:.0f}",
+                f"{1e3 * entry['step_seconds']:.0f} ({low:.0f}-{high:.0f})",
+                f"{entry['throughput_ratio']:.2f}",
+                f"{entry['private_step_ratio']:.2f}",
+                f"{entry['peak_memory_bytes'] / 1e9:.2f}",
+                f"{entry['memory_ratio']:.2f}",
+                *errors,
+                f"{result['rounds']} ({result['rounds_left_out']})",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Read the files that are named and write one SVG."""
+    """Read the files that are named, write one SVG, print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, help="JSON files of dpsgd.py")
     parser.add_argument("--out", type=Path, required=True, help="the SVG to write")
     arguments = parser.parse_args()
     results = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.results]
     draw(results, arguments.out)
+    print(table(results))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,11 @@ class ConvolutionRule:
         scale = factors.repeat_interleave(use.tape.views) if use.tape.views > 1 else factors
         scaled = g * scale.view(-1, *[1] * (g.dim() - 1))
         wanted = use.trains("weight"), use.trains("bias")
-        weight, bias = _backward(scaled, full(use.a), seen.weight, seen, seen.groups, wanted)
+        module = cast(nn.Conv2d, use.module)
+        a = full(use.a)
+        # Any tensor of the shape would do; this one takes no memory.
+        like = module.weight.detach() if seen.tap is None else a.new_empty(seen.weight)
+        weight, bias = _backward(scaled, a, like.to(a.dtype), seen, seen.groups, wanted)
         sums = {}
         if wanted[0]:
             sums["weight"] = seen.whole(weight)
@@ -189,7 +193,7 @@ def _cheaper(seen: _Seen, inner: tuple[int, ...], outer: tuple[int, ...], views:
 def _backward(
     g: Tensor,
     a: Tensor,
-    weight: tuple[int, ...],
+    like: Tensor,  # only its shape is read
     seen: _Seen,
     groups: int,
     wanted: tuple[bool, bool],
@@ -198,7 +202,7 @@ def _backward(
     found = torch.ops.aten.convolution_backward(
         g,
         a,
-        a.new_empty(weight),  # only its shape is read
+        like,
         [g.shape[1]],
         list(window.stride),
         list(window.padding),
@@ -215,15 +219,16 @@ def _grouped(seen: _Seen, a: Tensor, g: Tensor) -> Tensor:
     """Rows as groups: the weight gradient (rows * out, in, *kernel) has one block per row."""
     rows = len(a)
     if seen.narrow:
+        like = a.new_empty(seen.weight)
         single = [
-            _backward(g[i : i + 1], a[i : i + 1], seen.weight, seen, seen.groups, (True, False))[0]
+            _backward(g[i : i + 1], a[i : i + 1], like, seen, seen.groups, (True, False))[0]
             for i in range(rows)
         ]
         return torch.cat(single)
     wide_a = a.reshape(1, -1, *a.shape[2:])
     wide_g = g.reshape(1, -1, *g.shape[2:])
-    weight = (rows * seen.weight[0], *seen.weight[1:])
-    return _backward(wide_g, wide_a, weight, seen, rows * seen.groups, (True, False))[0]
+    like = a.new_empty(rows * seen.weight[0], *seen.weight[1:])
+    return _backward(wide_g, wide_a, like, seen, rows * seen.groups, (True, False))[0]
 
 
 def _unfolded(seen: _Seen, a: Tensor, g: Tensor) -> Tensor:
