@@ -176,14 +176,11 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
             "train.rounds or train.local-epochs, or raise train.batch-size"
         )
 
-    def on_grid(sigma: float, accuracy: float) -> float:
-        spent = ((gaussian(sigma, sampling_rate), steps),)
-        pld = _compose(spent, "add-or-remove", target, accuracy)
-        return max(float(pld.get_epsilon_for_delta(delta)), 1e-12)
-
     @functools.cache
     def excess(log_sigma: float) -> float:
-        return math.log(on_grid(math.exp(log_sigma), _COARSE) / target)
+        spent = ((gaussian(math.exp(log_sigma), sampling_rate), steps),)
+        pld = _compose(spent, "add-or-remove", target, _COARSE)
+        return math.log(max(float(pld.get_epsilon_for_delta(delta)), 1e-12) / target)
 
     start = _by_rdp(target, delta, sampling_rate, steps)
     bottom, top = _bracket(excess, start) if start <= LARGEST_NOISE else (start, start)
@@ -197,7 +194,9 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
     # What the coarse grid overstates is given back along the slope, on the fine grid.
     found = math.exp(root)
     for _ in range(3):
-        error = math.log(on_grid(found, _FINE) / (target * _AIM))
+        # The number that is reported: where it fits already, the last check costs nothing.
+        reported = epsilon(found, sampling_rate, steps, delta)
+        error = math.log(max(reported, 1e-12) / (target * _AIM))
         if abs(error) < 2e-4:
             break
         if not slope < -0.01:

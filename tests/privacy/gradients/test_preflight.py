@@ -1,0 +1,57 @@
+"""The check before the first step: it refuses what mixes samples, and not what rounding does."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from support import SIZE, goes_red, tiny_network
+from torch import Tensor
+
+from fedmed.errors import UserError
+from fedmed.privacy.gradients import preflight
+from fedmed.privacy.gradients.engine import Options
+from fedmed.privacy.gradients.loop import LoopEngine, norm_of
+
+Pair = tuple[dict[str, Tensor], Tensor]
+
+
+def engine_that_differs(times: int) -> Callable[[Tensor, Tensor], Pair]:
+    """Sums of two samples' gradients, wrong in one array for the first ``times`` pairs."""
+    loop = LoopEngine(NETWORK, Options())
+    pairs: list[Tensor] = []
+
+    def unclipped(images: Tensor, labels: Tensor) -> Pair:
+        pairs.append(images)
+        parts = [loop.gradient(images[i : i + 1], labels[i : i + 1]) for i in range(2)]
+        norms = torch.stack([norm_of(part) for part in parts])
+        sums = {name: parts[0][name] + parts[1][name] for name in parts[0]}
+        if len(pairs) <= times:
+            sums["0.weight"] = sums["0.weight"] * 1.5
+        if len(pairs) > 1:
+            assert not torch.equal(pairs[-1], pairs[-2]), "another pair is tried"
+        return sums, norms
+
+    return unclipped
+
+
+NETWORK = tiny_network()
+IMAGES, LABELS = torch.zeros(4, 1, SIZE, SIZE), torch.tensor([0.0, 1.0, 0.0, 1.0])
+
+
+def check_accepted(times: int) -> None:
+    try:
+        preflight.check_against_loop(NETWORK, engine_that_differs(times), IMAGES, LABELS, Options())
+    except UserError as error:
+        raise AssertionError from error
+
+
+def test_a_relu_that_rounding_flips_stops_no_training() -> None:
+    """One pair in thirty differs in float32: six in a row are a false alarm of 1e-9."""
+    check_accepted(0)
+    check_accepted(preflight.ATTEMPTS - 1)
+    goes_red(check_accepted, preflight.ATTEMPTS)
+
+
+def test_what_differs_for_every_pair_is_refused_with_its_name() -> None:
+    with pytest.raises(UserError, match=r"0\.weight.*mixes samples"):
+        preflight.check_against_loop(NETWORK, engine_that_differs(99), IMAGES, LABELS, Options())
