@@ -163,7 +163,7 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
     """Smallest noise multiplier (to 0.1 %) whose PLD epsilon at ``delta`` is at most ``target``.
 
     Bracketed by Rényi accounting, searched on a coarse discretisation, which can only overstate
-    epsilon, and checked on the fine one. Raises :class:`UserError` where no noise up to 1e5 is
+    epsilon, and checked on the fine one. Raises :class:`UserError` where no noise up to 1e4 is
     enough.
     """
     if steps < 1:
