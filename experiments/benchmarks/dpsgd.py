@@ -77,7 +77,7 @@ def make(name: str, arguments: argparse.Namespace) -> Bench:
             with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
                 logits = model(images)
             loss = binary_cross_entropy_with_logits(logits.float().squeeze(1), labels)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
             return {n: p.grad for n, p in parameters.items() if p.grad is not None}
 
         return Bench(plain, step)

@@ -58,11 +58,11 @@ def profile(arguments: argparse.Namespace, rounds: int) -> dict[str, dict[str, f
     model.register_forward_hook(
         lambda *_: spent.update(forward=1e3 * (time.perf_counter() - started.pop()))
     )
-    Tape.caught = clocked("caught", Tape.caught)  # type: ignore[method-assign]
-    Tape.norms = clocked("norms", Tape.norms)  # type: ignore[method-assign]
-    Tape.weighted_sum = clocked("sums", Tape.weighted_sum)  # type: ignore[method-assign]
+    Tape.caught = clocked("caught", Tape.caught)  # type: ignore[method-assign]  # timed in place
+    Tape.norms = clocked("norms", Tape.norms)  # type: ignore[method-assign]  # timed in place
+    Tape.weighted_sum = clocked("sums", Tape.weighted_sum)  # type: ignore[method-assign]  # timed in place
     correlation._gram = clocked("products", correlation._gram)
-    torch.Tensor.backward = clocked("backward", torch.Tensor.backward)  # type: ignore[method-assign]
+    torch.Tensor.backward = clocked("backward", torch.Tensor.backward)  # type: ignore[method-assign]  # timed in place
     found: dict[str, list[dict[str, float]]] = {"sgd": [], "fedmed": []}
     for number in range(rounds + 2):
         for name, work in (("sgd", sgd), ("fedmed", clipped)):

@@ -92,7 +92,7 @@ class BookkeepingEngine:
             with _autocast(options.autocast, images.device):
                 outputs = self._model(images)
                 loss = options.loss.total(outputs, labels, len(images)) / views
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
             for name, parameter in self._model.named_parameters():
                 if parameter.requires_grad and parameter.grad is not None:
                     raise UserError(

@@ -70,7 +70,7 @@ class OpacusEngine:
             # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
             warnings.simplefilter("ignore")
             loss = options.loss.total(self._hooked(images), labels, len(images))
-            loss.backward()  # type: ignore[no-untyped-call]  # torch
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
         parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
         with torch.no_grad():
             samples: dict[str, Tensor] = {
