@@ -162,6 +162,13 @@ class Hospital:
         except (RunError, UserError) as error:
             log.error("%s: %s", self.name, error)
             raise Refusal("plan") from error
+        if result.dropped:  # private: for the hospital's own log, never for a message
+            log.warning(
+                "%s: round %d left out %d gradients that were not finite",
+                self.name,
+                round_number,
+                result.dropped,
+            )
         return update, result
 
     @property

@@ -111,6 +111,7 @@ class Train(Section):
     learning_rate: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
     weight_decay: NotNegative = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of training's forward pass
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the parameters' average; 0 = none
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
     server_learning_rate: Positive = 1.0
@@ -201,6 +202,11 @@ class Settings(Section):
             raise ValueError(
                 "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
                 "model.weights, or use 'group'"
+            )
+        if train.precision != "float32" and arm == "dp-sgd" and self.privacy.engine == "opacus":
+            raise ValueError(
+                "train.precision: the engine 'opacus' computes in float32; set "
+                "privacy.engine = 'fedmed'"
             )
         if data.source == "table" and not data.path:
             raise ValueError("data.path: the table source needs a CSV or Parquet file; set it")

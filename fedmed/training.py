@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmed.averaging import ParameterAverage
-from fedmed.config import Privacy, Settings, Train
+from fedmed.config import Settings, Train
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError
 from fedmed.models import trainable
@@ -21,6 +21,7 @@ from fedmed.privacy.gradients.noise import GaussianNoise
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan
 
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of the forward pass
 MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would be a release
 
 
@@ -63,12 +64,15 @@ def train_plain(
     labels = torch.from_numpy(shard.labels).to(device)
     order = data_order(len(shard), settings.train.local_epochs, settings.run.seed, context)
     size = settings.train.batch_size
+    autocast = PRECISIONS[settings.train.precision]
     losses: list[Tensor] = []
     for start in range(0, len(order), size):
         rows = order[start : start + size]
         images = to_input(shard.images[rows], settings.model.channels, device)
         optimizer.zero_grad(set_to_none=True)
-        logits = model(images).squeeze(1)
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            logits = model(images)
+        logits = logits.float().squeeze(1)
         loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
         loss.backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
@@ -103,7 +107,7 @@ def train_private(
     device = next(model.parameters()).device
     model.train()
     privacy = settings.privacy
-    engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(privacy))
+    engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(settings))
     parameters = trainable(model)
     optimizer = make_optimizer(parameters.values(), settings.train)
     average = ParameterAverage(parameters.values(), settings.train.ema)
@@ -139,8 +143,13 @@ def train_private(
     return LocalResult(taken, None, dropped)
 
 
-def _options(privacy: Privacy) -> Options:
-    return Options(clipping=Clipping(privacy.clipping), bad_gradients=privacy.bad_gradients)
+def _options(settings: Settings) -> Options:
+    privacy = settings.privacy
+    return Options(
+        clipping=Clipping(privacy.clipping),
+        bad_gradients=privacy.bad_gradients,
+        autocast=PRECISIONS[settings.train.precision],
+    )
 
 
 def poisson_batch(

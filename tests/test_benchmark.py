@@ -1,6 +1,7 @@
 """The speed benchmark runs with torch alone and prints what it says it prints."""
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_it_needs_torch_and_torchvision_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--engines", "sgd,quick"], "'quick' is not known; use sgd, fedmed, opacus, loop"),
+        (["--engines", "sgd,quick"], "'quick' is not known; use sgd, fedmed, opacus, opacus-ghost"),
         (["--engines", ""], "name at least one"),
         (["--size", "4"], "--size is at least 8"),
         (["--batch", "0"], "--batch at least 1"),
@@ -148,3 +149,23 @@ def test_the_error_is_not_that_of_another_gradient(monkeypatch: pytest.MonkeyPat
         "fedmed.privacy.gradients.rules.linear.gram_product", lambda a, g: a.sum((1, 2)) ** 2
     )
     goes_red(check)
+
+
+def test_opacus_ghost_clips_the_same_gradients() -> None:
+    """In two physical batches; it divides by the norm + 1e-6, so float64 shows about that much."""
+    dpsgd = load()
+    arguments = dpsgd.parse(["--size", "16", "--stem", "small"])
+    model, images, labels = dpsgd.build(argparse.Namespace(**{**vars(arguments), "batch": 5}))
+    expected = dpsgd.make_engine("loop", model, 5).clipped_sum(images, labels, 0.5)
+
+    def check(physical: int, norm: float) -> None:
+        engine = dpsgd.clipper("opacus-ghost", copy.deepcopy(model), physical, dpsgd.Options())
+        found = engine.clipped_sum(images, labels, norm)
+        engine.close()
+        assert found.clipped == expected.clipped > 0
+        for name, value in expected.gradients.items():
+            assert float((found.gradients[name] - value).norm() / value.norm()) < 1e-3
+
+    check(5, 0.5)
+    check(2, 0.5)
+    goes_red(check, 5, 0.4)

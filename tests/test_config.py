@@ -146,6 +146,14 @@ def test_a_wrong_key_or_value_is_one_line_with_the_key(
             ["privacy.neighbourhood: 1025", "1024 pixels", "lower it"],
         ),
         ({"train.minimum-hospitals": 9, "data.hospitals": 2}, ["train.minimum-hospitals", "9"]),
+        (
+            {
+                "train.precision": "bfloat16",
+                "privacy.arm": "dp-sgd",
+                "privacy.engine": "opacus",
+            },
+            ["train.precision", "'opacus'", "privacy.engine = 'fedmed'"],
+        ),
         ({"model.norm": "frozen-batch"}, ["model.norm", "model.weights"]),
         ({"data.source": "table"}, ["data.path", "table"]),
         ({"data.source": "table", "data.path": "t.csv"}, ["data.images"]),

@@ -346,6 +346,25 @@ def test_a_gradient_that_is_not_finite_is_refused_or_dropped_and_counted() -> No
     assert bool(torch.isfinite(flat(model)).all())
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_bfloat16_changes_the_forward_pass_alone(private: bool) -> None:
+    """The update is near float32's but not it, and parameters stay float32."""
+    moved = {}
+    for precision in ("float32", "bfloat16"):
+        settings = SETTINGS.replaced({"train.precision": precision, "train.optimizer": "sgd"})
+        model = tiny_network()
+        before = flat(model)
+        if private:
+            plan = gradient_plan(noise_multiplier=1e-3, steps_per_round=2, expected_batch=24)
+            train_private(model, tiny_shard(), settings, plan, NoiseSource(1), ("h", 1, "m"))
+        else:
+            train_plain(model, tiny_shard(), settings, ("h", 1))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        moved[precision] = flat(model) - before
+    apart = float((moved["bfloat16"] - moved["float32"]).norm() / moved["float32"].norm())
+    assert 1e-5 < apart < 0.2
+
+
 def test_a_sensitivity_above_the_plans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubled(Recorder):
         def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:

@@ -15,8 +15,20 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-COLOURS = {"sgd": "#555555", "fedmed": "#0072b2", "opacus": "#d55e00", "loop": "#009e73"}
-NAMES = {"sgd": "plain SGD", "fedmed": "fedmed", "opacus": "Opacus hooks", "loop": "loop"}
+COLOURS = {
+    "sgd": "#555555",
+    "fedmed": "#0072b2",
+    "opacus": "#d55e00",
+    "opacus-ghost": "#cc79a7",
+    "loop": "#009e73",
+}
+NAMES = {
+    "sgd": "plain SGD",
+    "fedmed": "fedmed",
+    "opacus": "Opacus hooks",
+    "opacus-ghost": "Opacus ghost",
+    "loop": "loop",
+}
 
 
 def draw(results: list[dict[str, Any]], out: Path) -> None:

@@ -17,7 +17,14 @@ from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.loop import LoopEngine
 from fedmed.privacy.gradients.rules import REGISTRY
 from fedmed.privacy.gradients.rules.convolution import ConvolutionRule
-from fedmed.privacy.gradients.rules.norms import GroupNormRule, InstanceNormRule
+from fedmed.privacy.gradients.rules.embedding import EmbeddingRule
+from fedmed.privacy.gradients.rules.linear import LinearRule
+from fedmed.privacy.gradients.rules.norms import (
+    ChannelScaleRule,
+    GroupNormRule,
+    InstanceNormRule,
+    LayerNormRule,
+)
 from fedmed.privacy.gradients.use import Form, Use
 
 RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}
@@ -262,6 +269,73 @@ def test_group_norm_by_batch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     check()
     monkeypatch.setitem(REGISTRY, nn.GroupNorm, SumsOverTheBatch())
     goes_red(unchecked(check, monkeypatch))
+
+
+class WithoutPairs(LinearRule):
+    """Broken: every position's own product, without those of two positions."""
+
+    def squared_norms(self, use: Use) -> Tensor:
+        a, g = use.a.square().sum(-1), use.g.square().sum(-1)
+        return (a * g).flatten(1).sum(1) + use.g.flatten(1, -2).sum(1).square().sum(1)
+
+
+class AnyIndex(EmbeddingRule):
+    """Broken: positions of different rows of the table count as one."""
+
+    def squared_norms(self, use: Use) -> Tensor:
+        return use.g.flatten(1, -2).sum(1).square().sum(1)
+
+
+def raw(rule: type[Any]) -> type[Any]:
+    """Broken: the scale's gradient from the input as it came, not normalised."""
+
+    class Raw(rule):  # type: ignore[misc]
+        def sums(self, use: Use) -> dict[str, Tensor]:
+            wrong, a = super().sums(use), use.a
+            values = use.g * a if a.dim() == 2 else (use.g * a).transpose(1, -1).flatten(1, -2)
+            samples, size = use.tape.samples, wrong["bias"].shape[1]
+            return wrong | {"weight": values.reshape(samples, -1, size).sum(1)}
+
+    return Raw
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken", "make", "inputs"),
+    [
+        (nn.Linear, WithoutPairs, lambda: nn.Linear(7, 3), noise(5, 4, 7)),
+        (
+            nn.Embedding,
+            AnyIndex,
+            lambda: nn.Embedding(6, 3),
+            torch.arange(20).view(4, 5) % 6,
+        ),
+        (nn.LayerNorm, raw(LayerNormRule), lambda: nn.LayerNorm(6), noise(4, 6)),
+    ],
+    ids=["linear", "embedding", "layer-norm"],
+)
+def test_a_wrong_rule_is_found(
+    kind: type[nn.Module],
+    broken: type[Any],
+    make: Callable[[], nn.Module],
+    inputs: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the check before the first step, and without it by the comparison with ``loop``."""
+    model = nn.Sequential(seeded(make), nn.Tanh())
+    check_layer(model, inputs)
+    monkeypatch.setitem(REGISTRY, kind, broken())
+    refuses(lambda: check_layer(model, inputs), "two samples", "model: ")
+    goes_red(unchecked(lambda: check_layer(model, inputs), monkeypatch))
+
+
+def test_a_wrong_frozen_norm_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm = seeded(lambda: nn.BatchNorm1d(3))
+    norm.running_mean, norm.running_var = noise(3), noise(3, seed=1).square() + 0.1
+    model = Frozen(nn.Tanh(), norm, nn.Tanh())
+    model.train()
+    check_layer(model, noise(4, 3))
+    monkeypatch.setitem(REGISTRY, nn.BatchNorm1d, raw(ChannelScaleRule)())
+    goes_red(unchecked(lambda: check_layer(model, noise(4, 3)), monkeypatch))
 
 
 class Standardised(nn.Module):
