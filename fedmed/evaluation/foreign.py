@@ -55,22 +55,20 @@ def accept(table: pd.DataFrame, where: str = "predictions") -> tuple[pd.DataFram
     return clean[kept], _notes(clean, absent)
 
 
-def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """:func:`accept` for a Parquet or CSV file; raises UserError if it is absent or damaged."""
+def load(path: Path) -> pd.DataFrame:
+    """A Parquet or CSV file as it is; raises UserError if it is absent or damaged."""
     if path.suffix not in (".parquet", ".csv"):
         raise UserError(f"{path}: give a .parquet or a .csv file, or the folder of a comparison")
     try:
         if path.suffix == ".csv":
             # Identifiers are text: 007 and 7 are two patients.
-            table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, "string"))
-        else:
-            table = pd.read_parquet(path)
+            return pd.read_csv(path, dtype=dict.fromkeys(TEXT, "string"))
+        return pd.read_parquet(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; give the path of a predictions table") from error
     except (ValueError, OSError) as error:  # pandas' and pyarrow's errors derive from these
         kind = "CSV" if path.suffix == ".csv" else "Parquet"
         raise UserError(f"{path} is not a readable {kind} file; export it again") from error
-    return accept(table, str(path))
 
 
 def _sexes(values: pd.Series) -> pd.Series:
@@ -85,9 +83,11 @@ def _notes(clean: pd.DataFrame, absent: list[str]) -> list[str]:
         notes.append("no column split: every row is a test row")
     if "image" in absent:
         notes.append("no column image: this table cannot be paired with another")
-    if "patient_id" in absent:
+    unknown = int(clean["patient_id"].isna().sum())
+    if unknown:
+        which = "every image" if unknown == len(clean) else f"{unknown} images"
         notes.append(
-            "no column patient_id: every image counts as a patient of its own, and intervals are "
+            f"{which} without patient_id: each counts as a patient of its own, and intervals are "
             "too narrow if patients have several images"
         )
     return notes

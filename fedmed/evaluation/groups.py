@@ -81,7 +81,7 @@ def _counts(values: pd.Series) -> pd.Series:
     """0, 1, 2 and "3+"."""
     count = values.astype("Int64")
     text = count.clip(upper=MOST_COMORBIDITIES).astype("string")
-    return text.mask(count >= MOST_COMORBIDITIES, f"{MOST_COMORBIDITIES}+")
+    return text.mask((count >= MOST_COMORBIDITIES).fillna(False), f"{MOST_COMORBIDITIES}+")
 
 
 def _findings(table: pd.DataFrame) -> pd.Series | None:
