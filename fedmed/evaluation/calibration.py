@@ -81,48 +81,61 @@ def recalibrate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Recalibration:
     found = np.array([0.0, math.log(prevalence / (1.0 - prevalence))])
     loss = _loss(truth, x, found)
     for _ in range(STEPS):
-        gradient, hessian = newton_terms(truth, x, *found)
-        a, b, c = hessian.sum(axis=1)
-        g, h = gradient.sum(axis=1)
+        g, h, a, b, c = fit_terms(truth, x, *found)[:5].sum(axis=1)
         step = np.array([c * g - b * h, a * h - b * g]) / (a * c - b * b)
-        size = 1.0
-        while (trial := _loss(truth, x, found + size * step)) > loss and size > 1e-12:
+        size = 1.0  # halved where Newton overshoots; a rise below rounding is none
+        slack = 1e-12 * (1.0 + abs(loss))
+        while (trial := _loss(truth, x, found + size * step)) > loss + slack and size > 1e-9:
             size /= 2.0
-        if trial > loss:  # rounding is all that is left to gain
-            break
         found, loss = found + size * step, trial
-        if np.abs(step).max() < 1e-13 * (1.0 + np.abs(found).max()):
+        if np.abs(step).max() < 1e-12 * (1.0 + np.abs(found).max()):
             break
     slope = float(found[0] / scale)
     return Recalibration(slope, float(found[1]) - slope * centre)
 
 
-def newton_terms(
-    labels: Integers, z: Floats, slope: float, intercept: float
-) -> tuple[Floats, Floats]:
-    """Each image's part of the gradient [2, n] and of the curvature [3, n] of the log likelihood.
+def fit_terms(labels: Integers, z: Floats, slope: float, intercept: float) -> Floats:
+    """Each image's part [9, n] of the derivatives of the log likelihood at a fit.
 
-    By (slope, intercept): the gradient (y - p)(z, 1); the curvature p (1 - p)(z^2, z, 1).
+    Of the gradient (y - p) z^k, k = 1 and 0; of the curvature p (1 - p) z^k, k = 2, 1, 0; of its
+    change p (1 - p) (1 - 2 p) z^k, k = 3, 2, 1, 0.
     """
     p = _sigmoid(slope * z + intercept)
     residual, weight = labels - p, p * (1.0 - p)
-    return np.stack([residual * z, residual]), np.stack([weight * z * z, weight * z, weight])
+    change = weight * (1.0 - 2.0 * p)
+    square = z * z
+    return np.stack(
+        [
+            *(residual * z, residual),
+            *(weight * square, weight * z, weight),
+            *(change * square * z, change * square, change * z, change),
+        ]
+    )
 
 
-def one_step(gradient: Floats, curvature: Floats) -> tuple[Floats, Floats]:
-    """Change of slope and intercept by one Newton step, from sums [2, r] and [3, r].
+def refit(terms: Floats) -> tuple[Floats, Floats]:
+    """Change of slope and intercept [r] from the full fit to that of a weighted sample.
 
-    From the full fit it is the refit to a weighted sample, up to the square of their distance
-    (Davison and Hinkley 1997, section 7.2.4). NaN where the curvature is singular.
+    `terms` [9, r] are weighted sums of :func:`fit_terms`. A Newton step d, by which alone slopes
+    would be too little skewed, and then twice the term of the next order, as in Chebyshev's method:
+    curvature x d = gradient - change(d, d) / 2. NaN where the curvature is singular.
     """
-    a, b, c = curvature
-    g, h = gradient
+    gradient, (a, b, c), (t3, t2, t1, t0) = terms[:2], terms[2:5], terms[5:]
     determinant = a * c - b * b
     fine = determinant > 1e-12 * a * c
     safe = np.where(fine, determinant, 1.0)
-    slope = np.where(fine, (c * g - b * h) / safe, np.nan)
-    intercept = np.where(fine, (a * h - b * g) / safe, np.nan)
-    return slope, intercept
+
+    def solve(g: Floats, h: Floats) -> tuple[Floats, Floats]:
+        return (c * g - b * h) / safe, (a * h - b * g) / safe
+
+    s, i = solve(*gradient)
+    for _ in range(2):
+        bend = (
+            t3 * s * s + 2.0 * t2 * s * i + t1 * i * i,
+            t2 * s * s + 2.0 * t1 * s * i + t0 * i * i,
+        )
+        s, i = solve(gradient[0] - 0.5 * bend[0], gradient[1] - 0.5 * bend[1])
+    return np.where(fine, s, np.nan), np.where(fine, i, np.nan)
 
 
 def _sigmoid(x: Floats) -> Floats:

@@ -36,7 +36,8 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
         result[chosen] = _of_ratio((scores - truth) ** 2, np.ones(chosen.size))
     elif metric == "ece":
         bins = calibration.bins(scores)
-        sign = np.sign(np.bincount(bins, truth - scores, calibration.BINS))
+        residuals = np.bincount(bins, truth - scores, calibration.BINS)
+        sign = np.where(np.abs(residuals) < 1e-9, 0.0, np.sign(residuals))  # at 0 it has a kink
         result[chosen] = _of_ratio(sign[bins] * (truth - scores), np.ones(chosen.size))
     elif metric in ("calibration_slope", "calibration_intercept"):
         changes = _of_fit(labels[chosen], scores, column.logits[chosen])
@@ -67,5 +68,7 @@ def _of_fit(labels: Integers, scores: Floats, logits: Floats) -> tuple[Floats, F
     if np.isnan(fit.slope):
         nothing = np.full(labels.size, np.nan)
         return nothing, nothing
-    gradient, curvature = calibration.newton_terms(labels, logits, fit.slope, fit.intercept)
-    return calibration.one_step(gradient, curvature.sum(axis=1, keepdims=True))
+    terms = calibration.fit_terms(labels, logits, fit.slope, fit.intercept)
+    (g, h), (a, b, c) = terms[:2], terms[2:5].sum(axis=1)
+    determinant = a * c - b * b
+    return (c * g - b * h) / determinant, (a * h - b * g) / determinant

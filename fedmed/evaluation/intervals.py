@@ -49,10 +49,11 @@ def interval(
         return Interval(low=None, high=None, method=method, note="not defined")
     defined = np.sort(samples[~np.isnan(samples)])
     if defined.size < MINIMUM or 2 * defined.size <= samples.size:
-        note = f"defined in {defined.size} of {samples.size} resamples"
-        return Interval(low=None, high=None, method=method, note=note)
+        few = f"defined in {defined.size} of {samples.size} resamples"
+        return Interval(low=None, high=None, method=method, note=few)
     tail = (1.0 - level) / 2.0
-    tails, note = (tail, 1.0 - tail), None
+    tails = (tail, 1.0 - tail)
+    note: str | None = None
     if method == "bca":
         shifted = _bca_tails(value, defined, quantity.influence[:, column], tail)
         if isinstance(shifted, str):

@@ -2,8 +2,8 @@
 
 A stratum is the patients with only negative images, only positive ones, or both, so that every
 resample has as many patients of each kind as the sample (Davison and Hinkley 1997, section 3.2).
-Resamples are drawn in blocks, each from a seed of its own, so that the result depends neither on
-the number of threads nor on how much memory is used at once.
+Resamples are drawn in blocks, each from a seed of its own, so that the result does not depend on
+the number of threads.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ Integers = npt.NDArray[np.int64]
 
 RESAMPLES: Final = 2000
 SEED: Final = 20131  # fixed, so that a table computed again has the same interval
-BLOCK: Final = 64  # resamples drawn from one seed
-CELLS: Final = 4_000_000  # weights held at once by a thread
+# Resamples drawn from one seed and worked on at once: so many that a block of weights stays in the
+# cache, within bounds set by the cost of a call and by memory.
+CELLS: Final = 640_000
+FEWEST: Final = 16
+MOST: Final = 256
 
 
 def clusters(patients: pd.Series) -> Integers:
@@ -108,18 +111,15 @@ def for_each_block(
 
     From several threads at once (None: one per core); numpy lets them run side by side.
     """
-    seeds = np.random.SeedSequence(seed).spawn(-(-resamples // BLOCK))
-    step = max(1, min(BLOCK, CELLS // max(1, design.patient.size)))
+    size = max(FEWEST, min(MOST, CELLS // max(1, design.patient.size)))
+    seeds = np.random.SeedSequence(seed).spawn(-(-resamples // size))
 
     def block(index: int) -> None:
-        counts = design.counts(BLOCK, np.random.default_rng(seeds[index]))
-        first = index * BLOCK
-        last = min(resamples, first + BLOCK)
-        for start in range(first, last, step):
-            chosen = slice(start, min(last, start + step))
-            drawn = np.ascontiguousarray(counts[:, start - first : chosen.stop - first])
-            work(chosen, np.take(drawn, design.patient, axis=0))
+        chosen = slice(index * size, min(resamples, (index + 1) * size))
+        generator = np.random.default_rng(seeds[index])
+        counts = design.counts(chosen.stop - chosen.start, generator)
+        work(chosen, np.take(counts, design.patient, axis=0))
 
     cores = (os.cpu_count() or 1) if threads is None else threads
-    with ThreadPoolExecutor(min(cores, max(1, len(seeds)))) as pool:
+    with ThreadPoolExecutor(max(1, min(cores, len(seeds)))) as pool:
         list(pool.map(block, range(len(seeds))))

@@ -38,9 +38,8 @@ AT: Final = slice(0, 2)  # true and false positives at the threshold
 AT_SPECIFICITY: Final = slice(2, 4)
 SQUARED: Final = 4  # (score - label)^2
 RESIDUALS: Final = slice(5, 5 + calibration.BINS)  # label - score, by bin
-GRADIENT: Final = slice(RESIDUALS.stop, RESIDUALS.stop + 2)
-CURVATURE: Final = slice(GRADIENT.stop, GRADIENT.stop + 3)
-ROWS: Final = CURVATURE.stop
+FIT: Final = slice(RESIDUALS.stop, RESIDUALS.stop + 9)  # calibration.fit_terms
+ROWS: Final = FIT.stop
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def features(
         rows[SQUARED] = (scores - truth) ** 2
         rows[RESIDUALS][calibration.bins(scores), np.arange(chosen.size)] = truth - scores
         if not np.isnan(fit.slope):
-            rows[GRADIENT], rows[CURVATURE] = calibration.newton_terms(
+            rows[FIT] = calibration.fit_terms(
                 truth, column.logits[chosen], fit.slope, fit.intercept
             )
     return result
@@ -84,9 +83,9 @@ def ece(rows: Floats, images: Floats) -> Floats:
 
 
 def recalibrated(rows: Floats, fit: calibration.Recalibration) -> tuple[Floats, Floats]:
-    """Slope and intercept [r] by one Newton step from the full fit, from sums [ROWS, r]."""
+    """Slope and intercept [r] by a step from the full fit, from sums [ROWS, r]."""
     if np.isnan(fit.slope):
         nothing = np.full(rows.shape[1], np.nan)
         return nothing, nothing
-    slope, intercept = calibration.one_step(rows[GRADIENT], rows[CURVATURE])
+    slope, intercept = calibration.refit(rows[FIT])
     return fit.slope + slope, fit.intercept + intercept
