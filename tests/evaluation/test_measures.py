@@ -141,6 +141,7 @@ def resampled(measured: Measured, resamples: int, seed: int) -> list[np.ndarray]
 
 @pytest.mark.parametrize("shape", ["ties", "distinct"])
 def test_recalibration_of_a_resample_is_near_the_refit(shape: str) -> None:
+    """A single Newton step is off by half a standard deviation in the tail."""
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 800)
     logits = 0.5 + 2.0 * (labels - 0.5) + generator.normal(size=800)
@@ -148,7 +149,8 @@ def test_recalibration_of_a_resample_is_near_the_refit(shape: str) -> None:
     sex = generator.choice(["F", "M"], 800)
     model = Column(name="a", scores=scores)
     measured = measure([model], labels, np.arange(800), {"sex": sex}, resamples=20, seed=3)
-    for attribute, group, chosen in ((None, None, sex != ""), ("sex", "F", sex == "F")):
+    parts = ((None, None, sex != "", 0.06), ("sex", "F", sex == "F", 0.25))
+    for attribute, group, chosen, error in parts:
         slope = measured.quantity("calibration_slope", attribute, group)
         intercept = measured.quantity("calibration_intercept", attribute, group)
         fit = recalibrate(labels[chosen], scores[chosen])
@@ -160,7 +162,7 @@ def test_recalibration_of_a_resample_is_near_the_refit(shape: str) -> None:
             refits.append(recalibrate(labels[rows], scores[rows]).slope)
         moved = np.std(refits)
         assert moved > 0.05
-        assert slope.samples[:, 0] == pytest.approx(np.array(refits), abs=0.1 * moved)
+        assert slope.samples[:, 0] == pytest.approx(np.array(refits), abs=error * moved)
 
 
 def test_influence_is_the_derivative_by_a_patients_weight() -> None:
