@@ -13,7 +13,15 @@ from scipy.stats import norm
 from fedmed.errors import UserError
 from fedmed.evaluation import correlations, fairness
 from fedmed.evaluation.delong import covariances, delong
-from fedmed.evaluation.estimates import difference, estimate, p_value
+from fedmed.evaluation.estimates import (
+    difference,
+    estimate,
+    estimate_change,
+    estimate_gap,
+    p_change,
+    p_value,
+)
+from fedmed.evaluation.gaps import Gap
 from fedmed.evaluation.intervals import LEVEL, detectable, holm, standard_error
 from fedmed.evaluation.measures import RESAMPLES, SEED
 from fedmed.evaluation.pairing import Paired, Tables, pair
@@ -42,6 +50,12 @@ class Item:
     group: str | None
     name: str
     quantity: Quantity
+    gap: Gap | None = None
+
+    @property
+    def largest(self) -> bool:
+        """Whether it is a largest difference, whose resamples are biased."""
+        return self.gap is not None and len(self.gap.contrasts) > 0
 
     @property
     def headline(self) -> bool:
@@ -117,8 +131,15 @@ def _items(panel: Panel) -> Iterator[Item]:
                     name=name,
                     quantity=quantity,
                 )
-        for name, quantity in panel.gaps(attribute).items():
-            yield Item(kind="gap", attribute=attribute, group=None, name=name, quantity=quantity)
+        for name, gap in panel.gaps(attribute).items():
+            yield Item(
+                kind="gap",
+                attribute=attribute,
+                group=None,
+                name=name,
+                quantity=gap.quantity,
+                gap=gap,
+            )
 
 
 def _arm(
@@ -148,7 +169,11 @@ def _arm(
         if item.attribute is not None:
             of = groups if item.kind == "group" else gaps
             place = of[item.attribute] if item.group is None else of[item.attribute][item.group]
-        place[item.name] = estimate(item.quantity.select(names))
+        place[item.name] = (
+            estimate(item.quantity.select(names))
+            if item.gap is None
+            else estimate_gap(item.gap.select(names))
+        )
     result = {"seeds": list(runs), "metrics": metrics, "groups": groups, "gaps": gaps}
     if len(by_target) > 1:
         result["targets"] = {
@@ -175,7 +200,7 @@ def _differences(
             listed = ", ".join(str(seed) for seed in common)
             notes.append(f"differences of {arm} and {baseline} are over common seeds ({listed})")
         for item in items:
-            mean, told, (value, base) = difference(item.quantity, dict(runs), dict(theirs))
+            change, (value, base) = difference(item.quantity, runs, theirs)
             found.append(
                 {
                     "arm": arm,
@@ -186,12 +211,12 @@ def _differences(
                     "quantity": item.name,
                     "baseline_value": base,
                     "value": value,
-                    "difference": told,
-                    "p": p_value(mean),
+                    "difference": estimate_change(change) if item.largest else estimate(change),
+                    "p": p_change(change) if item.largest else p_value(change),
                     "p_holm": None,
                     "delong_p": None,
                     "headline": item.headline,
-                    "minimum_detectable": detectable(standard_error(mean)),
+                    "minimum_detectable": detectable(standard_error(change.mean())),
                 }
             )
             if item.kind == "metric" and item.name == "auroc" and len(by_target) == 1:

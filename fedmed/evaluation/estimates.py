@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from scipy.stats import t
 
-from fedmed.evaluation.intervals import combined, interval, over_seeds
+from fedmed.evaluation.gaps import Gap, limits
+from fedmed.evaluation.intervals import LEVEL, interval, over_seeds, standard_error
 from fedmed.evaluation.quantity import Quantity
 from fedmed.evaluation.rows import number
 
@@ -22,29 +25,72 @@ def estimate(quantity: Quantity) -> Json:
     `low` and `high`: the test patients' luck for these very models. `training_*`: Student t over
     seeds. `both_*`: the two together. The last two are None for one seed.
     """
+    found = interval(quantity.mean())
+    return _told(quantity, found.low, found.high)
+
+
+def estimate_gap(gap: Gap) -> Json:
+    """:func:`estimate` of a gap: its interval is that of the differences it is the largest of."""
+    if not gap.contrasts:
+        return estimate(gap.quantity)
+    return _told(gap.quantity, *(limits(gap) or (None, None)))
+
+
+def estimate_change(quantity: Quantity) -> Json:
+    """:func:`estimate` of a difference of two gaps: normal, with the influence of the extremes.
+
+    Resamples of a largest difference are biased, by how much depends on the gap, and so differs
+    between the two; the influence values are those of the groups which are extreme.
+    """
     mean = quantity.mean()
-    value = number(mean)
-    drawn = interval(mean)
+    value, error = number(mean), standard_error(mean)
+    if value is None or error is None or not mean.samples.size:
+        return _told(quantity, None, None)
+    half = float(ndtri(0.5 + LEVEL / 2.0)) * error
+    return _told(quantity, value - half, value + half)
+
+
+def _told(quantity: Quantity, low: float | None, high: float | None) -> Json:
+    value = number(quantity.mean())
     seeds = len(quantity.columns)
-    spread = over_seeds(quantity.values) if seeds > 1 and value is not None else None
-    both = combined(quantity) if spread is not None else None
+    spread = over_seeds(quantity.values) if value is not None else None
+    both = None
+    if value is not None and spread is not None and low is not None and high is not None:
+        training = spread.sd**2 / seeds
+        both = (
+            value - _reach(value - low, training, seeds),
+            value + _reach(high - value, training, seeds),
+        )
     return {
         "value": value,
-        "low": drawn.low,
-        "high": drawn.high,
+        "low": low,
+        "high": high,
         "training_sd": None if spread is None else spread.sd,
         "training_low": None if spread is None else spread.low,
         "training_high": None if spread is None else spread.high,
-        "both_low": None if both is None else both.low,
-        "both_high": None if both is None else both.high,
+        "both_low": None if both is None else both[0],
+        "both_high": None if both is None else both[1],
         "seeds": seeds,
     }
 
 
+def _reach(distance: float, training: float, seeds: int) -> float:
+    """A limit's distance with the variance of the mean of seeds added.
+
+    As :func:`intervals.combined`: Student's t with the degrees of freedom of Satterthwaite (1946),
+    those of test sampling being infinite.
+    """
+    variance = (max(0.0, distance) / float(ndtri(0.5 + LEVEL / 2.0))) ** 2 + training
+    if training == 0.0:
+        return max(0.0, distance)
+    freedom = (seeds - 1) * (variance / training) ** 2
+    return float(t.ppf(0.5 + LEVEL / 2.0, freedom)) * math.sqrt(variance)
+
+
 def difference(
-    quantity: Quantity, arm: dict[int, str], baseline: dict[int, str]
-) -> tuple[Quantity, Json, list[float | None]]:
-    """An arm minus the baseline: the mean difference, its estimate, and both sides' values.
+    quantity: Quantity, arm: Mapping[int, str], baseline: Mapping[int, str]
+) -> tuple[Quantity, list[float | None]]:
+    """An arm minus the baseline, per common seed, and the mean values of both sides.
 
     Seeds that both have are paired. Without a common seed the means are subtracted, and what
     training moves is not known.
@@ -56,14 +102,21 @@ def difference(
     else:
         ours = quantity.select(list(arm.values())).mean()
         theirs = quantity.select(list(baseline.values())).mean()
-    change = ours - theirs
-    sides = [number(side.mean()) for side in (ours, theirs)]
-    return change.mean(), estimate(change), sides
+    return ours - theirs, [number(side.mean()) for side in (ours, theirs)]
 
 
 def mean_value(quantity: Quantity, names: list[str]) -> float:
     """The mean of some columns, NaN where one is not defined."""
     return float(np.mean(quantity.select(names).values))
+
+
+def p_change(quantity: Quantity) -> float | None:
+    """Two-sided p-value of "the two gaps are the same size", of :func:`estimate_change`."""
+    mean = quantity.mean()
+    value, error = number(mean), standard_error(mean)
+    if value is None or not error or not mean.samples.size:
+        return None
+    return 2.0 * float(ndtr(-abs(value) / error))
 
 
 def p_value(quantity: Quantity) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.evaluation import groups
+from fedmed.evaluation.gaps import Gap
 from fedmed.evaluation.measures import Measured, Quantity, largest, spread
 
 MINIMUM: Final = 10  # positives and negatives below which a group gets no numbers
@@ -79,7 +81,7 @@ def compared(found: Sequence[Count]) -> list[str]:
     return [count.group for count in found if count.note is None and count.group != groups.UNKNOWN]
 
 
-def gap_quantities(measured: Measured, attribute: str, names: Sequence[str]) -> dict[str, Quantity]:
+def gap_quantities(measured: Measured, attribute: str, names: Sequence[str]) -> dict[str, Gap]:
     """Gaps between the named groups under every column, by the names of GAPS.
 
     `statistical_parity_difference` (largest minus smallest selection rate) and
@@ -92,17 +94,22 @@ def gap_quantities(measured: Measured, attribute: str, names: Sequence[str]) -> 
     """
     if len(names) < 2:
         return {}
-    found = {
-        key: spread([measured.quantity(metric, attribute, name) for name in names])
-        for key, metric in RANGES.items()
-    }
-    found["equalised_odds_difference"] = largest([found["tpr_gap"], found["fpr_gap"]])
+    found = {}
+    for key, metric in RANGES.items():
+        each = [measured.quantity(metric, attribute, name) for name in names]
+        found[key] = Gap(spread(each), (tuple(one - two for one, two in combinations(each, 2)),))
+    odds = [found["tpr_gap"], found["fpr_gap"]]
+    found["equalised_odds_difference"] = Gap(
+        largest([gap.quantity for gap in odds]),
+        (tuple(pair for gap in odds for pair in gap.contrasts[0]),),
+    )
     signed = accuracy_gaps(measured, attribute, names)
     if attribute not in PAIRS:
         sizes = [side for gap in signed.values() for side in (gap, (gap - gap) - gap)]
-        found["accuracy_gap"] = largest(sizes)
+        found["accuracy_gap"] = Gap(largest(sizes), (tuple(signed.values()),))
     elif signed:
-        (found["accuracy_gap"],) = signed.values()
+        (gap,) = signed.values()
+        found["accuracy_gap"] = Gap(gap)
     return found
 
 

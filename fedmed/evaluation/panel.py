@@ -16,6 +16,7 @@ import pandas as pd
 
 from fedmed.evaluation import fairness, groups
 from fedmed.evaluation.fairness import Count
+from fedmed.evaluation.gaps import Gap
 from fedmed.evaluation.measures import Column, Measured, measure
 from fedmed.evaluation.quantity import Quantity, average
 from fedmed.evaluation.resampling import clusters
@@ -36,7 +37,7 @@ class Panel(Protocol):
     def against_others(self, metric: str, attribute: str, group: str) -> Quantity:
         """A group's metric minus that of all others."""
 
-    def gaps(self, attribute: str) -> dict[str, Quantity]:
+    def gaps(self, attribute: str) -> dict[str, Gap]:
         """Gaps between the compared groups, as `fairness.gap_quantities` names them."""
 
     def accuracy_gaps(self, attribute: str) -> dict[str, Quantity]:
@@ -62,7 +63,7 @@ class SinglePanel:
         """A group's metric minus that of all others."""
         return fairness.against_others(self.measured, metric, attribute, group)
 
-    def gaps(self, attribute: str) -> dict[str, Quantity]:
+    def gaps(self, attribute: str) -> dict[str, Gap]:
         """Gaps between the compared groups."""
         names = fairness.compared(self.counts[attribute])
         return fairness.gap_quantities(self.measured, attribute, names)
@@ -103,13 +104,23 @@ class MacroPanel:
             [p.against_others(metric, attribute, group) for p in self.targets.values()]
         )
 
-    def gaps(self, attribute: str) -> dict[str, Quantity]:
+    def gaps(self, attribute: str) -> dict[str, Gap]:
         """The mean gap over the targets that have it."""
-        return self._means([panel.gaps(attribute) for panel in self.targets.values()])
+        each = [panel.gaps(attribute) for panel in self.targets.values()]
+        means = self._means([{key: gap.quantity for key, gap in found.items()} for found in each])
+        return {
+            key: Gap(mean, self._contrasts([found[key] for found in each if key in found]))
+            for key, mean in means.items()
+        }
 
     def accuracy_gaps(self, attribute: str) -> dict[str, Quantity]:
         """The mean signed accuracy gap over the targets that have it."""
         return self._means([panel.accuracy_gaps(attribute) for panel in self.targets.values()])
+
+    def _contrasts(self, gaps: Sequence[Gap]) -> tuple[tuple[Quantity, ...], ...]:
+        if self.paired:
+            return tuple(contrasts for gap in gaps for contrasts in gap.contrasts)
+        return ()
 
     def _means(self, each: Sequence[Mapping[str, Quantity]]) -> dict[str, Quantity]:
         keys = list(dict.fromkeys(key for found in each for key in found))

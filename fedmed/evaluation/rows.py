@@ -6,7 +6,8 @@ import math
 from typing import Any, Final
 
 from fedmed.evaluation import fairness
-from fedmed.evaluation.fairness import GAPS, Count
+from fedmed.evaluation.fairness import GAPS, PAIRS, Count
+from fedmed.evaluation.gaps import Gap, limits, limits_of_one
 from fedmed.evaluation.intervals import detectable, interval, standard_error
 from fedmed.evaluation.measures import Quantity
 from fedmed.evaluation.panel import Panel
@@ -45,7 +46,7 @@ def gap_row(panel: Panel, attribute: str) -> Row:
     """Gaps between the groups of an attribute with intervals, and the group that fares worst.
 
     `accuracy_gap` keeps its sign: of another attribute than sex it is that of the group
-    `accuracy_gap_group` where it is largest in size. Its interval is of that group's gap.
+    `accuracy_gap_group` where it is largest in size, and its interval allows for that choice.
     """
     counts = panel.counts[attribute]
     names = fairness.compared(counts)
@@ -54,17 +55,19 @@ def gap_row(panel: Panel, attribute: str) -> Row:
     by_group = {name: number(gap) for name, gap in signed.items()}
     known = {name: value for name, value in by_group.items() if value is not None}
     largest = max(known, key=lambda name: abs(known[name]), default=None)
-    if largest is not None:
-        gaps["accuracy_gap"] = signed[largest]
-    else:
-        gaps.pop("accuracy_gap", None)
+    intervals = {name: _gap_bounds(gaps[name]) if name in gaps else None for name in GAPS}
+    if largest is not None and attribute not in PAIRS:
+        intervals["accuracy_gap"] = _listed(
+            limits_of_one(list(signed.values()), list(signed).index(largest))
+        )
     auroc = {name: number(panel.quantity("auroc", attribute, name)) for name in names}
     fnr = {name: number(panel.quantity("fnr", attribute, name)) for name in names}
     weakest = min(_known(auroc), key=_known(auroc).__getitem__, default=None)
     missed = max(_known(fnr), key=_known(fnr).__getitem__, default=None)
     sizes = {count.group: float(count.n) for count in counts}
     return {
-        **{name: number(gaps[name]) if name in gaps else None for name in GAPS},
+        **{name: number(gaps[name].quantity) if name in gaps else None for name in GAPS},
+        "accuracy_gap": None if largest is None else known[largest],
         "accuracy_gap_group": largest,
         "accuracy_gaps": known,
         "worst_auroc": None if weakest is None else auroc[weakest],
@@ -74,7 +77,7 @@ def gap_row(panel: Panel, attribute: str) -> Row:
         "pearson_size_auroc": fairness.pearson(
             [sizes[name] for name in _known(auroc)], list(_known(auroc).values())
         ),
-        "intervals": {name: bounds(gaps[name]) if name in gaps else None for name in GAPS},
+        "intervals": intervals,
         "notes": fairness.left_out(counts),
     }
 
@@ -128,6 +131,16 @@ def _row(panel: Panel, attribute: str, count: Count, several: bool) -> Row:
             for name in DETECTABLE
         }
     return row
+
+
+def _gap_bounds(gap: Gap) -> list[float] | None:
+    if not gap.contrasts:
+        return bounds(gap.quantity)
+    return _listed(limits(gap))
+
+
+def _listed(found: tuple[float, float] | None) -> list[float] | None:
+    return None if found is None else list(found)
 
 
 def _known(values: dict[str, float | None]) -> dict[str, float]:

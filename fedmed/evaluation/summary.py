@@ -142,6 +142,7 @@ def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Js
         "intervals": intervals,
         "resampling": {
             "method": "bca",
+            "gaps": "simultaneous",
             "resamples": resamples,
             "level": LEVEL,
             "unit": "patient",

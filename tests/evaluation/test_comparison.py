@@ -39,12 +39,12 @@ def row(found: dict[str, Any], quantity: str, **keys: Any) -> dict[str, Any]:
     )
 
 
-def tested(table: pd.DataFrame) -> pd.DataFrame:
+def held_out(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["split"] == "test"]
 
 
 def auc(table: pd.DataFrame) -> float:
-    test = tested(table)
+    test = held_out(table)
     return float(roc_auc_score(test["label"], test["score"]))
 
 
@@ -65,7 +65,7 @@ def test_values_are_means_over_seeds_and_differences_are_arm_minus_baseline() ->
     assert change["difference"]["high"] < 0
     assert change["difference"]["both_low"] <= change["difference"]["low"]
     assert (found["images"], found["patients"]) == (300, 300)
-    assert found["positives"] == int(tested(BASE)["label"].sum())
+    assert found["positives"] == int(held_out(BASE)["label"].sum())
 
 
 def test_tables_may_be_in_any_order_and_pair_by_image() -> None:
@@ -102,7 +102,7 @@ def test_every_run_keeps_the_threshold_of_its_own_validation_rows() -> None:
     tables["arm-1"][0]["score"] **= 3  # another scale: a shared threshold would call few positive
     found = run(tables)
     table = tables["arm-1"][0]
-    val, test = table[table["split"] == "val"], tested(table)
+    val, test = table[table["split"] == "val"], held_out(table)
     at = rates(test["label"], test["score"], youden_threshold(val["label"], val["score"]))
     told = found["by_arm"]["arm-1"]["metrics"]
     assert told["sensitivity"]["value"] == pytest.approx(at.sensitivity)
@@ -170,7 +170,7 @@ def test_p_and_interval_agree() -> None:
 def test_delongs_test_is_that_of_two_models() -> None:
     tables = arms(1.5, 1.2, seeds=1)
     change = row(run(tables, resamples=2000), "auroc", kind="metric")
-    ours, theirs = (tested(tables[f"arm-{n}"][0]).sort_values("image") for n in (1, 0))
+    ours, theirs = (held_out(tables[f"arm-{n}"][0]).sort_values("image") for n in (1, 0))
     expected = paired(ours["label"].to_numpy(), ours["score"], theirs["score"])
     assert not isinstance(expected, str)
     assert change["delong_p"] == pytest.approx(expected.p, rel=1e-9)
@@ -311,7 +311,7 @@ def test_targets_are_averaged_and_harder_ones_correlate_with_what_is_lost() -> N
     difficulty = by_name["label difficulty vs AUROC loss"]
     assert difficulty["r"] == pytest.approx(np.corrcoef(each["arm-0"], lost)[0, 1])
     assert [label for _, _, label in difficulty["points"]] == ["t0", "t1", "t2"]
-    test = tested(plain)
+    test = held_out(plain)
     positives = test.groupby("target")["label"].sum()
     assert by_name["positives vs AUROC loss"]["r"] == pytest.approx(
         np.corrcoef(positives, lost)[0, 1]

@@ -159,6 +159,7 @@ def test_every_number_of_the_whole_has_an_interval_that_holds_it() -> None:
     assert found["auroc_interval"] == found["intervals"]["auroc"]
     assert found["resampling"] == {
         "method": "bca",
+        "gaps": "simultaneous",
         "resamples": 2000,
         "level": 0.95,
         "unit": "patient",
