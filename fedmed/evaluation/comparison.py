@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -21,48 +20,13 @@ from fedmed.evaluation.estimates import (
     p_change,
     p_value,
 )
-from fedmed.evaluation.gaps import Gap
 from fedmed.evaluation.intervals import LEVEL, detectable, holm, standard_error
+from fedmed.evaluation.items import GROUP_METRICS, Item, items
 from fedmed.evaluation.measures import RESAMPLES, SEED
 from fedmed.evaluation.pairing import Paired, Tables, pair
 from fedmed.evaluation.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
-from fedmed.evaluation.quantity import Quantity
 
-METRICS: Final = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "ece", "brier")
-GROUP_METRICS: Final = ("auroc", "fnr", "fpr", "accuracy")
-HEADLINE_ATTRIBUTES: Final = ("sex", "age")
-HEADLINE_GAPS: Final = (
-    "auroc_gap",
-    "fnr_gap",
-    "statistical_parity_difference",
-    "equalised_odds_difference",
-    "accuracy_gap",
-)
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One quantity of every run: a metric, a group's metric, or a gap."""
-
-    kind: str
-    attribute: str | None
-    group: str | None
-    name: str
-    quantity: Quantity
-    gap: Gap | None = None
-
-    @property
-    def largest(self) -> bool:
-        """Whether it is a largest difference, whose resamples are biased."""
-        return self.gap is not None and len(self.gap.contrasts) > 0
-
-    @property
-    def headline(self) -> bool:
-        """Whether its difference is one of the family that p-values are adjusted over."""
-        if self.kind == "gap":
-            return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE_GAPS
-        return self.kind == "metric" and self.name == "auroc"
 
 
 def compare(
@@ -90,9 +54,22 @@ def compare(
     panel: Panel = first
     if len(by_target) > 1:
         panel = MacroPanel(by_target, paired_targets(paired.tests))
-    items = list(_items(panel))
-    by_arm = {arm: _arm(panel, items, runs, by_target) for arm, runs in paired.runs.items()}
-    found, notes = _differences(items, paired, baseline, by_target)
+    by_arm = {arm: _empty(panel, list(runs)) for arm, runs in paired.runs.items()}
+    found: list[Json] = []
+    for item in items(panel):  # one at a time: their resamples are large
+        for arm, runs in paired.runs.items():
+            _place(by_arm[arm], item, list(runs.values()))
+            if arm != baseline:
+                found.append(_change(item, arm, paired, baseline))
+    found.sort(key=lambda row: list(by_arm).index(row["arm"]))
+    headline = [row for row in found if row["headline"]]
+    for row, adjusted in zip(headline, holm([row["p"] for row in headline]), strict=True):
+        row["p_holm"] = adjusted
+    notes = [*paired.notes, *_common_seeds(paired, baseline)]
+    if len(by_target) == 1:
+        notes += _put_delong(found, paired, baseline, first)
+    else:
+        _put_targets(by_arm, paired, by_target)
     epsilon = correlations.epsilon_and_gap(by_arm, epsilons, units or {})
     return {
         "baseline": baseline,
@@ -108,127 +85,105 @@ def compare(
         "differences": found,
         "family": {
             "method": "Holm",
-            "size": sum(row["headline"] and row["p"] is not None for row in found),
+            "size": sum(row["p"] is not None for row in headline),
             "members": "the headline differences",
         },
         "correlations": [*correlations.by_target(by_target, paired.runs, baseline), *epsilon],
-        "notes": [*paired.notes, *notes, *_left_out(panel)],
+        "notes": [*notes, *_left_out(panel)],
     }
 
 
-def _items(panel: Panel) -> Iterator[Item]:
-    for name in METRICS:
-        quantity = panel.quantity(name)
-        yield Item(kind="metric", attribute=None, group=None, name=name, quantity=quantity)
-    for attribute, counts in panel.counts.items():
-        for count in counts:
-            for name in GROUP_METRICS if count.note is None else ():
-                quantity = panel.quantity(name, attribute, count.group)
-                yield Item(
-                    kind="group",
-                    attribute=attribute,
-                    group=count.group,
-                    name=name,
-                    quantity=quantity,
-                )
-        for name, gap in panel.gaps(attribute).items():
-            yield Item(
-                kind="gap",
-                attribute=attribute,
-                group=None,
-                name=name,
-                quantity=gap.quantity,
-                gap=gap,
-            )
-
-
-def _arm(
-    panel: Panel,
-    items: list[Item],
-    runs: Mapping[int, str],
-    by_target: Mapping[str, SinglePanel],
-) -> Json:
-    names = list(runs.values())
-    groups: Json = {
-        attribute: {
-            count.group: {
-                "n": count.n,
-                "positives": count.positives,
-                "negatives": count.negatives,
-                "note": count.note,
-                **dict.fromkeys(GROUP_METRICS),
+def _empty(panel: Panel, seeds: list[int]) -> Json:
+    """An arm before anything is estimated: its counts."""
+    return {
+        "seeds": seeds,
+        "metrics": {},
+        "groups": {
+            attribute: {
+                count.group: {
+                    "n": count.n,
+                    "positives": count.positives,
+                    "negatives": count.negatives,
+                    "note": count.note,
+                    **dict.fromkeys(GROUP_METRICS),
+                }
+                for count in counts
             }
-            for count in counts
-        }
-        for attribute, counts in panel.counts.items()
+            for attribute, counts in panel.counts.items()
+        },
+        "gaps": {attribute: dict.fromkeys(fairness.GAPS) for attribute in panel.counts},
     }
-    gaps: Json = {attribute: dict.fromkeys(fairness.GAPS) for attribute in panel.counts}
-    metrics: Json = {}
-    for item in items:
-        place = metrics
-        if item.attribute is not None:
-            of = groups if item.kind == "group" else gaps
-            place = of[item.attribute] if item.group is None else of[item.attribute][item.group]
-        place[item.name] = (
-            estimate(item.quantity.select(names))
-            if item.gap is None
-            else estimate_gap(item.gap.select(names))
-        )
-    result = {"seeds": list(runs), "metrics": metrics, "groups": groups, "gaps": gaps}
-    if len(by_target) > 1:
-        result["targets"] = {
-            target: {"auroc": estimate(single.quantity("auroc").select(names))}
-            for target, single in by_target.items()
-        }
-    return result
 
 
-def _differences(
-    items: list[Item], paired: Paired, baseline: str, by_target: Mapping[str, SinglePanel]
-) -> tuple[list[Json], list[str]]:
-    """Every item of every arm minus the baseline's, p-values adjusted over the headline ones."""
+def _place(told: Json, item: Item, names: list[str]) -> None:
+    """Put an arm's estimate of an item where it belongs."""
+    place: Json = told["metrics"]
+    if item.attribute is not None and item.group is not None:
+        place = told["groups"][item.attribute][item.group]
+    elif item.attribute is not None:
+        place = told["gaps"][item.attribute]
+    if item.gap is None:
+        place[item.name] = estimate(item.quantity.select(names))
+    else:
+        place[item.name] = estimate_gap(item.gap.select(names))
+
+
+def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
+    """An item of an arm minus the baseline's; what needs the other differences comes later."""
+    change, (value, base) = difference(item.quantity, paired.runs[arm], paired.runs[baseline])
+    return {
+        "arm": arm,
+        "baseline": baseline,
+        "kind": item.kind,
+        "attribute": item.attribute,
+        "group": item.group,
+        "quantity": item.name,
+        "baseline_value": base,
+        "value": value,
+        "difference": estimate_change(change) if item.largest else estimate(change),
+        "p": p_change(change) if item.largest else p_value(change),
+        "p_holm": None,
+        "delong_p": None,
+        "headline": item.headline,
+        "minimum_detectable": detectable(standard_error(change.mean())),
+    }
+
+
+def _common_seeds(paired: Paired, baseline: str) -> list[str]:
+    """Notes on arms that do not have the baseline's seeds."""
     theirs = paired.runs[baseline]
-    found: list[Json] = []
-    notes: list[str] = []
+    notes = []
     for arm, runs in paired.runs.items():
-        if arm == baseline:
-            continue
         common = [seed for seed in runs if seed in theirs]
         if not common:
             notes.append(f"{arm} and {baseline} have no seed in common: means are subtracted")
         elif set(runs) != set(theirs):
             listed = ", ".join(str(seed) for seed in common)
             notes.append(f"differences of {arm} and {baseline} are over common seeds ({listed})")
-        for item in items:
-            change, (value, base) = difference(item.quantity, runs, theirs)
-            found.append(
-                {
-                    "arm": arm,
-                    "baseline": baseline,
-                    "kind": item.kind,
-                    "attribute": item.attribute,
-                    "group": item.group,
-                    "quantity": item.name,
-                    "baseline_value": base,
-                    "value": value,
-                    "difference": estimate_change(change) if item.largest else estimate(change),
-                    "p": p_change(change) if item.largest else p_value(change),
-                    "p_holm": None,
-                    "delong_p": None,
-                    "headline": item.headline,
-                    "minimum_detectable": detectable(standard_error(change.mean())),
-                }
-            )
-            if item.kind == "metric" and item.name == "auroc" and len(by_target) == 1:
-                tested = _delong(paired, runs, theirs, next(iter(by_target.values())))
-                if isinstance(tested, str):
-                    notes.append(f"no DeLong test: {tested}")
-                else:
-                    found[-1]["delong_p"] = tested
-    headline = [row for row in found if row["headline"]]
-    for row, adjusted in zip(headline, holm([row["p"] for row in headline]), strict=True):
-        row["p_holm"] = adjusted
-    return found, list(dict.fromkeys(notes))
+    return notes
+
+
+def _put_targets(
+    by_arm: Mapping[str, Json], paired: Paired, by_target: Mapping[str, SinglePanel]
+) -> None:
+    for arm, runs in paired.runs.items():
+        by_arm[arm]["targets"] = {
+            target: {"auroc": estimate(single.quantity("auroc").select(list(runs.values())))}
+            for target, single in by_target.items()
+        }
+
+
+def _put_delong(found: list[Json], paired: Paired, baseline: str, panel: SinglePanel) -> list[str]:
+    """Put DeLong's p-values beside the differences of AUROC; returns why there are none."""
+    notes = []
+    for row in found:
+        if row["kind"] == "metric" and row["quantity"] == "auroc":
+            tested = _delong(paired, paired.runs[row["arm"]], paired.runs[baseline], panel)
+            if isinstance(tested, str):
+                notes.append(f"no DeLong test: {tested}")
+            else:
+                row["delong_p"] = tested
+    return list(dict.fromkeys(notes))
 
 
 def _delong(

@@ -8,10 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 from scipy.special import ndtr, ndtri
-from scipy.stats import t
 
 from fedmed.evaluation.gaps import Gap, limits
-from fedmed.evaluation.intervals import LEVEL, interval, over_seeds, standard_error
+from fedmed.evaluation.intervals import (
+    LEVEL,
+    both_sources,
+    interval,
+    over_seeds,
+    standard_error,
+)
 from fedmed.evaluation.quantity import Quantity
 from fedmed.evaluation.rows import number
 
@@ -52,15 +57,10 @@ def estimate_change(quantity: Quantity) -> Json:
 
 def _told(quantity: Quantity, low: float | None, high: float | None) -> Json:
     value = number(quantity.mean())
-    seeds = len(quantity.columns)
     spread = over_seeds(quantity.values) if value is not None else None
     both = None
-    if value is not None and spread is not None and low is not None and high is not None:
-        training = spread.sd**2 / seeds
-        both = (
-            value - _reach(value - low, training, seeds),
-            value + _reach(high - value, training, seeds),
-        )
+    if low is not None and high is not None:
+        both = both_sources(quantity, low, high)
     return {
         "value": value,
         "low": low,
@@ -70,21 +70,8 @@ def _told(quantity: Quantity, low: float | None, high: float | None) -> Json:
         "training_high": None if spread is None else spread.high,
         "both_low": None if both is None else both[0],
         "both_high": None if both is None else both[1],
-        "seeds": seeds,
+        "seeds": len(quantity.columns),
     }
-
-
-def _reach(distance: float, training: float, seeds: int) -> float:
-    """A limit's distance with the variance of the mean of seeds added.
-
-    As :func:`intervals.combined`: Student's t with the degrees of freedom of Satterthwaite (1946),
-    those of test sampling being infinite.
-    """
-    variance = (max(0.0, distance) / float(ndtri(0.5 + LEVEL / 2.0))) ** 2 + training
-    if training == 0.0:
-        return max(0.0, distance)
-    freedom = (seeds - 1) * (variance / training) ** 2
-    return float(t.ppf(0.5 + LEVEL / 2.0, freedom)) * math.sqrt(variance)
 
 
 def difference(

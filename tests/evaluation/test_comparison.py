@@ -8,9 +8,10 @@ from sklearn.metrics import roc_auc_score
 from support import refuses
 from support_tables import images, scored
 
-from fedmed.evaluation.comparison import HEADLINE_GAPS, compare
+from fedmed.evaluation.comparison import compare
 from fedmed.evaluation.delong import paired
 from fedmed.evaluation.discrimination import rates, youden_threshold
+from fedmed.evaluation.items import HEADLINE_GAPS
 
 BASE = images(400)
 Tables = dict[str, dict[int, pd.DataFrame]]

@@ -133,7 +133,7 @@ def resampled(measured: Measured, resamples: int, seed: int) -> list[np.ndarray]
     kept = np.zeros((resamples, measured.images))
 
     def keep(where: slice, weights: np.ndarray) -> None:
-        kept[where] = weights.T
+        kept[where] = weights[measured.design.patient].T
 
     measures.for_each_block(measured.design, resamples, seed, keep)
     return list(kept)

@@ -24,7 +24,7 @@ def test_weighted_areas_equal_scikit_learn(
     scores = np.round(generator.random(n), decimals)
     members = np.flatnonzero(generator.random(n) < 0.8)
     weights = generator.integers(0, 3, (n, 4)).astype(float)
-    found = Ranking(labels, scores, members).pairs(weights)
+    found = Ranking(labels, scores, members, np.arange(n)).pairs(weights)
     for index in range(4):
         drawn = weights[members, index]
         truth, values = labels[members][drawn > 0], scores[members][drawn > 0]
@@ -50,7 +50,7 @@ def test_losses_by_image_add_up_to_all_lost_pairs() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 200)
     scores = np.round(generator.random(200), 1)
-    ranking = Ranking(labels, scores, np.arange(200))
+    ranking = Ranking(labels, scores, np.arange(200), np.arange(200))
     weights = generator.integers(0, 3, (200, 5)).astype(float)
     of_positives, of_negatives = ranking.losses(weights)
     lost = ranking.pairs(weights).lost
