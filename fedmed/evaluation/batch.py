@@ -66,6 +66,7 @@ class Batch:
     def __init__(
         self,
         labels: Integers,
+        patient: Integers,
         columns: list[tallies.Scored],
         partitions: Sequence[Partition],
         *,
@@ -73,7 +74,8 @@ class Batch:
         precision: bool = True,
         tallied: bool = True,
     ) -> None:
-        self.labels, self.columns, self.partitions = labels, columns, partitions
+        self.columns, self.partitions = columns, partitions
+        self.rows = [[patient[chosen] for chosen in p.images] for p in partitions]
         self.precision, self.tallied = precision, tallied
         self.fits: list[list[list[Recalibration]]] = []  # by partition, group, column
         self.features: list[list[Floats]] = []
@@ -91,15 +93,16 @@ class Batch:
             )
         self.rankings = [
             [
-                [Ranking(labels, column.scores, chosen) for column in columns]
+                [Ranking(labels, column.scores, chosen, patient) for column in columns]
                 for chosen in partition.images
             ]
             for partition in (partitions if ranked else ())
         ]
-        self.comparisons = _comparisons(labels, columns, partitions) if ranked else []
+        self.comparisons = _comparisons(labels, patient, columns, partitions) if ranked else []
 
     def statistics(self, weights: Floats) -> list[Floats]:
-        """Per partition [STATISTICS, groups, columns, r] under each column of `weights` [n, r].
+        """Per partition [STATISTICS, groups, columns, r] by column of `weights`
+        [patients, r].
 
         NaN where a statistic is not defined or was not asked for.
         """
@@ -130,10 +133,10 @@ class Batch:
     def _tally(self, index: int, weights: Floats, result: Floats) -> None:
         partition = self.partitions[index]
         rows_of_all = []
-        for group, (chosen, features) in enumerate(
-            zip(partition.images, self.features[index], strict=True)
+        for group, (rows_of_group, features) in enumerate(
+            zip(self.rows[index], self.features[index], strict=True)
         ):
-            sums = features @ weights[chosen]
+            sums = features @ np.take(weights, rows_of_group, axis=0)
             rows = sums[tallies.SHARED :].reshape(len(self.columns), tallies.ROWS, -1)
             rows_of_all.append((sums[0], rows))
             result[ROW["images"], group] = sums[0]
@@ -168,8 +171,14 @@ class Comparison:
     both given back: one pass over the images instead of one per group.
     """
 
-    def __init__(self, labels: Integers, columns: list[tallies.Scored], known: Integers) -> None:
-        self.rankings = [Ranking(labels, column.scores, known) for column in columns]
+    def __init__(
+        self,
+        labels: Integers,
+        patient: Integers,
+        columns: list[tallies.Scored],
+        known: Integers,
+    ) -> None:
+        self.rankings = [Ranking(labels, column.scores, known, patient) for column in columns]
         self.images = labels.size
         self.members: list[tuple[int, Partition, list[tuple[Any, ...]]]] = []
 
@@ -213,13 +222,17 @@ class Comparison:
 
 
 def _comparisons(
-    labels: Integers, columns: list[tallies.Scored], partitions: Sequence[Partition]
+    labels: Integers,
+    patient: Integers,
+    columns: list[tallies.Scored],
+    partitions: Sequence[Partition],
 ) -> list[Comparison]:
     found: dict[bytes, Comparison] = {}
     for index, partition in enumerate(partitions):
         if len(partition.known) < 2 and len(partition.groups) < 2:
             continue  # there are no others
         known = partition.others(-1)
-        comparison = found.setdefault(known.tobytes(), Comparison(labels, columns, known))
-        comparison.add(index, partition)
+        if known.tobytes() not in found:
+            found[known.tobytes()] = Comparison(labels, patient, columns, known)
+        found[known.tobytes()].add(index, partition)
     return list(found.values())

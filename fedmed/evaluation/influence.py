@@ -23,7 +23,7 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
     """
     result = np.zeros(labels.size)
     if metric in ("auroc", "auprc"):
-        ranking = Ranking(labels, column.scores, chosen)
+        ranking = Ranking(labels, column.scores, chosen, np.arange(labels.size))
         if not ranking.defined:
             return np.full(labels.size, np.nan)
         images, values = (

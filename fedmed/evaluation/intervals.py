@@ -103,7 +103,7 @@ class Seeds:
 def over_seeds(values: npt.ArrayLike, *, level: float = LEVEL) -> Seeds | None:
     """Student-t interval of the mean of values [seeds]; None below two seeds or with a NaN.
 
-    The noise of training alone: the test images are the same under every seed.
+    The spread on these very test images, which are the same under every seed.
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.size < 2 or np.isnan(numbers).any():
@@ -116,33 +116,58 @@ def over_seeds(values: npt.ArrayLike, *, level: float = LEVEL) -> Seeds | None:
 def combined(quantity: Quantity, *, method: Method = "bca", level: float = LEVEL) -> Interval:
     """Interval of the mean over columns (seeds): luck of the test patients and of training.
 
-    The variance of the mean of k seeds is that of test sampling plus s^2 / k. Each side's test
-    sampling error is its distance in :func:`interval` over the normal quantile, so that the
-    asymmetry stays; the quantile is Student's t with the degrees of freedom of Satterthwaite
-    (1946), those of test sampling being infinite. None for one seed.
+    None for one seed. See :func:`both_sources`.
     """
-    seeds = over_seeds(quantity.values, level=level)
     sampling = interval(quantity.mean(), method=method, level=level)
-    if seeds is None or sampling.low is None or sampling.high is None:
-        note = sampling.note if seeds is not None else "one seed"
-        return Interval(low=None, high=None, method=sampling.method, note=note)
+    if sampling.low is None or sampling.high is None:
+        return sampling
+    both = both_sources(quantity, sampling.low, sampling.high, level=level)
+    low, high = both or (None, None)
+    note = sampling.note if both else "one seed"
+    return Interval(low=low, high=high, method=sampling.method, note=note)
+
+
+def both_sources(
+    quantity: Quantity, low: float, high: float, *, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Limits `low` and `high` of the mean over columns (seeds), with the luck of training added.
+
+    The limits given are those of test sampling; each keeps its own standard error, its distance
+    from the mean over the normal quantile, so that the asymmetry stays. To its square is added
+    :func:`training_variance` / k, and the quantile is Student's t with the degrees of freedom of
+    Satterthwaite (1946), those of test sampling being infinite. None below two seeds.
+    """
+    seeds, training = over_seeds(quantity.values, level=level), training_variance(quantity)
+    if seeds is None or training is None:
+        return None
     k = quantity.values.size
-    mean, training = float(quantity.values.mean()), seeds.sd**2 / k
+    mean = float(quantity.values.mean())
     normal = float(stats.norm.ppf(0.5 + level / 2.0))
 
     def reach(distance: float) -> float:
-        variance = (max(0.0, distance) / normal) ** 2 + training
-        if training == 0.0:
+        variance = (max(0.0, distance) / normal) ** 2 + training / k
+        if variance == 0.0 or seeds.sd == 0.0:
             return max(0.0, distance)
-        freedom = (k - 1) * (variance / training) ** 2
+        freedom = (k - 1) * (variance / (seeds.sd**2 / k)) ** 2
         return _t(freedom, level) * math.sqrt(variance)
 
-    return Interval(
-        low=mean - reach(mean - sampling.low),
-        high=mean + reach(sampling.high - mean),
-        method=sampling.method,
-        note=sampling.note,
-    )
+    return mean - reach(mean - low), mean + reach(high - mean)
+
+
+def training_variance(quantity: Quantity) -> float | None:
+    """Variance between trainings, from the variance over columns (seeds); None below two.
+
+    Models of different seeds err on different test images, so part of what tells them apart is test
+    sampling, which the interval of the mean holds already. That part, from the influence values,
+    is taken away (the mean squares of a two-way layout without replication); at least 0.
+    """
+    seeds = over_seeds(quantity.values)
+    if seeds is None:
+        return None
+    influence = quantity.influence
+    apart = influence - influence.mean(axis=1, keepdims=True)
+    of_images = float(np.sum(apart**2)) / (quantity.values.size - 1)
+    return max(0.0, seeds.sd**2 - of_images) if math.isfinite(of_images) else seeds.sd**2
 
 
 def standard_error(quantity: Quantity, *, column: int = 0) -> float | None:

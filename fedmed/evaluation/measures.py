@@ -196,6 +196,7 @@ def measure(
         chosen = slice(first, first + size)
         batch = Batch(
             truth,
+            design.patient,
             list(scored[chosen]),
             partitions,
             ranked=any(name in RANKED for name in metrics),
@@ -209,7 +210,7 @@ def measure(
             for store, found in zip(kept, batch.statistics(weights), strict=True):
                 store[:, :, chosen, where.start + 1 : where.stop + 1] = found
 
-        work(slice(-1, 0), np.ones((truth.size, 1)))
+        work(slice(-1, 0), np.ones((design.patients, 1)))
         for_each_block(design, resamples, seed, work, threads=threads)
     by_name = {partition.attribute: partition for partition in partitions}
     return Measured(

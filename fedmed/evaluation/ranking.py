@@ -35,13 +35,17 @@ class Pairs(NamedTuple):
 class Ranking:
     """Some of the images, ordered by falling score: what does not depend on the weights.
 
-    `labels` and `scores` are those of all images [n], `members` the positions of the chosen ones.
+    `labels` and `scores` are those of all images [n], `members` the positions of the chosen ones,
+    `patient` [n] the row of an image in tables of weights [patients, r].
     """
 
-    def __init__(self, labels: Integers, scores: Floats, members: Integers) -> None:
+    def __init__(
+        self, labels: Integers, scores: Floats, members: Integers, patient: Integers
+    ) -> None:
         positives, negatives = members[labels[members] == 1], members[labels[members] == 0]
         self.positives = positives[np.argsort(-scores[positives], kind="stable")]
         self.negatives = negatives[np.argsort(-scores[negatives], kind="stable")]
+        self.positive_rows, self.negative_rows = patient[self.positives], patient[self.negatives]
         ours, theirs = -scores[self.positives], -scores[self.negatives]  # both rising
         self.above = np.searchsorted(theirs, ours, "left")  # negatives scoring higher, per positive
         self.level = np.searchsorted(theirs, ours, "right")  # or as high
@@ -58,25 +62,27 @@ class Ranking:
         return bool(self.positives.size and self.negatives.size)
 
     def pairs(self, weights: Floats, *, precision: bool = True) -> Pairs:
-        """What AUROC and average precision are made of, under each column of `weights` [n, r].
+        """What AUROC and average precision are made of, by column of `weights` [patients, r].
 
         `precision` False leaves average precision out (NaN), which saves a third of the time.
         """
-        positive, negative = weights[self.positives], weights[self.negatives]
+        positive = np.take(weights, self.positive_rows, axis=0)
+        negative = np.take(weights, self.negative_rows, axis=0)
         false = cumulative(negative)
         lost = _weighted(positive, self._higher(false))
-        positives = positive.sum(axis=0)
+        positives, negatives = positive.sum(axis=0), false[-1].copy()
         if not (precision and self.defined):
             nothing = np.full(positives.shape, np.nan)
-            return Pairs(lost, positives, false[-1], nothing)
+            return Pairs(lost, positives, negatives, nothing)
         hits = cumulative(positive)
-        true = hits[self.through]
-        called = true + false[self.level]
+        true = np.take(hits, self.through, axis=0)
+        called = np.take(false, self.level, axis=0)
+        called += true
         np.maximum(called, np.finfo(np.float64).tiny, out=called)  # nothing drawn up to here: 0 / 0
         np.divide(true, called, out=called)
         average = ratio(_weighted(positive, called), positives)
-        average[false[-1] == 0] = np.nan
-        return Pairs(lost, positives, false[-1], average)
+        average[negatives == 0] = np.nan
+        return Pairs(lost, positives, negatives, average)
 
     def losses(self, weights: Floats) -> tuple[Floats, Floats]:
         """Weight of pairs in which the negative scores higher, ties one half, by image.
@@ -84,10 +90,15 @@ class Ranking:
         For each positive [p, r] over all negatives, and for each negative [m, r] over all
         positives, in the order of `positives` and `negatives`.
         """
-        positive, negative = weights[self.positives], weights[self.negatives]
+        positive = np.take(weights, self.positive_rows, axis=0)
+        negative = np.take(weights, self.negative_rows, axis=0)
         hits = cumulative(positive)
-        lower = hits[-1] - 0.5 * (hits[self.before] + hits[self.until])
-        return positive * self._higher(cumulative(negative)), negative * lower
+        lower = np.take(hits, self.before, axis=0)
+        lower += np.take(hits, self.until, axis=0)
+        lower *= -0.5
+        lower += hits[-1]
+        higher = self._higher(cumulative(negative))
+        return np.multiply(positive, higher, out=higher), np.multiply(negative, lower, out=lower)
 
     def auroc_derivative(self) -> tuple[Integers, Floats]:
         """Images and the derivatives of AUROC by their weights, all weights being one.
@@ -118,8 +129,11 @@ class Ranking:
 
     def _higher(self, false: Floats) -> Floats:
         """Weight of negatives scoring higher than each positive, ties one half [p, r]."""
-        higher: Floats = false[self.above]
-        return 0.5 * (higher + false[self.level]) if self.tied else higher
+        higher: Floats = np.take(false, self.above, axis=0)
+        if self.tied:
+            higher += np.take(false, self.level, axis=0)
+            higher *= 0.5
+        return higher
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

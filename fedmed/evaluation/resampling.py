@@ -81,8 +81,10 @@ class Design:
         shift = np.arange(resamples, dtype=np.int64)
         for members in self.strata:
             size = members.size
-            drawn = generator.integers(0, size, (size, resamples)) * resamples + shift
-            counted = np.bincount(drawn.ravel(), minlength=size * resamples)
+            drawn = generator.integers(0, size, (size, resamples), dtype=np.int32)
+            place = np.multiply(drawn, resamples, dtype=np.int64)
+            place += shift
+            counted = np.bincount(place.ravel(), minlength=size * resamples)
             result[members] = counted.reshape(size, resamples)
         return result
 
@@ -107,9 +109,9 @@ def for_each_block(
     *,
     threads: int | None = None,
 ) -> None:
-    """Call `work` with a slice of the resamples and their image weights [n, slice].
+    """Call `work` with a slice of the resamples and how often each patient is in them.
 
-    From several threads at once (None: one per core); numpy lets them run side by side.
+    The counts are [patients, slice]. From several threads at once (None: one per core).
     """
     size = max(FEWEST, min(MOST, CELLS // max(1, design.patient.size)))
     seeds = np.random.SeedSequence(seed).spawn(-(-resamples // size))
@@ -117,8 +119,7 @@ def for_each_block(
     def block(index: int) -> None:
         chosen = slice(index * size, min(resamples, (index + 1) * size))
         generator = np.random.default_rng(seeds[index])
-        counts = design.counts(chosen.stop - chosen.start, generator)
-        work(chosen, np.take(counts, design.patient, axis=0))
+        work(chosen, design.counts(chosen.stop - chosen.start, generator))
 
     cores = (os.cpu_count() or 1) if threads is None else threads
     with ThreadPoolExecutor(max(1, min(cores, len(seeds)))) as pool:
