@@ -25,9 +25,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+import fedmed
 from fedmed.evaluation.delong import DeLong, delong
-from fedmed.evaluation.intervals import Interval, combined, interval, p_value
-from fedmed.evaluation.measures import Column, Measured, Quantity, measure, spread
+from fedmed.evaluation.estimates import (
+    estimate,
+    estimate_change,
+    estimate_gap,
+    p_change,
+    p_value,
+)
+from fedmed.evaluation.fairness import gap_quantities
+from fedmed.evaluation.gaps import Gap
+from fedmed.evaluation.intervals import both_sources, interval
+from fedmed.evaluation.measures import Column, Measured, Quantity, measure
 
 RESULT = Path(__file__).parent / "results" / "coverage.json"
 Floats = npt.NDArray[np.float64]
@@ -36,6 +46,7 @@ PATIENTS = 240
 SEEDS = 5
 SEXES = ("F", "M")
 BANDS = ("0-29", "30-59", "60-69", "70-79")
+GROUPS = {"sex": SEXES, "age": BANDS}
 ONLY_NEGATIVE, ONLY_POSITIVE, BOTH = KINDS = (0.55, 0.25, 0.20)  # patients, by their images
 PATIENT_SHARE = 0.3  # of the variance of a score
 COMMON_SHARE = 0.5  # of the rest: common to arms and seeds
@@ -44,72 +55,61 @@ THRESHOLD = 0.9  # in standard deviations of the negatives
 EFFECT = {"plain": {"F": 1.7, "M": 1.9}, "dp": {"F": 1.2, "M": 1.7}}
 BAND_EFFECT = np.array([0.3, 0.1, 0.0, -0.4])
 METRICS = ("auroc", "fnr", "accuracy")
+NEEDED = (*METRICS, "sensitivity", "fpr", "selection_rate", "ece")
 LOW, HIGH = 0.93, 0.97  # accepted coverage of a 95 % interval
 
 
-def truth(luck: Mapping[str, Floats] | None) -> dict[str, float]:
+def truth(luck: Mapping[str, Floats] | None, prevalence: float) -> dict[str, float]:
     """True value of every quantity, the mean over seeds of what `luck` [seeds] adds to the effect.
 
     None: over all seeds there might be. Negatives are standard normal in every group; groups are of
-    equal size.
+    equal size. Resamples keep the number of patients with and without disease, so that accuracy is
+    that at the sample's own `prevalence`.
     """
-    values: dict[tuple[str, str, str], float] = {}  # arm, metric, group
+    arms: dict[str, dict[str, Floats]] = {}  # [sexes, bands, seeds] by arm and metric
+    variance = 0.0 if luck is not None else TRAINING_SD**2
     for arm, by_sex in EFFECT.items():
-        extra, variance = (0.0, TRAINING_SD**2) if luck is None else (luck[arm], 0.0)
         sexes = np.array([by_sex[sex] for sex in SEXES])
-        effect = sexes[:, None, None] + BAND_EFFECT[None, :, None] + np.atleast_1d(extra)
-        prevalence = ONLY_POSITIVE + BOTH / 2.0
+        extra = np.zeros(1) if luck is None else luck[arm]
+        effect = sexes[:, None, None] + BAND_EFFECT[None, :, None] + extra
         missed = norm.cdf((THRESHOLD - effect) / np.sqrt(1.0 + variance))
-        correct = prevalence * (1.0 - missed) + (1.0 - prevalence) * norm.cdf(THRESHOLD)
-        areas = norm.cdf(effect / np.sqrt(2.0 + variance))
-        for name, cells in zip(METRICS, (areas, missed, correct), strict=True):
-            mean = cells.mean(axis=2)
-            values[arm, name, ""] = float(mean.mean())
-            for index, sex in enumerate(SEXES):
-                values[arm, name, sex] = float(mean[index].mean())
-            for index, band in enumerate(BANDS):
-                values[arm, name, band] = float(mean[:, index].mean())
+        arms[arm] = {
+            "auroc": norm.cdf(effect / np.sqrt(2.0 + variance)),
+            "fnr": missed,
+            "accuracy": prevalence * (1.0 - missed) + (1.0 - prevalence) * norm.cdf(THRESHOLD),
+        }
     result = {}
     for name in METRICS:
-        gap, reach = {}, {}
-        for arm in EFFECT:
-            gap[arm] = values[arm, name, "F"] - values[arm, name, "M"]
-            bands = [values[arm, name, band] for band in BANDS]
-            reach[arm] = max(bands) - min(bands)
-        result[f"{name}"] = values["plain", name, ""]
-        result[f"{name} of a group"] = values["dp", name, "F"]
-        result[f"{name} gap"] = gap["dp"]
-        result[f"{name} change"] = values["dp", name, ""] - values["plain", name, ""]
-        result[f"{name} gap change"] = gap["dp"] - gap["plain"]
-        result[f"{name} range of four groups"] = reach["dp"]
-        result[f"{name} range change"] = reach["dp"] - reach["plain"]
-    return result
+        plain, dp = arms["plain"][name].mean(axis=2), arms["dp"][name].mean(axis=2)
+        result[name] = plain.mean()
+        result[f"{name} of a group"] = dp[0].mean()
+        result[f"{name} change"] = dp.mean() - plain.mean()
+        result[f"{name} of F minus M"] = dp[0].mean() - dp[1].mean()
+        result[f"{name} of F minus M, change"] = (dp[0] - dp[1]).mean() - (
+            plain[0] - plain[1]
+        ).mean()
+        for attribute, other in (("sex", 1), ("age", 0)):
+            gaps = {arm: _gap(cells[name].mean(axis=other), name, attribute)
+                    for arm, cells in arms.items()}  # fmt: skip
+            result[f"{name}_gap of {attribute}"] = gaps["dp"].mean()
+            result[f"{name}_gap of {attribute}, change"] = (gaps["dp"] - gaps["plain"]).mean()
+    return {name: float(value) for name, value in result.items()}
 
 
-def estimates(measured: Measured) -> dict[str, Quantity]:
-    """The same quantities measured, one column per seed."""
-    arms = {arm: [f"{arm}/{seed}" for seed in range(SEEDS)] for arm in EFFECT}
-    result = {}
-    for name in METRICS:
-        overall = measured.quantity(name)
-        gap = measured.quantity(name, "sex", "F") - measured.quantity(name, "sex", "M")
-        reach = spread([measured.quantity(name, "age", band) for band in BANDS])
-        result[f"{name}"] = overall.select(arms["plain"])
-        result[f"{name} of a group"] = measured.quantity(name, "sex", "F").select(arms["dp"])
-        result[f"{name} gap"] = gap.select(arms["dp"])
-        for kind, quantity in (
-            (" change", overall),
-            (" gap change", gap),
-            (" range change", reach),
-        ):
-            change = quantity.select(arms["dp"]) - quantity.select(arms["plain"])
-            result[f"{name}{kind}"] = change
-        result[f"{name} range of four groups"] = reach.select(arms["dp"])
-    return result
+def _gap(groups: Floats, name: str, attribute: str) -> Floats:
+    """Gap by seed [seeds] from true values [groups, seeds], as fairness.gap_quantities has it."""
+    if name != "accuracy":
+        return np.asarray(np.ptp(groups, axis=0))
+    if attribute == "sex":
+        return np.asarray(groups[0] - groups[1])
+    others = (groups.sum(axis=0) - groups) / (len(groups) - 1)
+    return np.asarray(np.abs(groups - others).max(axis=0))
 
 
-def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[str, str, bool]]:
-    """One test sample: (quantity, kind of interval or p-value, whether it held the true value)."""
+def sample(
+    generator: np.random.Generator, resamples: int
+) -> tuple[Measured, dict[str, Floats], npt.NDArray[np.int64]]:
+    """One test sample, measured; what the seeds' luck adds to the effect; each image's patient."""
     patient = np.repeat(np.arange(PATIENTS), generator.integers(1, 4, PATIENTS))
     n = patient.size
     sex = generator.integers(0, len(SEXES), PATIENTS)[patient]
@@ -134,31 +134,79 @@ def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[
         {"sex": np.array(SEXES)[sex], "age": np.array(BANDS)[band]},
         resamples=resamples,
         seed=int(generator.integers(2**31)),
-        metrics=METRICS,
+        metrics=NEEDED,
         threads=1,
     )
-    first, at_hand = truth({arm: extra[:1] for arm, extra in luck.items()}), truth(luck)
-    ever = truth(None)
-    for name, quantity in estimates(measured).items():
-        for method in ("bca", "percentile"):
-            yield name, f"one seed, {method}", holds(interval(quantity, method=method), first[name])
-            mean = interval(quantity.mean(), method=method)
-            yield name, f"mean of seeds, {method}", holds(mean, at_hand[name])
-            both = combined(quantity, method=method)
-            yield name, f"both sources, {method}", holds(both, ever[name])
-        p = p_value(quantity, null=first[name])
-        yield name, "one seed, p above 0.05", p is not None and p > 0.05
+    return measured, luck, patient
+
+
+def estimates(measured: Measured) -> Iterator[tuple[str, Quantity, Gap | None, bool]]:
+    """Name, quantity with a column per seed, the gap if it is one, and if it is a change of one."""
+    plain, dp = ([f"{arm}/{seed}" for seed in range(SEEDS)] for arm in EFFECT)
+    gaps = {name: gap_quantities(measured, name, groups) for name, groups in GROUPS.items()}
+    for name in METRICS:
+        overall = measured.quantity(name)
+        apart = measured.quantity(name, "sex", "F") - measured.quantity(name, "sex", "M")
+        yield name, overall.select(plain), None, False
+        yield f"{name} of a group", measured.quantity(name, "sex", "F").select(dp), None, False
+        yield f"{name} of F minus M", apart.select(dp), None, False
+        for what, quantity in ((name, overall), (f"{name} of F minus M,", apart)):
+            yield f"{what} change", quantity.select(dp) - quantity.select(plain), None, False
+        for attribute in GROUPS:
+            gap = gaps[attribute][f"{name}_gap"]
+            called = f"{name}_gap of {attribute}"
+            yield called, gap.quantity.select(dp), gap.select(dp), False
+            change = gap.quantity.select(dp) - gap.quantity.select(plain)
+            yield f"{called}, change", change, None, bool(gap.contrasts)
+
+
+def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[str, str, bool]]:
+    """One test sample: (quantity, kind of interval or p-value, whether it held the true value)."""
+    measured, luck, patient = sample(generator, resamples)
+    labels = measured.labels
+    prevalence = float(labels.mean())
+    first = truth({arm: extra[:1] for arm, extra in luck.items()}, prevalence)
+    at_hand, ever = truth(luck, prevalence), truth(None, prevalence)
+    for name, quantity, gap, changed in estimates(measured):
+        one = quantity.select(quantity.columns[:1])
+        if gap is not None:
+            told, single = estimate_gap(gap), estimate_gap(gap.select(one.columns))
+        else:
+            tell = estimate_change if changed else estimate
+            told, single = tell(quantity), tell(one)
+        yield name, "one seed", _holds(single["low"], single["high"], first[name])
+        yield name, "mean of seeds", _holds(told["low"], told["high"], at_hand[name])
+        both = both_sources(quantity, told["low"], told["high"])
+        yield name, "both sources", both is not None and _holds(*both, ever[name])
+        if gap is None or not gap.contrasts:
+            test = p_change if changed else p_value
+            p = test(_minus(one, first[name]))
+            yield name, "one seed, p above 0.05", p is not None and p > 0.05
+            if not changed:
+                found = interval(one, method="percentile")
+                fine = _holds(found.low, found.high, first[name])
+                yield name, "one seed, percentile", fine
     # One image per patient, as DeLong's formula asks for.
     chosen = np.unique(patient, return_index=True)[1]
     for scale in ("logit", "plain"):
-        found = delong(labels[chosen], columns[0].scores[chosen], logit=scale == "logit")
-        if isinstance(found, DeLong):
-            yield "auroc", f"one seed, DeLong {scale}", found.low <= first["auroc"] <= found.high
+        area = delong(labels[chosen], measured.scored[0].scores[chosen], logit=scale == "logit")
+        fine = isinstance(area, DeLong) and area.low <= first["auroc"] <= area.high
+        yield "auroc", f"one seed, DeLong, {scale} scale", fine
 
 
-def holds(found: Interval, value: float) -> bool:
+def _minus(quantity: Quantity, value: float) -> Quantity:
+    """The quantity less its true value, so that a test of zero is a test of the truth."""
+    return Quantity(
+        quantity.columns,
+        quantity.values - value,
+        quantity.samples - value,
+        lambda: quantity.influence,
+    )
+
+
+def _holds(low: float | None, high: float | None, value: float) -> bool:
     """Whether the interval holds the value; one that does not exist holds nothing."""
-    return found.low is not None and found.high is not None and found.low <= value <= found.high
+    return low is not None and high is not None and low <= value <= high
 
 
 def main() -> None:
@@ -170,22 +218,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     held: Counter[tuple[str, str]] = Counter()
-    tried: Counter[tuple[str, str]] = Counter()
     started, busy = time.time(), time.process_time()
     for stream in np.random.SeedSequence(arguments.seed).spawn(arguments.replications):
         for name, kind, fine in replicate(np.random.default_rng(stream), arguments.resamples):
             held[name, kind] += fine
-            tried[name, kind] += 1
     coverage: dict[str, dict[str, float]] = {}
-    for (name, kind), count in tried.items():
-        coverage.setdefault(kind, {})[name] = round(held[name, kind] / count, 4)
-    share = 0.95
+    for (name, kind), count in held.items():
+        coverage.setdefault(kind, {})[name] = round(count / arguments.replications, 4)
+    outside: dict[str, list[str]] = {"below": [], "above": []}
+    for kind, by_name in coverage.items():
+        for name, value in by_name.items():
+            if not LOW <= value <= HIGH:
+                side = "below" if value < LOW else "above"
+                outside[side].append(f"{kind}: {name} {value}")
     result: dict[str, Any] = {
         "replications": arguments.replications,
         "resamples": arguments.resamples,
         "seed": arguments.seed,
-        "level": share,
-        "standard_error": round((share * (1 - share) / arguments.replications) ** 0.5, 4),
+        "level": 0.95,
+        "standard_error": round((0.95 * 0.05 / arguments.replications) ** 0.5, 4),
         "accepted": [LOW, HIGH],
         "settings": {
             "patients": PATIENTS,
@@ -199,19 +250,16 @@ def main() -> None:
             "effect": EFFECT,
             "band_effect": dict(zip(BANDS, BAND_EFFECT.tolist(), strict=True)),
         },
-        "truth": {name: round(value, 5) for name, value in truth(None).items()},
+        "truth": {
+            name: round(value, 5) for name, value in truth(None, ONLY_POSITIVE + BOTH / 2.0).items()
+        },
         "coverage": coverage,
-        "outside": sorted(
-            f"{kind}: {name} {value}"
-            for kind, by_name in coverage.items()
-            for name, value in by_name.items()
-            if not LOW <= value <= HIGH
-        ),
+        "outside": outside,
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": round(time.time() - started, 1),
         "processor_seconds": round(time.process_time() - busy, 1),
-        "versions": {name: version(name) for name in ("fedmed", "numpy", "scipy")}
-        | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("numpy", "scipy")}
+        | {"fedmed": fedmed.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
