@@ -84,10 +84,45 @@ def report(
     directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
 ) -> None:
     """Make summary.csv and report.html again from the files of a comparison."""
+    from fedmed.evaluation import compare
     from fedmed.report import build, write_summary
 
     typer.echo(f"summary: {write_summary(directory)}")
+    try:
+        compare.write(directory)
+    except UserError as error:  # what is there is reported all the same
+        typer.echo(f"no comparison of arms: {error}", err=True)
     typer.echo(f"report:  {build(directory)}")
+
+
+@app.command()
+def evaluate(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE_OR_FOLDER",
+            help="Predictions (.parquet or .csv), a run's folder, or a comparison's.",
+        ),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Compare with this table; of a comparison's folder, with this arm."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+    resamples: Annotated[int, typer.Option(help="Resamples of patients; 0: no intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 20131,
+) -> None:
+    """Compute discrimination, calibration and fairness of predictions, with uncertainty."""
+    from fedmed.evaluating import answer, show
+
+    found = answer(table, baseline, resamples=resamples, seed=seed)
+    if out is not None:
+        files.write_json(out, found)
+    if json_:
+        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        show(found, str(table))
 
 
 @app.command()

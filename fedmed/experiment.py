@@ -13,6 +13,7 @@ from fedmed import config, files
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.network import held_out_shard, load_network
 from fedmed.errors import UserError
+from fedmed.evaluation import compare
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
 from fedmed.privacy.images import ImageMechanism
@@ -274,6 +275,11 @@ def run_experiment(
             progress.finished(arm, seed, result, cached)
             results.append(result)
             write_totals(out)
+    progress.preparing("comparing the arms")
+    try:
+        compare.write(out)
+    except UserError as error:  # an earlier run's damaged file, say: these results stand
+        progress.preparing(f"no comparison of arms: {error}")
     progress.preparing("writing samples and the report")
     write_samples(experiment, out)
     return results

@@ -1,7 +1,10 @@
 """Tables on standard output: cohorts, plans, accounts."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import typer
@@ -9,9 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fedmed.forecast import Forecast
-from fedmed.privacy.ledger_report import Account
 from fedmed.rounding import up
+
+if TYPE_CHECKING:  # a forecast loads torch, which the tables of an evaluation do not need
+    from fedmed.forecast import Forecast
+    from fedmed.privacy.ledger_report import Account
 
 
 def print_table(frame: pd.DataFrame) -> None:

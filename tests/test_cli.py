@@ -53,9 +53,13 @@ def test_run_report_and_a_second_run(experiment: Path, capsys: pytest.CaptureFix
     assert page.is_file()
     assert call("run", str(experiment), *SMALL) == 0
     assert "done before" in capsys.readouterr().err
+    compared = Path("runs/mine/comparison.json")
+    assert compared.is_file()
     page.unlink()
+    compared.unlink()
     assert call("report", "runs/mine") == 0
     assert page.is_file()
+    assert compared.is_file()
 
 
 def test_inspect_then_run(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:

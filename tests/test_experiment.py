@@ -116,6 +116,10 @@ def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> N
     for table in tables.values():
         pd.testing.assert_series_equal(table["image"], images)
         assert set(table["split"]) == {"val", "test"}
+    compared = json.loads((out / "comparison.json").read_text())
+    assert (compared["baseline"], compared["arms"]) == ("none", list(results))
+    assert set(compared["inputs"]) == {f"{name}/seed-0" for name in results}
+    assert compared["images"] == int((tables["none"]["split"] == "test").sum())
     summary = pd.read_csv(write_summary(out))
     assert list(summary["arm"]) == list(results)
     page = build(out).read_text()

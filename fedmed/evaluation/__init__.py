@@ -1,7 +1,9 @@
 """From predictions to numbers: discrimination, fairness and their uncertainty.
 
-Needs numpy and pandas only, so that metrics can be computed again from ``predictions.parquet``
-on a machine without torch or Flower.
+Needs numpy, scipy and pandas only, so that metrics can be computed again from
+``predictions.parquet`` on a machine without torch or Flower. :func:`evaluate` takes one table,
+:mod:`fedmed.evaluation.compare` those of several arms and seeds; docs/evaluation.md says what the
+numbers mean.
 """
 
 from fedmed.evaluation.summary import evaluate

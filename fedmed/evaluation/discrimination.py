@@ -71,19 +71,50 @@ def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     An image is called positive where score >= threshold. Of equal optima the highest threshold is
     taken (Youden 1950). Choose it on validation rows: on the evaluated rows it flatters the rates.
     """
-    truth, values = arrays(labels, scores)
-    positives = int(truth.sum())
-    negatives = truth.size - positives
-    if positives == 0 or negatives == 0:
+    curve = _curve(labels, scores)
+    if curve is None:
         return float("nan")
-    order = np.argsort(-values, kind="stable")
-    falling, hits = values[order], truth[order]
-    last_of_tie = np.append(falling[1:] != falling[:-1], True)
-    true_positives = np.cumsum(hits)[last_of_tie]
-    false_positives = np.cumsum(1 - hits)[last_of_tie]
+    falling, true_positives, false_positives, positives, negatives = curve
     # Integers, so that equal optima compare as equal.
     index = true_positives * negatives - false_positives * positives
-    return float(falling[last_of_tie][int(np.argmax(index))])
+    return float(falling[int(np.argmax(index))])
+
+
+def specificity_threshold(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, target: float = 0.9
+) -> float:
+    """The observed score with the highest sensitivity among those of specificity >= `target`.
+
+    An image is called positive where score >= threshold. Of equal sensitivities the highest
+    threshold, which is the more specific, is taken. NaN for one class, and where no observed score
+    is as specific (the highest score is shared by too many negatives). Choose it on validation
+    rows. Raises UserError unless 0 < target <= 1.
+    """
+    if not 0.0 < target <= 1.0:
+        raise UserError(f"specificity {target} is not above 0 and at most 1; correct it")
+    curve = _curve(labels, scores)
+    if curve is None:
+        return float("nan")
+    falling, true_positives, false_positives, _, negatives = curve
+    # Some slack, so that 9 of 10 negatives are a specificity of 0.9.
+    fine = negatives - false_positives >= target * negatives * (1.0 - 1e-12)
+    if not fine.any():
+        return float("nan")
+    return float(falling[int(np.argmax(np.where(fine, true_positives, -1)))])
+
+
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Area under precision against recall, 0 to 1; NaN if a class is absent.
+
+    Sum over distinct scores of (recall gained) x (precision at that score), without interpolation
+    (scikit-learn's meaning). It depends on prevalence. Raises UserError for NaN scores.
+    """
+    curve = _curve(labels, scores)
+    if curve is None:
+        return float("nan")
+    _, true_positives, false_positives, positives, _ = curve
+    gained = np.diff(true_positives, prepend=0)
+    return float(np.sum(gained * true_positives / (true_positives + false_positives)) / positives)
 
 
 def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> Rates:
@@ -105,6 +136,23 @@ def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> Rat
         fpr=_share(fp, tn + fp),
         selection_rate=_share(tp + fp, truth.size),
     )
+
+
+def _curve(
+    labels: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[Scores, Labels, Labels, int, int] | None:
+    """Distinct scores, falling; true and false positives at each; positives and negatives."""
+    truth, values = arrays(labels, scores)
+    positives = int(truth.sum())
+    negatives = truth.size - positives
+    if positives == 0 or negatives == 0:
+        return None
+    order = np.argsort(-values, kind="stable")
+    falling, hits = values[order], truth[order]
+    last_of_tie = np.append(falling[1:] != falling[:-1], True)
+    true_positives = np.cumsum(hits)[last_of_tie]
+    false_positives = np.cumsum(1 - hits)[last_of_tie]
+    return falling[last_of_tie], true_positives, false_positives, positives, negatives
 
 
 def _share(count: int, total: int) -> float:

@@ -3,97 +3,215 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
-from fedmed.evaluation.discrimination import auroc, rates, youden_threshold
-from fedmed.evaluation.fairness import SEXES, gaps, group_table
-from fedmed.evaluation.groups import age_band, members
-from fedmed.evaluation.predictions import validate
-from fedmed.evaluation.uncertainty import auroc_interval, clusters
+from fedmed.evaluation import foreign, rows
+from fedmed.evaluation.delong import delong
+from fedmed.evaluation.discrimination import auroc
+from fedmed.evaluation.intervals import LEVEL
+from fedmed.evaluation.measures import RESAMPLES, SEED, Column
+from fedmed.evaluation.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
+from fedmed.evaluation.rows import bounds, number
+from fedmed.evaluation.thresholds import SPECIFICITY, Thresholds, choose
 
-ATTRIBUTES: Final = ("sex", "age", "hospital", "view")
+NUMBERS: Final = (
+    "auroc",
+    "auprc",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "brier",
+    "ece",
+    "calibration_slope",
+    "calibration_intercept",
+)
+WITH_INTERVAL: Final = NUMBERS[:-1]
+AT_SPECIFICITY: Final = ("sensitivity", "specificity", "accuracy", "ppv")
+Json = dict[str, Any]
 
 
-def evaluate(predictions: pd.DataFrame) -> dict[str, Any]:
-    """Metrics of one run: discrimination on test rows, by group, and the gaps between groups.
+def evaluate(
+    predictions: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    where: str = "predictions",
+) -> dict[str, Any]:
+    """Metrics of one run: discrimination and calibration on test rows, by group, and the gaps.
 
-    `predictions` is the table of :mod:`fedmed.evaluation.predictions`. The threshold comes from
-    validation rows only; without both classes there, numbers that need it are None and
-    `threshold_rule` says why. All values are JSON-ready: None stands for "not defined", never NaN.
-    Raises UserError for a table that is not valid.
+    `predictions` is the table of :mod:`fedmed.evaluation.predictions`, or one from elsewhere as
+    :mod:`fedmed.evaluation.foreign` accepts it. Thresholds come from validation rows only; without
+    both classes there, numbers that need them are None and `threshold_rule` says why. Intervals
+    are bootstrap intervals over patients, 0 `resamples` gives none. With several targets the top
+    numbers are unweighted means over them and each has its own below `targets`. All values are
+    JSON-ready: None stands for "not defined", never NaN. Raises UserError for a bad table, which
+    `where` names.
     """
-    table = validate(predictions)
-    test, val = table[table["split"] == "test"], table[table["split"] == "val"]
-    labels, scores = test["label"].to_numpy(), test["score"].to_numpy()
-    threshold, rule = _threshold(val)
-    at = None if threshold is None or test.empty else rates(labels, scores, threshold)
-    notes: list[str] = []
-    if test.empty:
-        notes.append("no test rows: nothing is measured on test")
-    elif test["label"].nunique() < 2:
-        notes.append("test holds one class only: AUROC is not defined")
-    if not test.empty and test["score"].nunique() == 1:
-        notes.append("every test image has the same score: the model tells none apart")
-    prevalence = float(labels.mean()) if len(labels) else math.nan
-    low, high = auroc_interval(labels, scores, test["patient_id"])
-    groups, fairness = _by_attribute(test, threshold)
-    result: dict[str, Any] = {
-        "n_test": len(test),
-        "n_val": len(val),
-        "patients_test": len(set(clusters(test["patient_id"]).tolist())),
-        "prevalence": prevalence,
-        "auroc": auroc(labels, scores),
-        "auroc_interval": None if math.isnan(low) else [low, high],
-        "auroc_val": auroc(val["label"], val["score"]),
-        "threshold": threshold,
-        "threshold_rule": rule,
-        "accuracy": None if at is None else at.accuracy,
-        "majority_accuracy": max(prevalence, 1.0 - prevalence),
-        "sensitivity": None if at is None else at.sensitivity,
-        "specificity": None if at is None else at.specificity,
-        "groups": groups,
-        "fairness": fairness,
-        "notes": notes,
+    table, notes = foreign.accept(predictions, where)
+    parts = _targets(table)
+    thresholds = {target: choose(_split(part, "val")) for target, part in parts.items()}
+    tests = {target: _split(part, "test") for target, part in parts.items()}
+    measured = {}
+    if not any(test.empty for test in tests.values()):
+        columns = {target: [_column(tests[target], thresholds[target])] for target in parts}
+        measured = panels(tests, columns, resamples=resamples, seed=seed)
+    found = {
+        target: _one(part, thresholds[target], measured.get(target), resamples)
+        for target, part in parts.items()
     }
-    clean: dict[str, Any] = _without_nan(result)
+    if len(found) == 1:
+        result = next(iter(found.values()))
+    else:
+        several = MacroPanel(measured, paired_targets(tests)) if measured else None
+        result = _macro(found, several, resamples)
+    result["notes"] = notes + result["notes"]
+    clean: dict[str, Any] = rows.without_nan(result)
     return clean
 
 
-def _threshold(val: pd.DataFrame) -> tuple[float | None, str]:
-    """Decision threshold from validation rows, and how it was chosen."""
-    if val.empty:
-        return None, "no threshold: there are no validation rows to choose it on"
-    chosen = youden_threshold(val["label"], val["score"])
-    if math.isnan(chosen):
-        return None, "no threshold: the validation rows hold one class only"
-    return chosen, f"largest Youden index on {len(val)} validation images"
+def _targets(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by target, in the order of images so that patients agree; one table without targets."""
+    if "target" not in table:
+        return {"": table}
+    ordered = table.sort_values("image", kind="stable")
+    return {str(name): part for name, part in ordered.groupby("target", sort=True)}
 
 
-def _by_attribute(
-    test: pd.DataFrame, threshold: float | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Group rows and gaps for each attribute that is known for at least one test image."""
-    tables: dict[str, Any] = {}
-    differences: dict[str, Any] = {}
-    for attribute in ATTRIBUTES:
-        values = age_band(test["age"]) if attribute == "age" else test[attribute]
-        if not values.notna().any():
-            continue
-        group = members(values)
-        arguments = (test["label"], test["score"], group, threshold)
-        tables[attribute] = group_table(*arguments)
-        differences[attribute] = gaps(*arguments, pair=SEXES if attribute == "sex" else None)
-    return tables, differences
+def _split(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    return table[table["split"] == split].reset_index(drop=True)
 
 
-def _without_nan(value: Any) -> Any:
-    """The same nested value with None for NaN and infinities."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+def _column(test: pd.DataFrame, thresholds: Thresholds) -> Column:
+    return Column(
+        name="run",
+        scores=test["score"].to_numpy(),
+        threshold=thresholds.youden,
+        specificity_threshold=thresholds.at_specificity,
+    )
+
+
+def _one(
+    table: pd.DataFrame, thresholds: Thresholds, panel: SinglePanel | None, resamples: int
+) -> Json:
+    """Metrics of one target; without test rows there is no panel, and nothing is measured."""
+    test, val = _split(table, "test"), _split(table, "val")
+    patients = test["patient_id"]
+    prevalence = float(test["label"].mean()) if len(test) else math.nan
+    result: Json = {
+        "source": "predictions",
+        "n_test": len(test),
+        "n_val": len(val),
+        "patients_test": int(patients.nunique() + patients.isna().sum()),
+        "prevalence": prevalence,
+        "majority_accuracy": max(prevalence, 1.0 - prevalence),
+        "auroc_val": auroc(val["label"], val["score"]),
+        "threshold": thresholds.youden,
+        "threshold_rule": thresholds.rule,
+        **_empty(),
+        "notes": _notes(test),
+    }
+    if panel is None:
+        return result
+    result |= _measured(panel, resamples, thresholds)
+    limits = delong(panel.labels, test["score"].to_numpy(), panel.patients)
+    if isinstance(limits, str):
+        if test["label"].nunique() > 1:
+            result["notes"].append(f"no DeLong interval: {limits}")
+    else:
+        result["delong"] = {
+            "auroc": limits.auroc,
+            "standard_error": limits.standard_error,
+            "interval": [limits.low, limits.high],
+        }
+    return result
+
+
+def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Json:
+    """Numbers, intervals, groups and gaps of a panel's first column."""
+    overall = {name: found.quantity(name) for name in NUMBERS}
+    intervals = {name: bounds(overall[name]) for name in WITH_INTERVAL}
+    return {
+        **{name: number(quantity) for name, quantity in overall.items()},
+        "auroc_interval": intervals["auroc"],
+        "intervals": intervals,
+        "resampling": {
+            "method": "bca",
+            "gaps": "simultaneous",
+            "resamples": resamples,
+            "level": LEVEL,
+            "unit": "patient",
+            "strata": "label",
+        },
+        "at_specificity": _at_specificity(found, thresholds),
+        "groups": {name: rows.group_rows(found, name) for name in found.counts},
+        "fairness": {name: rows.gap_row(found, name) for name in found.counts},
+    }
+
+
+def _at_specificity(found: Panel, thresholds: Thresholds | None) -> Json | None:
+    if thresholds is None or thresholds.at_specificity is None:
         return None
-    return value
+    quantities = {name: found.quantity(f"{name}_at_specificity") for name in AT_SPECIFICITY}
+    return {
+        "specificity_target": SPECIFICITY,
+        "threshold": thresholds.at_specificity,
+        **{name: number(quantity) for name, quantity in quantities.items()},
+        "intervals": {name: bounds(quantity) for name, quantity in quantities.items()},
+    }
+
+
+def _macro(each: Mapping[str, Json], panel: MacroPanel | None, resamples: int) -> Json:
+    """Means over targets on top, each target's own metrics below, without its group rows."""
+    first = next(iter(each.values()))
+    result: Json = {
+        "source": "predictions",
+        "macro": True,
+        **{key: max(m[key] for m in each.values()) for key in ("n_test", "n_val", "patients_test")},
+        **{
+            key: float(np.mean([metrics[key] for metrics in each.values()]))
+            for key in ("prevalence", "majority_accuracy", "auroc_val")
+        },
+        "threshold": None,
+        "threshold_rule": f"one threshold per target, each the {first['threshold_rule']}",
+        **_empty(),
+    }
+    if panel is not None:
+        result |= _measured(panel, resamples, None)
+    notes = ["the numbers on top are unweighted means over the targets"]
+    notes += [f"{name}: {note}" for name, metrics in each.items() for note in metrics["notes"]]
+    if panel is not None and not panel.paired:
+        notes.append("targets are of different images: their means have no interval")
+    for metrics in each.values():
+        del metrics["groups"]
+    return {**result, "targets": dict(each), "notes": notes}
+
+
+def _empty() -> Json:
+    """What a table without test rows has instead of numbers."""
+    return {
+        **dict.fromkeys(NUMBERS),
+        "auroc_interval": None,
+        "intervals": dict.fromkeys(WITH_INTERVAL),
+        "resampling": None,
+        "delong": None,
+        "at_specificity": None,
+        "groups": {},
+        "fairness": {},
+    }
+
+
+def _notes(test: pd.DataFrame) -> list[str]:
+    if test.empty:
+        return ["no test rows: nothing is measured on test"]
+    notes = []
+    if test["label"].nunique() < 2:
+        notes.append("test holds one class only: AUROC is not defined")
+    if test["score"].nunique() == 1:
+        notes.append("every test image has the same score: the model tells none apart")
+    return notes

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     precision_score,
     recall_score,
     roc_auc_score,
@@ -11,7 +12,13 @@ from sklearn.metrics import (
 )
 
 from fedmed.errors import UserError
-from fedmed.evaluation.discrimination import auroc, rates, youden_threshold
+from fedmed.evaluation.discrimination import (
+    auroc,
+    average_precision,
+    rates,
+    specificity_threshold,
+    youden_threshold,
+)
 
 
 def draw(seed: int, n: int, decimals: int) -> tuple[np.ndarray, np.ndarray]:
@@ -82,3 +89,47 @@ def test_one_class_has_no_auroc_and_no_threshold(labels: list[int]) -> None:
 def test_bad_input_is_named(labels: list[int], scores: list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         auroc(labels, scores)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 2, 12])
+@pytest.mark.parametrize(("seed", "n"), [(0, 2), (1, 7), (2, 50), (3, 701)])
+def test_average_precision_equals_scikit_learn(seed: int, n: int, decimals: int) -> None:
+    labels, scores = draw(seed, n, decimals)
+    wanted = average_precision_score(labels, scores)
+    assert average_precision(labels, scores) == pytest.approx(wanted, abs=1e-9)
+    assert math.isnan(average_precision([1, 1], [0.2, 0.3]))
+
+
+@pytest.mark.parametrize("target", [0.1, 0.5, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("decimals", [1, 2, 12])
+def test_fixed_specificity_has_the_best_sensitivity_of_all_thresholds(
+    decimals: int, target: float
+) -> None:
+    labels, scores = draw(4, 200, decimals)
+    threshold = specificity_threshold(labels, scores, target)
+    fine = [
+        at for t in sorted(set(scores)) if (at := rates(labels, scores, t)).specificity >= target
+    ]
+    if not fine:
+        assert math.isnan(threshold)
+        return
+    at = rates(labels, scores, threshold)
+    assert at.specificity >= target
+    assert at.sensitivity == max(other.sensitivity for other in fine)
+    # Of equal sensitivities the highest threshold: none above it is as sensitive.
+    assert all(
+        rates(labels, scores, t).sensitivity < at.sensitivity for t in scores if t > threshold
+    )
+
+
+def test_fixed_specificity_at_its_edges() -> None:
+    # 9 of 10 negatives below: a specificity of 0.9, whatever 0.9 is in binary.
+    labels, scores = [0] * 10 + [1], [*range(9), 11, 10]
+    assert specificity_threshold(labels, scores, 0.9) == 10
+    # The highest score is a negative's: no threshold is without false alarms.
+    assert math.isnan(specificity_threshold(labels, scores, 1.0))
+    assert math.isnan(specificity_threshold([1, 1], [0.1, 0.2]))
+    assert math.isnan(specificity_threshold([0, 1], [0.3, 0.3]))
+    for target in (0.0, 1.1, math.nan):
+        with pytest.raises(UserError, match="specificity"):
+            specificity_threshold(labels, scores, target)

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedmed.evaluation import groups
 from fedmed.evaluation.groups import age_band, members
 
 
@@ -37,3 +38,54 @@ def test_nullable_integers_and_empty_series_are_read() -> None:
 
 def test_missing_group_is_called_unknown() -> None:
     assert members(pd.Series(["F", None])).tolist() == ["F", "unknown"]
+
+
+def demographics(**columns: object) -> pd.DataFrame:
+    base = {"label": [0, 1, 0, 1], "age": [61.0, None, 20.0, 85.0], "sex": ["F", "F", None, "M"]}
+    empty = dict.fromkeys(("hospital", "view"))
+    return pd.DataFrame({**base, **empty, **columns})
+
+
+def test_sex_and_age_band_together_need_both() -> None:
+    found = groups.of(demographics())
+    assert list(found) == ["sex", "age", "sex_age"]
+    assert found["sex_age"].tolist() == ["F 60-69", "unknown", "unknown", "M 80+"]
+    assert found["age"].tolist() == ["60-69", "unknown", "0-29", "80+"]
+
+
+def test_comorbidities_are_counted_up_to_three() -> None:
+    found = groups.of(demographics(comorbidities=pd.array([0, 2, 7, None], dtype="Int16")))
+    assert found["comorbidities"].tolist() == ["0", "2", "3+", "unknown"]
+    assert groups.of(demographics(comorbidities=[3, 1, 0, 0]))["comorbidities"][0] == "3+"
+
+
+def test_a_finding_that_decides_the_label_is_no_group() -> None:
+    assert "finding" not in groups.of(demographics(finding=["none", "viral", "none", "bacterial"]))
+    found = groups.of(demographics(finding=["effusion", "effusion", None, "nodule"]))
+    assert found["finding"].tolist() == ["effusion", "effusion", "unknown", "nodule"]
+
+
+def test_rare_findings_are_put_together() -> None:
+    many = [f"f{i}" for i in range(groups.FINDINGS + 3)]
+    finding = ["common"] * 4 + many
+    rows = {"age": None, "sex": None, "hospital": None, "view": None}
+    table = pd.DataFrame({"label": [0, 1] + [0] * (len(finding) - 2), "finding": finding, **rows})
+    found = groups.of(table)["finding"]
+    assert found.nunique() == groups.FINDINGS + 1
+    assert (found == "other").sum() == 4
+
+
+def test_names_keep_their_natural_order() -> None:
+    bands = ["M 80+", "unknown", "F 30-59", "F 0-29", "M 0-29", "other"]
+    assert sorted(bands, key=groups.order) == [
+        "F 0-29",
+        "F 30-59",
+        "M 0-29",
+        "M 80+",
+        "other",
+        "unknown",
+    ]
+    assert sorted(["80+", "30-59", "0-29"], key=groups.order) == ["0-29", "30-59", "80+"]
+    assert sorted(["3+", "0", "2"], key=groups.order) == ["0", "2", "3+"]
+    hospitals = ["hospital-10", "hospital-2", "unknown"]
+    assert sorted(hospitals, key=groups.order) == ["hospital-2", "hospital-10", "unknown"]

@@ -1,0 +1,164 @@
+"""How long do 2,000 paired resamples of patients take, and how much memory?
+
+    python -m experiments.benchmarks.evaluation --json
+
+Ten thousand images, four models, twelve groups, every metric; beside it AUROC alone, against a loop
+over scikit-learn with the same weights as sample weights. The two are timed in turns, and each
+measurement of memory is that of a process of its own.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from fedmed.evaluation.measures import Column, Measured, measure
+from fedmed.evaluation.resampling import for_each_block
+
+RESULTS = Path(__file__).parent / "results"
+SEED = 1
+LOOPED = 10  # resamples that the loop is timed on
+
+
+def cohort(images: int, models: int) -> dict[str, Any]:
+    """What `measure` takes: two images per patient, sex 2 + age 5 + hospital 5 groups."""
+    generator = np.random.default_rng(0)
+    patient = np.arange(images) // 2
+    labels = (generator.random(images) < 0.3).astype(np.int64)
+    scores = 1.0 / (1.0 + np.exp(1.0 - 1.5 * labels - generator.normal(size=(models, images))))
+    columns = [
+        Column(name=str(index), scores=row, threshold=0.4, specificity_threshold=0.6)
+        for index, row in enumerate(scores)
+    ]
+    people = int(patient.max()) + 1
+    groups = {
+        name: generator.integers(0, count, people)[patient].astype(str)
+        for name, count in (("sex", 2), ("age", 5), ("hospital", 5))
+    }
+    return {"columns": columns, "labels": labels, "patients": patient, "attributes": groups}
+
+
+def everything(data: dict[str, Any], resamples: int, threads: int) -> Measured:
+    """All metrics of all groups."""
+    return measure(**data, resamples=resamples, seed=SEED, threads=threads)
+
+
+def area_alone(data: dict[str, Any], resamples: int, threads: int) -> Measured:
+    """AUROC of all images, of one model."""
+    few = data | {"columns": data["columns"][:1], "attributes": {}}
+    return measure(**few, resamples=resamples, seed=SEED, threads=threads, metrics=["auroc"])
+
+
+def looped(data: dict[str, Any], weights: npt.NDArray[np.float64]) -> list[float]:
+    """AUROC of the same model by scikit-learn, one resample after the other."""
+    scores = data["columns"][0].scores
+    return [float(roc_auc_score(data["labels"], scores, sample_weight=w)) for w in weights]
+
+
+def drawn(measured: Measured, count: int) -> npt.NDArray[np.float64]:
+    """Image weights [count, n] of the first resamples of a measurement."""
+    kept = np.empty((measured.resamples, measured.images), dtype=np.uint8)
+
+    def keep(where: slice, weights: npt.NDArray[np.float64]) -> None:
+        kept[where] = weights[measured.design.patient].T
+
+    for_each_block(measured.design, measured.resamples, SEED, keep, threads=1)
+    return kept[:count].astype(np.float64)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that the work takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak(arguments: argparse.Namespace) -> float:
+    """Resident memory in GB of a process that measures everything once."""
+    command = [sys.executable, "-m", "experiments.benchmarks.evaluation", "--once"]
+    for name in ("images", "models", "resamples", "threads"):
+        command += [f"--{name}", str(getattr(arguments, name))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Times of all three in turns, their ratio, the largest difference of AUROC, and memory."""
+    data = cohort(arguments.images, arguments.models)
+    measured = area_alone(data, arguments.resamples, arguments.threads)
+    weights = drawn(measured, LOOPED)
+    error = np.abs(measured.quantity("auroc").samples[:LOOPED, 0] - looped(data, weights)).max()
+    rounds = []
+    for _ in range(arguments.rounds):
+        whole = timed(lambda: everything(data, arguments.resamples, arguments.threads))
+        area = timed(lambda: area_alone(data, arguments.resamples, arguments.threads))
+        loop = timed(lambda: looped(data, weights)) * arguments.resamples / LOOPED
+        rounds.append((whole, area, loop, loop / area))
+    whole, area, loop, ratio = zip(*rounds, strict=True)
+    return {
+        "images": arguments.images,
+        "models": arguments.models,
+        "groups": sum(len(set(codes)) for codes in data["attributes"].values()),
+        "resamples": arguments.resamples,
+        "threads": arguments.threads,
+        "rounds": arguments.rounds,
+        "everything_seconds": _summary(whole),
+        "auroc_seconds": _summary(area),
+        "loop_seconds": _summary(loop),
+        "loop_timed_on_resamples": LOOPED,
+        "times_faster": _summary(ratio),
+        "largest_difference": float(error),
+        "peak_gb": round(peak(arguments), 3),
+        "load": round(os.getloadavg()[0], 2),
+        "processors": os.cpu_count(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("fedmed", "numpy", "scipy", "scikit-learn")},
+    }
+
+
+def _summary(values: tuple[float, ...]) -> dict[str, float]:
+    return {"median": round(statistics.median(values), 3), "fewest": round(min(values), 3)}
+
+
+def main() -> None:
+    """Time and print; `--json` also writes results/evaluation-N.json for N threads."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--models", type=int, default=4)
+    parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.once:
+        everything(
+            cohort(arguments.images, arguments.models), arguments.resamples, arguments.threads
+        )
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        return
+    result = compare(arguments)
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.json:
+        path = RESULTS / f"evaluation-{arguments.threads}.json"
+        path.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A comparison's run directory: its runs are compared, and ``comparison.json`` is written.
+
+:func:`fedmed.evaluation.comparison.compare` does the same for tables in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from fedmed import __version__, files
+from fedmed.errors import UserError
+from fedmed.evaluation import predictions
+from fedmed.evaluation.comparison import compare
+from fedmed.evaluation.measures import RESAMPLES, SEED
+
+__all__ = ["compare", "from_directory", "write"]
+
+NAME: Final = "comparison.json"
+FORMAT: Final = 1  # of comparison.json; another makes it anew
+Json = dict[str, Any]
+
+
+@dataclass
+class Runs:
+    """The finished runs of a directory: where their tables lie, what their results tell."""
+
+    paths: dict[str, dict[int, Path]] = field(default_factory=dict)
+    results: dict[str, dict[int, Json]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def inputs(self) -> dict[str, str]:
+        """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
+        return {
+            f"{arm}/{path.parent.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            for arm, by_seed in self.paths.items()
+            for path in by_seed.values()
+        }
+
+    def epsilons(self) -> dict[str, float | None]:
+        """The largest epsilon of each arm's runs, None where one has none."""
+        found: dict[str, float | None] = {}
+        for arm, by_seed in self.results.items():
+            each = [result.get("epsilon") for result in by_seed.values()]
+            found[arm] = None if None in each else max(float(e) for e in each if e is not None)
+        return found
+
+    def units(self) -> dict[str, str]:
+        """Whose data each arm's epsilon protects."""
+        return {
+            arm: str(next(iter(by_seed.values())).get("unit"))
+            for arm, by_seed in self.results.items()
+        }
+
+
+def from_directory(
+    out: Path,
+    *,
+    baseline: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Json:
+    """Compare the finished runs of a comparison's directory; others are named in `notes`.
+
+    Without `baseline` it is the federated arm without privacy, else the pooled one, else the first
+    arm. Raises UserError where the directory is absent or holds no finished run, for an unknown
+    baseline, and where runs have different test images.
+    """
+    runs = find(out)
+    return _compared(out, runs, baseline, resamples, seed)
+
+
+def write(out: Path, *, resamples: int = RESAMPLES, seed: int = SEED) -> Path:
+    """Write ``comparison.json`` in a comparison's directory, atomically, and return its path.
+
+    Nothing is computed where the file is there already, made by this version from the same tables,
+    epsilons and numbers of resamples. Raises UserError as :func:`from_directory`.
+    """
+    path = out / NAME
+    runs = find(out)
+    made_from = _made_from(runs, resamples, seed)
+    if path.exists():
+        try:
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # damaged: made again
+            earlier = None
+        if isinstance(earlier, dict) and earlier.get("made_from") == made_from:
+            return path
+    found = _compared(out, runs, None, resamples, seed)
+    files.write_json(path, {**found, "made_from": made_from})
+    return path
+
+
+def find(out: Path) -> Runs:
+    """Finished runs with readable predictions, in the experiment's order of arms.
+
+    Raises UserError where the directory is absent or holds no finished run.
+    """
+    if not out.is_dir():
+        raise UserError(f"{out}: no such folder; give the folder that fedmed run wrote")
+    about = _object(out / "experiment.json") or {}
+    order = [str(arm) for arm in about.get("arms") or []]
+    found = [
+        (folder.parent.name, int(digits), folder)
+        for folder in sorted(out.glob("*/seed-*"))
+        if (digits := folder.name.removeprefix("seed-")).isdecimal()
+    ]
+    found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
+    runs = Runs()
+    for arm, number, folder in found:
+        result = _object(folder / "result.json")
+        path = folder / "predictions.parquet"
+        name = f"{arm}/{folder.name}"
+        if not result:
+            runs.notes.append(f"{name} is not finished: left out")
+        elif (result.get("metrics") or {}).get("source") == "histograms":
+            runs.notes.append(
+                f"{name} was evaluated at the hospitals and has no table of predictions: left out"
+            )
+        elif not path.is_file():
+            runs.notes.append(f"{name} has no predictions.parquet: left out")
+        else:
+            runs.paths.setdefault(arm, {})[number] = path
+            runs.results.setdefault(arm, {})[number] = result
+    if not runs.paths:
+        why = f" ({runs.notes[0]})" if runs.notes else ""
+        raise UserError(f"{out} holds no finished run{why}; give the folder that fedmed run wrote")
+    return runs
+
+
+def _compared(out: Path, runs: Runs, baseline: str | None, resamples: int, seed: int) -> Json:
+    notes = list(runs.notes)
+    tables: dict[str, dict[int, pd.DataFrame]] = {}
+    for arm, by_seed in runs.paths.items():
+        for number, path in by_seed.items():
+            try:
+                table = predictions.read(path)
+            except UserError as error:
+                notes.append(f"{arm}/seed-{number} is left out: {_inside(out, str(error))}")
+            else:
+                tables.setdefault(arm, {})[number] = table
+    if not tables:
+        raise UserError(f"{out} holds no readable predictions; {notes[-1]}")
+    if baseline is None:
+        baseline, note = _baseline({arm: runs.results[arm] for arm in tables})
+        notes += note
+    found = compare(
+        tables, baseline, runs.epsilons(), units=runs.units(), resamples=resamples, seed=seed
+    )
+    found["inputs"] = runs.inputs()
+    found["notes"] = notes + found["notes"]
+    return found
+
+
+def _baseline(results: Mapping[str, Mapping[int, Json]]) -> tuple[str, list[str]]:
+    """The arm that others are compared with, and a note where it is not the expected one."""
+    kinds = {arm: next(iter(by_seed.values())) for arm, by_seed in results.items()}
+    for scheme in ("federated", "pooled"):
+        for arm, result in kinds.items():
+            if result.get("arm") == "none" and result.get("scheme") == scheme:
+                note = f"there is no federated arm without privacy: {arm} is the baseline"
+                return arm, [] if scheme == "federated" else [note]
+    first = next(iter(kinds))
+    return first, [f"there is no arm without privacy: {first}, the first one, is the baseline"]
+
+
+def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
+    """All that decides what the file says."""
+    return {
+        "format": FORMAT,
+        "fedmed": __version__,
+        "inputs": runs.inputs(),
+        "epsilons": runs.epsilons(),
+        "units": runs.units(),
+        "baseline": _baseline(runs.results)[0],
+        "resamples": resamples,
+        "seed": seed,
+        "notes": runs.notes,
+    }
+
+
+def _inside(out: Path, text: str) -> str:
+    """A message without the directory's own path, which another machine does not have."""
+    return text.replace(f"{out}/", "")
+
+
+def _object(path: Path) -> Json | None:
+    """A JSON object, None where the file is absent or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

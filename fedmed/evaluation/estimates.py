@@ -1,0 +1,137 @@
+"""Estimates of a comparison: a mean over seeds with test sampling, training noise and both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from fedmed.evaluation.gaps import Gap, limits
+from fedmed.evaluation.intervals import (
+    LEVEL,
+    both_sources,
+    interval,
+    over_seeds,
+    standard_error,
+)
+from fedmed.evaluation.quantity import Quantity
+from fedmed.evaluation.rows import number
+
+COUNTED: Final = 10  # resamples beyond zero from which their count gives the p-value
+Json = dict[str, Any]
+
+
+def estimate(quantity: Quantity) -> Json:
+    """The mean over columns (seeds) of a quantity, with what moves it, ready for JSON.
+
+    `low` and `high`: the test patients' luck for these very models. `training_*`: Student t over
+    seeds. `both_*`: the two together. The last two are None for one seed.
+    """
+    found = interval(quantity.mean())
+    return _told(quantity, found.low, found.high)
+
+
+def estimate_gap(gap: Gap) -> Json:
+    """:func:`estimate` of a gap: its interval is that of the differences it is the largest of."""
+    if not gap.contrasts:
+        return estimate(gap.quantity)
+    return _told(gap.quantity, *(limits(gap) or (None, None)))
+
+
+def estimate_change(quantity: Quantity) -> Json:
+    """:func:`estimate` of a difference of two gaps: normal, with the influence of the extremes.
+
+    Resamples of a largest difference are biased, by how much depends on the gap, and so differs
+    between the two; the influence values are those of the groups which are extreme.
+    """
+    mean = quantity.mean()
+    value, error = number(mean), standard_error(mean)
+    if value is None or error is None or not mean.samples.size:
+        return _told(quantity, None, None)
+    half = float(ndtri(0.5 + LEVEL / 2.0)) * error
+    return _told(quantity, value - half, value + half)
+
+
+def _told(quantity: Quantity, low: float | None, high: float | None) -> Json:
+    value = number(quantity.mean())
+    spread = over_seeds(quantity.values) if value is not None else None
+    both = None
+    if low is not None and high is not None:
+        both = both_sources(quantity, low, high)
+    return {
+        "value": value,
+        "low": low,
+        "high": high,
+        "training_sd": None if spread is None else spread.sd,
+        "training_low": None if spread is None else spread.low,
+        "training_high": None if spread is None else spread.high,
+        "both_low": None if both is None else both[0],
+        "both_high": None if both is None else both[1],
+        "seeds": len(quantity.columns),
+    }
+
+
+def difference(
+    quantity: Quantity, arm: Mapping[int, str], baseline: Mapping[int, str]
+) -> tuple[Quantity, list[float | None]]:
+    """An arm minus the baseline, per common seed, and the mean values of both sides.
+
+    Seeds that both have are paired. Without a common seed the means are subtracted, and what
+    training moves is not known.
+    """
+    seeds = [seed for seed in arm if seed in baseline]
+    if seeds:
+        ours = quantity.select([arm[seed] for seed in seeds])
+        theirs = quantity.select([baseline[seed] for seed in seeds])
+    else:
+        ours = quantity.select(list(arm.values())).mean()
+        theirs = quantity.select(list(baseline.values())).mean()
+    return ours - theirs, [number(side.mean()) for side in (ours, theirs)]
+
+
+def mean_value(quantity: Quantity, names: list[str]) -> float:
+    """The mean of some columns, NaN where one is not defined."""
+    return float(np.mean(quantity.select(names).values))
+
+
+def p_change(quantity: Quantity) -> float | None:
+    """Two-sided p-value of "the two gaps are the same size", of :func:`estimate_change`."""
+    mean = quantity.mean()
+    value, error = number(mean), standard_error(mean)
+    if value is None or not error or not mean.samples.size:
+        return None
+    return 2.0 * float(ndtr(-abs(value) / error))
+
+
+def p_value(quantity: Quantity) -> float | None:
+    """Two-sided p-value of "the quantity is zero", the level at which the BCa interval reaches it.
+
+    The share of resamples below zero, moved by the bias and acceleration of Efron 1987, so that p
+    and interval agree. A count cannot tell 0.001 from 0.0001, which Holm's adjustment needs: with
+    fewer than COUNTED resamples on the far side of zero that share is a normal's with their mean
+    and spread. None where :func:`interval` gives no interval or nothing varies.
+    """
+    mean = quantity.mean()
+    limits = interval(mean)
+    samples = mean.samples[~np.isnan(mean.samples)]
+    if limits.low is None or float(samples.std()) == 0.0:
+        return None
+    below = float(np.sum(samples < 0.0) + 0.5 * np.sum(samples == 0.0))
+    if min(below, samples.size - below) < COUNTED:
+        reached = float(-samples.mean() / samples.std(ddof=1))
+        least = float(ndtri(1.0 - COUNTED / samples.size))
+        z = math.copysign(max(abs(reached), least), reached)
+    else:
+        z = float(ndtri(below / samples.size))
+    if limits.method == "bca":
+        value, influence = float(mean.values[0]), mean.influence[:, 0]
+        share = float(np.mean(samples < value) + 0.5 * np.mean(samples == value))
+        bias = float(ndtri(share))
+        acceleration = float(np.sum(influence**3) / (6.0 * np.sum(influence**2) ** 1.5))
+        stretched = 1.0 + acceleration * (z - bias)
+        # A far z runs off the end of the BCa's curve; the plain one is then far enough.
+        z = (z - bias) / stretched - bias if stretched > 0.0 else z
+    return min(1.0, 2.0 * float(ndtr(-abs(z))))
