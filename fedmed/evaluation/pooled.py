@@ -92,6 +92,9 @@ def evaluate_histograms(
     group_rows, fairness = _by_attribute(pooled, at, resamples, level)
     hospitals = {row["group"]: row["auroc"] for row in group_rows["hospital"]}
     known = [auroc for auroc in hospitals.values() if auroc is not None]
+    without = [name for name, auroc in hospitals.items() if auroc is None]
+    if known and without:
+        notes.append(f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few")
     if deviation:
         notes.append("counts and rates hold the hospitals' noise; so do their intervals")
     result: Json = {
