@@ -27,6 +27,7 @@ Arm = Literal[
 Scheme = Literal["federated", "pooled", "local-only"]
 Attribute = Literal["sex", "age", "sex_age", "view", "comorbidities"]
 ATTRIBUTES: tuple[str, ...] = get_args(Attribute)
+TRACKERS = ("tensorboard", "mlflow")
 ARMS: tuple[str, ...] = get_args(Arm)
 IMAGE_ARMS = ("pixel-laplace", "dp-pix", "brightness-shift")
 UPDATE_ARMS = ("local-update", "central-fixed", "central-adaptive")
@@ -192,6 +193,12 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads of torch per process; 0 = torch's choice
+    trackers: str = ""  # of fedmed run: tensorboard, mlflow, comma separated; each is an extra
+
+    @property
+    def tracked_by(self) -> tuple[str, ...]:
+        """The trackers as names."""
+        return tuple(name.strip() for name in self.trackers.split(",") if name.strip())
 
 
 class Settings(Section):
@@ -241,6 +248,7 @@ class Settings(Section):
         _check_source_keys(data)
         _check_privacy(self.privacy, data)
         _check_evaluation(self.evaluation, self.privacy, train)
+        _check_names("run.trackers", self.run.tracked_by, TRACKERS)
         return self
 
     @property
@@ -350,15 +358,18 @@ def _check_privacy(privacy: Privacy, data: Data) -> None:
             )
 
 
-def _check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train) -> None:
-    names = evaluation.grouped_by
+def _check_names(key: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
     for name in names:
-        if name not in ATTRIBUTES or names.count(name) > 1:
-            what = "named twice" if name in ATTRIBUTES else f"not known{nearest(name, ATTRIBUTES)}"
+        if name not in known or names.count(name) > 1:
+            what = "named twice" if name in known else f"not known{nearest(name, known)}"
             raise ValueError(
-                f"evaluation.attributes: '{name}' is {what}; use each of {', '.join(ATTRIBUTES)} "
-                "at most once, separated by commas"
+                f"{key}: '{name}' is {what}; use each of {', '.join(known)} at most once, "
+                "separated by commas"
             )
+
+
+def _check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train) -> None:
+    _check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
     if evaluation.bins == 1:
         raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
     if evaluation.where == "server":
