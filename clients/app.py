@@ -1,4 +1,4 @@
-"""The hospital's Flower app: it answers who it is and trains when asked; nothing else leaves."""
+"""The hospital's Flower app: who it is, training, evaluation when asked; nothing else leaves."""
 
 import logging
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients import evaluating
 from clients.hospital import Refusal, Site, hospital_for, review
 from fedmed import config
 from fedmed.errors import UserError
@@ -43,6 +44,27 @@ def train(message: Message, context: Context) -> Message:
             messages.decode_arrays(content.array_records["frozen"]),
         )
         return messages.update_content(reply)
+
+    return Message(_guarded(answer), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Score the hospital's evaluation images and answer with histograms, or with an error code."""
+
+    def answer() -> RecordDict:
+        hospital = hospital_for(*_member(context), context.run_id, _site(context))
+        content = message.content
+        request = content.config_records["request"]
+        edges = request["edges"]
+        reply = evaluating.evaluate(
+            hospital,
+            str(request["run"]),
+            messages.decode_arrays(content.array_records["model"]),
+            messages.decode_arrays(content.array_records["frozen"]),
+            [float(str(edge)) for edge in (edges if isinstance(edges, list) else [])],
+        )
+        return messages.histogram_content(reply)
 
     return Message(_guarded(answer), reply_to=message)
 

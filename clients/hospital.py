@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from fedmed import files, models, timing
 from fedmed.config import Model, Settings
-from fedmed.data.network import member_names
+from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.messages import Joining, Reply
 from fedmed.planning import make_member_plan, member_shard, patients_of
-from fedmed.privacy.deciding import decide, request_for
+from fedmed.privacy.deciding import against_evaluation, decide, request_for
+from fedmed.privacy.evaluating import evaluation_plan
 from fedmed.privacy.filtering import OverBudget
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
@@ -103,7 +104,7 @@ class Hospital:
         model = messages.fingerprint(parameters)
         owner = self.ledger.path.stem
         charge = request_for(self.settings, owner, self.plan, self.policy, self.shard)
-        with _ledger_failures(self.ledger, self.name):
+        with ledger_failures(self.ledger, self.name):
             stored = self.ledger.answered(run, round_number, model)
             if stored is not None:
                 return Reply(self.name, messages.unpack(stored))
@@ -121,7 +122,7 @@ class Hospital:
         update, result = self._update(round_number, parameters, frozen, model)
         if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
             raise Refusal("plan")  # what was not accounted is not released
-        with _ledger_failures(self.ledger, self.name):
+        with ledger_failures(self.ledger, self.name):
             self.ledger.commit(entry, messages.pack(update), cohort=self.shard.fingerprint())
         return Reply(self.name, update)
 
@@ -133,11 +134,7 @@ class Hospital:
         model_hash: str,
     ) -> tuple[dict[str, Tensor], LocalResult]:
         """The change of the parameters by local training, clipped and noised as planned."""
-        model = _model(self.settings.model, self.settings.data.image_size, self._device)
-        try:
-            messages.install(model, {**frozen, **parameters})
-        except ValueError as error:
-            raise Refusal("mismatch") from error
+        model = self.model_with({**frozen, **parameters})
         context = (self.name, round_number, model_hash)
         try:
             with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
@@ -171,6 +168,15 @@ class Hospital:
             )
         return update, result
 
+    def model_with(self, arrays: dict[str, Tensor]) -> nn.Module:
+        """The process's model with the server's state; :class:`Refusal` where it does not fit."""
+        model = _model(self.settings.model, self.settings.data.image_size, self._device)
+        try:
+            messages.install(model, arrays)
+        except ValueError as error:
+            raise Refusal("mismatch") from error
+        return model
+
     @property
     def _device(self) -> torch.device:
         try:
@@ -181,7 +187,7 @@ class Hospital:
 
 
 @contextlib.contextmanager
-def _ledger_failures(ledger: Ledger, name: str) -> Iterator[None]:
+def ledger_failures(ledger: Ledger, name: str) -> Iterator[None]:
     """A ledger that cannot be used is a refusal: without a record nothing is released."""
     try:
         yield
@@ -216,16 +222,30 @@ def review(
     """
     site = site or Site()
     name = name_of(settings, index)
-    with _refusing("plan", name):
+    with refusing("plan", name):
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
-    with _refusing("ledger", name):
+    with refusing("ledger", name):
         ledger = site.book(settings, name, run_id)
     patients = patients_of(settings, name)
-    with _refusing("ledger", name):
+    with refusing("ledger", name):
         decision = decide(settings, name, plan, policy, ledger, patients, run)
         if decision.accepts:
-            return Joining(hospital=name, public_size=policy.public_size)
+            against = ""
+            if settings.evaluation.where != "server":
+                against = against_evaluation(
+                    settings,
+                    plan,
+                    evaluation_plan(settings),
+                    policy,
+                    ledger,
+                    run,
+                    fixed_split=load_network(settings.data).fixed_split,
+                )
+            if against:
+                log.warning("%s will not evaluate: %s", name, against)
+                ledger.note("refused", reason=against, arm=settings.privacy.arm)
+            return Joining(hospital=name, public_size=policy.public_size, evaluates=not against)
         log.warning("%s refuses: %s", name, decision.reason)
         ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
     return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
@@ -239,12 +259,12 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
         torch.set_num_threads(settings.run.threads)
     name = name_of(settings, index)
     source = noise_source(settings)
-    with _refusing("data", name):
+    with refusing("data", name):
         shard = member_shard(settings, name)
-    with _refusing("plan", name):
+    with refusing("plan", name):
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
-    with _refusing("ledger", name):
+    with refusing("ledger", name):
         ledger = site.book(settings, name, run_id)
         # The budget is checked with each reservation.
         if not decide(settings, name, plan, policy, ledger, len(shard.patients())).allowed:
@@ -260,7 +280,7 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
             ledger.note("training without a guarantee of our own", arm=settings.privacy.arm)
     image = part(plan, ImagePlan)
     if image is not None:
-        with _ledger_failures(ledger, name), _refusing("data", name):
+        with ledger_failures(ledger, name), refusing("data", name):
             shard = released_shard(
                 shard,
                 image.mechanism,
@@ -302,7 +322,7 @@ def _pay(
 
 
 @contextlib.contextmanager
-def _refusing(code: str, name: str) -> Iterator[None]:
+def refusing(code: str, name: str) -> Iterator[None]:
     """What goes wrong is logged here, at the hospital; only the code leaves it."""
     try:
         yield

@@ -62,12 +62,15 @@ def run(
     from fedmed.federation.launch import RaySimulation, run_inline
     from fedmed.progress import make_progress
     from fedmed.report import build, write_summary
+    from fedmed.trackers import check, followed, publish
 
     if engine not in ("inline", "ray"):
         raise UserError(f"--engine {engine}: use inline or ray")
     loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
-    with _resumable(), make_progress(loaded, quiet) as progress:
+    check(loaded.base)
+    with _resumable(), make_progress(loaded, quiet) as shown:
+        progress = followed(shown, loaded, folder)
         if engine == "ray":
             with RaySimulation() as simulation:
                 run_experiment(loaded, folder, simulation.run, progress)
@@ -77,6 +80,9 @@ def run(
         page = build(folder)
     typer.echo(f"summary: {summary}")
     typer.echo(f"report:  {page}")
+    logged = publish(loaded, folder)
+    if logged:
+        typer.echo(f"mlflow:  {logged}")
 
 
 @app.command()

@@ -25,6 +25,9 @@ Arm = Literal[
     "central-adaptive",
 ]
 Scheme = Literal["federated", "pooled", "local-only"]
+Attribute = Literal["sex", "age", "sex_age", "view", "comorbidities"]
+ATTRIBUTES: tuple[str, ...] = get_args(Attribute)
+TRACKERS = ("tensorboard", "mlflow")
 ARMS: tuple[str, ...] = get_args(Arm)
 IMAGE_ARMS = ("pixel-laplace", "dp-pix", "brightness-shift")
 UPDATE_ARMS = ("local-update", "central-fixed", "central-adaptive")
@@ -154,6 +157,33 @@ class Privacy(Section):
     reproducible_noise: bool = False  # simulation only; then no epsilon against who knows the seed
 
 
+class Evaluation(Section):
+    """Who evaluates, on which images, and what hospitals may tell about theirs."""
+
+    where: Literal["server", "hospitals", "both"] = (
+        "server"  # on its own images; from the hospitals' histograms; both, to compare (simulation)
+    )
+    bins: Annotated[int, Field(ge=0, le=4096)] = 0  # of a histogram; 0 = 32 where noised, else 256
+    binning: Literal["public", "equal-width"] = (
+        "public"  # edges where the model scores synthetic images, or even in the score
+    )
+    epsilon: Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)] = (
+        0.0  # of the histograms, per evaluation patient; 0 = privacy.epsilon
+    )
+    delta: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0 = privacy.delta
+    images_per_patient: Annotated[int, Field(ge=0, le=64)] = (
+        0  # that count in histograms; 0 = privacy.images-per-patient, or 1 where noised, else all
+    )
+    attributes: str = "sex,age"  # histograms by these, comma separated; each costs accuracy
+    specificity: Annotated[float, Field(gt=0, lt=1)] = 0.9  # sensitivity is also given there
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000  # behind each interval
+
+    @property
+    def grouped_by(self) -> tuple[str, ...]:
+        """The attributes as names."""
+        return tuple(name.strip() for name in self.attributes.split(",") if name.strip())
+
+
 class Run(Section):
     """This run: its seed, its place and its machine."""
 
@@ -164,6 +194,12 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads of torch per process; 0 = torch's choice
+    trackers: str = ""  # of fedmed run: tensorboard, mlflow, comma separated; each is an extra
+
+    @property
+    def tracked_by(self) -> tuple[str, ...]:
+        """The trackers as names."""
+        return tuple(name.strip() for name in self.trackers.split(",") if name.strip())
 
 
 class Settings(Section):
@@ -173,6 +209,7 @@ class Settings(Section):
     model: Model = Model()
     train: Train = Train()
     privacy: Privacy = Privacy()
+    evaluation: Evaluation = Evaluation()
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -216,6 +253,8 @@ class Settings(Section):
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         _check_source_keys(data)
         _check_privacy(self.privacy, data)
+        _check_evaluation(self.evaluation, self.privacy, train)
+        _check_names("run.trackers", self.run.tracked_by, TRACKERS)
         return self
 
     @property
@@ -323,6 +362,35 @@ def _check_privacy(privacy: Privacy, data: Data) -> None:
                 f"privacy.neighbourhood: {privacy.neighbourhood} is more than the image's "
                 f"{data.image_size**2} pixels; lower it"
             )
+
+
+def _check_names(key: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            what = "named twice" if name in known else f"not known{nearest(name, known)}"
+            raise ValueError(
+                f"{key}: '{name}' is {what}; use each of {', '.join(known)} at most once, "
+                "separated by commas"
+            )
+
+
+def _check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train) -> None:
+    _check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
+    if evaluation.bins == 1:
+        raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
+    if evaluation.where == "server":
+        return
+    if evaluation.where == "hospitals" and train.selection != "last":
+        raise ValueError(
+            f"train.selection: '{train.selection}' needs a validation AUROC in every round, which "
+            "hospitals do not give (evaluation.where = 'hospitals'); use 'last'"
+        )
+    epsilon = evaluation.epsilon or privacy.epsilon
+    if privacy.arm not in UNPROTECTED and not 1e-4 <= epsilon <= 1e4:
+        raise ValueError(
+            f"evaluation.epsilon: {epsilon:g} (as privacy.epsilon) is outside 0.0001 to 10000, "
+            "where histograms can be accounted; set it"
+        )
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:

@@ -157,10 +157,11 @@ def _settings(
     """Settings of one arm: the file's, the arm's own, then the command line's."""
     own = config.flatten(_table(tables, name, str(path)))
     for key in own:
-        if key.startswith(("data.", "run.")) or key == "train.weighting":
+        shared = key.startswith(("data.", "run.", "evaluation.")) or key == "train.weighting"
+        if shared and key not in ("evaluation.epsilon", "evaluation.delta"):
             raise UserError(
-                f"{path}: [arm.{name}] sets {key}, but one comparison has one cohort, one machine "
-                f"and one weighting of hospitals; set {key} for all arms"
+                f"{path}: [arm.{name}] sets {key}, but one comparison has one cohort, one machine, "
+                f"one evaluation and one weighting of hospitals; set {key} for all arms"
             )
     nested: dict[str, Any] = {}
     named = config.flatten(_NAMED.get(name, {}))
@@ -318,7 +319,8 @@ def write_totals(out: Path) -> None:
 
 def check(experiment: Experiment) -> None:
     """Make every shard and plan once; raises :class:`UserError` before anything is trained."""
-    held_out_shard(experiment.base.data)
+    if experiment.base.evaluation.where != "hospitals":
+        held_out_shard(experiment.base.data)
     for settings in experiment.arms.values():
         make_plans(settings)
 
@@ -336,7 +338,7 @@ def _open(experiment: Experiment, out: Path) -> None:
         shared = {
             k: v
             for k, v in experiment.base.to_flat().items()
-            if k.startswith("data.") or k == "train.weighting"
+            if k.startswith("data.") or k in ("train.weighting", "evaluation.where")
         }
         for key, value in shared.items():
             if theirs.get("base", {}).get(key) != value:
@@ -390,7 +392,12 @@ def _describe(experiment: Experiment, out: Path) -> None:
 
 
 def write_samples(experiment: Experiment, out: Path) -> None:
-    """Some of the server's public images, as they are and as each image mechanism shows them."""
+    """Some of the server's public images, as they are and as each image mechanism shows them.
+
+    None where the server has no images (``evaluation.where = "hospitals"``).
+    """
+    if experiment.base.evaluation.where == "hospitals":
+        return
     shard, _ = held_out_shard(experiment.base.data)
     labels = shard.table["label"].to_numpy(dtype=np.int8)
     rows = [r for label in (0, 1) for r in np.flatnonzero(labels == label)[: SAMPLES // 2]]

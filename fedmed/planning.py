@@ -11,6 +11,7 @@ from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.files import safe_name
 from fedmed.privacy import solve
+from fedmed.privacy.evaluating import check_delta, evaluation_plan
 from fedmed.privacy.plan import Plan, declared_size, make_plan
 from fedmed.privacy.plans import GradientPlan, part
 from fedmed.privacy.policy import Policy, load_policy
@@ -60,7 +61,17 @@ def make_plans(settings: Settings) -> dict[str, Plan]:
     members = member_names(settings)
     _check_policies(settings, members)
     _check_sizes(settings, members)
+    _check_evaluation(settings, members)
     return {member: make_member_plan(settings, member) for member in members}
+
+
+def _check_evaluation(settings: Settings, members: list[str]) -> None:
+    """Histograms of hospitals need a delta below one over each one's evaluation patients."""
+    plan = None if settings.evaluation.where == "server" else evaluation_plan(settings)
+    if plan is not None:
+        for member in members:
+            table = load_network(settings.data).evaluation(member).table
+            check_delta(plan, int(table["patient_id"].nunique()), member)
 
 
 def public_sizes(settings: Settings) -> dict[str, int]:

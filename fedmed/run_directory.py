@@ -26,6 +26,7 @@ _PLACE = (
     "run.device",
     "run.threads",
     "run.hospitals-per-gpu",
+    "run.trackers",
     "train.timeout",
 )
 

@@ -56,5 +56,5 @@ def _log_to_stream() -> None:
 
 
 def _log_round(round_number: int, rounds: int, auroc: float | None) -> None:
-    shown = "not defined (one class)" if auroc is None else f"{auroc:.4f}"
-    log.info("round %d/%d AUROC %s", round_number, rounds, shown)
+    shown = "AUROC not known" if auroc is None else f"AUROC {auroc:.4f}"
+    log.info("round %d/%d %s", round_number, rounds, shown)

@@ -23,6 +23,7 @@ from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import UpdatePlan, part
 from fedmed.privacy.policy import Policy
 from fedmed.run_directory import RunDirectory
+from server import federated
 from server.evaluation import Evaluator, initial_model
 from server.results import Outcome, write_results
 from server.strategies import (
@@ -82,9 +83,12 @@ class _Coordinator:
         started = time.perf_counter()
         self.plans = make_plans(self.settings)
         self.refused: dict[str, str] = {}
+        self.silent: list[str] = []
         members = self._members()
         model = initial_model(self.settings)
-        self.evaluator = Evaluator.create(self.settings, model)
+        self.evaluator: Evaluator | None = None
+        if self.settings.evaluation.where != "hospitals":
+            self.evaluator = Evaluator.create(self.settings, model)
         strategy = self._strategy(members, model)
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
@@ -104,15 +108,27 @@ class _Coordinator:
         except RunError:
             self._record_failure(strategy)
             raise
+        owners = self._selected(strategy)
+        collected = None
+        if self.settings.evaluation.where != "server":
+            collected = federated.collect(
+                self.grid,
+                self.settings,
+                {node: name for node, name in members.items() if name not in self.silent},
+                strategy.frozen,
+                owners,
+                self.directory.run,
+            )
         outcome = Outcome(
             name=self.name,
-            owners=self._selected(strategy),
+            owners=owners,
             rounds=self.history[-1]["round"],
             selected_round=self.best,
             resumed_from_round=strategy.completed,
             answered=self._answered(),
             refused=self.refused,
             seconds=time.perf_counter() - started + earlier,
+            collected=collected,
         )
         return write_results(self.settings, self.directory, self.plans, self.evaluator, outcome)
 
@@ -135,6 +151,9 @@ class _Coordinator:
             if isinstance(answer, str):
                 raise RunError(f"a hospital did not join: {answer} ({messages.ERRORS[answer]})")
             found[reply.metadata.src_node_id] = answer.hospital
+            if not answer.evaluates:
+                self.silent.append(answer.hospital)
+                log.warning("%s's policy allows no histograms for evaluation", answer.hospital)
             if not answer.accepts:
                 self._refuse(answer)
             elif answer.public_size:
@@ -152,6 +171,11 @@ class _Coordinator:
                 f"{len(joined)} of {len(expected)} hospitals take the plan, fewer than "
                 f"train.minimum-hospitals = {self.settings.train.minimum_hospitals}; first "
                 f"refusal: {next(iter(self.refused.values()))}"
+            )
+        if self.settings.evaluation.where == "hospitals" and set(joined.values()) <= {*self.silent}:
+            raise RunError(
+                "no hospital's policy allows histograms for evaluation, so the model could not be "
+                "evaluated; set evaluation.where = 'server', or ask the hospitals"
             )
         return dict(sorted(joined.items(), key=lambda item: expected.index(item[1])))
 
@@ -248,7 +272,7 @@ class _Coordinator:
             self.on_round(round_number, self.settings.train.rounds, self.history[-1]["auroc"])
             return None
         models = strategy.models()
-        auroc = self.evaluator.validation_auroc(models)
+        auroc = None if self.evaluator is None else self.evaluator.validation_auroc(models)
         before = self._auroc_of(self.best)
         # Where AUROC is not defined nothing can be compared: the later round stands.
         better = auroc is None or before is None or auroc > before

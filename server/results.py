@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from fedmed import files, machine, timing
 from fedmed.config import Settings
 from fedmed.data.network import load_network
@@ -11,12 +13,16 @@ from fedmed.errors import RunError
 from fedmed.evaluation import predictions as predictions_table
 from fedmed.evaluation.summary import evaluate
 from fedmed.planning import trained_parameters
+from fedmed.privacy.evaluating import evaluation_plan, ledger_run
+from fedmed.privacy.evaluation_statement import EvaluationRecord, evaluation_record
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import Plan
 from fedmed.privacy.statement import Spend, statement
 from fedmed.run_directory import RunDirectory, save_arrays
+from server import federated
 from server.evaluation import Evaluator
+from server.federated import Collected
 from server.strategies import Arrays
 
 
@@ -32,22 +38,31 @@ class Outcome:
     answered: Mapping[str, int]
     refused: Mapping[str, str]
     seconds: float
+    collected: Collected | None = None  # what hospitals sent for a federated evaluation
 
 
 def write_results(
     settings: Settings,
     directory: RunDirectory,
     plans: Mapping[str, Plan],
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
     outcome: Outcome,
 ) -> dict[str, Any]:
     """Write everything and return the result; ``result.json`` comes last and ends the run.
 
+    Without an ``evaluator`` (the server has no images) the metrics are those of the hospitals'
+    histograms, and there is no table of predictions.
+
     Raises :class:`RunError` where a member took more private steps than its plan accounts for.
     """
     path = directory.path
-    predictions = evaluator.predictions(outcome.owners)
-    predictions_table.write(predictions, path / "predictions.parquet")
+    metrics = None
+    if evaluator is not None:
+        predictions = evaluator.predictions(outcome.owners)
+        predictions_table.write(predictions, path / "predictions.parquet")
+        metrics = _evaluated(settings, predictions)
+    collected = outcome.collected
+    pooled = None if collected is None else federated.pooled_metrics(settings, collected)
     spends = _spends(settings, directory, plans, outcome)
     privacy = statement(
         settings,
@@ -56,6 +71,7 @@ def write_results(
         noise_source(settings),
         refused=list(outcome.refused),
         parameters=trained_parameters(settings.model, settings.data.image_size),
+        evaluation=None if collected is None else _released(settings, directory, collected),
     )
     files.write_json(path / "privacy.json", privacy)
     save_arrays(path / "model.safetensors", _arrays(outcome.owners))
@@ -77,8 +93,11 @@ def write_results(
         "refused": list(outcome.refused),
         "resumed_from_round": outcome.resumed_from_round,
         "selected_round": outcome.selected_round,
-        "metrics": evaluate(predictions),
-        "hospital_auroc": _each_on_everything(evaluator, outcome.owners),
+        "metrics": pooled if metrics is None else metrics,
+        **({} if metrics is None or pooled is None else {"federated_evaluation": pooled}),
+        "hospital_auroc": None
+        if evaluator is None
+        else _each_on_everything(evaluator, outcome.owners),
         "seconds": {
             "total": round(outcome.seconds, 3),
             "training": round(training, 3) if known else None,
@@ -94,6 +113,31 @@ def write_results(
     files.write_json(path / "result.json", result)
     directory.drop_checkpoint()
     return result
+
+
+def _evaluated(settings: Settings, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Metrics of a table; evaluation.specificity and .resamples are those of its numbers."""
+    return evaluate(predictions)
+
+
+def _released(
+    settings: Settings, directory: RunDirectory, collected: Collected
+) -> EvaluationRecord:
+    """What the statement says of the histograms: a hospital that reserved has paid."""
+    paid = [*collected.counts]
+    if evaluation_plan(settings) is not None:
+        for member in collected.missing:
+            path = files.ledger_path(settings.run.ledgers, directory.path, member)
+            # A crash after the reservation: the noise may have been seen.
+            if Ledger(path).steps(ledger_run(directory.run)):
+                paid.append(member)
+    return evaluation_record(
+        settings,
+        collected.spec,
+        noise_source(settings),
+        hospitals=sorted(paid, key=lambda name: (len(name), name)),
+        missing=collected.missing,
+    )
 
 
 def _arrays(owners: Mapping[str, Arrays]) -> Arrays:

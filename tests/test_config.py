@@ -38,7 +38,7 @@ def test_flat_nested_and_typed_forms_agree() -> None:
     assert hash(settings) == hash(from_flat(settings.to_flat()))
 
 
-@pytest.mark.parametrize("section", ["data", "model", "train", "privacy", "run"])
+@pytest.mark.parametrize("section", ["data", "model", "train", "privacy", "evaluation", "run"])
 def test_every_key_is_kebab_case(section: str) -> None:
     for key in Settings().to_flat():
         assert key == key.lower()
@@ -99,6 +99,19 @@ def test_every_key_is_kebab_case(section: str) -> None:
         ("train.learning-rate", -0.1, ["train.learning-rate = -0.1"]),
         ("train.momentum", 1.0, ["train.momentum = 1.0", "less than 1"]),
         ("train.optimizer", "lion", ["train.optimizer = 'lion'", "'nadam'"]),
+        ("evaluation.where", "cloud", ["evaluation.where = 'cloud'", "'hospitals'"]),
+        ("evaluation.bins", -1, ["evaluation.bins = -1"]),
+        ("evaluation.bins", 1, ["evaluation.bins", "2 or more, or 0"]),
+        ("evaluation.bins", 5000, ["evaluation.bins", "less than or equal to 4096"]),
+        ("evaluation.binning", "even", ["evaluation.binning = 'even'", "'equal-width'"]),
+        ("evaluation.epsilon", -1.0, ["evaluation.epsilon = -1.0"]),
+        ("evaluation.delta", 1.0, ["evaluation.delta = 1.0", "less than 1"]),
+        ("evaluation.images-per-patient", 65, ["evaluation.images-per-patient = 65"]),
+        ("evaluation.attributes", "sex, eyes", ["evaluation.attributes", "'eyes'", "view"]),
+        ("evaluation.attributes", "sexe", ["evaluation.attributes", "did you mean 'sex'"]),
+        ("evaluation.attributes", "sex,age,sex", ["'sex' is named twice"]),
+        ("evaluation.specificity", 1.0, ["evaluation.specificity = 1.0", "less than 1"]),
+        ("evaluation.resamples", 10, ["evaluation.resamples = 10", "equal to 100"]),
         ("train", 5, ["train = 5"]),
         ("train.rounds.first", 5, ["train.rounds"]),
     ],
@@ -112,6 +125,14 @@ def test_a_wrong_key_or_value_is_one_line_with_the_key(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        (
+            {"evaluation.where": "hospitals", "train.selection": "best-validation"},
+            ["train.selection: 'best-validation'", "evaluation.where = 'hospitals'", "'last'"],
+        ),
+        (
+            {"evaluation.where": "both", "privacy.arm": "pixel-laplace", "privacy.epsilon": 1e5},
+            ["evaluation.epsilon: 100000", "set it"],
+        ),
         (
             {"train.weighting": "size", "privacy.arm": "central-fixed"},
             ["train.weighting", "'equal'"],
@@ -229,3 +250,15 @@ def test_a_toml_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     refuses(lambda: read_toml(tmp_path), str(tmp_path), "folder")
     wrong.write_bytes(b"\xff\xfe\x00")
     refuses(lambda: read_toml(wrong), str(wrong), "not valid TOML")
+
+
+def test_what_evaluation_asks_for_is_checked_only_where_hospitals_are_asked() -> None:
+    given = Settings().replaced({"privacy.arm": "pixel-laplace", "privacy.epsilon": 1e5})
+    assert given.evaluation.where == "server"
+    chosen = given.replaced({"evaluation.where": "both", "evaluation.epsilon": 2})
+    assert chosen.evaluation.epsilon == 2.0
+    assert Settings().evaluation.grouped_by == ("sex", "age")
+    assert given.replaced({"evaluation.attributes": " view "}).evaluation.grouped_by == ("view",)
+    assert given.replaced({"evaluation.attributes": ""}).evaluation.grouped_by == ()
+    both = {"evaluation.where": "both", "train.selection": "best-validation"}
+    assert Settings().replaced(both).train.selection == "best-validation"

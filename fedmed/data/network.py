@@ -24,6 +24,7 @@ class Network:
     cohort: Cohort
     hospital: pd.Series
     unknown_patients: int = 0  # images whose patient nobody knows, each taken for one of its own
+    fixed_split: bool = False  # the table itself says who is trained on, whatever the settings
 
     @property
     def names(self) -> list[str]:
@@ -46,6 +47,13 @@ class Network:
             table = table[rank <= cap]
         return self.cohort.with_table(table.reset_index(drop=True))
 
+    def evaluation(self, hospital: str) -> Cohort:
+        """Validation and test images that come from a hospital (or from all: ``pooled``)."""
+        mask = self.cohort.table["split"] != "train"
+        if hospital != POOLED:
+            mask &= self.hospital == hospital
+        return self.cohort.with_table(self.cohort.table[mask].reset_index(drop=True))
+
     def held_out(self) -> tuple[Cohort, pd.Series]:
         """Validation and test images of the server's, and the hospital each comes from."""
         mask = self.cohort.table["split"] != "train"
@@ -63,7 +71,9 @@ def load_network(data: Data) -> Network:
     patients = given.table.get("patient_id")
     unknown = len(given) if patients is None else int(patients.isna().sum())
     cohort = assign_splits(given, data)
-    network = Network(cohort, assign_hospitals(cohort.table, data), unknown)
+    split = given.table.get("split", pd.Series(dtype="string"))
+    fixed = data.split == "given" and {"val", "test"} <= set(split.dropna())
+    network = Network(cohort, assign_hospitals(cohort.table, data), unknown, fixed)
     if POOLED in network.names:
         raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
     for hospital in network.names:
@@ -85,6 +95,12 @@ def member_names(settings: Settings) -> list[str]:
 def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The training shard of one member, kept open by the process that asked for it."""
     return load_shard(load_network(data).training(hospital, cap), data.image_size)
+
+
+@functools.lru_cache(maxsize=128)
+def evaluation_shard(data: Data, hospital: str) -> Shard:
+    """The validation and test images of one member, kept open by the process that asked."""
+    return load_shard(load_network(data).evaluation(hospital), data.image_size)
 
 
 @functools.lru_cache(maxsize=2)

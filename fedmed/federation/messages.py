@@ -5,29 +5,39 @@ message    record              content
 =========  ==================  ====================================================================
 query      ``request``         the run's name
 query      ``reply``           hospital's name (public), whether its policy takes the plan, and if
-                               not the most rounds and the largest epsilon that it would take
+                               not the most rounds and the largest epsilon that it would take;
+                               whether it would send histograms of its evaluation patients
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
 train      ``request``         the run's name, round number
 reply      ``update``          change of the trainable parameters, noised where the arm says so
 reply      ``reply``           hospital's name; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
+evaluate   ``model``           trainable parameters of the final model, float32
+evaluate   ``frozen``          as in train
+evaluate   ``request``         the run's name, ``edges`` of the histograms' bins (public)
+reply      ``histograms``      counts by family (``all`` and each public attribute), float64,
+                               noised where the arm protects anything; beside ``reply``
+reply      ``clustering``      how images cluster in patients: where the arm protects nothing
 reply      ``error``           hospital's name and a code from :data:`ERRORS`, never a text
 =========  ==================  ====================================================================
 """
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
+from fedmed.evaluation.histograms import Spec
 from fedmed.models import trainable
 from fedmed.privacy.updates import finite
 
@@ -41,6 +51,7 @@ ERRORS: Final = {
     "mismatch": "the server's model does not fit the hospital's",
     "memory": "the hospital ran out of memory",
     "internal": "an unexpected failure; the hospital's own log names its kind",
+    "bad-counts": "the histograms had another form, or numbers that are not finite",
     "bad-update": "the update had another form, or numbers that are not finite",
     "no-answer": "no answer came in time, or the hospital's process ended",
 }
@@ -57,17 +68,32 @@ class Reply:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Histograms:
+    """A hospital's answer to an evaluate message: counts by family, or an error code.
+
+    ``clustering`` tells how images cluster in patients; 1 under an arm that protects anything.
+    """
+
+    hospital: str
+    counts: dict[str, NDArray[np.float64]] | None = None
+    clustering: float = 1.0
+    error: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Joining:
     """A hospital's answer to a query; where it does not accept, what it would take instead.
 
     ``rounds`` at the plan's own noise, ``epsilon`` at its own length; 0 where there is no room.
     Both come from the policy and the ledger, never from data. ``public_size`` is the number of
-    units that the policy declares; 0 where it declares none.
+    units that the policy declares; 0 where it declares none. ``evaluates``: whether it would send
+    histograms of its evaluation patients, where the settings ask for them.
     """
 
     hospital: str
     accepts: bool = True
+    evaluates: bool = True
     rounds: int = 0
     epsilon: float = 0.0
     public_size: int = 0
@@ -114,6 +140,11 @@ def fingerprint(arrays: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def request_fingerprint(arrays: Mapping[str, Tensor], spec: Spec) -> str:
+    """SHA-256 of a model and the public cells: which release of histograms was asked for."""
+    return hashlib.sha256(f"{fingerprint(arrays)}|{spec!r}".encode()).hexdigest()
+
+
 def pack(update: Mapping[str, Tensor]) -> bytes:
     """Arrays as safetensors bytes: what a ledger keeps of a release."""
     return save_bytes({name: value.contiguous() for name, value in update.items()})
@@ -135,6 +166,7 @@ def join_content(answer: Joining) -> RecordDict:
         {
             "hospital": answer.hospital,
             "accepts": answer.accepts,
+            "evaluates": answer.evaluates,
             "rounds": answer.rounds,
             "epsilon": answer.epsilon,
             "public-size": answer.public_size,
@@ -156,6 +188,7 @@ def read_join(message: Message) -> Joining | str:
         return Joining(
             hospital=str(record["hospital"]),
             accepts=bool(record["accepts"]),
+            evaluates=bool(record["evaluates"]),
             rounds=int(str(record["rounds"])),
             epsilon=float(str(record["epsilon"])),
             public_size=int(str(record["public-size"])),
@@ -171,6 +204,55 @@ def train_content(
     record = model if isinstance(model, ArrayRecord) else encode_arrays(model)
     request = ConfigRecord({"round": round_number, "run": run})
     return RecordDict({"model": record, "frozen": frozen, "request": request})
+
+
+def evaluate_content(
+    model: Mapping[str, Tensor], frozen: ArrayRecord, edges: Sequence[float], run: str
+) -> RecordDict:
+    """Content of an evaluate message."""
+    request = ConfigRecord({"run": run, "edges": list(edges)})
+    return RecordDict({"model": encode_arrays(model), "frozen": frozen, "request": request})
+
+
+def histogram_content(answer: Histograms) -> RecordDict:
+    """Content of a hospital's answer to an evaluate message."""
+    if answer.error is not None:
+        return update_content(Reply(answer.hospital, error=answer.error))
+    content = RecordDict({"reply": ConfigRecord({"hospital": answer.hospital})})
+    arrays = {n: torch.from_numpy(c) for n, c in (answer.counts or {}).items()}
+    content["histograms"] = encode_arrays(arrays)
+    if answer.clustering != 1:
+        content["clustering"] = MetricRecord({"clustering": answer.clustering})
+    return content
+
+
+def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
+    """A checked answer: every family of ``spec``, its shape, all finite; else an error code."""
+    if message.has_error():
+        return Histograms(hospital, error="no-answer")
+    content = message.content
+    if "error" in content:
+        return Histograms(hospital, error=_code(content))
+    try:
+        given = decode_arrays(content.array_records["histograms"])
+    except Exception:  # bytes from outside: numpy and zipfile raise many kinds
+        return Histograms(hospital, error="bad-counts")
+    fits = given.keys() == spec.families.keys() and all(
+        tuple(given[family].shape) == spec.shape(family) and given[family].dtype == torch.float64
+        for family in spec.families
+    )
+    if not fits or not finite(given):
+        return Histograms(hospital, error="bad-counts")
+    told = content.metric_records.get("clustering", MetricRecord()).get("clustering", 1.0)
+    clustering = float(told) if isinstance(told, int | float) else math.nan
+    if not 1 <= clustering < math.inf:
+        return Histograms(hospital, error="bad-counts")
+    return Histograms(hospital, {n: given[n].numpy() for n in spec.families}, clustering)
+
+
+def _code(content: RecordDict) -> str:
+    code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
+    return code if code in ERRORS else "internal"
 
 
 def update_content(reply: Reply) -> RecordDict:
@@ -199,8 +281,7 @@ def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> R
         return Reply(hospital, error="no-answer")
     content = message.content
     if "error" in content:
-        code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
-        return Reply(hospital, error=code if code in ERRORS else "internal")
+        return Reply(hospital, error=_code(content))
     try:
         update = decode_arrays(content.array_records["update"])
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds

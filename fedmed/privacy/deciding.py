@@ -7,7 +7,8 @@ from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.privacy import accounting
-from fedmed.privacy.filtering import Limit, OverBudget, Request, admit, largest_steps
+from fedmed.privacy.evaluating import EvaluationPlan, evaluation_request, ledger_run
+from fedmed.privacy.filtering import Limit, OverBudget, Request, admit, after, largest_steps
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plans import ImagePlan, Plan
 from fedmed.privacy.policy import Policy
@@ -97,6 +98,44 @@ def decide(
         except OverBudget as error:
             return _no_room(str(error), request, item, policy.limit, opened, total)
     return Decision(accepts=True)
+
+
+def against_evaluation(
+    settings: Settings,
+    training: Plan,
+    plan: EvaluationPlan | None,
+    policy: Policy,
+    ledger: Ledger,
+    run: str,
+    *,
+    fixed_split: bool,
+) -> str:
+    """Why ``policy`` does not let the hospital send histograms at the end of ``run``; else empty.
+
+    Where training is charged to the same account, all its steps are counted as spent already.
+    """
+    if policy.evaluation == "refuse":
+        return "the policy does not allow histograms of evaluation patients"
+    if plan is None or policy.limit is None or ledger.opened(ledger_run(run)):
+        return ""
+    owner = ledger.path.stem
+    request = evaluation_request(settings, owner, plan, policy, fixed_split=fixed_split)
+    if request.step is None:
+        return f"histograms give one {request.unit} no guarantee that the limit could count"
+    opened, total = ledger.state(request.account)
+    try:
+        for item in training.parts:
+            before = request_for(settings, owner, item, policy)
+            if item.payer != "hospital" or before.account != request.account:
+                continue
+            if not ledger.opened(run):
+                sole = admit(before, policy.limit, opened, total)
+                opened = [*opened, {**before.to_json(), "sole": sole}]
+            total = after(before, before.steps - ledger.steps(run), total)
+        admit(request, policy.limit, opened, total)
+    except OverBudget as error:
+        return f"histograms of evaluation patients after this training: {error}"
+    return ""
 
 
 def _no(reason: str) -> Decision:

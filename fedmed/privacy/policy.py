@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -22,6 +22,8 @@ class Policy(Section):
 
     ``maximum-epsilon`` at ``delta`` is the limit of the account, over all runs. Where it is set,
     arms that claim nothing for the account's unit are allowed only if ``arms`` names them.
+    Histograms of evaluation patients are charged to the same account where there is a limit, and
+    without one to an account of their own; see :mod:`fedmed.privacy.evaluating`.
     """
 
     account: str = ""  # where spend is charged; empty = one account per hospital and unit
@@ -31,6 +33,9 @@ class Policy(Section):
     arms: list[str] = []  # empty = every arm that the limit allows
     minimum_cohort: Annotated[int, Field(ge=0)] = 0  # patients in training
     public_size: Annotated[int, Field(ge=0)] = 0  # declared number of units; 0 = see the settings
+    evaluation: Literal["", "shared", "separate", "refuse"] = (
+        ""  # histograms: charged to training's account, to one of its own; empty = as limited
+    )
     allow_reproducible_noise: bool = False
 
     @model_validator(mode="after")

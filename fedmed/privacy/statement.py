@@ -13,13 +13,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed.config import Settings
-from fedmed.privacy import accounting
+from fedmed.privacy import accounting, evaluation_statement
+from fedmed.privacy.evaluation_statement import EvaluationRecord
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan, part
 from fedmed.rounding import up
 
+SERVERS_IMAGES = (
+    "the patients of the server's validation and test images, declared public or consented"
+)
 NOT_COVERED = [
-    "the patients of the server's validation and test images, declared public or consented",
     "runs outside this comparison on the same patients: their epsilons add up to these",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
     "when a hospital answers, whether it fails in a round, and the code it then sends",
@@ -54,6 +57,9 @@ class Total(_Strict):
 
     unit: Literal["patient", "image", "hospital"]
     neighbouring: str
+    of: Literal["training", "evaluation"] = Field(
+        "training", description="whose data: two sets of patients"
+    )
     epsilon: float = Field(ge=0)
     delta: float = Field(ge=0, lt=1)
     runs: list[str] = Field(description="ARM/seed-N of the runs that are added up")
@@ -101,6 +107,10 @@ class Statement(_Strict):
     public_data: str
     hospitals: list[MemberRecord]
     refused: list[str] = Field(description="hospitals whose policy refused the plan")
+    evaluation: EvaluationRecord | None = Field(
+        None,
+        description="what hospitals told of their evaluation patients; null where nothing",
+    )
     total: list[Total] = Field(description="over the arms and seeds of the comparison so far")
     not_covered: list[str]
     summary: str
@@ -122,11 +132,12 @@ def statement(
     *,
     refused: Sequence[str] = (),
     parameters: int = 0,
+    evaluation: EvaluationRecord | None = None,
 ) -> dict[str, Any]:
     """The statement of a finished run, JSON-ready, computed from the steps really taken.
 
     ``refused`` names the hospitals that took no part; ``parameters`` is how many numbers are
-    trained.
+    trained; ``evaluation`` is what hospitals told of their evaluation patients.
     """
     plan = next(iter(spends.values())).plan
     words = plan.words(settings.train.scheme)
@@ -149,7 +160,7 @@ def statement(
         trust=words.trust,
         mechanism=words.mechanism,
         sampling=words.sampling,
-        released=list(words.released),
+        released=[*words.released, *([evaluation.released] if evaluation else [])],
         epsilon=max(epsilons) if claim else None,
         delta=plan.delta if claim else None,
         mu=risk.mu if risk and claim else None,
@@ -183,8 +194,9 @@ def statement(
         public_data=_public(settings),
         hospitals=members,
         refused=list(refused),
+        evaluation=evaluation,
         total=[],
-        not_covered=_not_covered(settings, plan, words.not_covered),
+        not_covered=_not_covered(settings, plan, words.not_covered, evaluation),
         summary="",
     )
     return record.model_copy(update={"summary": _summary(record)}).model_dump()
@@ -263,8 +275,14 @@ def _public(settings: Settings) -> str:
     return f"the model starts from {what}; its training data are taken to be public"
 
 
-def _not_covered(settings: Settings, plan: Plan, own: Sequence[str]) -> list[str]:
-    found = [*own, *NOT_COVERED]
+def _not_covered(
+    settings: Settings, plan: Plan, own: Sequence[str], evaluation: EvaluationRecord | None
+) -> list[str]:
+    server = [SERVERS_IMAGES] if settings.evaluation.where != "hospitals" else []
+    found = [*own, *server, *NOT_COVERED]
+    if evaluation is not None:
+        unknown = settings.data.unknown_patients == "separate"
+        found += evaluation_statement.not_covered(evaluation, unknown)
     gradient = part(plan, GradientPlan)
     if gradient is not None and not gradient.declared:
         found.append("the number of patients and images of each hospital, treated as public")
@@ -277,6 +295,11 @@ def _not_covered(settings: Settings, plan: Plan, own: Sequence[str]) -> list[str
 
 def _summary(record: Statement) -> str:
     """One plain paragraph for a reader who is no expert."""
+    told = evaluation_statement.summary(record.evaluation) if record.evaluation else ""
+    return (_training_summary(record) + " " + told).strip()
+
+
+def _training_summary(record: Statement) -> str:
     if record.unit == "none":
         return (
             "This run protects nobody: the models that hospitals send, and the final model, may "

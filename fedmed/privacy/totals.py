@@ -1,15 +1,23 @@
 """What all runs of a comparison together cost the same data: every one of them touched it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from fedmed.config import UNPROTECTED
 from fedmed.privacy import accounting
+from fedmed.privacy.evaluating import NEIGHBOURS
 from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian, group_gaussian
 from fedmed.privacy.statement import Total
 
 POOLED: Final = "pooled"
+UNITS: Final[tuple[Literal["patient", "image", "hospital"], ...]] = (
+    "patient",
+    "image",
+    "hospital",
+)
+EVALUATION: Final = "evaluation"
 _RELATIONS: Final = {
+    EVALUATION: NEIGHBOURS,
     "patient": "add or remove one patient",
     "image": "replace the pixels of one image",
     "hospital": "replace one hospital's data",
@@ -29,21 +37,31 @@ def totals(
     divergences are added up instead. ``not_counted`` are runs that may have spent and have no
     statement. Each hospital's own runs and the pooled runs, which hold its data too, are added up;
     the largest hospital's total is given. Runs that bound nothing for a unit (no privacy, a seed
-    that is known, labels in the clear) are named instead.
+    that is known, labels in the clear) are named instead. Evaluation patients have a total of their
+    own: a comparison has one split, so nobody is in both.
     """
     found = []
-    for unit in ("patient", "image", "hospital"):
-        costs = {run: _costs(s, unit) for run, s in statements.items()}
+    for unit in (*UNITS, EVALUATION):
+        told = dict(statements)
+        if unit == EVALUATION:
+            records = {run: s.get("evaluation") for run, s in statements.items()}
+            told = {
+                run: record for run, record in records.items() if record and record["hospitals"]
+            }
+            costs = {run: _evaluated(s) for run, s in told.items()}
+        else:
+            costs = {run: _costs(s, unit) for run, s in told.items()}
         added = [run for run, cost in costs.items() if cost]
         if not added:
             continue
-        deltas = [float(statements[run]["delta"] or 0.0) for run in added]
+        deltas = [float(told[run]["delta"] or 0.0) for run in added]
         members = {m for run in added for m in costs[run]} - {POOLED} or {POOLED}
         worst = max(_epsilon(costs, m, max(deltas), extended) for m in members)
         found.append(
             Total(
-                unit=unit,
+                unit="patient" if unit not in UNITS else unit,
                 neighbouring=_RELATIONS[unit],
+                of="evaluation" if unit == EVALUATION else "training",
                 epsilon=worst,
                 delta=max(deltas),
                 runs=added,
@@ -85,6 +103,14 @@ def _epsilon(
         divergence = accounting.rdp(everything)[ORDERS.index(order)]
         return accounting.epsilon_at(order, divergence, delta)
     return accounting.composed_epsilon(tuple(sorted(everything, key=str)), delta)
+
+
+def _evaluated(record: Mapping[str, Any]) -> dict[str, list[tuple[Mechanism, int]]]:
+    """Per hospital, what a run's histograms cost one evaluation patient; empty if unbounded."""
+    if record["unit"] == "none" or record["epsilon"] is None:
+        return {}
+    spent = [(Mechanism.from_json(i["step"]), int(i["count"])) for i in record["spent"]]
+    return {str(name): spent for name in record["hospitals"]}
 
 
 def _costs(statement: Mapping[str, Any], unit: str) -> dict[str, list[tuple[Mechanism, int]]]:

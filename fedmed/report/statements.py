@@ -68,7 +68,7 @@ def totals(arms: Sequence[Arm]) -> list[Json]:
     )
     return [
         {
-            "unit": total["unit"],
+            "unit": _whose(total),
             "neighbouring": total.get("neighbouring") or words.ABSENT,
             "epsilon": total["epsilon"],
             "delta": total["delta"],
@@ -82,9 +82,15 @@ def totals(arms: Sequence[Arm]) -> list[Json]:
 
 def _line(total: Json) -> str:
     return (
-        f"ε = {words.epsilon_text(total['epsilon'])} per {total['unit']}, "
+        f"ε = {words.epsilon_text(total['epsilon'])} per {_whose(total)}, "
         f"δ = {words.delta_text(total['delta'])}"
     )
+
+
+def _whose(total: Json) -> str:
+    """Trained-on and evaluation patients are two sets, each with a total of its own."""
+    other = "evaluation " if total.get("of") == "evaluation" else ""
+    return f"{other}{total['unit']}"
 
 
 def _facts(arm: Arm, told: Json) -> list[tuple[str, str]]:

@@ -399,6 +399,7 @@ def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> N
     assert dict(reply.content.config_records["reply"]) == {
         "hospital": "hospital-1",
         "accepts": True,
+        "evaluates": True,
         "public-size": 0,
         "rounds": 0,
         "epsilon": 0.0,

@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from support import goes_red, gradient_plan, make, update_plan
 
+from fedmed.evaluation.histograms import Spec
 from fedmed.privacy import accounting, totals
+from fedmed.privacy.evaluating import evaluation_plan
+from fedmed.privacy.evaluation_statement import evaluation_record
 from fedmed.privacy.images import BrightnessShift, PixelLaplace
 from fedmed.privacy.mechanism import gaussian, group_gaussian
 from fedmed.privacy.noise import NoiseSource
@@ -161,3 +164,37 @@ def test_under_the_image_unit_the_cap_gives_the_patients_total() -> None:
 def test_the_total_is_never_below_any_run_in_it() -> None:
     runs = {"dp-sgd/seed-0": dp_sgd(8, 4), "pooled-dp-sgd/seed-0": pooled(5)}
     assert total("patient", runs).epsilon > max(r["epsilon"] for r in runs.values())
+
+
+def evaluated(epsilon: float = 4.0, arm: str = "dp-sgd", source: NoiseSource | None = None) -> Any:
+    """A statement of a run whose two hospitals sent histograms."""
+    settings = make(
+        privacy={"arm": arm, "delta": DELTA},
+        evaluation={"where": "both", "epsilon": epsilon, "delta": DELTA},
+    )
+    told = clean() if arm == "none" else dp_sgd(8, 4)
+    record = evaluation_record(
+        settings,
+        Spec(edges=(0.5,), cap=0 if arm == "none" else 1),
+        source or NoiseSource(),
+        hospitals=["hospital-1", "hospital-2"],
+        missing={},
+    )
+    return {**told, "evaluation": record.model_dump()}
+
+
+def test_evaluation_patients_have_a_total_of_their_own() -> None:
+    runs = {f"dp-sgd/seed-{n}": evaluated() for n in (0, 1)}
+    runs["none/seed-0"] = evaluated(arm="none")
+    runs["seeded/seed-0"] = evaluated(source=NoiseSource(1))
+    runs["server/seed-0"] = dp_sgd(8, 4)
+    found = {(t.unit, t.of): t for t in totals.totals(runs)}
+    own = found["patient", "evaluation"]
+    step = evaluation_plan(make(privacy={"arm": "dp-sgd", "epsilon": 4.0, "delta": DELTA}))
+    assert step is not None
+    assert own.epsilon == accounting.composed_epsilon(((step.step, 2),), DELTA)
+    assert own.runs == ["dp-sgd/seed-0", "dp-sgd/seed-1"]
+    assert own.not_bounded_by == ["none/seed-0", "seeded/seed-0"]
+    assert own.neighbouring == "add or remove one evaluation patient"
+    without = {name: {**run, "evaluation": None} for name, run in runs.items()}
+    assert totals.totals(without) == [t for t in found.values() if t.of == "training"]
