@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from fedmed.evaluation.cells import Array, drawn_measures, interval, measures
-from fedmed.evaluation.fairness import MINIMUM, SEXES, TOO_FEW, pearson
+from fedmed.evaluation.fairness import MINIMUM, PAIRS, TOO_FEW, pearson
 from fedmed.evaluation.groups import UNKNOWN
 
 Json = dict[str, Any]
@@ -189,8 +189,9 @@ def _accuracy_gaps(
     if "accuracy" not in groups.values:
         return {}
     names = [str(row["group"]) for row in used]
-    if attribute == "sex":
-        pairs = {SEXES[0]: groups.place(SEXES[1])} if set(SEXES) <= set(names) else {}
+    if attribute in PAIRS:
+        first, second = PAIRS[attribute]
+        pairs = {first: groups.place(second)} if {first, second} <= set(names) else {}
     else:
         pairs = {name: len(groups.names) + groups.place(name) for name in names}
     found: dict[str, tuple[float, list[float] | None]] = {}
