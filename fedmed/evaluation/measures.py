@@ -8,9 +8,9 @@
 A column is one score per image: one arm and seed. All columns see the same resamples of patients,
 so any difference of quantities is paired, resample by resample. Thresholds are chosen beforehand
 (on validation rows) and stay fixed in each resample: intervals are those of the rates at that
-threshold, not of choosing it again. Resamples keep the number of patients with and without disease:
-what depends on prevalence (accuracy, PPV, NPV, selection rate, average precision) is measured at the
-prevalence of the test images, and its interval is not that of another prevalence.
+threshold, not of choosing it again. Resamples keep the number of patients with and without
+disease: what depends on prevalence (accuracy, PPV, NPV, selection rate, average precision) is
+measured at that of the test images, and its interval is not that of another prevalence.
 """
 
 from __future__ import annotations
