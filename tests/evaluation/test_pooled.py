@@ -13,9 +13,9 @@ from support import goes_red
 
 from fedmed.evaluation.cells import area, drawn_measures, interval, plausible, specific_edge
 from fedmed.evaluation.discrimination import auroc, rates, youden_threshold
-from fedmed.evaluation.fairness import gaps, group_table
 from fedmed.evaluation.histograms import EVERYBODY, Spec, around, count, equal_width
 from fedmed.evaluation.pooled import Pooled, evaluate_histograms
+from fedmed.evaluation.summary import evaluate
 
 Array = npt.NDArray[np.float64]
 
@@ -110,12 +110,11 @@ def test_with_one_score_in_each_bin_everything_equals_the_tables(seed: int) -> N
     at = rates(test["label"], test["score"], found["threshold"])
     for key in ("accuracy", "sensitivity", "specificity", "ppv", "npv"):
         assert found[key] == pytest.approx(getattr(at, key), abs=1e-12), key
-    groups = test["sex"].astype("string")
-    expected = group_table(test["label"], test["score"], groups, found["threshold"])
-    for ours, theirs in zip(found["groups"]["sex"], expected, strict=True):
+    expected = evaluate(table, resamples=0)
+    for ours, theirs in zip(found["groups"]["sex"], expected["groups"]["sex"], strict=True):
         for key in ("group", "n", "positives", "negatives", "auroc", "fnr", "fpr", "accuracy"):
             assert ours[key] == pytest.approx(theirs[key]) if theirs[key] is not None else True
-    wanted = gaps(test["label"], test["score"], groups, found["threshold"], pair=("F", "M"))
+    wanted = expected["fairness"]["sex"]
     for key in (
         "auroc_gap",
         "fnr_gap",
@@ -139,10 +138,8 @@ def test_with_one_score_in_each_bin_everything_equals_the_tables(seed: int) -> N
 
 def test_accuracy_gaps_of_hospitals_are_against_all_others() -> None:
     table = cohort(1)
-    test = table[table["split"] == "test"]
     found = evaluated(table, edges_between(table["score"]), resamples=100)
-    names = test["hospital"].astype("string")
-    wanted = gaps(test["label"], test["score"], names, found["threshold"])
+    wanted = evaluate(table, resamples=0)["fairness"]["hospital"]
     assert found["fairness"]["hospital"]["accuracy_gaps"] == pytest.approx(wanted["accuracy_gaps"])
 
 
