@@ -10,11 +10,7 @@ so any difference of quantities is paired, resample by resample. Thresholds are 
 (on validation rows) and stay fixed in each resample: intervals are those of the rates at that
 threshold, not of choosing it again. Resamples keep the number of patients with and without
 disease: what depends on prevalence (accuracy, PPV, NPV, selection rate, average precision) is
-<<<<<<< HEAD
 measured at the prevalence of the test images, and its interval is not that of another prevalence.
-=======
-measured at that of the test images, and its interval is not that of another prevalence.
->>>>>>> 515f002fc65966fbbbd5ef34f8b48bd59faa2c1b
 """
 
 from __future__ import annotations
