@@ -27,7 +27,7 @@ _SHOWN: Final = "shown"  # the parameter that holds the arms to draw
 
 CONFIG: Final[Json] = {
     "font": _PAGE_FONT,
-    "background": None,
+    "background": "transparent",
     "aria": False,  # the page says what the figure shows; a thousand marks would drown it
     "view": {"stroke": None},
     "axis": {
@@ -219,5 +219,5 @@ def _inline(svg: str, prefix: str) -> Markup:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r' (?:aria-\w+|role|class|pointer-events)="[^"]*"', "", svg)
     svg = re.sub(r' font-family="[^"]*"', "", svg)
-    svg = re.sub(r"<svg ([^>]*?)width=\"\d+\" height=\"\d+\"", r'<svg aria-hidden="true" \1', svg)
+    svg = re.sub(r'<svg ([^>]*?)width="\d+" height="\d+"', r'<svg aria-hidden="true" \1', svg)
     return Markup(svg)  # noqa: S704 -- Vega escapes the text that it draws

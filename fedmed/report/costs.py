@@ -85,7 +85,7 @@ def figure(arms: Sequence[Arm]) -> Figure | None:
                 "x": {
                     "field": start,
                     "type": "quantitative",
-                    "title": "seconds, mean over seeds (dark: training)",
+                    "title": "seconds (dark: training)",
                     "axis": {"tickCount": 5, "domain": False, "ticks": False},
                 },
                 "x2": {"field": end},
