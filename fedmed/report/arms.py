@@ -1,26 +1,44 @@
-"""One arm over its seeds: the means that tables, figures and sentences use."""
+"""One arm over its seeds: the numbers that tables, figures and sentences use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from fedmed.report.load import Comparison, Json, Run
+from fedmed.report.evidence import Estimate, Evidence
+from fedmed.report.load import Comparison, Run
+from fedmed.report.reading import Json, Number, dig, mean, number, pair, rows, table, texts
 
-Number = float | None
+_DETECTABLE = "minimum_detectable_gap"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One group of test patients under one arm; a metric without a number has no entry.
+
+    `detectable` is, by metric, the smallest gap between this group and all others that would be
+    seen. `note` says why there are no numbers; None where there are.
+    """
+
+    name: str
+    images: Number
+    positives: Number
+    note: str | None
+    metrics: dict[str, Estimate]
+    detectable: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """An arm with at least one finished seed.
+    """An arm with at least one finished seed; `number` is its place among all arms, from 0.
 
-    `low` and `high` are the 95 % interval over test patients, averaged over seeds; `seed_aurocs`
-    are the single seeds' AUROCs. `epsilon` is the largest over seeds and holds for `unit`; None
-    means that no differential privacy is claimed.
+    `auroc` is over all test images, with its interval; `seed_aurocs` are the single seeds'.
+    `epsilon` is the largest over seeds and holds for `unit`; None means that no differential
+    privacy is claimed.
     """
 
     name: str
+    number: int
     kind: str
     scheme: str
     unit: str
@@ -28,10 +46,24 @@ class Arm:
     delta: Number
     trust: str
     runs: list[Run]
-    auroc: Number
-    low: Number
-    high: Number
+    estimate: Estimate
     seed_aurocs: list[float]
+    evidence: Evidence | None = None
+
+    @property
+    def auroc(self) -> Number:
+        """Mean test AUROC over seeds."""
+        return self.estimate.value
+
+    @property
+    def low(self) -> Number:
+        """Lower end of the AUROC's 95 % interval over test patients."""
+        return self.estimate.low
+
+    @property
+    def high(self) -> Number:
+        """Upper end of that interval."""
+        return self.estimate.high
 
     @property
     def private(self) -> bool:
@@ -41,8 +73,7 @@ class Arm:
     @property
     def replaced(self) -> Number:
         """Epsilon where one unit's data are replaced, where the statement gives it."""
-        value: Number = self.statement.get("epsilon_replace_one")
-        return value
+        return number(self.statement.get("epsilon_replace_one"))
 
     @property
     def axis_epsilon(self) -> Number:
@@ -59,104 +90,170 @@ class Arm:
     def statement(self) -> Json:
         """The privacy statement of the seed whose guarantee is weakest; empty without any."""
         told = [run.privacy for run in self.runs if run.privacy]
-        unclaimed = [one for one in told if one.get("epsilon") is None]
+        unclaimed = [one for one in told if number(one.get("epsilon")) is None]
         if unclaimed or not told:
             return next(iter(unclaimed), {})
-        return max(told, key=lambda one: float(one["epsilon"]))
+        return max(told, key=lambda one: number(one["epsilon"]) or 0.0)
+
+    @property
+    def results(self) -> list[Json]:
+        """The results of its seeds."""
+        return [run.result or {} for run in self.runs]
 
     def metric(self, *path: str) -> Number:
         """Mean over seeds of a number in the metrics, None where no seed has it."""
-        return mean(_dig(_result(run).get("metrics"), path) for run in self.runs)
+        return mean(dig(result, "metrics", *path) for result in self.results)
 
     def cost(self, *path: str) -> Number:
         """Mean over seeds of a number in the result."""
-        return mean(_dig(_result(run), path) for run in self.runs)
+        return mean(dig(result, *path) for result in self.results)
 
-    def groups(self, attribute: str) -> list[Json]:
-        """Rows of the subgroup table, their numbers averaged over seeds."""
-        tables = [
-            ((_result(run).get("metrics") or {}).get("groups") or {}).get(attribute) or []
-            for run in self.runs
-        ]
+    def measure(self, metric: str) -> Estimate:
+        """A metric over all test images, with its interval."""
+        found = self.evidence.estimate(self.name, "metrics", metric) if self.evidence else None
+        return found or _averaged(
+            [table(result, "metrics") for result in self.results],
+            metric,
+            ("intervals", metric),
+            f"{metric}_interval",
+        )
+
+    def gap(self, attribute: str, quantity: str) -> Estimate:
+        """A gap between the groups of one attribute, with its interval."""
+        found = (
+            self.evidence.estimate(self.name, "gaps", attribute, quantity)
+            if self.evidence
+            else None
+        )
+        return found or _averaged(
+            [table(result, "metrics", "fairness", attribute) for result in self.results],
+            quantity,
+            ("intervals", quantity),
+        )
+
+    def groups(self, attribute: str) -> list[Group]:
+        """The groups of one attribute, in the order of the files."""
         merged: dict[str, list[Json]] = {}
-        for row in (row for table in tables for row in table):
-            merged.setdefault(str(row.get("group")), []).append(row)
-        return [
-            {
-                **same[0],
-                **{
-                    key: mean(row.get(key) for row in same)
-                    for key in ("auroc", "fnr", "fpr", "accuracy", "selection_rate")
-                },
-            }
-            for same in merged.values()
-        ]
+        for result in self.results:
+            for row in rows(result, "metrics", "groups", attribute):
+                merged.setdefault(str(row.get("group")), []).append(row)
+        return [self._group(attribute, name, same) for name, same in merged.items()]
+
+    def attributes(self) -> list[str]:
+        """The attributes that its groups are made of."""
+        return list(
+            dict.fromkeys(
+                attribute
+                for result in self.results
+                for attribute in table(result, "metrics", "groups")
+            )
+        )
 
     def notes(self) -> list[str]:
         """Notes of the evaluation: what could not be measured, what was not compared."""
         notes: list[str] = []
-        for run in self.runs:
-            metrics = _result(run).get("metrics") or {}
-            notes += metrics.get("notes") or []
+        for result in self.results:
+            metrics = table(result, "metrics")
+            notes += texts(metrics, "notes")
             if metrics.get("threshold") is None and metrics.get("threshold_rule"):
                 notes.append(str(metrics["threshold_rule"]))
         return list(dict.fromkeys(notes))
+
+    def _group(self, attribute: str, name: str, same: list[Json]) -> Group:
+        metrics = {}
+        for metric in ("auroc", "fnr", "fpr", "accuracy", "selection_rate"):
+            found = (
+                self.evidence.estimate(self.name, "groups", attribute, name, metric)
+                if self.evidence
+                else None
+            )
+            found = found or _averaged(same, metric, ("intervals", metric))
+            if found.value is not None:
+                metrics[metric] = found
+        detectable = {
+            metric: mean(dig(row, _DETECTABLE, metric) for row in same)
+            for metric in ("auroc", "fnr", "accuracy")
+        }
+        note = same[0].get("note")
+        return Group(
+            name=name,
+            images=number(same[0].get("n")),
+            positives=number(same[0].get("positives")),
+            note=None if note is None else str(note),
+            metrics=metrics,
+            detectable={key: value for key, value in detectable.items() if value is not None},
+        )
 
 
 def summarise(comparison: Comparison) -> list[Arm]:
     """Arms with at least one finished seed, in the experiment's order."""
     arms = []
-    for name in comparison.arms:
+    for place, name in enumerate(comparison.arms):
         runs = [run for run in comparison.runs if run.arm == name and run.result is not None]
         if runs:
-            arms.append(_arm(name, runs))
+            arms.append(_arm(name, place, runs, comparison.evidence))
     return arms
 
 
 def reference(arms: list[Arm]) -> Arm | None:
-    """The federated arm without privacy, which private arms are compared with."""
+    """The arm that private arms are compared with: federated, without privacy.
+
+    Where arms were compared on the same images, it is the baseline of that comparison.
+    """
+    named = next((arm.evidence.baseline for arm in arms if arm.evidence), "")
+    for arm in arms:
+        if arm.name == named:
+            return arm
     return next((arm for arm in arms if not arm.private and arm.scheme == "federated"), None)
 
 
-def mean(values: Iterable[Any]) -> Number:
-    """Mean of the numbers that are there; None where there is none."""
-    present = [float(value) for value in values if isinstance(value, int | float)]
-    return sum(present) / len(present) if present else None
-
-
-def _arm(name: str, runs: list[Run]) -> Arm:
-    first = _result(runs[0])
-    metrics = [_result(run).get("metrics") or {} for run in runs]
-    intervals = [m["auroc_interval"] for m in metrics if m.get("auroc_interval")]
-    aurocs = [float(m["auroc"]) for m in metrics if m.get("auroc") is not None]
+def _arm(name: str, place: int, runs: list[Run], evidence: Evidence | None) -> Arm:
+    results = [run.result or {} for run in runs]
+    first = results[0]
+    metrics = [table(result, "metrics") for result in results]
+    aurocs = [value for m in metrics if (value := number(m.get("auroc"))) is not None]
+    found = evidence.estimate(name, "metrics", "auroc") if evidence else None
     return Arm(
         name=name,
+        number=place,
         kind=str(first.get("arm") or name),
         scheme=str(first.get("scheme") or "federated"),
         unit=str(first.get("unit") or "none"),
-        epsilon=_largest(runs, "epsilon"),
-        delta=_largest(runs, "delta"),
+        epsilon=_largest(results, "epsilon"),
+        delta=_largest(results, "delta"),
         trust=str(first.get("trust") or "not recorded"),
         runs=runs,
-        auroc=mean(aurocs),
-        low=mean(interval[0] for interval in intervals),
-        high=mean(interval[1] for interval in intervals),
+        estimate=found or _averaged(metrics, "auroc", ("intervals", "auroc"), "auroc_interval"),
         seed_aurocs=aurocs,
+        evidence=evidence,
     )
 
 
-def _largest(runs: list[Run], key: str) -> Number:
+def _averaged(
+    tables: list[Json], key: str, interval: tuple[str, ...], older: str | None = None
+) -> Estimate:
+    """Mean over seeds of a number and of the ends of its interval.
+
+    `older` is the key under which earlier versions wrote the interval.
+    """
+    ends = [pair(dig(one, *interval)) for one in tables]
+    if older is not None:
+        ends = [
+            end if end[0] is not None else pair(one.get(older))
+            for end, one in zip(ends, tables, strict=True)
+        ]
+    values = [one.get(key) for one in tables]
+    present = [value for value in map(number, values) if value is not None]
+    return Estimate(
+        value=mean(present),
+        low=mean(low for low, _ in ends),
+        high=mean(high for _, high in ends),
+        seeds=len(present),
+    )
+
+
+def _largest(results: Iterable[Json], key: str) -> Number:
     """The weakest guarantee over seeds: None (no claim) as soon as one seed has none."""
-    values = [_result(run).get(key) for run in runs]
-    numbers = [float(value) for value in values if value is not None]
-    return max(numbers) if len(numbers) == len(values) and numbers else None
-
-
-def _result(run: Run) -> Json:
-    return run.result or {}
-
-
-def _dig(value: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+    values = [number(result.get(key)) for result in results]
+    present = [value for value in values if value is not None]
+    return max(present) if len(present) == len(values) and present else None

@@ -13,8 +13,9 @@ import pandas as pd
 
 from fedmed.errors import UserError
 from fedmed.files import write_text
+from fedmed.report import evidence
+from fedmed.report.reading import Json, dig, json_object, pair, table, texts
 
-Json = dict[str, Any]
 MEGABYTE: Final = 1e6
 _GAPS: Final = (
     "auroc_gap",
@@ -51,6 +52,7 @@ class Comparison:
     base: Json
     runs: list[Run]
     samples: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    evidence: evidence.Evidence | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -68,7 +70,7 @@ def load(directory: Path) -> Comparison:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     problems: list[str] = []
-    about = _json(directory / "experiment.json", directory, problems)
+    about = json_object(directory / "experiment.json", directory, problems)
     asked = {(str(arm), int(seed)) for arm, seed in about.get("runs") or []}
     planned = [
         (str(arm), int(seed))
@@ -79,7 +81,7 @@ def load(directory: Path) -> Comparison:
     found = _found(directory)
     if not planned and not found:
         raise UserError(f"{directory} holds no run; give the folder that fedmed run wrote")
-    if not about:
+    if not about and not (directory / "experiment.json").exists():
         problems.append("experiment.json is absent: title, order of arms and settings are missing")
     keys = list(dict.fromkeys([*planned, *found]))
     order = list(dict.fromkeys(arm for arm, _ in keys))
@@ -92,10 +94,15 @@ def load(directory: Path) -> Comparison:
         description=str(about.get("description") or ""),
         synthetic=bool(about.get("synthetic")) or any(r.get("synthetic") for r in results),
         cohort=str(about.get("cohort") or (results[0].get("cohort") if results else "") or ""),
-        notes=[str(note) for note in about.get("notes") or []],
-        base=about.get("base") or {},
+        notes=texts(about, "notes"),
+        base=table(about, "base"),
         runs=runs,
         samples=_samples(directory / "samples.npz", problems),
+        evidence=evidence.read(
+            directory,
+            [f"{run.arm}/seed-{run.seed}" for run in runs if run.result is not None],
+            problems,
+        ),
         problems=problems,
     )
 
@@ -126,8 +133,8 @@ _EMPTY: Final = Run(arm="", seed=0, config={}, history=[], privacy={}, result=No
 
 
 def _row(run: Run, result: Json) -> Json:
-    metrics = result.get("metrics") or {}
-    low, high = metrics.get("auroc_interval") or (None, None)
+    metrics = table(result, "metrics")
+    low, high = pair(metrics.get("auroc_interval"))
     row: Json = {
         "arm": run.arm,
         "seed": run.seed,
@@ -144,7 +151,7 @@ def _row(run: Run, result: Json) -> Json:
     for key in ("auroc_val", "accuracy", "sensitivity", "specificity", "threshold"):
         row[key] = metrics.get(key)
     for attribute in ("sex", "age"):
-        gaps = (metrics.get("fairness") or {}).get(attribute) or {}
+        gaps = table(metrics, "fairness", attribute)
         row[f"worst_{attribute}_auroc"] = gaps.get("worst_auroc")
         row[f"worst_{attribute}_group"] = gaps.get("worst_group")
         for key in _GAPS:
@@ -153,7 +160,7 @@ def _row(run: Run, result: Json) -> Json:
                 row[f"{key}_{attribute}"] = gaps.get(key)
     memory = result.get("peak_memory_bytes")
     row["rounds"] = result.get("rounds")
-    row["seconds"] = (result.get("seconds") or {}).get("total")
+    row["seconds"] = dig(result, "seconds", "total")
     row["peak_memory_mb"] = None if memory is None else memory / MEGABYTE
     return row
 
@@ -170,9 +177,9 @@ def _found(directory: Path) -> list[tuple[str, int]]:
 
 def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
     folder = directory / arm / f"seed-{seed}"
-    result = _json(folder / "result.json", directory, problems)
-    config = _json(folder / "config.json", directory, problems)
-    privacy = _json(folder / "privacy.json", directory, problems)
+    result = json_object(folder / "result.json", directory, problems)
+    config = json_object(folder / "config.json", directory, problems)
+    privacy = json_object(folder / "privacy.json", directory, problems)
     if result:
         absent = [
             name
@@ -183,25 +190,11 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
     return Run(
         arm=arm,
         seed=seed,
-        config=config.get("config") or {},
+        config=table(config, "config"),
         history=_history(folder / "history.jsonl", directory, problems),
         privacy=privacy,
         result=result or None,
     )
-
-
-def _json(path: Path, directory: Path, problems: list[str]) -> Json:
-    """A JSON object; empty where the file is absent or, with a note, damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        value = None
-    if not isinstance(value, dict):
-        problems.append(f"{path.relative_to(directory)} is damaged or half written: skipped")
-        return {}
-    return value
 
 
 def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:

@@ -1,140 +1,162 @@
-"""The HTML report: one offline file made from what a run directory holds."""
+"""The HTML report: one offline file, and its figures as files beside it."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 import fedmed
-from fedmed.files import write_text
-from fedmed.report import figures, sections, statements, svg, words
-from fedmed.report.arms import Arm, mean, reference, summarise
-from fedmed.report.bars import group_bars
+from fedmed.files import safe_name, write_bytes, write_text
+from fedmed.report import (
+    answer,
+    chart,
+    costs,
+    epsilon,
+    groups,
+    learning,
+    palette,
+    sections,
+    statements,
+    trust,
+    words,
+)
+from fedmed.report.arms import Arm, reference, summarise
+from fedmed.report.chart import Drawn, Figure
 from fedmed.report.load import Comparison, load
+from fedmed.report.reading import mean
 
 SAMPLES: Final = 6  # images shown per row
-UNITS: Final = ("image", "patient", "hospital")
-_METRICS: Final = {"auroc": "test AUROC", "fnr": "false negative rate"}
+_STEM: Final = 100  # characters of a figure's file name
 
 
 def build(directory: Path) -> Path:
     """Write ``report.html`` into a run directory, atomically, and return its path.
 
-    Reads only files of the directory. Arms that are not finished and files that are damaged are
-    named in the report. Raises UserError where the directory is absent or holds no run.
+    Each of its figures is also written to ``figures/NAME.svg`` and ``figures/NAME.png``. Reads only
+    files of the directory. Arms that are not finished and files that are damaged are named in the
+    report. Raises UserError where the directory is absent or holds no run.
     """
     directory = Path(directory)
     comparison = load(directory)
-    source = resources.files("fedmed.report").joinpath("template.html.j2")
+    arms = summarise(comparison)
+    vega, drawn = chart.draw(_figures(arms))
+    for one in drawn:
+        write_text(directory / "figures" / f"{one.stem}.svg", one.svg)
+        write_bytes(directory / "figures" / f"{one.stem}.png", one.png)
+    page = _environment().get_template("page.html.j2")
+    path = directory / "report.html"
+    write_text(path, page.render(vega=vega, **_context(comparison, arms, drawn)))
+    return path
+
+
+def _environment() -> Environment:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("fedmed.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         fixed=words.fixed,
         signed=words.signed,
+        interval=words.interval,
         eps=words.epsilon_text,
         delta=words.delta_text,
         thousands=words.thousands,
         plain=sections.plain,
+        per_round=costs.told,
     )
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    path = directory / "report.html"
-    write_text(path, template.render(_context(comparison)))
-    return path
+    return environment
 
 
-def _context(comparison: Comparison) -> dict[str, Any]:
+def _figures(arms: Sequence[Arm]) -> dict[str, Figure]:
+    """Every figure by the stem of its files, which is safe and unique."""
+    found: list[Figure | None] = [*epsilon.panels(arms)]
+    for attribute in groups.attributes(arms):
+        found += [groups.metric_figure(attribute, metric, arms) for metric in groups.METRICS]
+        found.append(groups.change_figure(attribute, arms))
+    found += [*learning.panels(arms), costs.figure(arms)]
+    figures: dict[str, Figure] = {}
+    for number, figure in enumerate((one for one in found if one is not None), start=1):
+        stem = safe_name(figure.name)[:_STEM]
+        if stem.lower() in {taken.lower() for taken in figures}:  # some disks know no upper case
+            stem = f"{stem}-{number}"
+        figures[stem] = figure
+    return figures
+
+
+def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dict[str, Any]:
     """Everything that the template shows."""
-    arms = summarise(comparison)
     base = reference(arms)
-    with svg.style():
-        panels, unclaimed = _epsilon(arms)
-        curves = _curves(arms, base)
-        bars = _bars(arms)
     results = [run.result for run in comparison.runs if run.result is not None]
+
+    def named(start: str) -> list[Drawn]:
+        return [one for one in drawn if one.figure.name.startswith(start)]
+
+    curves = named("learning-")
+    spent = [costs.cost(arm) for arm in arms]
     return {
         "about": comparison,
         "version": fedmed.__version__,
-        "answer": words.answer(arms),
+        "light": palette.declarations(palette.LIGHT),
+        "dark": palette.declarations(palette.DARK),
+        "legend": sections.legend(arms),
+        "answer": answer.answer(arms),
+        "cautions": answer.cautions(arms),
         "facts": sections.facts(comparison, arms),
         "rows": [sections.row(arm, arms, base) for arm in arms],
+        "measures": sections.measures(arms),
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),
         "majority": mean(arm.metric("majority_accuracy") for arm in arms),
         "unfinished": [sections.progress(run) for run in comparison.runs if run.result is None],
-        "panels": panels,
-        "unclaimed": unclaimed,
+        "evidence": comparison.evidence,
+        "panels": named("epsilon-"),
+        "unclaimed": [arm.name for arm in arms if arm.private and not arm.epsilon],
         "curves": curves,
-        "no_curve": [arm.name for arm in arms if arm.name not in {name for name, _ in curves}],
+        "no_curve": [
+            arm.name for arm in arms if arm.name not in {one.figure.arm for one in curves}
+        ],
         "reference": base,
-        "bars": bars,
+        "groups": [
+            {
+                "attribute": attribute,
+                "title": groups.words(attribute),
+                "first": groups.first(attribute),
+                "figures": [
+                    one
+                    for metric in groups.METRICS
+                    for one in drawn
+                    if one.figure.name == f"groups-{attribute}-{metric}"
+                ],
+            }
+            for attribute in groups.attributes(arms)
+        ],
+        "gaps": [(one, groups.first(one.figure.name[5:])) for one in named("gaps-")],
         "fairness": sections.gap_tables(arms, base),
+        "correlations": sections.correlations(comparison),
+        "histograms": sections.from_histograms(results),
         "samples": _samples(comparison),
+        "chains": trust.chains(arms),
         "statements": [statements.statement(arm) for arm in arms],
         "totals": statements.totals(arms),
-        "costs": [sections.cost(arm) for arm in arms],
+        "costs": spent,
+        "traffic": any(row["traffic"] is not None for row in spent),
+        "cost_figures": named("cost"),
         "settings": comparison.base,
         "changes": sections.changes(comparison, arms),
         "versions": sections.merged(results, "versions"),
         "machines": sections.machines(results),
         "evaluation_notes": sections.notes(arms),
     }
-
-
-def _epsilon(arms: Sequence[Arm]) -> tuple[list[tuple[str, Markup]], list[str]]:
-    """A panel per unit, and the private arms that have no finite epsilon."""
-    baselines = [arm for arm in arms if not arm.private and arm.auroc is not None]
-    claimed = [arm for arm in arms if arm.epsilon and arm.auroc is not None]
-    limits = figures.auroc_limits(
-        [value for arm in [*baselines, *claimed] for value in (arm.low, arm.auroc, arm.high)]
-    )
-    panels = []
-    for unit in UNITS:
-        chosen = [arm for arm in claimed if arm.unit == unit]
-        if chosen:
-            panels.append((unit, figures.epsilon_panel(unit, chosen, baselines, limits)))
-    return panels, [arm.name for arm in arms if arm.private and not arm.epsilon]
-
-
-def _curves(arms: Sequence[Arm], base: Arm | None) -> list[tuple[str, Markup]]:
-    limits = figures.curve_limits(arms)
-    drawn = [
-        (arm.name, figures.learning_panel(arm, base, limits, number))
-        for number, arm in enumerate(arms, start=1)
-    ]
-    return [(name, panel) for name, panel in drawn if panel is not None]
-
-
-def _bars(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Per attribute of people: its groups as a legend, and a figure per metric."""
-    parts = []
-    for attribute in ("sex", "age"):
-        knowing = [arm for arm in arms if arm.groups(attribute)]
-        if not knowing:
-            continue
-        drawn = [
-            group_bars(attribute, metric, title, knowing) for metric, title in _METRICS.items()
-        ]
-        names = dict.fromkeys(str(row["group"]) for arm in knowing for row in arm.groups(attribute))
-        parts.append(
-            {
-                "title": sections.ATTRIBUTES[attribute],
-                "legend": [
-                    (name, number % len(svg.SERIES) + 1) for number, name in enumerate(names)
-                ],
-                "figures": [figure for figure in drawn if figure is not None],
-            }
-        )
-    return parts
 
 
 def _samples(comparison: Comparison) -> dict[str, Any] | None:

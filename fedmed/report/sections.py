@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fedmed.report import words
-from fedmed.report.arms import Arm, mean
-from fedmed.report.load import MEGABYTE, Comparison, Json, Run
+from fedmed.report import groups, words
+from fedmed.report.arms import Arm
+from fedmed.report.evidence import Estimate
+from fedmed.report.load import Comparison, Run
+from fedmed.report.palette import arm_colour, arm_shape
+from fedmed.report.reading import Json, dig, mean, number, rows, table, texts
 
-ATTRIBUTES: Final = {"sex": "sex", "age": "age band", "view": "view", "hospital": "hospital"}
+MEASURES: Final = {
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "auprc": "AUPRC",
+    "ppv": "Positive predictive value",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+}
 _SCHEMES: Final = {
     "federated": "trained together",
     "pooled": "all data in one place",
@@ -19,9 +30,8 @@ _SCHEMES: Final = {
 
 def facts(comparison: Comparison, arms: Sequence[Arm]) -> list[tuple[str, str]]:
     """The size of the comparison, as label and value."""
-    metrics = [(run.result or {}).get("metrics") or {} for arm in arms for run in arm.runs]
-    first: Json = metrics[0] if metrics else {}
-    prevalence = first.get("prevalence")
+    first = table(arms[0].results[0], "metrics") if arms else {}
+    prevalence = number(first.get("prevalence"))
     seeds = sorted({run.seed for run in comparison.runs})
     facts = [
         ("Cohort", comparison.cohort),
@@ -43,11 +53,14 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - start) / (1.0 - start), 2)
 
-    change = None
+    change = Estimate()
     if base is not None and arm is not base and arm.auroc is not None and base.auroc is not None:
-        change = arm.auroc - base.auroc
+        change = Estimate(value=arm.auroc - base.auroc)
+        compared = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
+        change = compared.change if compared else change
     return {
         "arm": arm,
+        "mark": legend([arm])[0],
         "scheme": _SCHEMES.get(arm.scheme, arm.scheme),
         "guarantee": words.guarantee(arm),
         "per_pixel": arm.statement.get("epsilon_per_pixel"),
@@ -56,9 +69,7 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         if arm.epsilon is not None and arm.replaced != arm.epsilon
         else None,
         "change": change,
-        "accuracy": arm.metric("accuracy"),
-        "sensitivity": arm.metric("sensitivity"),
-        "specificity": arm.metric("specificity"),
+        "measures": [arm.measure(key) for key in ("accuracy", "sensitivity", "specificity")],
         "strip": (
             place(arm.low),
             place(arm.auroc),
@@ -69,12 +80,26 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     }
 
 
+def measures(arms: Sequence[Arm]) -> Json:
+    """Every measure that an arm has, with its interval: titles, and a row per arm."""
+    present = [key for key in MEASURES if any(arm.measure(key).value is not None for arm in arms)]
+    return {
+        "titles": [MEASURES[key] for key in present],
+        "rows": [(arm.name, [arm.measure(key) for key in present]) for arm in arms],
+    }
+
+
+def from_histograms(results: Sequence[Json]) -> bool:
+    """Whether numbers come from hospitals' histograms of scores rather than from predictions."""
+    return any(dig(result, "metrics", "source") == "histograms" for result in results)
+
+
 def progress(run: Run) -> tuple[str, str]:
     """An unfinished run and how far it has come."""
     done = max((int(entry["round"]) for entry in run.history), default=None)
     failed = next((entry for entry in run.history if entry.get("failed")), None)
     if failed is not None:
-        codes = ", ".join(f"{f['hospital']}: {f['code']}" for f in failed.get("failures") or [])
+        codes = ", ".join(f"{f.get('hospital')}: {f.get('code')}" for f in rows(failed, "failures"))
         return f"{run.arm}, seed {run.seed}", f"failed in round {failed['round']} ({codes})"
     state = "not finished" if done is None else f"not finished, round {done} done"
     return f"{run.arm}, seed {run.seed}", state
@@ -83,81 +108,90 @@ def progress(run: Run) -> tuple[str, str]:
 def gap_tables(arms: Sequence[Arm], base: Arm | None) -> list[dict[str, Any]]:
     """Per attribute a table of gaps, one row per arm, and what was not compared."""
     tables = []
-    for attribute, title in ATTRIBUTES.items():
-        rows, notes = [], []
+    for attribute in groups.attributes(arms):
+        found, notes = [], []
         for arm in arms:
-            groups = [row for row in arm.groups(attribute) if row.get("auroc") is not None]
-            per_run = [
-                (((run.result or {}).get("metrics") or {}).get("fairness") or {}).get(attribute)
-                for run in arm.runs
-            ]
-            found: list[Json] = [gaps for gaps in per_run if gaps]
-            if not found:
+            gaps = [table(result, "metrics", "fairness", attribute) for result in arm.results]
+            gaps = [gap for gap in gaps if gap]
+            if not gaps:
                 continue
-            notes += [note for gaps in found for note in gaps.get("notes") or []]
-            known = [row for row in groups if row["group"] != "unknown"]
-            worst = min(known, key=lambda row: float(row["auroc"]), default=None)
-            gap = arm.metric("fairness", attribute, "auroc_gap")
-            before = base.metric("fairness", attribute, "auroc_gap") if base else None
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "worst": worst,
-                    "auroc_gap": gap,
-                    "change": gap - before
-                    if gap is not None and before is not None and arm is not base
-                    else None,
-                    **{
-                        key: arm.metric("fairness", attribute, key)
-                        for key in (
-                            "fnr_gap",
-                            "statistical_parity_difference",
-                            "equalised_odds_difference",
-                            "pearson_size_auroc",
-                        )
-                    },
-                    **_accuracy_gap(found),
-                }
-            )
-        if rows:
+            notes += [note for gap in gaps for note in texts(gap, "notes")]
+            found.append(_gap_row(arm, base, attribute, gaps))
+        if found:
             tables.append(
                 {
                     "attribute": attribute,
-                    "title": title,
-                    "rows": rows,
+                    "title": groups.words(attribute),
+                    "rows": found,
+                    "measured": any(
+                        isinstance(value, Estimate) and value.value is not None
+                        for row in found
+                        for value in row.values()
+                    ),
                     "notes": list(dict.fromkeys(notes)),
+                    "first": groups.first(attribute),
                 }
             )
     return tables
 
 
-def _accuracy_gap(found: Sequence[Json]) -> Json:
-    """The accuracy gap that is largest in size after each group's is averaged over seeds."""
-    names = dict.fromkeys(name for gaps in found for name in gaps.get("accuracy_gaps") or {})
-    means = {
-        name: mean((gaps.get("accuracy_gaps") or {}).get(name) for gaps in found) for name in names
-    }
-    largest = max(means, key=lambda name: abs(means[name] or 0.0), default=None)
-    return {
-        "accuracy_gap": None if largest is None else means[largest],
-        "accuracy_gap_group": largest,
-    }
-
-
-def cost(arm: Arm) -> dict[str, Any]:
-    """Seconds by purpose and peak memory in MB, means over seeds."""
-    total, other = arm.cost("seconds", "total"), arm.cost("seconds", "other")
-    memory = arm.cost("peak_memory_bytes")
+def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -> dict[str, Any]:
+    known = [
+        (group.metrics["auroc"].value, group.name)
+        for group in arm.groups(attribute)
+        if "auroc" in group.metrics and group.name != "unknown"
+    ]
+    change = groups.change(arm, base, attribute, "auroc_gap") if base and arm is not base else None
     return {
         "arm": arm.name,
-        "rounds": arm.cost("rounds"),
-        "total": total,
-        "training": arm.cost("seconds", "training"),
-        "evaluation": arm.cost("seconds", "evaluation"),
-        "other": other,
-        "share": other / total if total and other is not None else None,
-        "memory": None if memory is None else memory / MEGABYTE,
+        "worst": min(known, key=lambda one: one[0] or 0.0) if known else None,
+        "change": change.change if change else Estimate(),
+        "pearson": arm.metric("fairness", attribute, "pearson_size_auroc"),
+        "calibration": arm.gap(attribute, "calibration_gap"),
+        **{
+            key: arm.gap(attribute, key)
+            for key in (
+                "auroc_gap",
+                "fnr_gap",
+                "statistical_parity_difference",
+                "equalised_odds_difference",
+            )
+        },
+        **_accuracy_gap(arm, attribute, gaps),
     }
+
+
+def _accuracy_gap(arm: Arm, attribute: str, found: Sequence[Json]) -> Json:
+    """The accuracy gap that is largest in size after each group's is averaged over seeds."""
+    names = dict.fromkeys(name for gaps in found for name in table(gaps, "accuracy_gaps"))
+    means = {name: mean(dig(gaps, "accuracy_gaps", name) for gaps in found) for name in names}
+    largest = max(means, key=lambda name: abs(means[name] or 0.0), default=None)
+    measured = arm.gap(attribute, "accuracy_gap")
+    if largest is not None and means[largest] != measured.value:
+        measured = Estimate(value=means[largest])  # an interval belongs to its own number only
+    return {"accuracy_gap": measured, "accuracy_gap_group": largest}
+
+
+def legend(arms: Sequence[Arm]) -> list[dict[str, str]]:
+    """Every arm with the colour and the shape that it has in all figures."""
+    return [
+        {"name": arm.name, "colour": arm_colour(arm.number), "shape": arm_shape(arm.number)}
+        for arm in arms
+    ]
+
+
+def correlations(comparison: Comparison) -> list[dict[str, Any]]:
+    """Pearson's r of what may go with a loss, as the comparison found it."""
+    found = comparison.evidence.correlations if comparison.evidence else []
+    return [
+        {
+            "name": str(row.get("name") or ""),
+            "r": number(row.get("r")),
+            "n": number(row.get("n")),
+            "note": str(row.get("note") or ""),
+        }
+        for row in found
+    ]
 
 
 def changes(comparison: Comparison, arms: Sequence[Arm]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -179,7 +213,7 @@ def merged(results: Sequence[Json], key: str) -> list[tuple[str, str]]:
     """Values of a table over all results; several values of one name are listed."""
     values: dict[str, list[str]] = {}
     for result in results:
-        for name, value in (result.get(key) or {}).items():
+        for name, value in table(result, key).items():
             if str(value) not in values.setdefault(str(name), []):
                 values[str(name)].append(str(value))
     return [(name, ", ".join(found)) for name, found in values.items()]
@@ -189,7 +223,7 @@ def machines(results: Sequence[Json]) -> list[str]:
     """The machines that the runs were made on, in words."""
     machines = []
     for result in results:
-        machine = result.get("machine") or {}
+        machine = table(result, "machine")
         parts = [
             str(machine.get("cpu") or ""),
             f"{machine['cores']} cores" if machine.get("cores") else "",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fedmed.report import words
 from fedmed.report.arms import Arm
-from fedmed.report.load import Json
+from fedmed.report.reading import Json
 from fedmed.rounding import up
 
 _FACTS: Final = (

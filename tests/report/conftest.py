@@ -8,6 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from fedmed.report import vega
+from fedmed.report.vega import Drawing
+
 
 @pytest.fixture(scope="session")
 def make_runs() -> Iterator[ModuleType]:
@@ -27,3 +30,22 @@ def make_runs() -> Iterator[ModuleType]:
 def seven(make_runs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven arms at two seeds; read only."""
     return make_runs.comparison(tmp_path_factory.mktemp("seven"))
+
+
+@pytest.fixture(scope="session")
+def compared(make_runs: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven arms at two seeds with their comparison.json; read only."""
+    directory = make_runs.comparison(tmp_path_factory.mktemp("compared"))
+    make_runs.write_comparison(directory)
+    return directory
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes seconds: a report without its script and with empty drawings."""
+
+    def render(specifications: list[object], replaced: object) -> tuple[str, list[Drawing]]:
+        empty = '<svg width="1" height="1"></svg>'
+        return "void 0;", [Drawing(empty, empty, b"") for _ in specifications]
+
+    monkeypatch.setattr(vega, "render", render)

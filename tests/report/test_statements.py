@@ -15,6 +15,8 @@ from fedmed.report.arms import summarise
 from fedmed.report.load import load
 from fedmed.report.statements import statement, totals
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 OLD_KEYS = (
     "arm", "name", "unit", "epsilon", "delta", "neighbouring", "trust", "mechanism", "accountant",
     "sampling", "noise_source", "steps_planned", "steps_taken", "epsilon_per_pixel", "released",

@@ -1,0 +1,308 @@
+"""AUROC against epsilon: one panel per protected unit, for units are never mixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pandas as pd
+
+from fedmed.report import chart
+from fedmed.report.arms import Arm
+from fedmed.report.chart import Figure
+from fedmed.report.palette import arm_colour, var
+from fedmed.report.reading import Json
+from fedmed.report.words import epsilon_text, fixed, interval, short
+
+UNITS: Final = ("image", "patient", "hospital")
+_DASHES: Final = {"federated": [1, 0], "pooled": [7, 4], "local-only": [2, 3]}
+_HEIGHT: Final = 270
+_PLOT: Final = chart.WIDTH - 50  # pixels between the axes of a drawing, about
+_LETTER: Final = 6.6  # pixels of a letter, about
+_HALF: Final = 6.5  # half the height of a line of text, in pixels
+_APART: Final = 0.035  # share of the axis between arms at the same epsilon
+
+
+def panels(arms: Sequence[Arm]) -> list[Figure]:
+    """A panel for each unit for which an arm claims a finite epsilon."""
+    baselines = [arm for arm in arms if not arm.private and arm.auroc is not None]
+    claimed = [arm for arm in arms if arm.epsilon and arm.axis_epsilon and arm.auroc is not None]
+    shared = chart.limits(
+        [
+            value
+            for arm in [*baselines, *claimed]
+            for value in (arm.low, arm.auroc, arm.high, *arm.estimate.outer)
+        ]
+    )
+    drawn = []
+    for unit in UNITS:
+        chosen = [arm for arm in claimed if arm.unit == unit]
+        if chosen:
+            drawn.append(_panel(unit, chosen, baselines, shared, arms))
+    return drawn
+
+
+def _panel(
+    unit: str,
+    points: Sequence[Arm],
+    baselines: Sequence[Arm],
+    limits: tuple[float, float],
+    arms: Sequence[Arm],
+) -> Figure:
+    points = sorted(points, key=lambda arm: (_at(arm), arm.name))
+    low, high = _at(points[0]), _at(points[-1])
+    margin = max(2.5, (high / low) ** 0.25)
+    span = (low / margin, high * margin)
+    relation = "" if unit == "patient" else ", data replaced"
+    x = {
+        "field": "epsilon",
+        "type": "quantitative",
+        "scale": {"type": "log", "domain": list(span), "nice": False},
+        "title": f"epsilon per {unit}{relation} (log scale)",
+        "axis": {
+            "values": chart.log_ticks(*span),
+            "grid": False,
+            "labelExpr": "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + 'M' : "
+            "format(datum.value, ',~g')",
+            "labelOverlap": True,
+        },
+    }
+    y = _y("auroc", limits)
+    places = _places(points, span)
+    layers = [*_bands(baselines, limits), *_sweeps(points, places, x, y)]
+    values = [_value(arm, places[arm.name]) for arm in points]
+    for ends, width in ((("outer_low", "outer_high"), 1.2), (("low", "high"), 3.2)):
+        layers.append(
+            chart.layer(
+                {"type": "rule", "strokeWidth": width, "opacity": 0.75},
+                [value for value in values if value[ends[0]] is not None],
+                {
+                    "x": x,
+                    "y": _y(ends[0], limits),
+                    "y2": {"field": ends[1]},
+                    "color": chart.colour(arms),
+                },
+            )
+        )
+    layers.append(
+        chart.layer(
+            {"type": "point", "filled": True, "size": 95, "opacity": 1},
+            values,
+            {
+                "x": x,
+                "y": y,
+                "color": chart.colour(arms),
+                "shape": chart.shape(arms),
+                "tooltip": chart.tooltip(
+                    arm="Arm", told="Epsilon", measured="Test AUROC", seeds="Seeds"
+                ),
+            },
+        )
+    )
+    layers += _labels(points, places, baselines, span, limits, x)
+    said = "; ".join(
+        f"{arm.name} {fixed(arm.auroc)} at {epsilon_text(arm.axis_epsilon)}" for arm in points
+    )
+    lines = "; ".join(f"{arm.name} {fixed(arm.auroc)}" for arm in baselines)
+    both = [*points, *baselines]
+    return Figure(
+        name=f"epsilon-{unit}",
+        title=f"Protects one {unit}",
+        alternative=f"Test AUROC against epsilon per {unit}: {said}. "
+        f"Without privacy: {lines or '-'}.",
+        caption="",
+        view=chart.view(layers, arms, _HEIGHT),
+        columns=("Arm", f"Epsilon per {unit}", "Test AUROC", "95 % interval"),
+        rows=[
+            (
+                arm.name,
+                epsilon_text(arm.axis_epsilon),
+                fixed(arm.auroc),
+                interval(arm.low, arm.high),
+            )
+            for arm in both
+        ],
+        data=pd.DataFrame(
+            [
+                {
+                    "arm": arm.name,
+                    "scheme": arm.scheme,
+                    "unit": arm.unit,
+                    "epsilon": arm.axis_epsilon,
+                    "delta": arm.delta,
+                    "auroc": arm.auroc,
+                    "auroc_low": arm.low,
+                    "auroc_high": arm.high,
+                    "auroc_low_with_training": arm.estimate.both_low,
+                    "auroc_high_with_training": arm.estimate.both_high,
+                    "seeds": arm.estimate.seeds,
+                }
+                for arm in both
+            ]
+        ),
+    )
+
+
+def _at(arm: Arm) -> float:
+    return arm.axis_epsilon or 1.0
+
+
+def _places(points: Sequence[Arm], span: tuple[float, float]) -> dict[str, float]:
+    """Where each arm is drawn: at its epsilon, moved aside where several would cover each other."""
+    runs: list[list[Arm]] = []
+    for arm in points:
+        if runs and _share(_at(arm), span) - _share(_at(runs[-1][-1]), span) < _APART / 2:
+            runs[-1].append(arm)
+        else:
+            runs.append([arm])
+    width = span[1] / span[0]
+    return {
+        arm.name: _at(arm) * width ** (_APART * (place - (len(run) - 1) / 2))
+        for run in runs
+        for place, arm in enumerate(run)
+    }
+
+
+def _y(field: str, limits: tuple[float, float]) -> Json:
+    return {
+        "field": field,
+        "type": "quantitative",
+        "scale": {"domain": list(limits), "zero": False, "nice": False},
+        "title": "test AUROC",
+        "axis": {"format": ".2f", "tickCount": 6, "domain": False, "ticks": False},
+    }
+
+
+def _value(arm: Arm, place: float | None = None) -> Json:
+    outer_low, outer_high = arm.estimate.outer
+    return {
+        "arm": arm.name,
+        "epsilon": place,
+        "auroc": arm.auroc,
+        "low": arm.low,
+        "high": arm.high,
+        "outer_low": outer_low,
+        "outer_high": outer_high,
+        "told": f"{epsilon_text(arm.axis_epsilon)} per {arm.unit}",
+        "measured": f"{fixed(arm.auroc)} ({interval(arm.low, arm.high)})",
+        "seeds": str(max(1, arm.estimate.seeds)),
+    }
+
+
+def _bands(baselines: Sequence[Arm], limits: tuple[float, float]) -> list[Json]:
+    """Arms without privacy: a line each, and the interval of those trained together as a band."""
+    layers = []
+    for arm in baselines:
+        colour = arm_colour(arm.number)
+        value = _value(arm)
+        if arm.low is not None and arm.scheme == "federated":
+            layers.append(
+                chart.layer(
+                    {"type": "rect", "color": colour, "opacity": 0.14},
+                    [value],
+                    {"y": _y("low", limits), "y2": {"field": "high"}},
+                )
+            )
+        layers.append(
+            chart.layer(
+                {
+                    "type": "rule",
+                    "color": colour,
+                    "strokeWidth": 1.6,
+                    "strokeDash": _DASHES.get(arm.scheme, [4, 2, 1, 2]),
+                },
+                [value],
+                {
+                    "y": _y("auroc", limits),
+                    "tooltip": chart.tooltip(arm="Arm", measured="Test AUROC", seeds="Seeds"),
+                },
+            )
+        )
+    return layers
+
+
+def _sweeps(points: Sequence[Arm], places: dict[str, float], x: Json, y: Json) -> list[Json]:
+    """A line through arms that differ by epsilon only."""
+    layers = []
+    for kind, scheme in dict.fromkeys((arm.kind, arm.scheme) for arm in points):
+        series = [arm for arm in points if (arm.kind, arm.scheme) == (kind, scheme)]
+        where = [_at(arm) for arm in series]
+        if len(series) > 1 and len(set(where)) == len(where):
+            layers.append(
+                chart.layer(
+                    {"type": "line", "color": var("muted"), "strokeWidth": 1.2},
+                    [_value(arm, places[arm.name]) for arm in series],
+                    {"x": x, "y": y},
+                )
+            )
+    return layers
+
+
+def _labels(
+    points: Sequence[Arm],
+    drawn: dict[str, float],
+    baselines: Sequence[Arm],
+    span: tuple[float, float],
+    limits: tuple[float, float],
+    x: Json,
+) -> list[Json]:
+    """Names beside points and at the right end of lines, moved apart where they would touch."""
+
+    def down(value: float) -> float:
+        return (limits[1] - value) / (limits[1] - limits[0]) * _HEIGHT
+
+    # What a name must not cover: start, end, height and half the size of lines, marks, names.
+    taken = [(0.0, float(_PLOT), down(arm.auroc or 0.0), 1.0) for arm in baselines]
+    texts: dict[str, list[Json]] = {"left": [], "right": [], "line": []}
+    for arm in sorted(baselines, key=lambda arm: -(arm.auroc or 0.0)):
+        text = f"{short(arm.name)} {fixed(arm.auroc)}"
+        height = _free(taken, _PLOT - _LETTER * len(text), _PLOT, down(arm.auroc or 0.0) - 9)
+        texts["line"].append({"arm": arm.name, "text": text, "y": height})
+    places = {name: _PLOT * _share(at, span) for name, at in drawn.items()}
+    for arm in points:
+        taken.append((places[arm.name] - 7, places[arm.name] + 7, down(arm.auroc or 0.0), 6.0))
+    for arm in sorted(points, key=lambda arm: -(arm.auroc or 0.0)):
+        place, width = places[arm.name], _LETTER * len(short(arm.name))
+        side = "right" if place + 12 + width <= _PLOT else "left"
+        start = place + 11 if side == "right" else place - 11 - width
+        height = _free(taken, start, start + width, down(arm.auroc or 0.0))
+        texts[side].append(
+            {"arm": arm.name, "text": short(arm.name), "y": height, "epsilon": drawn[arm.name]}
+        )
+    content = {"field": "text", "type": "nominal"}
+    y = {"field": "y", "type": "quantitative", "scale": None, "title": None, "axis": None}
+    layers: list[Json] = []
+    for side, found in texts.items():
+        mark: dict[str, Any] = {"type": "text", "baseline": "middle", "fontSize": 11.5}
+        if side == "line":
+            mark |= {"align": "right", "color": var("muted")}
+            encoding: Json = {"x": {"value": "width"}, "y": y, "text": content}
+        else:
+            mark |= {"align": "left" if side == "right" else "right"}
+            mark |= {"dx": 11 if side == "right" else -11}
+            encoding = {"x": x, "y": y, "text": content}
+        if found:
+            layers.append(chart.layer(mark, found, encoding))
+    return layers
+
+
+def _share(value: float, span: tuple[float, float]) -> float:
+    return math.log(value / span[0]) / math.log(span[1] / span[0])
+
+
+def _free(
+    taken: list[tuple[float, float, float, float]], start: float, end: float, height: float
+) -> float:
+    """The height nearest to the wanted one where a line of text covers nothing; it is taken."""
+    here = height
+    for step in range(120):
+        here = height + (step + 1) // 2 * (2.0 if step % 2 else -2.0)
+        free = all(
+            end < left or right < start or abs(here - middle) >= half + _HALF
+            for left, right, middle, half in taken
+        )
+        if free and _HALF <= here <= _HEIGHT - _HALF:
+            break
+    taken.append((start, end, here, _HALF))
+    return round(here, 1)

@@ -1,0 +1,178 @@
+"""What ``comparison.json`` says: estimates with their intervals, and paired differences."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fedmed.report.reading import Json, Number, json_object, number, rows, table, texts
+
+FILE: Final = "comparison.json"
+_PREDICTIONS: Final = "predictions.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its uncertainty; whatever is unknown is None.
+
+    `low` to `high` is the interval over test patients. `both_low` to `both_high` holds the luck
+    of training too and needs several seeds.
+    """
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    both_low: Number = None
+    both_high: Number = None
+    training_sd: Number = None
+    seeds: int = 0
+
+    @property
+    def outer(self) -> tuple[Number, Number]:
+        """The interval with every source of luck that was measured."""
+        if self.both_low is not None and self.both_high is not None:
+            return self.both_low, self.both_high
+        return self.low, self.high
+
+    @property
+    def excludes_zero(self) -> bool | None:
+        """Whether the outer interval leaves zero out; None without an interval."""
+        low, high = self.outer
+        return None if low is None or high is None else low > 0.0 or high < 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """An arm minus the baseline, for one quantity; `detectable` is its smallest visible size."""
+
+    arm: str
+    kind: str
+    quantity: str
+    attribute: str
+    group: str
+    before: Number
+    after: Number
+    change: Estimate
+    p: Number
+    p_holm: Number
+    delong_p: Number
+    headline: bool
+    detectable: Number
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether it differs from zero by Holm's p, else by p, else by its interval."""
+        for p in (self.p_holm, self.p):
+            if p is not None:
+                return p < 0.05
+        return bool(self.change.excludes_zero)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """A comparison of arms on the same images; `by_arm` and `correlations` are as in the file."""
+
+    baseline: str
+    level: float
+    resamples: Number
+    method: str
+    unit: str
+    by_arm: Json
+    differences: list[Difference]
+    family: Json
+    correlations: list[Json]
+    notes: list[str]
+    compared: list[str]
+
+    def estimate(self, arm: str, *path: str) -> Estimate | None:
+        """An arm's estimate under ``by_arm``; None where there is no number."""
+        found = estimate(table(self.by_arm, arm, *path))
+        return None if found.value is None else found
+
+    def difference(
+        self, arm: str, kind: str, quantity: str, attribute: str = "", group: str = ""
+    ) -> Difference | None:
+        """The difference of one arm in one quantity, where it was measured."""
+        wanted = (arm, kind, quantity, attribute, group)
+        for one in self.differences:
+            if (one.arm, one.kind, one.quantity, one.attribute, one.group) == wanted:
+                return one
+        return None
+
+
+def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evidence | None:
+    """``comparison.json`` of a run directory; None where absent, damaged or out of date.
+
+    `finished` are the runs with a result, as ARM/seed-N. What is wrong is added to `problems`.
+    """
+    found = json_object(directory / FILE, directory, problems)
+    if not found:
+        return None
+    inputs = table(found, "inputs")
+    stale = [
+        run
+        for run, digest in inputs.items()
+        if (path := directory / run / _PREDICTIONS).is_file() and _digest(path) != digest
+    ]
+    if stale:
+        problems.append(
+            f"{FILE} was made from other predictions of {', '.join(stale)}: it is left out; "
+            "make it again with fedmed report"
+        )
+        return None
+    missing = [run for run in finished if inputs and run not in inputs]
+    if missing:
+        problems.append(f"{FILE} does not hold {', '.join(missing)}, finished after it was made")
+    return _evidence(found, list(inputs))
+
+
+def estimate(value: Json) -> Estimate:
+    """An estimate as the file writes it."""
+    keys = ("value", "low", "high", "both_low", "both_high", "training_sd")
+    seeds = number(value.get("seeds"))
+    return Estimate(**{key: number(value.get(key)) for key in keys}, seeds=int(seeds or 0))
+
+
+def _evidence(found: Json, compared: list[str]) -> Evidence:
+    return Evidence(
+        baseline=str(found.get("baseline") or ""),
+        level=number(found.get("level")) or 0.95,
+        resamples=number(found.get("resamples")),
+        method=str(found.get("method") or ""),
+        unit=str(found.get("unit") or "patient"),
+        by_arm=table(found, "by_arm"),
+        differences=[_difference(row) for row in rows(found, "differences")],
+        family=table(found, "family"),
+        correlations=rows(found, "correlations"),
+        notes=texts(found, "notes"),
+        compared=compared,
+    )
+
+
+def _difference(row: Json) -> Difference:
+    def text(key: str) -> str:
+        value: Any = row.get(key)
+        return "" if value is None else str(value)
+
+    return Difference(
+        arm=text("arm"),
+        kind=text("kind"),
+        quantity=text("quantity"),
+        attribute=text("attribute"),
+        group=text("group"),
+        before=number(row.get("baseline_value")),
+        after=number(row.get("value")),
+        change=estimate(table(row, "difference")),
+        p=number(row.get("p")),
+        p_holm=number(row.get("p_holm")),
+        delong_p=number(row.get("delong_p")),
+        headline=bool(row.get("headline")),
+        detectable=number(row.get("minimum_detectable")),
+    )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,223 @@
+"""Rows of estimates with their intervals: groups of patients, and changes of gaps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fedmed.report import chart
+from fedmed.report.arms import Arm
+from fedmed.report.chart import Rows
+from fedmed.report.evidence import Estimate
+from fedmed.report.palette import var
+from fedmed.report.reading import Json
+from fedmed.report.words import short
+
+ROW: Final = 18  # pixels of a row
+_LETTER: Final = 6.4  # pixels of a letter of an arm's name, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm's line: its estimate, or `absent` in its place.
+
+    `beside` is the number written at the right; `reference` is drawn as a tick, `band` as a grey
+    bar from minus to plus that size; `told` is shown beside the pointer.
+    """
+
+    arm: Arm
+    estimate: Estimate
+    beside: str
+    absent: str = ""
+    reference: float | None = None
+    band: float | None = None
+    told: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows under one heading."""
+
+    heading: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """The axis of a figure of rows: its title, its range, and where a line stands."""
+
+    title: str
+    low: float
+    high: float
+    line: float | None
+    form: str = ".2f"
+
+
+def view(blocks: Sequence[Block], axis: Axis, arms: Sequence[Arm]) -> Json:
+    """The figure as a Vega-Lite specification; a hidden arm leaves no empty row."""
+    headings, values = _values(blocks)
+    left = 14 + _LETTER * max((len(short(arm.name)) for arm in arms), default=8)
+    y = {
+        "field": "row",
+        "type": "nominal",
+        "sort": "ascending",  # a row's name begins with its place
+        "title": None,
+        "axis": {
+            "labelExpr": "slice(datum.label, 4)",
+            "labelAlign": "left",
+            "labelPadding": left,
+            "ticks": False,
+            "domain": False,
+        },
+    }
+    measured = [value for value in values if value["value"] is not None]
+    layers = []
+    if axis.line is not None:
+        layers.append(
+            chart.layer(
+                {"type": "rule", "color": var("muted"), "strokeWidth": 1, "strokeDash": [3, 3]},
+                [{"at": axis.line}],
+                {"x": _x(axis, "at")},
+                every=True,
+            )
+        )
+    layers.append(  # a ground under each heading, so that no line crosses it
+        chart.layer(
+            {"type": "rect", "color": var("card"), "height": {"band": 1.05}},
+            headings,
+            {"y": y, "x": {"value": -4}, "x2": {"value": "width"}},
+        )
+    )
+    layers.append(
+        chart.layer(
+            {
+                "type": "text",
+                "align": "left",
+                "dx": -left,
+                "dy": 2,
+                "fontWeight": "bold",
+                "fontSize": 11.5,
+            },
+            headings,
+            {"x": {"value": 0}, "y": y, "text": {"field": "heading", "type": "nominal"}},
+        )
+    )
+    bands = [value for value in values if value["band_low"] is not None]
+    if bands:
+        layers.append(
+            chart.layer(
+                {"type": "bar", "color": var("muted"), "opacity": 0.18, "height": {"band": 0.9}},
+                bands,
+                {"y": y, "x": _x(axis, "band_low"), "x2": {"field": "band_high"}},
+            )
+        )
+    references = [value for value in values if value["reference"] is not None]
+    if references:
+        layers.append(
+            chart.layer(
+                {"type": "tick", "color": var("muted"), "thickness": 1.5, "size": ROW},
+                references,
+                {"y": y, "x": _x(axis, "reference")},
+            )
+        )
+    for ends, width in ((("outer_low", "outer_high"), 1.2), (("low", "high"), 3.2)):
+        layers.append(
+            chart.layer(
+                {"type": "rule", "strokeWidth": width, "opacity": 0.75, "clip": True},
+                [value for value in measured if value[ends[0]] is not None],
+                {
+                    "y": y,
+                    "x": _x(axis, ends[0]),
+                    "x2": {"field": ends[1]},
+                    "color": chart.colour(arms),
+                },
+            )
+        )
+    layers.append(
+        chart.layer(
+            {"type": "point", "filled": True, "size": 62, "opacity": 1},
+            measured,
+            {
+                "y": y,
+                "x": _x(axis, "value"),
+                "color": chart.colour(arms),
+                "shape": chart.shape(arms),
+                "tooltip": chart.tooltip(arm="Arm", heading="Of", told="Value"),
+            },
+        )
+    )
+    layers.append(
+        chart.layer(
+            {"type": "text", "align": "right", "dx": 44, "fontSize": 11.5},
+            measured,
+            {
+                "y": y,
+                "x": {"value": "width"},
+                "text": {"field": "beside", "type": "nominal"},
+                "tooltip": chart.tooltip(arm="Arm", heading="Of", told="Value"),
+            },
+        )
+    )
+    absent = [value for value in values if value["value"] is None]
+    if absent:
+        layers.append(
+            chart.layer(
+                {"type": "text", "align": "left", "dx": 6, "color": var("muted"), "fontSize": 11.5},
+                absent,
+                {"y": y, "x": {"value": 0}, "text": {"field": "absent", "type": "nominal"}},
+            )
+        )
+    counts = Counter(row.arm.name for block in blocks for row in block.rows)
+    return chart.view(layers, arms, Rows(step=ROW, always=len(blocks), arms=dict(counts)))
+
+
+def reach(blocks: Sequence[Block]) -> list[float]:
+    """Every number that an axis has to hold."""
+    found: list[float | None] = []
+    for row in (row for block in blocks for row in block.rows):
+        found += [row.estimate.value, *row.estimate.outer, row.estimate.low, row.estimate.high]
+        found.append(row.reference)
+    return [number for number in found if number is not None]
+
+
+def _x(axis: Axis, field: str) -> Json:
+    return {
+        "field": field,
+        "type": "quantitative",
+        "scale": {"domain": [axis.low, axis.high], "nice": False, "zero": False},
+        "title": axis.title,
+        "axis": {"format": axis.form, "tickCount": 5, "domain": False, "ticks": False},
+    }
+
+
+def _values(blocks: Sequence[Block]) -> tuple[list[Json], list[Json]]:
+    """Headings and rows as values of the specification."""
+    headings: list[Json] = []
+    values: list[Json] = []
+    place = 0
+    for block in blocks:
+        headings.append({"row": f"{place:03d}|", "heading": block.heading})
+        place += 1
+        for row in block.rows:
+            low, high = row.estimate.outer
+            found: dict[str, Any] = {
+                "row": f"{place:03d}|{short(row.arm.name)}",
+                "arm": row.arm.name,
+                "heading": block.heading,
+                "value": row.estimate.value,
+                "low": row.estimate.low,
+                "high": row.estimate.high,
+                "outer_low": low,
+                "outer_high": high,
+                "reference": row.reference,
+                "band_low": None if row.band is None else -row.band,
+                "band_high": row.band,
+                "beside": row.beside,
+                "absent": row.absent,
+                "told": row.told or row.beside,
+            }
+            values.append(found)
+            place += 1
+    return headings, values

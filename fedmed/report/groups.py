@@ -1,0 +1,294 @@
+"""Figures of groups of patients: their numbers under each arm, and how gaps change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import pandas as pd
+
+from fedmed.report import forest
+from fedmed.report.arms import Arm, Group, reference
+from fedmed.report.chart import Figure
+from fedmed.report.evidence import Difference, Estimate
+from fedmed.report.forest import Axis, Block, Row
+from fedmed.report.words import ABSENT, fixed, interval, p_value, signed, thousands
+
+ATTRIBUTES: Final = {
+    "sex": "sex",
+    "age": "age band",
+    "sex_age": "sex and age band",
+    "view": "view",
+    "hospital": "hospital",
+    "finding": "finding",
+    "comorbidities": "number of co-morbidities",
+}
+METRICS: Final = {"auroc": "AUROC", "fnr": "false negative rate"}
+GAPS: Final = {
+    "auroc_gap": "AUROC gap",
+    "fnr_gap": "False negative gap",
+    "statistical_parity_difference": "Statistical parity difference",
+    "equalised_odds_difference": "Equalised odds difference",
+    "accuracy_gap": "Accuracy gap",
+}
+_FIRST: Final = ("sex", "age")  # shown at once; the others on request
+_MOST: Final = 400  # rows of one figure; a longer one is no figure any more
+
+
+def attributes(arms: Sequence[Arm]) -> list[str]:
+    """The attributes that have groups, people first."""
+    found = dict.fromkeys(name for arm in arms for name in arm.attributes() if arm.groups(name))
+    known = [name for name in ATTRIBUTES if name in found]
+    return known + [name for name in found if name not in ATTRIBUTES]
+
+
+def words(attribute: str) -> str:
+    """An attribute as the report calls it."""
+    return ATTRIBUTES.get(attribute, attribute.replace("_", " "))
+
+
+def first(attribute: str) -> bool:
+    """Whether its figures are shown without asking."""
+    return attribute in _FIRST
+
+
+def metric_figure(attribute: str, metric: str, arms: Sequence[Arm]) -> Figure | None:
+    """A metric by group and arm; None where no group has a number, or there are too many."""
+    tables = {arm.name: {group.name: group for group in arm.groups(attribute)} for arm in arms}
+    names = list(dict.fromkeys(name for groups in tables.values() for name in groups))
+    base = reference(list(arms))
+    blocks = [_block(name, metric, arms, tables, base) for name in names]
+    count = sum(len(block.rows) for block in blocks)
+    if count == 0 or count > _MOST:
+        return None
+    title = METRICS[metric]
+    axis = _axis(metric, blocks)
+    said = "; ".join(
+        f"{block.heading}{': ' if block.rows else ''}"
+        + ", ".join(f"{row.arm.name} {row.beside or row.absent}" for row in block.rows)
+        for block in blocks
+    )
+    better = "More is better" if metric == "auroc" else "Less is better"
+    return Figure(
+        name=f"groups-{attribute}-{metric}",
+        title=f"{title[0].upper()}{title[1:]} by {words(attribute)}",
+        alternative=f"{title} by {words(attribute)}, a row per group and arm. {said}.",
+        caption=f"{better}."
+        + (f" Grey line: {base.name} in the same group." if base is not None else ""),
+        view=forest.view(blocks, axis, arms),
+        columns=("Group", "Images", "With disease", "Arm", title, "95 % interval", "Detectable"),
+        rows=[
+            (
+                name,
+                thousands(group.images),
+                thousands(group.positives),
+                arm.name,
+                fixed(_of(group, metric).value, group.note or ABSENT),
+                interval(_of(group, metric).low, _of(group, metric).high),
+                fixed(group.detectable.get(metric)),
+            )
+            for name in names
+            for arm in arms
+            if (group := tables[arm.name].get(name)) is not None
+        ],
+        data=pd.DataFrame(
+            [
+                _record(attribute, metric, arm, group)
+                for name in names
+                for arm in arms
+                if (group := tables[arm.name].get(name)) is not None
+            ]
+        ),
+    )
+
+
+def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
+    """Gap under each arm minus the gap without privacy; None where nothing was compared."""
+    base = reference(list(arms))
+    if base is None:
+        return None
+    others = [arm for arm in arms if arm is not base]
+    blocks, records = [], []
+    rows: list[tuple[str, ...]] = []
+    for quantity, title in GAPS.items():
+        lines = []
+        for arm in others:
+            found = change(arm, base, attribute, quantity)
+            if found is None or found.change.value is None:
+                continue
+            lines.append(_change_row(arm, found))
+            rows.append(
+                (
+                    title,
+                    arm.name,
+                    fixed(found.before),
+                    fixed(found.after),
+                    signed(found.change.value),
+                    interval(*found.change.outer, sign=True),
+                    p_value(found.p),
+                    p_value(found.p_holm),
+                    fixed(found.detectable),
+                )
+            )
+            records.append({"attribute": attribute, **_change_record(found, base)})
+        if lines:
+            blocks.append(Block(heading=title, rows=lines))
+    if not blocks:
+        return None
+    furthest = max([0.02, *(abs(number) for number in forest.reach(blocks))]) * 1.08
+    said = "; ".join(
+        f"{block.heading}: "
+        + ", ".join(f"{row.arm.name} {signed(row.estimate.value)}" for row in block.rows)
+        for block in blocks
+    )
+    return Figure(
+        name=f"gaps-{attribute}",
+        title=f"Change of gaps by {words(attribute)}",
+        alternative=f"Change of gaps between groups by {words(attribute)} against {base.name}. "
+        f"{said}.",
+        caption="Right of the dashed line: the gap is larger than without privacy.",
+        view=forest.view(
+            blocks,
+            Axis(
+                title=f"gap under the arm minus gap under {base.name}",
+                low=-furthest,
+                high=furthest,
+                line=0.0,
+                form="+.2f",
+            ),
+            arms,
+        ),
+        columns=(
+            "Gap", "Arm", f"Under {base.name}", "Under the arm", "Change", "95 % interval", "p",
+            "p, Holm", "Detectable",
+        ),
+        rows=rows,
+        data=pd.DataFrame(records),
+    )  # fmt: skip
+
+
+def change(arm: Arm, base: Arm, attribute: str, quantity: str) -> Difference | None:
+    """A gap's change against the baseline; without a paired comparison it has no interval."""
+    if arm.evidence is not None:
+        found = arm.evidence.difference(arm.name, "gap", quantity, attribute)
+        if found is not None:
+            return found
+    before, after = (one.gap(attribute, quantity).value for one in (base, arm))
+    if before is None or after is None:
+        return None
+    if quantity == "accuracy_gap":  # it has a sign: what counts is how large it is
+        before, after = abs(before), abs(after)
+    return Difference(
+        arm=arm.name, kind="gap", quantity=quantity, attribute=attribute, group="", before=before,
+        after=after, change=Estimate(value=after - before), p=None, p_holm=None, delong_p=None,
+        headline=False, detectable=None,
+    )  # fmt: skip
+
+
+def _block(
+    name: str,
+    metric: str,
+    arms: Sequence[Arm],
+    tables: dict[str, dict[str, Group]],
+    base: Arm | None,
+) -> Block:
+    present = [tables[arm.name][name] for arm in arms if name in tables[arm.name]]
+    heading = (
+        f"{name}: {thousands(present[0].images)} images, {thousands(present[0].positives)} ill"
+    )
+    smallest = [group.detectable[metric] for group in present if metric in group.detectable]
+    if smallest:
+        heading += f"; detectable gap {min(smallest):.2f}"
+        if max(smallest) - min(smallest) >= 0.005:
+            heading += f"–{max(smallest):.2f}"  # noqa: RUF001 -- a range
+    mark = None
+    if base is not None and name in tables[base.name]:
+        mark = _of(tables[base.name][name], metric).value
+    rows = []
+    for arm in arms:
+        group = tables[arm.name].get(name)
+        if group is None:
+            continue
+        found = _of(group, metric)
+        rows.append(
+            Row(
+                arm=arm,
+                estimate=found,
+                beside="" if found.value is None else f"{found.value:.3f}",
+                absent=group.note or ("no threshold" if metric == "fnr" else "no number"),
+                reference=None if arm is base else mark,
+                told=f"{fixed(found.value)} ({interval(found.low, found.high)})",
+            )
+        )
+    absent = {row.absent for row in rows}
+    if all(row.estimate.value is None for row in rows) and len(absent) == 1:
+        return Block(heading=f"{heading}: {absent.pop()}", rows=[])
+    return Block(heading=heading, rows=rows)
+
+
+def _of(group: Group, metric: str) -> Estimate:
+    return group.metrics.get(metric, Estimate())
+
+
+def _axis(metric: str, blocks: Sequence[Block]) -> Axis:
+    numbers = forest.reach(blocks)
+    if metric == "auroc":
+        low = min([0.5, *numbers])
+        return Axis(
+            title="AUROC (dashed: 0.5, chance)", low=max(0.0, low - 0.02), high=1.0, line=0.5
+        )
+    high = max([0.1, *numbers])
+    return Axis(title=METRICS[metric], low=0.0, high=min(1.0, high + 0.02), line=0.0)
+
+
+def _record(attribute: str, metric: str, arm: Arm, group: Group) -> dict[str, object]:
+    found = _of(group, metric)
+    return {
+        "attribute": attribute,
+        "group": group.name,
+        "images": group.images,
+        "positives": group.positives,
+        "arm": arm.name,
+        "metric": metric,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "low_with_training": found.both_low,
+        "high_with_training": found.both_high,
+        "minimum_detectable_gap": group.detectable.get(metric),
+        "note": group.note,
+    }
+
+
+def _change_row(arm: Arm, found: Difference) -> Row:
+    told = f"{signed(found.change.value)} ({interval(*found.change.outer, sign=True)})"
+    if found.p is not None:
+        told += f", p {p_value(found.p)}"
+    if found.p_holm is not None:
+        told += f", Holm p {p_value(found.p_holm)}"
+    return Row(
+        arm=arm,
+        estimate=found.change,
+        beside=signed(found.change.value),
+        band=found.detectable,
+        told=told,
+    )
+
+
+def _change_record(found: Difference, base: Arm) -> dict[str, object]:
+    return {
+        "quantity": found.quantity,
+        "arm": found.arm,
+        "baseline": base.name,
+        "baseline_value": found.before,
+        "value": found.after,
+        "change": found.change.value,
+        "low": found.change.low,
+        "high": found.change.high,
+        "low_with_training": found.change.both_low,
+        "high_with_training": found.change.both_high,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "minimum_detectable": found.detectable,
+        "headline": found.headline,
+    }

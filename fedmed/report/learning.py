@@ -1,0 +1,175 @@
+"""Learning curves, a panel per arm, with the plan's noise-to-signal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import pandas as pd
+
+from fedmed.report import chart
+from fedmed.report.arms import Arm, reference
+from fedmed.report.chart import Figure
+from fedmed.report.palette import arm_colour, var
+from fedmed.report.reading import Json, mean, number
+from fedmed.report.words import fixed
+
+_HEIGHT: Final = 150
+_POINTS: Final = 12  # rounds up to which each is marked
+_LONGEST: Final = 400  # points of a drawn curve; longer ones are thinned, in the figure only
+
+
+def panels(arms: Sequence[Arm]) -> list[Figure]:
+    """Validation AUROC by round for every arm that recorded it."""
+    curves = {arm.name: [_curve(run.history) for run in arm.runs] for arm in arms}
+    shared = chart.limits(
+        [value for found in curves.values() for curve in found for value in curve.values()]
+    )
+    base = reference(list(arms))
+    beside = _mean(curves[base.name]) if base is not None else {}
+    return [
+        _panel(arm, curves[arm.name], base if arm is not base else None, beside, shared, arms)
+        for arm in arms
+        if any(curves[arm.name])
+    ]
+
+
+def noise_to_signal(arm: Arm) -> float | None:
+    """Expected size of the noise over the largest signal it can hide, from the plan."""
+    return number(arm.statement.get("noise_to_signal"))
+
+
+def ratio_text(value: float) -> str:
+    """Noise to signal in three digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
+def _panel(
+    arm: Arm,
+    curves: list[dict[int, float]],
+    base: Arm | None,
+    beside: dict[int, float],
+    limits: tuple[float, float],
+    arms: Sequence[Arm],
+) -> Figure:
+    average = _mean(curves)
+    first, last = min(average), max(average)
+    x = {
+        "field": "round",
+        "type": "quantitative",
+        "title": "round",
+        "scale": {"domain": [0, max(1, last, *beside)], "nice": False},
+        "axis": {
+            "grid": False,
+            "tickMinStep": 1,
+            "format": "d",
+            "tickCount": 6,
+            "labelOverlap": True,
+        },
+    }
+    y = {
+        "field": "auroc",
+        "type": "quantitative",
+        "title": "validation AUROC",
+        "scale": {"domain": list(limits), "zero": False, "nice": False},
+        "axis": {"format": ".2f", "tickCount": 4, "domain": False, "ticks": False},
+    }
+    colour = arm_colour(arm.number)
+    layers: list[Json] = []
+    if base is not None and beside:
+        layers.append(
+            chart.layer(
+                {"type": "line", "color": var("muted"), "strokeDash": [5, 4], "strokeWidth": 1.3},
+                _points(beside),
+                {"x": x, "y": y},
+                every=True,
+            )
+        )
+    if len(curves) > 1:
+        layers.append(
+            chart.layer(
+                {"type": "line", "color": colour, "strokeWidth": 1, "opacity": 0.5},
+                [
+                    {**point, "seed": str(run.seed)}
+                    for run, curve in zip(arm.runs, curves, strict=True)
+                    for point in _points(curve)
+                ],
+                {"x": x, "y": y, "detail": {"field": "seed", "type": "nominal"}},
+                every=True,
+            )
+        )
+    layers.append(
+        chart.layer(
+            {"type": "line", "color": colour, "strokeWidth": 2.4},
+            _points(average),
+            {"x": x, "y": y},
+            every=True,
+        )
+    )
+    layers.append(
+        chart.layer(
+            {
+                "type": "point",
+                "filled": True,
+                "color": colour,
+                "size": 36 if len(average) <= _POINTS else 80,
+                "opacity": 1 if len(average) <= _POINTS else 0,
+            },
+            _points(average),
+            {"x": x, "y": y, "tooltip": chart.tooltip(at="Round", measured="Validation AUROC")},
+            every=True,
+        )
+    )
+    ratio = noise_to_signal(arm)
+    return Figure(
+        name=f"learning-{arm.name}",
+        title=arm.name,
+        alternative=f"{arm.name}: validation AUROC from {fixed(average[first])} at round {first} "
+        f"to {fixed(average[last])} at round {last}.",
+        caption="" if ratio is None else f"Noise to signal {ratio_text(ratio)}",
+        view=chart.view(layers, arms, _HEIGHT),
+        columns=("Round", "Mean AUROC", "Lowest seed", "Highest seed"),
+        rows=[
+            (
+                str(at),
+                fixed(average[at]),
+                fixed(min(curve[at] for curve in curves if at in curve)),
+                fixed(max(curve[at] for curve in curves if at in curve)),
+            )
+            for at in average
+        ],
+        data=pd.DataFrame(
+            [
+                {"arm": arm.name, "seed": run.seed, "round": at, "auroc": value}
+                for run, curve in zip(arm.runs, curves, strict=True)
+                for at, value in curve.items()
+            ]
+        ),
+        arm=arm.name,
+    )
+
+
+def _curve(history: Sequence[Json]) -> dict[int, float]:
+    curve: dict[int, float] = {}
+    for entry in history:
+        auroc = number(entry.get("auroc"))
+        if auroc is not None:
+            curve[int(entry["round"])] = auroc
+    return curve
+
+
+def _mean(curves: Sequence[dict[int, float]]) -> dict[int, float]:
+    rounds = sorted({at for curve in curves for at in curve})
+    means = {at: mean(curve.get(at) for curve in curves) for at in rounds}
+    return {at: value for at, value in means.items() if value is not None}
+
+
+def _points(curve: dict[int, float]) -> list[Json]:
+    step = max(1, len(curve) // _LONGEST)
+    kept = list(curve)[::step]
+    if curve and kept[-1] != max(curve):
+        kept.append(max(curve))
+    return [
+        {"round": at, "auroc": curve[at], "at": str(at), "measured": fixed(curve[at])}
+        for at in kept
+    ]

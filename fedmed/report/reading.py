@@ -1,0 +1,75 @@
+"""Reading files that may be absent, damaged or half written, and values that may be anything."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+Number = float | None
+
+
+def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
+    """A JSON object; empty where the file is absent or, with a note in `problems`, damaged.
+
+    NaN and infinities, which JSON does not know, are read as None.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        problems.append(f"{path.relative_to(directory)} is damaged or half written: skipped")
+        return {}
+    return value
+
+
+def number(value: Any) -> Number:
+    """A finite number as a float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def dig(value: Any, *path: str) -> Any:
+    """The value under nested keys; None where one of them is absent."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def table(value: Any, *path: str) -> Json:
+    """The object under nested keys; empty where there is none."""
+    found = dig(value, *path)
+    return found if isinstance(found, dict) else {}
+
+
+def rows(value: Any, *path: str) -> list[Json]:
+    """The objects of the list under nested keys; anything else in it is left out."""
+    found = dig(value, *path)
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def texts(value: Any, *path: str) -> list[str]:
+    """The texts of the list under nested keys."""
+    found = dig(value, *path)
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+
+
+def pair(value: Any) -> tuple[Number, Number]:
+    """An interval's two ends; both None where it is not one."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None, None
+    low, high = number(value[0]), number(value[1])
+    return (None, None) if low is None or high is None else (low, high)
+
+
+def mean(values: Iterable[Any]) -> Number:
+    """Mean of the numbers that are there; None where there is none."""
+    present = [found for found in map(number, values) if found is not None]
+    return sum(present) / len(present) if present else None

@@ -1,0 +1,147 @@
+"""Who trusts whom, and where noise enters: a chain from patient to the world for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fedmed.report.arms import Arm
+from fedmed.report.reading import number, table
+
+IMAGES, GRADIENTS, UPDATES, SUM = "images", "gradients", "updates", "sum"
+_PLACES: Final = {
+    "pixel-laplace": IMAGES,
+    "dp-pix": IMAGES,
+    "brightness-shift": IMAGES,
+    "dp-sgd": GRADIENTS,
+    "local-update": UPDATES,
+    "central-fixed": SUM,
+    "central-adaptive": SUM,
+    "none": "",
+}
+_NOISE: Final = {
+    IMAGES: "noise on every image, once, before training",
+    GRADIENTS: "noise on the clipped gradients, in every step",
+    UPDATES: "noise on the clipped update, before it leaves",
+    SUM: "noise on the sum of clipped updates, every round",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One holder of data; `noise` is what it adds, `passes` what it hands on.
+
+    `protected` is the unit that the guarantee covers here; `noised` is set where what is handed on
+    is within the guarantee.
+    """
+
+    name: str
+    sees: str
+    trusted: bool
+    protected: str = ""
+    noise: tuple[str, ...] = ()
+    passes: str = ""
+    noised: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """The arms that share one trust model, in words and as stages."""
+
+    arms: list[str]
+    trust: str
+    claimed: bool
+    stages: list[Stage]
+
+
+def chains(arms: Sequence[Arm]) -> list[Chain]:
+    """One chain for all arms that trust the same and add noise in the same places."""
+    found: dict[tuple[object, ...], list[Arm]] = {}
+    for arm in arms:
+        claimed = arm.epsilon is not None
+        key = (arm.scheme, places(arm), arm.trust, arm.unit, claimed)
+        found.setdefault(key, []).append(arm)
+    return [
+        Chain(
+            arms=[arm.name for arm in same],
+            trust=same[0].trust,
+            claimed=same[0].epsilon is not None,
+            stages=_stages(same[0]),
+        )
+        for same in found.values()
+    ]
+
+
+def places(arm: Arm) -> tuple[str, ...] | None:
+    """Where noise enters, in the order of the data's way; None for a mechanism not known here."""
+    if arm.kind not in _PLACES:
+        return None
+    found = {_PLACES[arm.kind]} - {""}
+    also = arm.runs[0].config.get("privacy.image-mechanism")
+    stacked = bool(table(arm.statement, "epsilon_by_pixels"))
+    if also not in (None, "", "none") or number(arm.statement.get("epsilon_per_pixel")) or stacked:
+        found.add(IMAGES)
+    return tuple(place for place in _NOISE if place in found)
+
+
+def _stages(arm: Arm) -> list[Stage]:
+    """Patient, hospital, server and the world; fewer where data never meet."""
+    noise = places(arm) or ()
+    claimed = arm.epsilon is not None
+    everyone = arm.trust.startswith("everyone")
+    hospital = everyone or "hospital" in arm.trust or "holds the pooled" in arm.trust
+    server = everyone or "server" in arm.trust
+    early = any(place in noise for place in (IMAGES, GRADIENTS, UPDATES))
+    at_home = tuple(_NOISE[place] for place in noise if place != SUM)
+    patient = Stage(
+        name="Patient",
+        sees="gives images",
+        trusted=False,
+        protected=arm.unit if arm.unit in ("patient", "image") else "",
+        passes="images",
+    )
+    world = Stage(
+        name="Everyone else",
+        sees="sees the model" if arm.scheme != "local-only" else "sees each hospital's model",
+        trusted=everyone,
+    )
+    model = "noised model" if noise else "exact model"
+    if arm.scheme in ("pooled", "local-only"):
+        pooled = arm.scheme == "pooled"
+        holder = Stage(
+            name="Data pool" if pooled else "Hospital",
+            sees="sees all images, trains" if pooled else "sees its images, trains alone",
+            trusted=hospital,
+            protected=arm.unit if arm.unit == "hospital" else "",
+            noise=at_home,
+            passes=model,
+            noised=claimed and bool(noise),
+        )
+        return [patient, holder, world]
+    member = Stage(
+        name="Hospital",
+        sees="sees its images, trains",
+        trusted=hospital,
+        protected=arm.unit if arm.unit == "hospital" else "",
+        noise=at_home,
+        passes=_update(noise),
+        noised=claimed and early,
+    )
+    middle = Stage(
+        name="Server",
+        sees=f"sees {_update(noise).replace('update', 'updates', 1)}, averages",
+        trusted=server,
+        noise=(_NOISE[SUM],) if SUM in noise else (),
+        passes=model,
+        noised=claimed and bool(noise),
+    )
+    return [patient, member, middle, world]
+
+
+def _update(noise: tuple[str, ...]) -> str:
+    if UPDATES in noise or GRADIENTS in noise:
+        return "noised update"
+    if IMAGES in noise:
+        return "update from noised images"
+    return "exact update"

@@ -1,0 +1,114 @@
+"""The answer's sentences: computed, and honest where an interval holds zero."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed.report.answer import answer, cautions
+from fedmed.report.arms import summarise
+from fedmed.report.load import load
+
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def told(
+    make_runs: ModuleType, folder: Path, changes: dict[str, dict[str, Any]], arm: str = "dp-sgd"
+) -> list[str]:
+    """The answer for one private arm whose differences have these entries; others are zero."""
+    for name in ("none", arm):
+        make_runs.write_arm(folder, name, 0)
+    given = make_runs.write_comparison(folder)
+    for row in given["differences"]:
+        row["difference"] = {"value": 0.0, "low": -0.02, "high": 0.02, "seeds": 1}
+        row |= {"p": 0.9, "p_holm": 1.0, "minimum_detectable": None, "value": 0.1}
+        row["baseline_value"] = 0.1
+        name = f"{row['attribute']} {row['quantity']}" if row["attribute"] else row["quantity"]
+        row |= changes.get(name, {})
+    make_runs.write(folder / "comparison.json", given)
+    return answer(summarise(load(folder)))
+
+
+def difference(size: float, low: float, high: float, **others: Any) -> dict[str, Any]:
+    return {"difference": {"value": size, "low": low, "high": high, "seeds": 1}, **others}
+
+
+def test_three_sentences_with_a_clear_loss_and_a_clear_widening(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    sentences = told(
+        make_runs,
+        tmp_path,
+        {
+            "auroc": difference(-0.1, -0.14, -0.06, p=0.0004, p_holm=0.004),
+            "age auroc_gap": difference(
+                0.08, 0.03, 0.13, p=0.001, p_holm=0.02, baseline_value=0.05, value=0.13
+            ),
+        },
+    )
+    assert len(sentences) == 3
+    assert f"(−0.100, 95{SPACE}% interval −0.140 to −0.060)" in sentences[1]
+    assert sentences[2] == (
+        "Privacy widens the AUROC gap between age bands most clearly under dp-sgd: 0.050 without "
+        f"privacy, 0.130 with it (+0.080, 95{SPACE}% interval +0.030 to +0.130, p 0.02 after Holm)."
+    )
+
+
+def test_an_interval_with_zero_is_no_finding(make_runs: ModuleType, tmp_path: Path) -> None:
+    sentences = told(
+        make_runs,
+        tmp_path,
+        {
+            "auroc": difference(-0.01, -0.03, 0.01, p=0.3, p_holm=0.9, minimum_detectable=0.04),
+            "sex fnr_gap": difference(0.03, -0.02, 0.08, p_holm=0.6, minimum_detectable=0.07),
+        },
+    )
+    assert (
+        "not distinguishable from no change; a change under 0.040 could not be seen"
+        in (sentences[1])
+    )
+    assert sentences[2].startswith("No widening of a gap between sexes or age bands can be told")
+    assert "of the false negative gap between the sexes under dp-sgd, is +0.030" in sentences[2]
+    assert "a change under 0.070 could not be seen with these patients" in sentences[2]
+    assert "widens" not in sentences[2]
+
+
+def test_holm_decides_where_p_alone_would_not(make_runs: ModuleType, tmp_path: Path) -> None:
+    sentences = told(
+        make_runs,
+        tmp_path,
+        {"sex auroc_gap": difference(0.05, 0.001, 0.1, p=0.04, p_holm=0.4)},
+    )
+    assert sentences[2].startswith("No widening")
+    assert "p 0.40 after Holm" in sentences[2]
+
+
+def test_a_narrower_gap_is_no_widening(make_runs: ModuleType, tmp_path: Path) -> None:
+    changes = {
+        f"{attribute} {quantity}": difference(-0.05, -0.08, -0.02, p=0.001, p_holm=0.01)
+        for attribute in ("sex", "age")
+        for quantity in ("auroc_gap", "fnr_gap")
+    }
+    sentences = told(make_runs, tmp_path, changes)
+    assert sentences[2].startswith("No widening")
+    assert "−0.050" in sentences[2]
+
+
+def test_without_a_comparison_it_says_so(make_runs: ModuleType, tmp_path: Path) -> None:
+    for name in ("none", "dp-sgd", "local-update"):
+        make_runs.write_arm(tmp_path, name, 0)
+    arms = summarise(load(tmp_path))
+    last = answer(arms)[-1]
+    assert "not tested" in last or last.startswith("No treatment widens")
+    assert cautions(arms)[0] == "Not shown to be better than chance (0.5): local-update."
+    assert "comparison.json is absent" in cautions(arms)[1]
+
+
+@pytest.mark.parametrize("arm", ["none", "pooled"])
+def test_one_arm_alone_has_an_answer(make_runs: ModuleType, tmp_path: Path, arm: str) -> None:
+    make_runs.write_arm(tmp_path, arm, 0)
+    arms = summarise(load(tmp_path))
+    assert len(answer(arms)) == 1
+    assert arm in answer(arms)[0]
+    assert cautions(arms) == []

@@ -1,0 +1,104 @@
+"""Who trusts whom: where noise enters and who sees what before it."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fedmed.report.arms import summarise
+from fedmed.report.load import load
+from fedmed.report.trust import Stage, chains
+
+
+def one(make_runs: ModuleType, folder: Path, name: str, **changes: Any) -> dict[str, Stage]:
+    make_runs.write_arm(folder, name, 0)
+    if changes:
+        given = {**make_runs.statement(name), **changes}
+        make_runs.write(folder / name / "seed-0" / "privacy.json", given)
+    return {stage.name: stage for stage in chains(summarise(load(folder)))[0].stages}
+
+
+@pytest.mark.parametrize(
+    ("arm", "protected", "trusted", "noise", "bare"),
+    [
+        (
+            "none",
+            [],
+            ["Hospital", "Server", "Everyone else"],
+            [],
+            ["Hospital", "Patient", "Server"],
+        ),
+        ("pixel-laplace", ["Patient"], [], ["Hospital"], ["Patient"]),
+        ("dp-sgd", ["Patient"], ["Hospital"], ["Hospital"], ["Patient"]),
+        ("local-update", ["Hospital"], [], ["Hospital"], ["Patient"]),
+        ("central-fixed", ["Hospital"], ["Server"], ["Server"], ["Hospital", "Patient"]),
+    ],
+)
+def test_each_model_of_trust(
+    make_runs: ModuleType,
+    tmp_path: Path,
+    arm: str,
+    protected: list[str],
+    trusted: list[str],
+    noise: list[str],
+    bare: list[str],
+) -> None:
+    """`bare` are those whose hand passes on what no guarantee covers."""
+    stages = one(make_runs, tmp_path, arm)
+    assert list(stages) == ["Patient", "Hospital", "Server", "Everyone else"]
+    assert [name for name, stage in stages.items() if stage.protected] == protected
+    assert [name for name, stage in stages.items() if stage.trusted] == trusted
+    assert [name for name, stage in stages.items() if stage.noise] == noise
+    passing = [name for name, stage in stages.items() if stage.passes and not stage.noised]
+    assert sorted(passing) == bare
+
+
+def test_the_server_of_a_central_arm_sees_exact_updates(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    stages = one(make_runs, tmp_path, "central-fixed")
+    assert stages["Server"].sees == "sees exact updates, averages"
+    assert stages["Server"].passes == "noised model"
+
+
+def test_noise_without_a_claim_protects_nothing(make_runs: ModuleType, tmp_path: Path) -> None:
+    shift = ("brightness-shift", "federated", "none", None, None, 2.6, "the hospital")
+    make_runs.ARMS["brightness-shift"] = shift
+    try:
+        stages = one(make_runs, tmp_path, "brightness-shift")
+    finally:
+        del make_runs.ARMS["brightness-shift"]
+    assert stages["Hospital"].noise == ("noise on every image, once, before training",)
+    assert not any(stage.noised or stage.protected for stage in stages.values())
+
+
+def test_stacked_noise_enters_twice(make_runs: ModuleType, tmp_path: Path) -> None:
+    stages = one(make_runs, tmp_path, "dp-sgd", epsilon_by_pixels={"pixel": 5.0})
+    assert [text.split(",")[0] for text in stages["Hospital"].noise] == [
+        "noise on every image",
+        "noise on the clipped gradients",
+    ]
+
+
+def test_pooled_data_and_lone_hospitals_have_no_server(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    assert list(one(make_runs, tmp_path / "a", "pooled")) == [
+        "Patient", "Data pool", "Everyone else",
+    ]  # fmt: skip
+    assert "Server" not in one(make_runs, tmp_path / "b", "local-only")
+
+
+def test_arms_with_the_same_trust_share_a_chain(make_runs: ModuleType, tmp_path: Path) -> None:
+    make_runs.ARMS["dp-sgd-2"] = make_runs.ARMS["dp-sgd"]
+    try:
+        for name in ("none", "dp-sgd", "dp-sgd-2"):
+            make_runs.write_arm(tmp_path, name, 0)
+        make_runs.write_about(tmp_path, ["none", "dp-sgd", "dp-sgd-2"], [0])
+    finally:
+        del make_runs.ARMS["dp-sgd-2"]
+    assert [chain.arms for chain in chains(summarise(load(tmp_path)))] == [
+        ["none"],
+        ["dp-sgd", "dp-sgd-2"],
+    ]
