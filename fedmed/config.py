@@ -75,9 +75,15 @@ class Data(Section):
     columns: Columns = Columns()
     target: str = ""  # which label of a multi-label cohort is trained on
     positive: str = ""  # table: the value(s) of the label column that mean disease, split by '|'
-    uncertain: Literal["refuse", "negative", "positive", "ignore"] = "refuse"
+    uncertain: Literal["refuse", "negative", "positive", "ignore", "smooth"] = "refuse"
+    uncertain_label: Annotated[float, Field(gt=0, lt=1)] = 0.5  # smooth: what training aims at
     patients: Annotated[int, Field(ge=20)] = 900  # phantom: number of patients
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square (or cube)
+    dimensions: Literal[2, 3] = 2  # of the model's input; 3: volumes
+    slices: Annotated[int, Field(ge=0, le=64)] = 0  # of a volume, as channels of a 2D model
+    spacing: Annotated[float, Field(ge=0, le=50)] = 0.0  # volumes: mm; 0 = the whole volume fits
+    window_centre: Annotated[float, Field(ge=-4096, le=32767)] = 40.0  # volumes in HU: black to
+    window_width: Annotated[float, Field(gt=0, le=65536)] = 400.0  # white, HU
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = (
@@ -96,7 +102,7 @@ class Model(Section):
     name: Literal["resnet18"] = "resnet18"
     norm: Literal["group", "frozen-batch"] = "group"
     stem: Literal["auto", "imagenet", "small"] = "auto"
-    channels: Literal[1, 3] = 1
+    channels: Annotated[int, Field(ge=1, le=64)] = 1  # 1, 3, or data.slices
     weights: str = "none"  # none, imagenet, or a local .pth or .safetensors file
 
 
@@ -215,6 +221,7 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         _check_source_keys(data)
+        _check_volumes(data, self.model)
         _check_privacy(self.privacy, data)
         return self
 
@@ -260,6 +267,47 @@ def _check_source_keys(data: Data) -> None:
         raise ValueError(
             f"data.columns: the {data.source} source has columns of its own; remove it"
         )
+
+
+_LARGEST_CUBE = 256
+
+
+def _check_volumes(data: Data, model: Model) -> None:
+    """Keys of volumes belong to volumes, and a model's channels to their slices."""
+    volumes = data.dimensions == 3 or data.slices > 0
+    if data.dimensions == 3 and data.slices:
+        raise ValueError(
+            "data.slices: takes slices of volumes as channels of a 2D model; set "
+            "data.dimensions = 2, or remove it"
+        )
+    if volumes and (data.source == "kermany" or data.mapping):
+        raise ValueError(
+            f"data.dimensions: {data.mapping or data.source} has flat images; set "
+            "data.dimensions = 2 and data.slices = 0"
+        )
+    if data.dimensions == 3 and data.image_size > _LARGEST_CUBE:
+        raise ValueError(
+            f"data.image-size: a cube of {data.image_size} is too large to train on; use "
+            f"{_LARGEST_CUBE} or less"
+        )
+    plain = Data()
+    for key in ("spacing", "window_centre", "window_width"):
+        if getattr(data, key) == getattr(plain, key):
+            continue
+        name = f"data.{_kebab(key)}"
+        if not volumes:
+            raise ValueError(f"{name}: only volumes have it; set data.dimensions = 3, or remove it")
+        if data.source == "medmnist":
+            raise ValueError(f"{name}: MedMNIST's volumes are prepared already; remove it")
+    if data.slices and model.channels != data.slices:
+        raise ValueError(
+            f"model.channels: {model.channels} is not data.slices = {data.slices}, which are the "
+            "model's channels; set both alike"
+        )
+    if not data.slices and model.channels not in (1, 3):
+        raise ValueError(f"model.channels: {model.channels} is not 1 or 3; correct it")
+    if data.uncertain_label != plain.uncertain_label and data.uncertain != "smooth":
+        raise ValueError("data.uncertain-label: read by data.uncertain = 'smooth' only; remove it")
 
 
 _PRIVATE_TRAINING = ("dp-sgd", *UPDATE_ARMS)
@@ -318,10 +366,11 @@ def _check_privacy(privacy: Privacy, data: Data) -> None:
                 f"privacy.cell: {privacy.cell} does not divide data.image-size = "
                 f"{data.image_size}; choose a divisor"
             )
-        if privacy.neighbourhood > data.image_size**2:
+        points = data.image_size**data.dimensions * max(1, data.slices)
+        if privacy.neighbourhood > points:
             raise ValueError(
                 f"privacy.neighbourhood: {privacy.neighbourhood} is more than the image's "
-                f"{data.image_size**2} pixels; lower it"
+                f"{points} pixels; lower it"
             )
 
 

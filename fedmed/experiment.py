@@ -11,6 +11,7 @@ import numpy as np
 
 from fedmed import config, files
 from fedmed.config import ARMS, Scalar, Settings
+from fedmed.data.form import central_slices
 from fedmed.data.network import held_out_shard, load_network
 from fedmed.errors import UserError
 from fedmed.planning import make_plans
@@ -384,14 +385,17 @@ def _describe(experiment: Experiment, out: Path) -> None:
 
 
 def write_samples(experiment: Experiment, out: Path) -> None:
-    """Some of the server's public images, as they are and as each image mechanism shows them."""
+    """Some of the server's public images, as they are and as each image mechanism shows them.
+
+    Volumes show their middle slice.
+    """
     shard, _ = held_out_shard(experiment.base.data)
     labels = shard.table["label"].to_numpy(dtype=np.int8)
     rows = [r for label in (0, 1) for r in np.flatnonzero(labels == label)[: SAMPLES // 2]]
     clean = np.asarray(shard.images[rows], dtype=np.uint8)
-    arrays = {"clean": clean, "label": labels[rows]}
+    arrays = {"clean": central_slices(clean), "label": labels[rows]}
     for name, mechanism in _mechanisms(experiment):
-        noised = mechanism.apply(clean, NoiseSource().numpy())
+        noised = central_slices(mechanism.apply(clean, NoiseSource().numpy()))
         arrays[f"noisy:{name}"] = (noised.clip(0, 1) * 255).round().astype(np.uint8)
     path = out / "samples.npz"
     if path.exists():

@@ -1,5 +1,6 @@
 """The local training loop: a model, a shard and a plan; one round at a time."""
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of the forward pass
+_POINTS_AT_ONCE = 256 * 224 * 224  # of the images that are scored together
 MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would be a release
 
 
@@ -39,16 +41,30 @@ class LocalResult:
 
 
 def to_input(
-    images: NDArray[np.uint8] | NDArray[np.float32], channels: int, device: torch.device
+    images: NDArray[np.uint8] | NDArray[np.float32],
+    channels: int,
+    device: torch.device,
+    dimensions: int = 2,
 ) -> Tensor:
-    """Model input (n, channels, size, size) from uint8 (0..255) or float32 (0..1) images."""
+    """Model input (n, channels, *size) from uint8 (0..255) or float32 (0..1) images.
+
+    Images (n, size, size), or with 3 ``dimensions`` volumes (n, size, size, size), are repeated in
+    every channel; images (n, channels, size, size) have their channels already.
+    """
     tensor = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(device)
     if tensor.dtype == torch.uint8:
         tensor = tensor.float().div_(255)
     tensor = (
         tensor.sub_(MEAN).div_(SPREAD) if images.dtype == np.uint8 else (tensor - MEAN) / SPREAD
     )
-    return tensor.unsqueeze(1).expand(-1, channels, -1, -1)
+    if tensor.dim() == dimensions + 2:
+        if tensor.shape[1] != channels:
+            raise RunError(
+                f"images of {tensor.shape[1]} channels for a model of {channels}; set "
+                "model.channels = data.slices"
+            )
+        return tensor
+    return tensor.unsqueeze(1).expand(-1, channels, *[-1] * dimensions)
 
 
 def train_plain(
@@ -68,7 +84,7 @@ def train_plain(
     losses: list[Tensor] = []
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        images = to_input(shard.images[rows], settings.model.channels, device)
+        images = to_input(shard.images[rows], settings.model.channels, device, settings.data.dimensions)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             logits = model(images)
@@ -121,7 +137,7 @@ def train_private(
             # A stream for each step: reproducible noise is keyed by site, round, model and step.
             noise = GaussianNoise(source.torch("gradient", *context, step, device=device))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
-            images = to_input(shard.images[rows], settings.model.channels, device)
+            images = to_input(shard.images[rows], settings.model.channels, device, settings.data.dimensions)
             batch = engine.clipped_sum(
                 images, labels[torch.from_numpy(rows).to(device)], plan.clipping_norm
             )
@@ -201,13 +217,18 @@ def predict(
     images: NDArray[np.uint8] | NDArray[np.float32],
     channels: int,
     batch_size: int = 256,
+    dimensions: int = 2,
 ) -> NDArray[np.float64]:
-    """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`."""
+    """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`.
+
+    Of large images fewer than ``batch_size`` are scored at a time.
+    """
     device = next(model.parameters()).device
     model.eval()
+    at_once = max(1, min(batch_size, _POINTS_AT_ONCE // max(1, math.prod(images.shape[1:]))))
     parts = [
-        model(to_input(images[rows], channels, device)).squeeze(1).double().cpu()
-        for rows in _slices(len(images), batch_size)
+        model(to_input(images[rows], channels, device, dimensions)).squeeze(1).double().cpu()
+        for rows in _slices(len(images), at_once)
     ]
     logits = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
     if not bool(torch.isfinite(logits).all()):

@@ -85,7 +85,12 @@ class Evaluator:
                     mine = (self.hospital.to_numpy() == owner)[rows]
                 messages.install(self.model, parameters)
                 chosen = self.images[rows[mine]]
-                scores[mine] = predict(self.model, chosen, self.settings.model.channels)
+                scores[mine] = predict(
+                    self.model,
+                    chosen,
+                    self.settings.model.channels,
+                    dimensions=self.settings.data.dimensions,
+                )
         return scores
 
 
