@@ -99,8 +99,10 @@ class Data(Section):
 class Model(Section):
     """The classifier."""
 
-    name: Literal["resnet18"] = "resnet18"
+    name: Literal["resnet18", "resnet9"] = "resnet18"
     norm: Literal["group", "frozen-batch"] = "group"
+    activation: Literal["relu", "mish"] = "relu"
+    weight_standardisation: bool = False  # of convolutions; Qiao et al. 2019
     stem: Literal["auto", "imagenet", "small"] = "auto"
     channels: Annotated[int, Field(ge=1, le=64)] = 1  # 1, 3, or data.slices
     weights: str = "none"  # none, imagenet, or a local .pth or .safetensors file
@@ -208,6 +210,11 @@ class Settings(Section):
             raise ValueError(
                 "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
                 "model.weights, or use 'group'"
+            )
+        if self.model.norm == "frozen-batch" and self.model.weight_standardisation:
+            raise ValueError(
+                "model.weight-standardisation: the statistics of 'frozen-batch' are those of the "
+                "weights as they were; use model.norm = 'group'"
             )
         if train.precision != "float32" and arm == "dp-sgd" and self.privacy.engine == "opacus":
             raise ValueError(
