@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed import files, models, timing
-from fedmed.config import Model, Settings
+from fedmed.config import Data, Model, Settings
 from fedmed.data.network import member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
@@ -133,7 +133,7 @@ class Hospital:
         model_hash: str,
     ) -> tuple[dict[str, Tensor], LocalResult]:
         """The change of the parameters by local training, clipped and noised as planned."""
-        model = _model(self.settings.model, self.settings.data.image_size, self._device)
+        model = _model(self.settings.model, self.settings.data, self._device)
         try:
             messages.install(model, {**frozen, **parameters})
         except ValueError as error:
@@ -312,6 +312,8 @@ def _refusing(code: str, name: str) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _model(model: Model, image_size: int, device: torch.device) -> nn.Module:
+def _model(model: Model, data: Data, device: torch.device) -> nn.Module:
     """The process's one model; every round overwrites its whole state with the server's."""
-    return models.build(models.without_weights(model, image_size), image_size, seed=0).to(device)
+    fresh = models.without_weights(model, data.image_size)
+    built = models.build(fresh, data.image_size, seed=0, dimensions=data.dimensions)
+    return built.to(device)

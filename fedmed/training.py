@@ -84,7 +84,9 @@ def train_plain(
     losses: list[Tensor] = []
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        images = to_input(shard.images[rows], settings.model.channels, device, settings.data.dimensions)
+        images = to_input(
+            shard.images[rows], settings.model.channels, device, settings.data.dimensions
+        )
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             logits = model(images)
@@ -137,7 +139,9 @@ def train_private(
             # A stream for each step: reproducible noise is keyed by site, round, model and step.
             noise = GaussianNoise(source.torch("gradient", *context, step, device=device))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
-            images = to_input(shard.images[rows], settings.model.channels, device, settings.data.dimensions)
+            images = to_input(
+                shard.images[rows], settings.model.channels, device, settings.data.dimensions
+            )
             batch = engine.clipped_sum(
                 images, labels[torch.from_numpy(rows).to(device)], plan.clipping_norm
             )

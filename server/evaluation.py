@@ -97,4 +97,7 @@ class Evaluator:
 def initial_model(settings: Settings) -> nn.Module:
     """The model that round 1 starts from: the settings' architecture, weights and seed."""
     with torch.no_grad():
-        return models.build(settings.model, settings.data.image_size, settings.run.seed)
+        data = settings.data
+        return models.build(
+            settings.model, data.image_size, settings.run.seed, dimensions=data.dimensions
+        )

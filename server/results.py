@@ -55,7 +55,9 @@ def write_results(
         outcome.name,
         noise_source(settings),
         refused=list(outcome.refused),
-        parameters=trained_parameters(settings.model, settings.data.image_size),
+        parameters=trained_parameters(
+            settings.model, settings.data.image_size, settings.data.dimensions
+        ),
     )
     files.write_json(path / "privacy.json", privacy)
     save_arrays(path / "model.safetensors", _arrays(outcome.owners))

@@ -90,7 +90,8 @@ class Form:
             return replace(self, size=size).make(image, name)
         spacing = self.spacing * self.size / size
         flat = replace(self, size=size, dimensions=2, slices=1, spacing=spacing)
-        return flat.make(image, name)[0]
+        middle: NDArray[np.uint8] = flat.make(image, name)[0]
+        return middle
 
 
 def central_slices(images: NDArray[Pixel]) -> NDArray[Pixel]:

@@ -2,7 +2,7 @@
 
 import gzip
 import io
-from typing import IO, Any
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -45,15 +45,14 @@ def read_nifti(data: bytes, where: str) -> Volume:
 
 def _read(data: bytes, where: str) -> Volume:
     packed = data[:2] == b"\x1f\x8b"
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) if packed else io.BytesIO(data) as source:
+    stream = io.BytesIO(data)
+    with gzip.GzipFile(fileobj=stream) if packed else stream as source:
         header = _header(source)
         shape = tuple(int(side) for side in header.get_data_shape())
         while len(shape) > 3 and shape[-1] == 1:
             shape = shape[:-1]
         if len(shape) > 3:
-            raise UserError(
-                f"{where}: a 4D NIfTI (a series of volumes); write one volume per file"
-            )
+            raise UserError(f"{where}: a 4D NIfTI (a series of volumes); write one volume per file")
         kind = header.get_data_dtype()
         if kind.kind not in "iuf" or kind.itemsize > 8:
             raise UserError(f"{where}: voxels that are no plain numbers; write it as int16")
@@ -76,13 +75,13 @@ def _read(data: bytes, where: str) -> Volume:
     return Volume(turned, spacing, hounsfield=True, where=where)
 
 
-def _header(source: IO[bytes]) -> Nifti1Header:
+def _header(source: io.BufferedIOBase) -> Nifti1Header:
     """The header, by the size that its first number tells: 348 (NIfTI-1) or 540 (NIfTI-2)."""
     start = source.read(4)
     source.seek(0)
     second = int.from_bytes(start, "little") == 540 or int.from_bytes(start, "big") == 540
     kind = nibabel.Nifti2Header if second else Nifti1Header
-    header: Nifti1Header = kind.from_fileobj(source)  # type: ignore[no-untyped-call]
+    header: Nifti1Header = kind.from_fileobj(source)
     return header
 
 
@@ -92,8 +91,8 @@ def _affine(header: Nifti1Header, where: str) -> NDArray[np.float64]:
         raise UserError(
             f"{where}: no orientation (qform and sform codes are 0); write it with an affine"
         )
-    unit = header.get_xyzt_units()[0]  # type: ignore[no-untyped-call]
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)[:3, :3]  # type: ignore[no-untyped-call]
+    unit = header.get_xyzt_units()[0]
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)[:3, :3]
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
         raise UserError(f"{where}: an affine that is no orientation; write it again")
     return _RAS_TO_LPS @ affine * _UNITS[unit]
@@ -101,7 +100,7 @@ def _affine(header: Nifti1Header, where: str) -> NDArray[np.float64]:
 
 def _rescaled(stored: NDArray[Any], header: Nifti1Header, where: str) -> NDArray[np.int16]:
     """Stored values times slope plus intercept, one slice at a time to spare memory."""
-    slope, intercept = header.get_slope_inter()  # type: ignore[no-untyped-call]
+    slope, intercept = header.get_slope_inter()
     voxels = np.empty(stored.shape, dtype=np.int16, order="F")
     for last in range(stored.shape[2]):
         values = stored[..., last]

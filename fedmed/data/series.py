@@ -145,7 +145,9 @@ def _check_alike(slices: list[_Slice], where: str) -> None:
     first = slices[0]
     count = len({one.series for one in slices})
     if count > 1:
-        raise UserError(f"{where}: slices of {count} series; put each series in a folder of its own")
+        raise UserError(
+            f"{where}: slices of {count} series; put each series in a folder of its own"
+        )
     for one in slices[1:]:
         what = ""
         if np.abs(np.r_[one.rows - first.rows, one.columns - first.columns]).max() > 0.01:

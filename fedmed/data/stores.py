@@ -120,7 +120,7 @@ class ZipStore:
         return read_series(self._files(folder), lambda file: self._bytes(below + file), where)
 
     def digest(self, name: str) -> str:
-        """CRC-32 and size as the zip's directory has them, no pixel is read; of a folder: of all."""
+        """CRC-32 and size as the zip's directory has them: no pixel is read."""
         if name not in self._archive().NameToInfo and name in self:
             below = self._below(name)
             told = [f"{file}={self.digest(below + file)}" for file in self._files(name)]

@@ -120,9 +120,7 @@ def canonical(
     return np.ascontiguousarray(turned), (depth, height, width)
 
 
-def resampled(
-    volume: Volume, size: int, spacing: float, planes: int = 0
-) -> NDArray[np.float32]:
+def resampled(volume: Volume, size: int, spacing: float, planes: int = 0) -> NDArray[np.float32]:
     """Values (depth, size, size) at the centres of cubes of ``spacing`` mm, centred on the volume.
 
     ``spacing`` 0 takes the cubes that make the longest side fit. What lies outside is air (or 0).
@@ -179,4 +177,6 @@ def _weights(n: int, own: float, count: int, step: float, cube: float) -> NDArra
     weights = np.maximum(0, 1 - np.abs(np.arange(n) - place[:, None]) / reach)
     weights[~inside] = 0
     total = weights.sum(axis=1, keepdims=True)
-    return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0).astype(np.float32)
+    total[total == 0] = 1
+    result: NDArray[np.float32] = (weights / total).astype(np.float32)
+    return result

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from fedmed.privacy.mechanism import Mechanism, laplace
 
-
 Element = Literal["pixel", "voxel"]
 """What an image is made of, as statements call it."""
 
@@ -66,9 +65,7 @@ class PixelLaplace:
             raise ValueError(f"pixels {self.pixels} must be at least 1")
 
     @classmethod
-    def for_epsilon(
-        cls, epsilon: float, pixels: int, element: Element = "pixel"
-    ) -> "PixelLaplace":
+    def for_epsilon(cls, epsilon: float, pixels: int, element: Element = "pixel") -> "PixelLaplace":
         """The mechanism whose epsilon *per image* is ``epsilon``."""
         return cls(pixels / epsilon, pixels, element)
 
@@ -134,7 +131,9 @@ class DPPix:
 
     def __post_init__(self) -> None:
         _check(self.scale)
-        if self.dimensions not in (2, 3) or not 1 <= self.planes <= (64 if self.dimensions == 2 else 1):
+        if self.dimensions not in (2, 3) or not 1 <= self.planes <= (
+            64 if self.dimensions == 2 else 1
+        ):
             raise ValueError("dimensions must be 2 or 3, and planes belong to 2")
         if self.cell < 1 or self.size < 1 or self.size % self.cell:
             raise ValueError(f"cell {self.cell} must divide the image's {self.size} pixels")
@@ -179,7 +178,7 @@ class DPPix:
     @property
     def cells(self) -> int:
         """Means in one image."""
-        return self.planes * (self.size // self.cell) ** self.dimensions
+        return self.planes * int((self.size // self.cell) ** self.dimensions)
 
     @property
     def step(self) -> Mechanism:
@@ -189,7 +188,7 @@ class DPPix:
     @property
     def epsilon_per_neighbourhood(self) -> float:
         """Epsilon for ``neighbourhood`` changed pixels, wherever they lie."""
-        return self.neighbourhood / (self.cell**self.dimensions * self.scale)
+        return self.neighbourhood / (float(self.cell**self.dimensions) * self.scale)
 
     @property
     def epsilon_per_image(self) -> float:

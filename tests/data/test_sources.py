@@ -271,7 +271,7 @@ def test_medmnist_colour_becomes_luminance(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"val_labels": None}, "no array 'val_labels"),
-        ({"test_images": np.zeros((6, 8, 8, 8), np.uint8)}, "use a 2D set"),
+        ({"test_images": np.zeros((6, 8, 8, 8), np.uint8)}, "are volumes; set data.dimensions = 3"),
         ({"test_images": np.zeros((6, 8, 8), np.float32)}, "test_images must be .* uint8"),
         ({"test_labels": np.zeros((5, 1), np.uint8)}, "test_labels does not fit"),
         ({"test_labels": np.array([{}] * 6)}, "not a readable .npz"),
@@ -316,8 +316,10 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(utilities, "download_url", offline)
     with pytest.raises(UserError, match=r"download of breastmnist_64\.npz failed; .*\.npz file"):
         read("medmnist", path="breastmnist", image_size=64)
-    with pytest.raises(UserError, match="no such 2D set"):
+    with pytest.raises(UserError, match=r"dimensions asked for; set data\.dimensions = 3"):
         read("medmnist", path="adrenalmnist3d")
+    with pytest.raises(UserError, match=r"no such set; .* organmnist3d"):
+        read("medmnist", path="nosuchmnist3d", dimensions=3)
 
 
 def test_real_pneumoniamnist_with_its_index(shared_data: Callable[..., Path]) -> None:

@@ -23,7 +23,8 @@ def load(data: Data) -> Cohort:
     """The cohort that ``data.source`` names, validated, with one 0/1 column ``label``.
 
     Of several labels ``data.target`` picks one; uncertain ones (-1) become what ``data.uncertain``
-    says, and under ``smooth`` a column ``soft`` holds what training aims at for them. Raises :class:`UserError` naming the file, row or key and the remedy.
+    says, and under ``smooth`` a column ``soft`` holds what training aims at for them. Raises
+    :class:`UserError` naming the file, row or key and the remedy.
     """
     cohort = _SOURCES[data.source](data)
     table, where = _choose(cohort.table, data, cohort.name), cohort.name

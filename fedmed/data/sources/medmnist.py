@@ -1,4 +1,4 @@
-"""MedMNIST sets in 2D and 3D: an ``.npz`` file, or a set's name where the package may download it."""
+"""MedMNIST sets in 2D and 3D: an ``.npz`` file, or a name that the package may download."""
 
 import contextlib
 import io

@@ -8,6 +8,7 @@ drawn with a lesion in place of the opacity, under the same effects.
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,7 +129,7 @@ def _films(
     contrast = np.where(ill, contrast, 0)
     films: list[Film | Scan] = []
     for row in range(count):
-        shared = {
+        shared: dict[str, Any] = {
             "patient": int(table["patient"].iloc[row]),
             "site": int(table["site"].iloc[row]),
             "female": bool(female[row]),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmed.data.volume import AIR, Volume
+from fedmed.data.volume import AIR, BONE, Volume
 
 SIDE, SPACING = 48, 8.0
 """Voxels along each edge of the cube, and their distance in mm."""
@@ -91,7 +91,8 @@ def _scanned(
             padded.take(ends[0], axis) + padded.take(ends[1], axis)
         )
     values = values + shift + noise * pose.standard_normal(values.shape, dtype=np.float32)
-    return np.rint(values.clip(AIR, 3071)).astype(np.int16)
+    voxels: NDArray[np.int16] = np.rint(values.clip(AIR, BONE)).astype(np.int16)
+    return voxels
 
 
 def _ball(x: Array, y: Array, z: Array) -> Array:
