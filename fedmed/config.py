@@ -312,7 +312,7 @@ def _check_volumes(data: Data, model: Model) -> None:
             "model's channels; set both alike"
         )
     if not data.slices and model.channels not in (1, 3):
-        raise ValueError(f"model.channels: {model.channels} is not 1 or 3; correct it")
+        raise ValueError(f"model.channels = {model.channels}: it must be 1 or 3; correct it")
     if data.uncertain_label != plain.uncertain_label and data.uncertain != "smooth":
         raise ValueError("data.uncertain-label: read by data.uncertain = 'smooth' only; remove it")
 

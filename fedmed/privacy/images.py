@@ -208,8 +208,9 @@ class DPPix:
         """See :class:`ImageMechanism`; every cell is filled with its noised mean."""
         side, count = self.size // self.cell, len(images)
         flat = (self.planes,) if images.ndim == 4 and self.dimensions == 2 else ()
-        if images.shape[1:] != flat + (self.size,) * self.dimensions:
-            raise ValueError(f"images of {images.shape[1:]}, not of {self.size} each way")
+        expected = flat + (self.size,) * self.dimensions
+        if images.shape[1:] != expected:
+            raise ValueError(f"images of {images.shape[1:]}, not {' x '.join(map(str, expected))}")
         # Each celled axis becomes two: which cell, and where in it.
         split = (side, self.cell) * self.dimensions
         inner = tuple(1 + len(flat) + 2 * axis + 1 for axis in range(self.dimensions))

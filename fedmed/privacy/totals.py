@@ -43,7 +43,7 @@ def totals(
         found.append(
             Total(
                 unit=unit,
-                neighbouring=_RELATIONS[unit],
+                neighbouring=_relation(unit, [statements[run] for run in added]),
                 epsilon=worst,
                 delta=max(deltas),
                 runs=added,
@@ -52,6 +52,13 @@ def totals(
             )
         )
     return found
+
+
+def _relation(unit: str, added: Sequence[Mapping[str, Any]]) -> str:
+    """What a total is about: of volumes, voxels are replaced."""
+    own = _RELATIONS[unit]
+    voxels = own.replace("pixels", "voxels")
+    return voxels if any(s["neighbouring"] == voxels for s in added) else own
 
 
 def _epsilon(
