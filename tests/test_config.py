@@ -92,6 +92,14 @@ def test_every_key_is_kebab_case(section: str) -> None:
         ("data.seed", -1, ["data.seed = -1"]),
         ("run.seed", 2**31, ["run.seed", "less than 2147483648"]),
         ("model.channels", 2, ["model.channels = 2", "1 or 3"]),
+        ("data.dimensions", 4, ["data.dimensions = 4", "2 or 3"]),
+        ("data.slices", 3, ["model.channels: 1 is not data.slices = 3", "set both alike"]),
+        ("data.slices", 65, ["data.slices = 65", "less than or equal to 64"]),
+        ("data.spacing", 1.5, ["data.spacing: only volumes", "data.dimensions = 3"]),
+        ("data.window-centre", 50.0, ["data.window-centre: only volumes"]),
+        ("data.window-width", 0.0, ["data.window-width = 0.0", "greater than 0"]),
+        ("data.uncertain-label", 0.7, ["data.uncertain-label", "'smooth' only"]),
+        ("data.uncertain-label", 1.0, ["data.uncertain-label = 1.0", "less than 1"]),
         ("train.rounds", 0, ["train.rounds = 0"]),
         ("train.rounds", "three", ["train.rounds = 'three'", "valid integer"]),
         ("train.batch-size", 1.5, ["train.batch-size = 1.5", "valid integer"]),
@@ -120,6 +128,34 @@ def test_a_wrong_key_or_value_is_one_line_with_the_key(
         (
             {"train.scheme": "local-only", "privacy.arm": "central-fixed"},
             ["train.scheme", "central-fixed", "'federated'"],
+        ),
+        (
+            {"data.dimensions": 3, "data.slices": 3},
+            ["data.slices", "set data.dimensions = 2"],
+        ),
+        (
+            {"data.dimensions": 3, "data.source": "kermany", "data.path": "x"},
+            ["data.dimensions", "kermany has flat images"],
+        ),
+        (
+            {
+                "data.dimensions": 3,
+                "data.source": "table",
+                "data.path": "x",
+                "data.images": "y",
+                "data.mapping": "chexpert",
+            },
+            ["data.dimensions", "chexpert has flat images"],
+        ),
+        ({"data.dimensions": 3, "data.image-size": 512}, ["data.image-size", "256 or less"]),
+        (
+            {
+                "data.dimensions": 3,
+                "data.source": "medmnist",
+                "data.path": "x",
+                "data.window-width": 80.0,
+            },
+            ["data.window-width", "prepared already"],
         ),
         (
             {"train.weighting": "size", "privacy.arm": "dp-sgd"},

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -411,6 +412,45 @@ def test_noised_images_and_channels() -> None:
     assert given.shape == (2, 3, 1, 2)
     assert given[1, 2].tolist() == [[-14.0, 8.0]]
     np.testing.assert_array_equal(noised, kept)
+
+
+def test_volumes_and_slices_find_their_axes() -> None:
+    cpu = torch.device("cpu")
+    images = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    volumes = to_input(images, 2, cpu, dimensions=3)
+    assert volumes.shape == (2, 2, 3, 4, 5)
+    assert torch.equal(volumes[:, 0], volumes[:, 1])
+    assert volumes[1, 0, 2, 3, 4].item() == pytest.approx((119 / 255 - 0.5) / 0.25)
+    slices = to_input(images, 3, cpu)
+    assert torch.equal(slices, volumes[:, 0])
+    refuses(lambda: to_input(images, 1, cpu), "3 channels", "data.slices", error=RunError)
+
+
+def test_large_images_are_scored_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape))
+            return x.flatten(1).mean(1, keepdim=True) * self.weight
+
+    monkeypatch.setattr(training, "_POINTS_AT_ONCE", 2 * 6**3)
+    volumes = np.zeros((5, 6, 6, 6), dtype=np.uint8)
+    assert predict(Recorder(), volumes, 1, dimensions=3).shape == (5,)
+    assert seen == [(2, 1, 6, 6, 6), (2, 1, 6, 6, 6), (1, 1, 6, 6, 6)]
+
+
+def test_uncertain_labels_are_trained_on_as_declared() -> None:
+    shard = tiny_shard(4)
+    soft = pd.Series([pd.NA, 0.7, pd.NA, pd.NA], dtype="Float32")
+    smoothed = dataclasses.replace(shard, table=shard.table.assign(soft=soft))
+    assert smoothed.labels.tolist() == pytest.approx([0, 0.7, 0, 1])
+    assert smoothed.labels.dtype == np.float32
+    assert shard.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_no_class_is_weighted() -> None:

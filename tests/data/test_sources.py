@@ -191,6 +191,19 @@ def test_chexpert_and_its_uncertain_labels(
         assert table["sex"].fillna("?").tolist()[:2] == ["F", "M"]
 
 
+def test_uncertain_labels_are_smoothed(tmp_path: Path) -> None:
+    rows = [f"{n}.png,{label}" for n, label in enumerate((0, 1, -1, 0, 1, -1))]
+    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows) + "\n")
+    for number in range(6):
+        picture(tmp_path / "i" / f"{number}.png")
+    keys = {"path": tmp_path / "t.csv", "images": tmp_path / "i", "uncertain": "smooth"}
+    table = read("table", **keys, uncertain_label=0.7).table
+    assert table["soft"].fillna(-1).tolist() == pytest.approx([-1, -1, 0.7, -1, -1, 0.7])
+    assert table["label"].tolist() == [0, 1, 1, 0, 1, 1], "the nearer label, for counting"
+    assert read("table", **keys, uncertain_label=0.3).table["label"].tolist()[2] == 0
+    assert "soft" not in read("table", **{**keys, "uncertain": "ignore"}).table
+
+
 def test_mimic_joins_studies_images_and_splits(tmp_path: Path) -> None:
     labels = tmp_path / "mimic-cxr-2.0.0-chexpert.csv"
     labels.write_text(
