@@ -393,7 +393,9 @@ def check_input_is_constant(to: Callable[..., Tensor]) -> None:
     assert ends.flatten().tolist() == [-2.0, 2.0]
 
 
-def by_own_statistics(images: NDArray[np.uint8], channels: int, device: torch.device) -> Tensor:
+def by_own_statistics(
+    images: NDArray[np.uint8], channels: int, device: torch.device, dimensions: int = 2
+) -> Tensor:
     """Pitfall 15: mean and spread of private images."""
     tensor = torch.from_numpy(images).float()
     return ((tensor - tensor.mean()) / (tensor.std() + 1e-6)).unsqueeze(1)

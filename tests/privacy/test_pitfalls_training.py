@@ -431,7 +431,9 @@ class Sees(nn.Sequential):
         return super().forward(images)  # type: ignore[no-any-return]
 
 
-def by_own_statistics(images: NDArray[np.uint8], channels: int, device: torch.device) -> Tensor:
+def by_own_statistics(
+    images: NDArray[np.uint8], channels: int, device: torch.device, dimensions: int = 2
+) -> Tensor:
     """Mean and spread of the hospital's own images."""
     tensor = torch.from_numpy(np.asarray(images)).float()
     return ((tensor - tensor.mean()) / tensor.std()).unsqueeze(1)
