@@ -144,10 +144,18 @@ class Hospital:
                 gradient, noised = part(self.plan, GradientPlan), part(self.plan, UpdatePlan)
                 if gradient is not None:
                     result = train_private(
-                        model, self.shard, self.settings, gradient, self.source, context
+                        model,
+                        self.shard,
+                        self.settings,
+                        gradient,
+                        self.source,
+                        context,
+                        round_number,
                     )
                 else:
-                    result = train_plain(model, self.shard, self.settings, context[:2])
+                    result = train_plain(
+                        model, self.shard, self.settings, context[:2], round_number
+                    )
                 after = models.trainable(model)
                 update = {n: after[n].detach().cpu() - before for n, before in parameters.items()}
                 if noised is not None and noised.adaptive is None:

@@ -109,14 +109,23 @@ class Train(Section):
     rounds: Count = 4
     local_epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0  # passes over the shard per round
     batch_size: Count = 16  # images; under dp-sgd the expected number of units in a step
-    optimizer: Literal["sgd", "adam", "nadam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
     learning_rate: Positive = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # over the whole run
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the run's steps
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
-    weight_decay: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0  # adamw: apart from the gradient
+    proximal: NotNegative = 0.0  # FedProx: pull towards the round's model
+    augment: Literal["none", "flip", "shift", "flip-shift"] = "none"
+    views: Annotated[int, Field(ge=1, le=64)] = 1  # dp-sgd: views of an image in one gradient
     precision: Literal["float32", "bfloat16"] = "float32"  # of training's forward pass
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the parameters' average; 0 = none
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
+    server_optimizer: Literal["average", "momentum", "adam"] = "average"
     server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # adam: of the first moment
+    server_second_moment: Annotated[float, Field(ge=0, lt=1)] = 0.99  # adam: decay
+    server_tau: Positive = 1e-3  # adam: added to the root of the second moment
     selection: Literal["last", "best-validation"] = "last"
     on_failure: Literal["stop", "continue"] = "stop"  # when a hospital fails in a round
     minimum_hospitals: Count = 1  # with "continue": fewest updates that make a round
@@ -200,6 +209,11 @@ class Settings(Section):
                 f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
                 f"data.hospitals = {data.hospitals}; lower it"
             )
+        if train.views > 1 and train.augment == "none":
+            raise ValueError(
+                f"train.views: {train.views} views of an image are all the same without "
+                "augmentation; set train.augment, or train.views = 1"
+            )
         if self.model.norm == "frozen-batch" and self.model.weights == "none":
             raise ValueError(
                 "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
@@ -271,6 +285,7 @@ def _check_source_keys(data: Data) -> None:
 
 _PRIVATE_TRAINING = ("dp-sgd", *UPDATE_ARMS)
 READ_BY: dict[str, tuple[str, ...]] = {
+    "train.views": ("dp-sgd",),
     "privacy.epsilon": tuple(arm for arm in ARMS if arm != "none"),
     "privacy.noise-multiplier": _PRIVATE_TRAINING,
     "privacy.maximum-noise-to-signal": _PRIVATE_TRAINING,
