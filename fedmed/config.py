@@ -93,13 +93,21 @@ class Data(Section):
 class Model(Section):
     """The classifier."""
 
-    name: Literal["resnet18", "resnet9"] = "resnet18"
+    name: Literal["resnet18", "resnet9", "squeezenet1_1", "probe"] = "resnet18"
     norm: Literal["group", "frozen-batch"] = "group"
     activation: Literal["relu", "mish"] = "relu"
     weight_standardisation: bool = False  # of convolutions; Qiao et al. 2019
     stem: Literal["auto", "imagenet", "small"] = "auto"
     channels: Literal[1, 3] = 1
-    weights: str = "none"  # none, imagenet, or a local .pth or .safetensors file
+    weights: str = "none"  # none, imagenet, pretrain, or a local .pth, .safetensors or .npz file
+    weights_origin: str = ""  # what the statement says of them: data, consent, who declared it
+    trains: Literal["all", "last-block", "head"] = "all"  # the rest stays as it is
+    features: Literal["squeezenet1_1", "resnet18", "resnet9"] = "squeezenet1_1"  # of a probe
+    feature_size: Annotated[int, Field(ge=0, le=1024)] = 0  # pixels, enlarged first; 0 = as is
+    pooling: Literal["mean", "stages", "grid"] = "mean"
+    standardise: Literal["layer", "validation"] = "layer"  # features of a probe
+    components: Annotated[int, Field(ge=0, le=4096)] = 0  # "validation": how many; 0 = all
+    hidden: Annotated[int, Field(ge=0, le=4096)] = 0  # units of a hidden layer; 0 = none
 
 
 class Train(Section):
@@ -171,6 +179,7 @@ class Run(Section):
     seed: Seed = 0
     ledgers: str = ""  # folder of the hospitals' ledgers; empty = with the results
     policies: str = ""  # folder of the hospitals' policies, NAME.toml; empty = none
+    pretrained: str = ""  # weights that "pretrain" stands for; set by an experiment's [pretrain]
     out: str = ""  # run directory; empty = a folder of its own under fedmed's home
     device: Literal["auto", "cpu", "cuda"] = "auto"
     hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
@@ -236,6 +245,7 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         _check_source_keys(data)
+        _check_model(self.model, train)
         _check_privacy(self.privacy, data)
         return self
 
@@ -280,6 +290,51 @@ def _check_source_keys(data: Data) -> None:
     if data.columns != Columns() and data.source != "table":
         raise ValueError(
             f"data.columns: the {data.source} source has columns of its own; remove it"
+        )
+
+
+_RESIDUAL = ("resnet18", "resnet9")
+_MODEL_KEYS: dict[str, tuple[str, ...]] = {
+    "norm": (*_RESIDUAL, "probe"),
+    "activation": (*_RESIDUAL, "probe"),
+    "weight_standardisation": (*_RESIDUAL, "probe"),
+    "stem": (*_RESIDUAL, "probe"),
+    "trains": (*_RESIDUAL, "squeezenet1_1"),
+    "features": ("probe",),
+    "standardise": ("probe",),
+    "components": ("probe",),
+    "feature_size": ("probe", "squeezenet1_1"),
+    "pooling": ("probe", "squeezenet1_1"),
+    "hidden": ("probe", "squeezenet1_1"),
+}
+
+
+def _check_model(model: Model, train: Train) -> None:
+    """No key that the architecture does not read, no probe of nothing."""
+    default = Model()
+    for key, names in _MODEL_KEYS.items():
+        if model.name not in names and getattr(model, key) != getattr(default, key):
+            raise ValueError(
+                f"model.{_kebab(key)}: the model '{model.name}' does not read it (only "
+                f"{', '.join(names)}); remove it"
+            )
+    if model.components and model.standardise != "validation":
+        raise ValueError(
+            "model.components: principal components come with model.standardise = 'validation'; "
+            "set that, or remove it"
+        )
+    if model.weights_origin and model.weights == "none":
+        raise ValueError("model.weights-origin: there are no weights; set model.weights")
+    if model.name != "probe":
+        return
+    if model.weights == "none":
+        raise ValueError(
+            f"model.weights: a probe rests on pretrained features; give weights of {model.features}"
+        )
+    if train.augment != "none":
+        raise ValueError(
+            "train.augment: a probe's features are computed once, from the images as they are; "
+            "use 'none', or model.name = 'squeezenet1_1' with model.trains = 'head'"
         )
 
 

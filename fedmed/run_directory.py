@@ -24,6 +24,7 @@ _PLACE = (
     "run.out",
     "run.ledgers",
     "run.policies",
+    "run.pretrained",
     "run.device",
     "run.threads",
     "run.hospitals-per-gpu",

@@ -42,8 +42,13 @@ class LocalResult:
 def to_input(
     images: NDArray[np.uint8] | NDArray[np.float32], channels: int, device: torch.device
 ) -> Tensor:
-    """Model input (n, channels, size, size) from uint8 (0..255) or float32 (0..1) images."""
+    """Model input (n, channels, size, size) from uint8 (0..255) or float32 (0..1) images.
+
+    Features (n, width) that were computed before stay as they are.
+    """
     tensor = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(device)
+    if tensor.dim() == 2:
+        return tensor
     if tensor.dtype == torch.uint8:
         tensor = tensor.float().div_(255)
     tensor = (
