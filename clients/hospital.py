@@ -16,6 +16,7 @@ from fedmed.data.network import member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
+from fedmed.features import featured
 from fedmed.federation import messages
 from fedmed.federation.messages import Joining, Reply
 from fedmed.planning import make_member_plan, member_shard, patients_of
@@ -142,12 +143,26 @@ class Hospital:
         try:
             with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
                 gradient, noised = part(self.plan, GradientPlan), part(self.plan, UpdatePlan)
+                settings = self.settings
+                shard = featured(
+                    model,
+                    self.shard,
+                    settings.model.channels,
+                    settings.train.augment,
+                    settings.data.dimensions,
+                )
                 if gradient is not None:
                     result = train_private(
-                        model, self.shard, self.settings, gradient, self.source, context
+                        model,
+                        shard,
+                        settings,
+                        gradient,
+                        self.source,
+                        context,
+                        round_number,
                     )
                 else:
-                    result = train_plain(model, self.shard, self.settings, context[:2])
+                    result = train_plain(model, shard, settings, context[:2], round_number)
                 after = models.trainable(model)
                 update = {n: after[n].detach().cpu() - before for n, before in parameters.items()}
                 if noised is not None and noised.adaptive is None:

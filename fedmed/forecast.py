@@ -16,6 +16,8 @@ from fedmed.data.network import POOLED, load_network, member_names
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.experiment import Experiment
+from fedmed.features import compute, is_fixed
+from fedmed.models.features import FeatureNetwork
 from fedmed.planning import (
     images_of,
     make_member_plan,
@@ -166,6 +168,9 @@ def _step_seconds(settings: Settings, private: bool, images: int) -> float:
     fresh = models.without_weights(settings.model, data.image_size)
     built = models.build(fresh, data.image_size, seed=0, dimensions=data.dimensions)
     model = built.to(pick_device(settings.run.device))
+    if isinstance(model, FeatureNetwork) and is_fixed(model, settings.train.augment):
+        features = compute(model, shard.images, settings.model.channels, data.dimensions)
+        shard = replace(shard, images=features)  # as a run has them after its first round
     plan = GradientPlan(
         unit="patient",
         units=images,

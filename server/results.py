@@ -10,6 +10,7 @@ from fedmed.data.network import load_network
 from fedmed.errors import RunError
 from fedmed.evaluation import predictions as predictions_table
 from fedmed.evaluation.summary import evaluate
+from fedmed.federation import messages
 from fedmed.planning import trained_parameters
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
@@ -60,7 +61,8 @@ def write_results(
         ),
     )
     files.write_json(path / "privacy.json", privacy)
-    save_arrays(path / "model.safetensors", _arrays(outcome.owners))
+    frozen = messages.frozen_of(evaluator.model)
+    save_arrays(path / "model.safetensors", {**_arrays(outcome.owners), **frozen})
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
     # Hospitals in other processes never tell their times, and an earlier session's are gone.
     known = training > 0 and not outcome.resumed_from_round

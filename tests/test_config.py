@@ -191,6 +191,15 @@ def test_a_wrong_key_or_value_is_one_line_with_the_key(
             ["train.precision", "'opacus'", "privacy.engine = 'fedmed'"],
         ),
         ({"model.norm": "frozen-batch"}, ["model.norm", "model.weights"]),
+        (
+            {
+                "model.norm": "frozen-batch",
+                "model.weights": "imagenet",
+                "model.weight-standardisation": True,
+            },
+            ["model.weight-standardisation", "'group'"],
+        ),
+        ({"train.views": 4}, ["train.views: 4", "train.augment"]),
         ({"data.source": "table"}, ["data.path", "table"]),
         ({"data.source": "table", "data.path": "t.csv"}, ["data.images"]),
         ({"data.source": "medmnist"}, ["data.path", "medmnist"]),

@@ -3,76 +3,91 @@
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
+from torchvision.models import ResNet18_Weights, SqueezeNet1_1_Weights
 
 from fedmed.errors import UserError
 
-_WORDS = {"resnet18": "ResNet-18", "resnet9": "ResNet-9"}
+_WORDS = {"resnet18": "ResNet-18", "resnet9": "ResNet-9", "squeezenet1_1": "SqueezeNet 1.1"}
+_IMAGENET = {
+    "resnet18": ResNet18_Weights.IMAGENET1K_V1,
+    "squeezenet1_1": SqueezeNet1_1_Weights.IMAGENET1K_V1,
+}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_HEADS = ("fc.", "classifier.", "centre", "project")  # last layers, made anew
 _MADE = ".parametrizations.weight.original"  # what a standardised weight is made from
 
 
 def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> None:
-    """Fill ``network`` from ``imagenet`` (torchvision's own) or a .pth or .safetensors file.
+    """Fill ``network`` from ``imagenet`` (torchvision's own) or a file of arrays.
 
-    ``name`` is the architecture's, for messages. The first convolution is averaged or repeated
-    over its input channels, statistics of a batch norm are dropped where the network has none, a
-    standardised network takes plain weights and the reverse, and the last layer keeps its new
-    initialisation. Raises :class:`UserError` naming the file or the array that does not fit.
+    A file is .pth, .safetensors or .npz, of torchvision or of a run of this project. ``name`` is
+    the architecture's. The first convolution is averaged or repeated over its input channels,
+    statistics of a batch norm are dropped where the network has none, a standardised network takes
+    plain weights and the reverse, and the last layer keeps its new initialisation. Raises
+    :class:`UserError` naming the file or the array that does not fit.
     """
     flat = not any(isinstance(module, nn.Conv3d) for module in network.modules())
-    if source == "imagenet" and (name != "resnet18" or not flat):
+    if source == "imagenet" and (name not in _IMAGENET or not flat):
         raise UserError(
             f"model.weights: there are no ImageNet weights of {name} for these images; use "
-            "model.name = 'resnet18' on flat images, a file, or 'none'"
+            "'resnet18' or 'squeezenet1_1' on flat images, a file, or 'none'"
         )
-    given = _imagenet() if source == "imagenet" else _read(Path(source).expanduser())
-    given = {array.replace(_MADE, ".weight"): value for array, value in given.items()}
-    own = {array.replace(_MADE, ".weight"): array for array in network.state_dict()}
+    arrays = _imagenet(name) if source == "imagenet" else _read(Path(source).expanduser())
+    given = {_plain(array): value for array, value in arrays.items()}
     state = network.state_dict()
+    own = {_plain(full): full for full in state}
     wanted = f"give weights of a {_WORDS[name]}"
-    extra = [array for array in given if array not in own and not array.endswith(_STATISTICS)]
+    extra = [
+        array
+        for array in given
+        if array not in own and not array.endswith(_STATISTICS) and not array.startswith(_HEADS)
+    ]
     if extra:
         raise UserError(
             f"model.weights: {source} has an array '{extra[0]}' that the model has not; {wanted}"
         )
     for plain, full in own.items():
-        value = state[full]
-        if plain.startswith("fc."):
+        if plain.startswith(_HEADS):
             continue
         if plain not in given:
             raise UserError(f"model.weights: {source} has no array '{plain}'; {wanted}")
-        array = given[plain].to(value.dtype)
-        if array.dim() != value.dim():
-            raise UserError(
-                f"model.weights: '{plain}' in {source} has shape {tuple(array.shape)}, the model "
-                f"needs {tuple(value.shape)}; {wanted} for "
-                f"{'volumes' if value.dim() == 5 else 'flat images'}"
-            )
-        if plain == "conv1.weight" and array.shape[1] != value.shape[1]:
-            # Grey is the same in every channel: the sum over channels keeps the response.
-            total = array.sum(dim=1, keepdim=True)
-            array = total.expand(-1, value.shape[1], *value.shape[2:]) / value.shape[1]
-        if array.shape != value.shape:
-            raise UserError(
-                f"model.weights: '{plain}' in {source} has shape {tuple(array.shape)}, the model "
-                f"needs {tuple(value.shape)}; {wanted} with this stem"
-            )
-        if not bool(torch.isfinite(array).all()):
-            raise UserError(
-                f"model.weights: '{plain}' in {source} has values that are not finite; give "
-                "weights of a training that did not diverge"
-            )
-        state[full] = array
+        state[full] = _fitted(given[plain], state[full], plain, source, wanted)
     network.load_state_dict(state)
 
 
-def _imagenet() -> dict[str, Tensor]:
+def _plain(array: str) -> str:
+    """An array's name in torchvision's plain network."""
+    return array.replace(_MADE, ".weight").removeprefix("body.")
+
+
+def _fitted(array: Tensor, value: Tensor, name: str, source: str, wanted: str) -> Tensor:
+    """``array`` in the shape and type of ``value``."""
+    array = array.to(value.dtype)
+    shapes = f"model.weights: '{name}' in {source} has shape {tuple(array.shape)}, the model needs "
+    shapes += f"{tuple(value.shape)}; {wanted}"
+    if array.dim() != value.dim():
+        raise UserError(f"{shapes} for {'volumes' if value.dim() == 5 else 'flat images'}")
+    if name == "conv1.weight" and array.shape[1] != value.shape[1]:
+        # Grey is the same in every channel: the sum over channels keeps the response.
+        total = array.sum(dim=1, keepdim=True)
+        array = total.expand(-1, value.shape[1], *value.shape[2:]) / value.shape[1]
+    if array.shape != value.shape:
+        raise UserError(f"{shapes} with this stem")
+    if not bool(torch.isfinite(array).all()):
+        raise UserError(
+            f"model.weights: '{name}' in {source} has values that are not finite; give weights of "
+            "a training that did not diverge"
+        )
+    return array
+
+
+def _imagenet(name: str) -> dict[str, Tensor]:
     try:
-        state: dict[str, Tensor] = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
+        state: dict[str, Tensor] = _IMAGENET[name].get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
     except (URLError, OSError) as error:
@@ -88,6 +103,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise a dozen kinds
         raise UserError(
