@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fedmed import files, models, timing
-from fedmed.config import Model, Settings
+from fedmed.config import Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
+from fedmed.features import featured
 from fedmed.federation import messages
 from fedmed.federation.messages import Joining, Reply
 from fedmed.planning import make_member_plan, member_shard, patients_of
@@ -139,12 +140,26 @@ class Hospital:
         try:
             with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
                 gradient, noised = part(self.plan, GradientPlan), part(self.plan, UpdatePlan)
+                settings = self.settings
+                shard = featured(
+                    model,
+                    self.shard,
+                    settings.model.channels,
+                    settings.train.augment,
+                    settings.data.dimensions,
+                )
                 if gradient is not None:
                     result = train_private(
-                        model, self.shard, self.settings, gradient, self.source, context
+                        model,
+                        shard,
+                        settings,
+                        gradient,
+                        self.source,
+                        context,
+                        round_number,
                     )
                 else:
-                    result = train_plain(model, self.shard, self.settings, context[:2])
+                    result = train_plain(model, shard, settings, context[:2], round_number)
                 after = models.trainable(model)
                 update = {n: after[n].detach().cpu() - before for n, before in parameters.items()}
                 if noised is not None and noised.adaptive is None:
@@ -170,7 +185,7 @@ class Hospital:
 
     def model_with(self, arrays: dict[str, Tensor]) -> nn.Module:
         """The process's model with the server's state; :class:`Refusal` where it does not fit."""
-        model = _model(self.settings.model, self.settings.data.image_size, self._device)
+        model = _model(self.settings.model, self.settings.data, self._device)
         try:
             messages.install(model, arrays)
         except ValueError as error:
@@ -332,6 +347,8 @@ def refusing(code: str, name: str) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _model(model: Model, image_size: int, device: torch.device) -> nn.Module:
+def _model(model: Model, data: Data, device: torch.device) -> nn.Module:
     """The process's one model; every round overwrites its whole state with the server's."""
-    return models.build(models.without_weights(model, image_size), image_size, seed=0).to(device)
+    fresh = models.without_weights(model, data.image_size)
+    built = models.build(fresh, data.image_size, seed=0, dimensions=data.dimensions)
+    return built.to(device)

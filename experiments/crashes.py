@@ -179,7 +179,7 @@ def _trace(folder: Path) -> None:
 
     clients.hospital.train_private = traced_train
     fedmed.training.make_engine = traced_engine
-    fedmed.models.build = lambda model, image_size, seed: _network(image_size)
+    fedmed.models.build = lambda model, image_size, seed, **_: _network(image_size)
 
 
 def _network(image_size: int) -> nn.Module:

@@ -297,6 +297,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""
+    from fedmed.data.form import Form
     from fedmed.data.inspect import contact_sheet, describe
     from fedmed.data.network import load_network
     from fedmed.experiment import load_experiment
@@ -310,7 +311,7 @@ def inspect(
     print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
     # Beside the results' folder: in it, fedmed run would find a folder that is not an experiment's.
     path = sheet if sheet is not None else Path("runs") / f"{loaded.name}-cohort.png"
-    contact_sheet(network.cohort, path)
+    contact_sheet(network.cohort, path, form=Form.of(loaded.base.data))
     typer.echo(f"sheet: {path}")
 
 

@@ -78,9 +78,15 @@ class Data(Section):
     columns: Columns = Columns()
     target: str = ""  # which label of a multi-label cohort is trained on
     positive: str = ""  # table: the value(s) of the label column that mean disease, split by '|'
-    uncertain: Literal["refuse", "negative", "positive", "ignore"] = "refuse"
+    uncertain: Literal["refuse", "negative", "positive", "ignore", "smooth"] = "refuse"
+    uncertain_label: Annotated[float, Field(gt=0, lt=1)] = 0.5  # smooth: what training aims at
     patients: Annotated[int, Field(ge=20)] = 900  # phantom: number of patients
-    image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square
+    image_size: Annotated[int, Field(ge=16, le=1024)] = 32  # pixels, square (or cube)
+    dimensions: Literal[2, 3] = 2  # of the model's input; 3: volumes
+    slices: Annotated[int, Field(ge=0, le=64)] = 0  # of a volume, as channels of a 2D model
+    spacing: Annotated[float, Field(ge=0, le=50)] = 0.0  # volumes: mm; 0 = the whole volume fits
+    window_centre: Annotated[float, Field(ge=-4096, le=32767)] = 40.0  # volumes in HU: black to
+    window_width: Annotated[float, Field(gt=0, le=65536)] = 400.0  # white, HU
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = (
@@ -96,11 +102,21 @@ class Data(Section):
 class Model(Section):
     """The classifier."""
 
-    name: Literal["resnet18"] = "resnet18"
+    name: Literal["resnet18", "resnet9", "squeezenet1_1", "probe"] = "resnet18"
     norm: Literal["group", "frozen-batch"] = "group"
+    activation: Literal["relu", "mish"] = "relu"
+    weight_standardisation: bool = False  # of convolutions; Qiao et al. 2019
     stem: Literal["auto", "imagenet", "small"] = "auto"
-    channels: Literal[1, 3] = 1
-    weights: str = "none"  # none, imagenet, or a local .pth or .safetensors file
+    channels: Annotated[int, Field(ge=1, le=64)] = 1  # 1, 3, or data.slices
+    weights: str = "none"  # none, imagenet, pretrain, or a local .pth, .safetensors or .npz file
+    weights_origin: str = ""  # what the statement says of them: data, consent, who declared it
+    trains: Literal["all", "last-block", "head"] = "all"  # the rest stays as it is
+    features: Literal["squeezenet1_1", "resnet18", "resnet9"] = "squeezenet1_1"  # of a probe
+    feature_size: Annotated[int, Field(ge=0, le=1024)] = 0  # pixels, enlarged first; 0 = as is
+    pooling: Literal["mean", "stages", "grid"] = "mean"
+    standardise: Literal["layer", "validation"] = "layer"  # features of a probe
+    components: Annotated[int, Field(ge=0, le=4096)] = 0  # "validation": how many; 0 = all
+    hidden: Annotated[int, Field(ge=0, le=4096)] = 0  # units of a hidden layer; 0 = none
 
 
 class Train(Section):
@@ -110,14 +126,23 @@ class Train(Section):
     rounds: Count = 4
     local_epochs: Annotated[float, Field(gt=0, le=1000)] = 2.0  # passes over the shard per round
     batch_size: Count = 16  # images; under dp-sgd the expected number of units in a step
-    optimizer: Literal["sgd", "adam", "nadam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
     learning_rate: Positive = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # over the whole run
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the run's steps
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # sgd only
-    weight_decay: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0  # adamw: apart from the gradient
+    proximal: NotNegative = 0.0  # FedProx: pull towards the round's model
+    augment: Literal["none", "flip", "shift", "flip-shift"] = "none"
+    views: Annotated[int, Field(ge=1, le=64)] = 1  # dp-sgd: views of an image in one gradient
     precision: Literal["float32", "bfloat16"] = "float32"  # of training's forward pass
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the parameters' average; 0 = none
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
+    server_optimizer: Literal["average", "momentum", "adam"] = "average"
     server_learning_rate: Positive = 1.0
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # adam: of the first moment
+    server_second_moment: Annotated[float, Field(ge=0, lt=1)] = 0.99  # adam: decay
+    server_tau: Positive = 1e-3  # adam: added to the root of the second moment
     selection: Literal["last", "best-validation"] = "last"
     on_failure: Literal["stop", "continue"] = "stop"  # when a hospital fails in a round
     minimum_hospitals: Count = 1  # with "continue": fewest updates that make a round
@@ -190,6 +215,7 @@ class Run(Section):
     seed: Seed = 0
     ledgers: str = ""  # folder of the hospitals' ledgers; empty = with the results
     policies: str = ""  # folder of the hospitals' policies, NAME.toml; empty = none
+    pretrained: str = ""  # weights that "pretrain" stands for; set by an experiment's [pretrain]
     out: str = ""  # run directory; empty = a folder of its own under fedmed's home
     device: Literal["auto", "cpu", "cuda"] = "auto"
     hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
@@ -235,10 +261,20 @@ class Settings(Section):
                 f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
                 f"data.hospitals = {data.hospitals}; lower it"
             )
+        if train.views > 1 and train.augment == "none":
+            raise ValueError(
+                f"train.views: {train.views} views of an image are all the same without "
+                "augmentation; set train.augment, or train.views = 1"
+            )
         if self.model.norm == "frozen-batch" and self.model.weights == "none":
             raise ValueError(
                 "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
                 "model.weights, or use 'group'"
+            )
+        if self.model.norm == "frozen-batch" and self.model.weight_standardisation:
+            raise ValueError(
+                "model.weight-standardisation: the statistics of 'frozen-batch' are those of the "
+                "weights as they were; use model.norm = 'group'"
             )
         if train.precision != "float32" and arm == "dp-sgd" and self.privacy.engine == "opacus":
             raise ValueError(
@@ -252,6 +288,8 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         _check_source_keys(data)
+        _check_volumes(data, self.model)
+        _check_model(self.model, train)
         _check_privacy(self.privacy, data)
         _check_evaluation(self.evaluation, self.privacy, train)
         _check_names("run.trackers", self.run.tracked_by, TRACKERS)
@@ -301,8 +339,95 @@ def _check_source_keys(data: Data) -> None:
         )
 
 
+_LARGEST_CUBE = 256
+
+
+def _check_volumes(data: Data, model: Model) -> None:
+    """Keys of volumes belong to volumes, and a model's channels to their slices."""
+    volumes = data.dimensions == 3 or data.slices > 0
+    if data.dimensions == 3 and data.slices:
+        raise ValueError(
+            "data.slices: takes slices of volumes as channels of a 2D model; set "
+            "data.dimensions = 2, or remove it"
+        )
+    if volumes and (data.source == "kermany" or data.mapping):
+        raise ValueError(
+            f"data.dimensions: {data.mapping or data.source} has flat images; set "
+            "data.dimensions = 2 and data.slices = 0"
+        )
+    if data.dimensions == 3 and data.image_size > _LARGEST_CUBE:
+        raise ValueError(
+            f"data.image-size: a cube of {data.image_size} is too large to train on; use "
+            f"{_LARGEST_CUBE} or less"
+        )
+    plain = Data()
+    for key in ("spacing", "window_centre", "window_width"):
+        if getattr(data, key) == getattr(plain, key):
+            continue
+        name = f"data.{_kebab(key)}"
+        if not volumes:
+            raise ValueError(f"{name}: only volumes have it; set data.dimensions = 3, or remove it")
+        if data.source == "medmnist":
+            raise ValueError(f"{name}: MedMNIST's volumes are prepared already; remove it")
+    if data.slices and model.channels != data.slices:
+        raise ValueError(
+            f"model.channels: {model.channels} is not data.slices = {data.slices}, which are the "
+            "model's channels; set both alike"
+        )
+    if not data.slices and model.channels not in (1, 3):
+        raise ValueError(f"model.channels = {model.channels}: it must be 1 or 3; correct it")
+    if data.uncertain_label != plain.uncertain_label and data.uncertain != "smooth":
+        raise ValueError("data.uncertain-label: read by data.uncertain = 'smooth' only; remove it")
+
+
+_RESIDUAL = ("resnet18", "resnet9")
+_MODEL_KEYS: dict[str, tuple[str, ...]] = {
+    "norm": (*_RESIDUAL, "probe"),
+    "activation": (*_RESIDUAL, "probe"),
+    "weight_standardisation": (*_RESIDUAL, "probe"),
+    "stem": (*_RESIDUAL, "probe"),
+    "trains": (*_RESIDUAL, "squeezenet1_1"),
+    "features": ("probe",),
+    "standardise": ("probe",),
+    "components": ("probe",),
+    "feature_size": ("probe", "squeezenet1_1"),
+    "pooling": ("probe", "squeezenet1_1"),
+    "hidden": ("probe", "squeezenet1_1"),
+}
+
+
+def _check_model(model: Model, train: Train) -> None:
+    """No key that the architecture does not read, no probe of nothing."""
+    default = Model()
+    for key, names in _MODEL_KEYS.items():
+        if model.name not in names and getattr(model, key) != getattr(default, key):
+            raise ValueError(
+                f"model.{_kebab(key)}: the model '{model.name}' does not read it (only "
+                f"{', '.join(names)}); remove it"
+            )
+    if model.components and model.standardise != "validation":
+        raise ValueError(
+            "model.components: principal components come with model.standardise = 'validation'; "
+            "set that, or remove it"
+        )
+    if model.weights_origin and model.weights == "none":
+        raise ValueError("model.weights-origin: there are no weights; set model.weights")
+    if model.name != "probe":
+        return
+    if model.weights == "none":
+        raise ValueError(
+            f"model.weights: a probe rests on pretrained features; give weights of {model.features}"
+        )
+    if train.augment != "none":
+        raise ValueError(
+            "train.augment: a probe's features are computed once, from the images as they are; "
+            "use 'none', or model.name = 'squeezenet1_1' with model.trains = 'head'"
+        )
+
+
 _PRIVATE_TRAINING = ("dp-sgd", *UPDATE_ARMS)
 READ_BY: dict[str, tuple[str, ...]] = {
+    "train.views": ("dp-sgd",),
     "privacy.epsilon": tuple(arm for arm in ARMS if arm != "none"),
     "privacy.noise-multiplier": _PRIVATE_TRAINING,
     "privacy.maximum-noise-to-signal": _PRIVATE_TRAINING,
@@ -357,10 +482,11 @@ def _check_privacy(privacy: Privacy, data: Data) -> None:
                 f"privacy.cell: {privacy.cell} does not divide data.image-size = "
                 f"{data.image_size}; choose a divisor"
             )
-        if privacy.neighbourhood > data.image_size**2:
+        points = data.image_size**data.dimensions * max(1, data.slices)
+        if privacy.neighbourhood > points:
             raise ValueError(
                 f"privacy.neighbourhood: {privacy.neighbourhood} is more than the image's "
-                f"{data.image_size**2} pixels; lower it"
+                f"{points} pixels; lower it"
             )
 
 

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedmed import config, files
+from fedmed import config, files, pretraining
 from fedmed.config import ARMS, Scalar, Settings
+from fedmed.data.form import central_slices
 from fedmed.data.network import held_out_shard, load_network
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
+from fedmed.paths import resolve_all
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
 from fedmed.privacy.images import ImageMechanism
@@ -29,7 +31,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "pooled-dp-sgd": {"train": {"scheme": "pooled"}, "privacy": {"arm": "dp-sgd"}},
     "local-only": {"train": {"scheme": "local-only"}, "privacy": {"arm": "none"}},
 }
-_HEAD = ("name", "title", "description", "seeds", "arms", "arm")
+_HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain")
 SAMPLES = 6  # images shown in the report, before and after noise
 
 
@@ -42,6 +44,7 @@ class Experiment:
     description: str
     seeds: tuple[int, ...]
     arms: dict[str, Settings]
+    pretrain: Settings | None = None  # what arms with model.weights = "pretrain" start from
 
     def settings(self, arm: str, seed: int) -> Settings:
         """Settings of one run."""
@@ -63,6 +66,7 @@ def load_experiment(
     """Read an experiment's TOML; ``arms`` and ``seeds`` select, ``assignments`` are ``key=value``.
 
     Relative paths under ``data.`` and ``model.weights`` are taken from the experiment's folder.
+    ``pretrain.KEY`` in ``assignments`` changes a setting of ``[pretrain]``.
     Raises :class:`UserError` naming the file and the key.
     """
     text = config.read_toml(path)
@@ -70,10 +74,15 @@ def load_experiment(
     base = {key: value for key, value in text.items() if key not in _HEAD}
     changes = dict(config.parse_assignment(a) for a in assignments)
     for key in changes:
-        if key not in Settings().to_flat():
+        if key.removeprefix(pretraining.PREFIX) not in Settings().to_flat():
             raise UserError(
                 f"--set: unknown key '{key}'{config.nearest(key, Settings().to_flat())}"
             )
+    before = {
+        key.removeprefix(pretraining.PREFIX): changes.pop(key)
+        for key in list(changes)
+        if key.startswith(pretraining.PREFIX)
+    }
     _refuse_ignored(base, changes, arms, where)
     names = _names(text, base, changes, arms, where)
     tables = _table(text, "arm", where)
@@ -81,6 +90,21 @@ def load_experiment(
     if unused and "privacy.arm" not in changes:
         raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
     settings = {name: _settings(name, base, tables, changes, path) for name in names}
+    pretrain = None
+    if "pretrain" in text:
+        overall = {key: value for key, value in changes.items() if key.startswith("run.")}
+        overall |= {k: v for k, v in changes.items() if k == "data.image-size"}
+        pretrain = pretraining.pretraining(text["pretrain"], base, {**overall, **before}, path)
+    elif before:
+        raise UserError(f"--set {pretraining.PREFIX}{next(iter(before))}: no [pretrain] in {where}")
+    settings = {n: pretraining.starts_from(s, pretrain, where) for n, s in settings.items()}
+    if not any(s.model.weights == "pretrain" for s in settings.values()):
+        if pretrain is not None and not arms:
+            raise UserError(
+                f"{where}: no arm starts from [pretrain]; set model.weights = 'pretrain' for one, "
+                "or remove the table"
+            )
+        pretrain = None
     chosen = list(seeds) or text.get("seeds", [0])
     if not _is_list_of(chosen, int) or not chosen or min(chosen) < 0:
         raise UserError(f"{where}: seeds = {chosen!r}; give a list of whole numbers >= 0")
@@ -95,6 +119,7 @@ def load_experiment(
         description=str(text.get("description", "")).strip(),
         seeds=tuple(chosen),
         arms=settings,
+        pretrain=pretrain,
     )
 
 
@@ -140,7 +165,7 @@ def _names(
                 f"use one of {', '.join(sorted(known))}, "
                 f"or describe it under [arm.{name}]"
             )
-        if not _is_folder_name(name):
+        if not _is_folder_name(name) or name == pretraining.FOLDER:
             raise UserError(f"{where}: arm '{name}' becomes a folder; use letters, digits, - _ .")
     if len(set(names)) != len(names):
         raise UserError(f"{where}: arms = {names!r} names one twice; keep each once")
@@ -172,18 +197,7 @@ def _settings(
     if name not in _NAMED and "privacy.arm" not in own and "train.scheme" not in own:
         raise UserError(f"{path}: [arm.{name}] does not say its privacy.arm; add it")
     _refuse_unread(name, own, path)
-    for key in ("path", "images", "index"):
-        data = nested.get("data", {})
-        if isinstance(data, dict) and isinstance(data.get(key), str):
-            data[key] = _resolve(data[key], path.parent, f"data.{key}" in changes)
-    run = nested.get("run", {})
-    for key in ("ledgers", "policies"):
-        if isinstance(run, dict) and run.get(key):
-            base_folder = Path.cwd() if f"run.{key}" in changes else path.parent
-            run[key] = str((base_folder / Path(str(run[key])).expanduser()).resolve())
-    model = nested.get("model", {})
-    if isinstance(model, dict) and model.get("weights") not in (None, "none", "imagenet"):
-        model["weights"] = _resolve(model["weights"], path.parent, "model.weights" in changes)
+    resolve_all(nested, path.parent, changes)
     return config.parse(nested, f"{path}, arm {name}" if len(tables) else str(path))
 
 
@@ -199,20 +213,6 @@ def _refuse_unread(name: str, own: dict[str, Any], path: Path) -> None:
                 f"{path}: [arm.{name}] sets {key}, which the arm {arm} does not read (only "
                 f"{', '.join(readers)}); remove it"
             )
-
-
-def _resolve(given: Any, folder: Path, from_command_line: bool) -> Any:
-    """A path from the experiment's folder (or, from ``--set``, the present one), made absolute."""
-    if not isinstance(given, str) or not given:
-        return given
-    candidate = Path(given).expanduser()
-    if candidate.is_absolute():
-        return str(candidate)
-    local = (Path.cwd() if from_command_line else folder) / candidate
-    # A bare name (a MedMNIST set, say) that is no file stays a name.
-    if not local.exists() and len(candidate.parts) == 1 and not candidate.suffix:
-        return given
-    return str(local.resolve())
 
 
 def _table(text: dict[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -265,10 +265,14 @@ def run_experiment(
     progress.preparing("reading the cohort and preparing shards")
     check(experiment)
     _describe(experiment, out)
+    if experiment.pretrain is not None:
+        cohort = load_network(experiment.pretrain.data).cohort.name
+        progress.preparing(f"pretraining on {cohort}, without privacy")
+        launch(experiment.pretrain, out / pretraining.FOLDER, pretraining.FOLDER, _silent)
     results = []
     for arm in experiment.arms:
         for seed in experiment.seeds:
-            settings = _with_ledgers(experiment.settings(arm, seed), out)
+            settings = _placed(experiment.settings(arm, seed), out)
             folder = out / arm / f"seed-{seed}"
             cached = (folder / "result.json").is_file()
             progress.started(arm, seed, settings.train.rounds)
@@ -286,11 +290,19 @@ def run_experiment(
     return results
 
 
-def _with_ledgers(settings: Settings, out: Path) -> Settings:
-    """All arms and seeds touch the same patients, so they share the hospitals' ledgers."""
-    if settings.run.ledgers:
-        return settings
-    return settings.replaced({"run.ledgers": str((out / "ledgers").resolve())})
+def _silent(number: int, rounds: int, auroc: float | None) -> None:
+    """Nobody hears of the rounds of a pretraining."""
+
+
+def _placed(settings: Settings, out: Path) -> Settings:
+    """With the ledgers that all arms and seeds share, as they touch the same patients."""
+    places: dict[str, Any] = {}
+    if not settings.run.ledgers:
+        places["run.ledgers"] = str((out / "ledgers").resolve())
+    if settings.model.weights == "pretrain":
+        weights = out / pretraining.FOLDER / "model.safetensors"
+        places["run.pretrained"] = str(weights.resolve())
+    return settings.replaced(places)
 
 
 def write_totals(out: Path) -> None:
@@ -319,6 +331,9 @@ def write_totals(out: Path) -> None:
 
 def check(experiment: Experiment) -> None:
     """Make every shard and plan once; raises :class:`UserError` before anything is trained."""
+    if experiment.pretrain is not None:
+        held_out_shard(experiment.pretrain.data)
+        make_plans(experiment.pretrain)
     if experiment.base.evaluation.where != "hospitals":
         held_out_shard(experiment.base.data)
     for settings in experiment.arms.values():
@@ -394,7 +409,8 @@ def _describe(experiment: Experiment, out: Path) -> None:
 def write_samples(experiment: Experiment, out: Path) -> None:
     """Some of the server's public images, as they are and as each image mechanism shows them.
 
-    None where the server has no images (``evaluation.where = "hospitals"``).
+    Volumes show their middle slice. None where the server has no images
+    (``evaluation.where = "hospitals"``).
     """
     if experiment.base.evaluation.where == "hospitals":
         return
@@ -402,9 +418,9 @@ def write_samples(experiment: Experiment, out: Path) -> None:
     labels = shard.table["label"].to_numpy(dtype=np.int8)
     rows = [r for label in (0, 1) for r in np.flatnonzero(labels == label)[: SAMPLES // 2]]
     clean = np.asarray(shard.images[rows], dtype=np.uint8)
-    arrays = {"clean": clean, "label": labels[rows]}
+    arrays = {"clean": central_slices(clean), "label": labels[rows]}
     for name, mechanism in _mechanisms(experiment):
-        noised = mechanism.apply(clean, NoiseSource().numpy())
+        noised = central_slices(mechanism.apply(clean, NoiseSource().numpy()))
         arrays[f"noisy:{name}"] = (noised.clip(0, 1) * 255).round().astype(np.uint8)
     path = out / "samples.npz"
     if path.exists():

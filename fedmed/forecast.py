@@ -11,10 +11,13 @@ import pandas as pd
 
 from fedmed import files, models
 from fedmed.config import Settings
+from fedmed.data.form import Form
 from fedmed.data.network import POOLED, load_network, member_names
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.experiment import Experiment
+from fedmed.features import compute, is_fixed
+from fedmed.models.features import FeatureNetwork
 from fedmed.planning import (
     images_of,
     make_member_plan,
@@ -107,7 +110,8 @@ def _row(settings: Settings, member: str, out: Path) -> Row:
     ledger = Ledger(files.ledger_path(settings.run.ledgers, out, member))
     decision = decide(settings, member, plan, policy, ledger, patients_of(settings, member))
     gradient = part(plan, GradientPlan)
-    parameters = trained_parameters(settings.model, settings.data.image_size)
+    data = settings.data
+    parameters = trained_parameters(settings.model, data.image_size, data.dimensions)
     return Row(
         hospital=member,
         unit=plan.unit,
@@ -131,7 +135,8 @@ def _seconds(
     """Time of all steps, from two that are timed on random images; nothing private is read."""
     train, privacy = settings.train, settings.privacy
     private = privacy.arm == "dp-sgd"
-    key = (private, settings.model, settings.data.image_size, privacy.engine, train.optimizer)
+    shape = Form.of(settings.data).shape
+    key = (private, settings.model, shape, privacy.engine, train.optimizer)
     if key not in known:
         few, many = (_step_seconds(settings, private, images) for images in _TIMED)
         slope = max(0.0, (many - few) / (_TIMED[1] - _TIMED[0]))
@@ -148,7 +153,8 @@ def _seconds(
 
 def _step_seconds(settings: Settings, private: bool, images: int) -> float:
     """Time of one step on ``images`` random images: the shortest of three after a first one."""
-    size = settings.data.image_size
+    data = settings.data
+    shape = (images, *Form.of(data).shape)
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
@@ -157,10 +163,14 @@ def _step_seconds(settings: Settings, private: bool, images: int) -> float:
             "patient_id": [str(i) for i in range(images)],
         }
     )
-    shard = Shard("timed", rng.integers(0, 256, (images, size, size), dtype=np.uint8), table)
+    shard = Shard("timed", rng.integers(0, 256, shape, dtype=np.uint8), table)
     small = settings.replaced({"train.batch-size": images, "train.local-epochs": 3.0})
-    built = models.build(models.without_weights(settings.model, size), size, seed=0)
+    fresh = models.without_weights(settings.model, data.image_size)
+    built = models.build(fresh, data.image_size, seed=0, dimensions=data.dimensions)
     model = built.to(pick_device(settings.run.device))
+    if isinstance(model, FeatureNetwork) and is_fixed(model, settings.train.augment):
+        features = compute(model, shard.images, settings.model.channels, data.dimensions)
+        shard = replace(shard, images=features)  # as a run has them after its first round
     plan = GradientPlan(
         unit="patient",
         units=images,

@@ -3,6 +3,7 @@
 import functools
 import math
 from pathlib import Path
+from typing import Literal
 
 from fedmed import models
 from fedmed.config import Model, Settings, nearest
@@ -83,9 +84,10 @@ def public_sizes(settings: Settings) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def trained_parameters(model: Model, image_size: int) -> int:
+def trained_parameters(model: Model, image_size: int, dimensions: Literal[2, 3] = 2) -> int:
     """How many numbers training changes."""
-    built = models.build(models.without_weights(model, image_size), image_size, seed=0)
+    fresh = models.without_weights(model, image_size)
+    built = models.build(fresh, image_size, seed=0, dimensions=dimensions)
     return sum(p.numel() for p in models.trainable(built).values())
 
 
@@ -93,7 +95,8 @@ def _check_signal(settings: Settings, plan: Plan, member: str) -> None:
     limit = settings.privacy.maximum_noise_to_signal
     if not limit or plan.steps_per_round == 0:
         return
-    parameters = trained_parameters(settings.model, settings.data.image_size)
+    data = settings.data
+    parameters = trained_parameters(settings.model, data.image_size, data.dimensions)
     found = plan.noise_to_signal(parameters) or 0.0
     if found <= limit:
         return

@@ -18,11 +18,13 @@ from fedmed import __version__, files
 from fedmed.config import Settings
 from fedmed.errors import UserError
 
+_STATE = "\0"  # before the names of what is no model; no hospital's name begins so
 # Where a run happens does not change what it computes.
 _PLACE = (
     "run.out",
     "run.ledgers",
     "run.policies",
+    "run.pretrained",
     "run.device",
     "run.threads",
     "run.hospitals-per-gpu",
@@ -112,12 +114,15 @@ class RunDirectory:
         models: Mapping[str, Mapping[str, Tensor]],
         best: int,
         clipping_norm: float | None = None,
+        state: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         """Keep the model(s) after a round: ``models`` by owner, ``best`` the round to select.
 
-        ``clipping_norm`` is that of the next round where it changes from round to round.
+        ``clipping_norm`` is that of the next round where it changes from round to round, ``state``
+        what the server's optimiser goes on with.
         """
-        arrays = {f"{o}/{n}": v.contiguous() for o, m in models.items() for n, v in m.items()}
+        kept = {**{f"{_STATE}{name}": arrays for name, arrays in (state or {}).items()}, **models}
+        arrays = {f"{o}/{n}": v.contiguous() for o, m in kept.items() for n, v in m.items()}
         # safetensors does not keep the order, and noise is drawn in the order of the arrays.
         order = json.dumps(list(arrays))
         metadata = {"round": str(round_number), "best": str(best), "order": order}
@@ -127,6 +132,21 @@ class RunDirectory:
 
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
         """(round, selected round, models) of the last whole round, or None before the first."""
+        loaded = self._load()
+        if loaded is None:
+            return None
+        header, owners = loaded
+        models = {name: arrays for name, arrays in owners.items() if not name.startswith(_STATE)}
+        return int(header["round"]), int(header["best"]), models
+
+    def server_state(self) -> dict[str, dict[str, Tensor]]:
+        """The checkpoint's state of the server's optimiser; empty where there is none."""
+        loaded = self._load()
+        owners = {} if loaded is None else loaded[1]
+        return {n.removeprefix(_STATE): a for n, a in owners.items() if n.startswith(_STATE)}
+
+    def _load(self) -> tuple[dict[str, str], dict[str, dict[str, Tensor]]] | None:
+        """The checkpoint's header and its arrays by owner."""
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             return None
@@ -137,11 +157,11 @@ class RunDirectory:
             arrays = {name: loaded[name] for name in json.loads(header["order"])}
         except Exception as error:
             raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
-        models: dict[str, dict[str, Tensor]] = {}
+        owners: dict[str, dict[str, Tensor]] = {}
         for key, value in arrays.items():
             owner, _, name = key.rpartition("/")  # a hospital's name may hold a slash
-            models.setdefault(owner, {})[name] = value
-        return int(header["round"]), int(header["best"]), models
+            owners.setdefault(owner, {})[name] = value
+        return header, owners
 
     def clipping_norm(self) -> float | None:
         """The checkpoint's clipping norm, or None where there is none."""

@@ -1,7 +1,8 @@
 """The local training loop: a model, a shard and a plan; one round at a time."""
 
+import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedmed.averaging import ParameterAverage
-from fedmed.config import Settings, Train
+from fedmed.augmentation import augment, seeded
+from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError
 from fedmed.models import trainable
+from fedmed.optimisation import LocalSteps
 from fedmed.privacy.gradients import Clipping, Options, make_engine
 from fedmed.privacy.gradients.memory import keep_freed_memory
 from fedmed.privacy.gradients.noise import GaussianNoise
@@ -22,6 +24,7 @@ from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of the forward pass
+_POINTS_AT_ONCE = 256 * 224 * 224  # of the images that are scored together
 MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would be a release
 
 
@@ -39,46 +42,69 @@ class LocalResult:
 
 
 def to_input(
-    images: NDArray[np.uint8] | NDArray[np.float32], channels: int, device: torch.device
+    images: NDArray[np.uint8] | NDArray[np.float32],
+    channels: int,
+    device: torch.device,
+    dimensions: int = 2,
 ) -> Tensor:
-    """Model input (n, channels, size, size) from uint8 (0..255) or float32 (0..1) images."""
+    """Model input (n, channels, *size) from uint8 (0..255) or float32 (0..1) images.
+
+    Images (n, size, size), or with 3 ``dimensions`` volumes (n, size, size, size), are repeated in
+    every channel; images (n, channels, size, size) have their channels already. Features (n, width)
+    that were computed before stay as they are.
+    """
     tensor = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(device)
+    if tensor.dim() == 2:
+        return tensor
     if tensor.dtype == torch.uint8:
         tensor = tensor.float().div_(255)
     tensor = (
         tensor.sub_(MEAN).div_(SPREAD) if images.dtype == np.uint8 else (tensor - MEAN) / SPREAD
     )
-    return tensor.unsqueeze(1).expand(-1, channels, -1, -1)
+    if tensor.dim() == dimensions + 2:
+        if tensor.shape[1] != channels:
+            raise RunError(
+                f"images of {tensor.shape[1]} channels for a model of {channels}; set "
+                "model.channels = data.slices"
+            )
+        return tensor
+    return tensor.unsqueeze(1).expand(-1, channels, *[-1] * dimensions)
 
 
 def train_plain(
-    model: nn.Module, shard: Shard, settings: Settings, context: tuple[str | int, ...]
+    model: nn.Module,
+    shard: Shard,
+    settings: Settings,
+    context: tuple[str | int, ...],
+    round_number: int = 1,
 ) -> LocalResult:
     """Mini-batch training for ``train.local-epochs`` passes, ordered by seed and ``context``."""
     keep_freed_memory()
     device = next(model.parameters()).device
     model.train()
-    parameters = list(trainable(model).values())
-    optimizer = make_optimizer(parameters, settings.train)
-    average = ParameterAverage(parameters, settings.train.ema)
     labels = torch.from_numpy(shard.labels).to(device)
     order = data_order(len(shard), settings.train.local_epochs, settings.run.seed, context)
     size = settings.train.batch_size
+    steps = LocalSteps(
+        trainable(model).values(), settings.train, round_number, -(-len(order) // size)
+    )
+    draws = seeded(settings.run.seed, context)
     autocast = PRECISIONS[settings.train.precision]
     losses: list[Tensor] = []
     for start in range(0, len(order), size):
         rows = order[start : start + size]
-        images = to_input(shard.images[rows], settings.model.channels, device)
-        optimizer.zero_grad(set_to_none=True)
+        images = to_input(
+            shard.images[rows], settings.model.channels, device, settings.data.dimensions
+        )
+        images = augment(images, settings.train.augment, 1, draws)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             logits = model(images)
         logits = logits.float().squeeze(1)
         loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
         loss.backward()  # type: ignore[no-untyped-call]  # torch
-        optimizer.step()
-        average.update()
+        steps.step()
         losses.append(loss.detach())
-    average.apply()
+    steps.finish()
     return LocalResult(len(losses), float(torch.stack(losses).mean()))
 
 
@@ -89,12 +115,14 @@ def train_private(
     plan: GradientPlan,
     source: NoiseSource,
     context: tuple[str | int, ...],
+    round_number: int = 1,
 ) -> LocalResult:
     """One round of DP-SGD: exactly ``plan.steps_per_round`` noised steps, empty batches included.
 
     Each step Poisson-samples units at the plan's rate from a secret generator, sums their clipped
-    gradients, adds the plan's Gaussian noise and divides by the *expected* batch. Raises
-    :class:`RunError` where the shard is not the one that was planned for.
+    gradients (each the mean over ``train.views`` views), adds the plan's Gaussian noise and divides
+    by the *expected* batch. Raises :class:`RunError` where the shard is not the one that was
+    planned for.
     """
     units = (
         shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
@@ -109,8 +137,8 @@ def train_private(
     privacy = settings.privacy
     engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(settings))
     parameters = trainable(model)
-    optimizer = make_optimizer(parameters.values(), settings.train)
-    average = ParameterAverage(parameters.values(), settings.train.ema)
+    train = settings.train
+    steps = LocalSteps(parameters.values(), train, round_number, plan.steps_per_round)
     labels = torch.from_numpy(shard.labels).to(device)
     sampler = source.numpy("sampling", *context)
     dropped = taken = 0
@@ -121,10 +149,13 @@ def train_private(
             # A stream for each step: reproducible noise is keyed by site, round, model and step.
             noise = GaussianNoise(source.torch("gradient", *context, step, device=device))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
-            images = to_input(shard.images[rows], settings.model.channels, device)
-            batch = engine.clipped_sum(
-                images, labels[torch.from_numpy(rows).to(device)], plan.clipping_norm
+            images = to_input(
+                shard.images[rows], settings.model.channels, device, settings.data.dimensions
             )
+            draws = source.torch("augmentation", *context, step)
+            images = augment(images, train.augment, train.views, draws)
+            answers = labels[torch.from_numpy(rows).to(device)].repeat_interleave(train.views)
+            batch = engine.clipped_sum(images, answers, plan.clipping_norm, train.views)
             if batch.sensitivity > plan.clipping_norm:
                 raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
             taken += 1
@@ -133,13 +164,11 @@ def train_private(
             )
             for name, parameter in parameters.items():
                 parameter.grad = mean[name]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)  # one copy less beside the next gradients
-            average.update()
+            steps.step()
             dropped += batch.dropped
     finally:
         engine.close()
-    average.apply()
+    steps.finish()
     return LocalResult(taken, None, dropped)
 
 
@@ -175,39 +204,24 @@ def data_order(
     return np.concatenate(passes)[:count]
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """A fresh optimiser; its state never outlives a round."""
-    given = list(parameters)
-    if train.optimizer == "sgd":
-        return torch.optim.SGD(
-            given,
-            lr=train.learning_rate,
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-            foreach=True,
-        )
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        "adam": torch.optim.Adam,
-        "nadam": torch.optim.NAdam,
-    }
-    return kinds[train.optimizer](
-        given, lr=train.learning_rate, weight_decay=train.weight_decay, foreach=True
-    )
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     images: NDArray[np.uint8] | NDArray[np.float32],
     channels: int,
     batch_size: int = 256,
+    dimensions: int = 2,
 ) -> NDArray[np.float64]:
-    """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`."""
+    """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`.
+
+    Of large images fewer than ``batch_size`` are scored at a time.
+    """
     device = next(model.parameters()).device
     model.eval()
+    at_once = max(1, min(batch_size, _POINTS_AT_ONCE // max(1, math.prod(images.shape[1:]))))
     parts = [
-        model(to_input(images[rows], channels, device)).squeeze(1).double().cpu()
-        for rows in _slices(len(images), batch_size)
+        model(to_input(images[rows], channels, device, dimensions)).squeeze(1).double().cpu()
+        for rows in _slices(len(images), at_once)
     ]
     logits = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
     if not bool(torch.isfinite(logits).all()):

@@ -37,7 +37,7 @@ def _check_paths(settings: config.Settings) -> None:
     given = {"data.images": data.images, "data.index": data.index, "run.out": settings.run.out}
     if data.source != "medmnist" or Path(data.path).suffix:
         given["data.path"] = data.path
-    if settings.model.weights not in ("none", "imagenet"):
+    if settings.model.weights not in ("none", "imagenet", "pretrain"):
         given["model.weights"] = settings.model.weights
     for key, value in given.items():
         if value and not Path(value).expanduser().is_absolute():

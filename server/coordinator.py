@@ -227,8 +227,9 @@ class _Coordinator:
         if kept is None:
             self.history = []
         train, run = settings.train, self.directory.run
+        state = {} if kept is None else self.directory.server_state()
         if train.scheme == "local-only":
-            return LocalOnly(train, members, frozen, completed, owners, run=run)
+            return LocalOnly(train, members, frozen, completed, owners, run=run, state=state)
         plan = part(next(iter(self.plans.values())), UpdatePlan)
         if plan is not None and plan.placement == "server":
             return CentralGaussian(
@@ -242,9 +243,12 @@ class _Coordinator:
                 noise_source(settings),
                 run=run,
                 clipping_norm=self.directory.clipping_norm(),
+                state=state,
             )
         sizes = public_sizes(settings) if train.weighting == "size" else {}
-        return Averaging(train, members, frozen, completed, owners["global"], sizes, run=run)
+        return Averaging(
+            train, members, frozen, completed, owners["global"], sizes, run=run, state=state
+        )
 
     def _central_ledger(self, plan: UpdatePlan) -> Ledger:
         """The server's own ledger, with this run's plan opened in it."""
@@ -297,7 +301,11 @@ class _Coordinator:
         # In this order: what the history says beyond the checkpoint is dropped on resume.
         self.directory.write_history(self.history)
         self.directory.save_checkpoint(
-            round_number, models, self.best, getattr(strategy, "clipping_norm", None)
+            round_number,
+            models,
+            self.best,
+            getattr(strategy, "clipping_norm", None),
+            strategy.state(),
         )
         self.directory.keep_selected(self.best)
         self.on_round(round_number, self.settings.train.rounds, auroc)

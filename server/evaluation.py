@@ -13,8 +13,12 @@ from fedmed import models, timing
 from fedmed.config import Settings
 from fedmed.data.network import held_out_shard
 from fedmed.data.pseudonym import pseudonyms
+from fedmed.errors import UserError
 from fedmed.evaluation.discrimination import auroc
+from fedmed.features import featured
 from fedmed.federation import messages
+from fedmed.models.features import FeatureNetwork, standardise
+from fedmed.models.origin import weights_path
 from fedmed.training import pick_device, predict
 
 
@@ -24,17 +28,30 @@ class Evaluator:
 
     settings: Settings
     model: nn.Module
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | NDArray[np.float32]
     table: pd.DataFrame
     hospital: pd.Series
 
     @classmethod
     def create(cls, settings: Settings, model: nn.Module) -> "Evaluator":
-        """Evaluator of ``settings``' held-out cohort; ``model`` gives the architecture."""
+        """Evaluator of ``settings``' held-out cohort; ``model`` gives the architecture.
+
+        Of a model with a frozen body the features are computed once. Where the model asks for it,
+        they are standardised by those of the validation images (see :func:`standardise`).
+        """
         shard, hospital = held_out_shard(settings.data)
-        device = pick_device(settings.run.device)
-        images: NDArray[np.uint8] = shard.images  # type: ignore[assignment]
-        return cls(settings, model.to(device), images, shard.table, hospital)
+        model.to(pick_device(settings.run.device))
+        shard = featured(
+            model,
+            shard,
+            settings.model.channels,
+            settings.train.augment,
+            settings.data.dimensions,
+        )
+        if isinstance(model, FeatureNetwork) and model.standard == "validation":
+            rows = np.flatnonzero(shard.table["split"] == "val")
+            standardise(model, torch.from_numpy(np.asarray(shard.images[rows])))
+        return cls(settings, model, shard.images, shard.table, hospital)
 
     def validation_auroc(self, owners: Mapping[str, Mapping[str, Tensor]]) -> float | None:
         """AUROC on the validation images; None where they show one class only."""
@@ -85,11 +102,25 @@ class Evaluator:
                     mine = (self.hospital.to_numpy() == owner)[rows]
                 messages.install(self.model, parameters)
                 chosen = self.images[rows[mine]]
-                scores[mine] = predict(self.model, chosen, self.settings.model.channels)
+                scores[mine] = predict(
+                    self.model,
+                    chosen,
+                    self.settings.model.channels,
+                    dimensions=self.settings.data.dimensions,
+                )
         return scores
 
 
 def initial_model(settings: Settings) -> nn.Module:
     """The model that round 1 starts from: the settings' architecture, weights and seed."""
+    model = settings.model
+    if model.weights == "pretrain":
+        if not settings.run.pretrained:
+            raise UserError(
+                "model.weights: 'pretrain' names what [pretrain] of an experiment's file makes; "
+                "run it with fedmed run, or give a file"
+            )
+        model = model.model_copy(update={"weights": str(weights_path(settings))})
     with torch.no_grad():
-        return models.build(settings.model, settings.data.image_size, settings.run.seed)
+        data = settings.data
+        return models.build(model, data.image_size, settings.run.seed, dimensions=data.dimensions)

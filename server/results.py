@@ -12,6 +12,7 @@ from fedmed.data.network import load_network
 from fedmed.errors import RunError
 from fedmed.evaluation import predictions as predictions_table
 from fedmed.evaluation.summary import evaluate
+from fedmed.federation import messages
 from fedmed.planning import trained_parameters
 from fedmed.privacy.evaluating import evaluation_plan, ledger_run
 from fedmed.privacy.evaluation_statement import EvaluationRecord, evaluation_record
@@ -70,11 +71,14 @@ def write_results(
         outcome.name,
         noise_source(settings),
         refused=list(outcome.refused),
-        parameters=trained_parameters(settings.model, settings.data.image_size),
+        parameters=trained_parameters(
+            settings.model, settings.data.image_size, settings.data.dimensions
+        ),
         evaluation=None if collected is None else _released(settings, directory, collected),
     )
     files.write_json(path / "privacy.json", privacy)
-    save_arrays(path / "model.safetensors", _arrays(outcome.owners))
+    frozen = messages.frozen_of(evaluator.model)
+    save_arrays(path / "model.safetensors", {**_arrays(outcome.owners), **frozen})
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
     # Hospitals in other processes never tell their times, and an earlier session's are gone.
     known = training > 0 and not outcome.resumed_from_round

@@ -21,6 +21,7 @@ from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import UpdatePlan
 from fedmed.privacy.updates import GaussianNoise, clip, norm
+from server.optimizers import ServerOptimizer
 
 log = logging.getLogger("fedmed.server")
 
@@ -76,6 +77,10 @@ class FederationStrategy(Strategy):
     @abstractmethod
     def models(self) -> dict[str, Arrays]:
         """The present model(s) by owner, for the checkpoint and the evaluation."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Arrays]:
+        """What the strategy keeps between rounds beside the models, for the checkpoint."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -170,10 +175,12 @@ class Averaging(FederationStrategy):
         sizes: Mapping[str, int],
         *,
         run: str = "",
+        state: Mapping[str, Arrays] | None = None,
     ) -> None:
         super().__init__(train, members, frozen, completed, run=run)
         self.parameters = initial
         self.sizes = sizes
+        self.optimizer = ServerOptimizer(train, state)
 
     def model_for(self, hospital: str) -> Arrays:
         """The one global model."""
@@ -184,7 +191,7 @@ class Averaging(FederationStrategy):
         return {"global": self.parameters}
 
     def combine(self, round_number: int, replies: list[Reply]) -> None:
-        """Add the weighted mean of the updates, times the server's learning rate."""
+        """Give the weighted mean of the updates to the server's optimiser."""
         if self.train.weighting == "equal":
             weights = {r.hospital: 1 / len(replies) for r in replies}
         else:
@@ -193,8 +200,12 @@ class Averaging(FederationStrategy):
         self._add(weighted_sum(replies, weights), 1.0)
 
     def _add(self, update: Arrays, divisor: float) -> None:
-        rate = self.train.server_learning_rate / divisor
-        self.parameters = {n: v + rate * update[n] for n, v in self.parameters.items()}
+        mean = {n: v / divisor for n, v in update.items()} if divisor != 1 else update
+        self.parameters = self.optimizer.step(self.parameters, mean)
+
+    def state(self) -> dict[str, Arrays]:
+        """The server optimiser's."""
+        return self.optimizer.state
 
 
 class CentralGaussian(Averaging):
@@ -217,8 +228,9 @@ class CentralGaussian(Averaging):
         *,
         run: str = "",
         clipping_norm: float | None = None,
+        state: Mapping[str, Arrays] | None = None,
     ) -> None:
-        super().__init__(train, members, frozen, completed, initial, {}, run=run)
+        super().__init__(train, members, frozen, completed, initial, {}, run=run, state=state)
         self.plan = plan
         self.ledger = ledger
         self.source = source
@@ -276,9 +288,15 @@ class LocalOnly(FederationStrategy):
         models: Mapping[str, Arrays],
         *,
         run: str = "",
+        state: Mapping[str, Arrays] | None = None,
     ) -> None:
         super().__init__(train, members, frozen, completed, run=run)
         self.own = dict(models)
+        kept: dict[str, dict[str, Arrays]] = {hospital: {} for hospital in self.own}
+        for name, arrays in (state or {}).items():
+            moment, _, hospital = name.partition(":")
+            kept[hospital][moment] = arrays
+        self.optimizers = {h: ServerOptimizer(train, mine) for h, mine in kept.items()}
 
     def model_for(self, hospital: str) -> Arrays:
         """The hospital's own model."""
@@ -289,13 +307,18 @@ class LocalOnly(FederationStrategy):
         return dict(self.own)
 
     def combine(self, round_number: int, replies: list[Reply]) -> None:
-        """Add each update to its own hospital's model."""
+        """Each update changes its own hospital's model, by an optimiser of its own."""
         for reply in replies:
-            update = reply.update or {}
-            rate = self.train.server_learning_rate
-            self.own[reply.hospital] = {
-                n: v + rate * update[n] for n, v in self.own[reply.hospital].items()
-            }
+            own = self.own[reply.hospital]
+            self.own[reply.hospital] = self.optimizers[reply.hospital].step(own, reply.update or {})
+
+    def state(self) -> dict[str, Arrays]:
+        """Every hospital's optimiser's, as ``moment:hospital``."""
+        return {
+            f"{moment}:{hospital}": arrays
+            for hospital, optimizer in self.optimizers.items()
+            for moment, arrays in optimizer.state.items()
+        }
 
 
 def weighted_sum(replies: Iterable[Reply], weights: Mapping[str, float]) -> Arrays:

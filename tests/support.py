@@ -66,7 +66,9 @@ def tiny_network(seed: int = 0) -> nn.Module:
 
 def use_tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let hospitals and server build :func:`tiny_network`."""
-    monkeypatch.setattr(fedmed.models, "build", lambda model, image_size, seed: tiny_network(seed))
+    monkeypatch.setattr(
+        fedmed.models, "build", lambda model, image_size, seed, **_: tiny_network(seed)
+    )
     # Kept between calls, its answer would outlive the tiny model.
     counted = planning.trained_parameters.__wrapped__
     monkeypatch.setattr(planning, "trained_parameters", counted)

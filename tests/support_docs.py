@@ -10,6 +10,7 @@ import pydicom
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from support_volumes import nifti_image, write_series
 
 PATIENTS = 24
 LABELS = [number % 2 for number in range(PATIENTS)]
@@ -18,6 +19,7 @@ LABELS = [number % 2 for number in range(PATIENTS)]
 def write_examples(root: Path) -> None:
     """Every folder and table that README.md and docs/data.md use, below ``root``."""
     _own(root / "my-data")
+    _scans(root / "my-data")
     _nih(root / "nih")
     _chexpert(root / "CheXpert-v1.0-small")
     _mimic(root / "mimic")
@@ -74,6 +76,21 @@ def _dicom(number: int) -> bytes:
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def _scans(folder: Path) -> None:
+    """NIfTI, packed NIfTI and DICOM series in turn."""
+    names = []
+    for number in range(PATIENTS):
+        names.append(f"{number:02d}" + (".nii", ".nii.gz", "")[number % 3])
+        path = folder / "scans" / names[-1]
+        if number % 3 == 2:
+            write_series(path)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            nifti_image("LPS").to_filename(path)
+    table = {"image": names, "label": LABELS, "patient_id": range(PATIENTS)}
+    pd.DataFrame(table).to_csv(folder / "scans.csv", index=False)
 
 
 def _nih(folder: Path) -> None:
@@ -140,6 +157,11 @@ def _medmnist(folder: Path) -> None:
         arrays[f"{split}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 2
         rows += [(split, row, f"{split}-{row}" if row else "") for row in range(count)]
     np.savez(folder / "pneumoniamnist.npz", **arrays)
+    deep = {
+        name: array if "labels" in name else rng.integers(0, 256, (len(array), *[28] * 3), np.uint8)
+        for name, array in arrays.items()
+    }
+    np.savez(folder / "adrenalmnist3d.npz", **deep)
     pd.DataFrame(rows, columns=["split", "row", "patient_id"]).to_csv(
         folder / "patients.csv", index=False
     )

@@ -130,7 +130,9 @@ class Recorder:
     def __init__(self, network: nn.Module, sizes: list[int]) -> None:
         self.network, self.sizes = network, sizes
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         self.sizes.append(len(images))
         zeros = {n: torch.zeros_like(p) for n, p in self.network.named_parameters()}
         return ClippedSum(zeros, clipping_norm, len(images), 0)

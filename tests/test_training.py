@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -16,13 +17,13 @@ from fedmed import training
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError
+from fedmed.optimisation import make_optimizer
 from fedmed.privacy.gradients import ClippedSum, make_engine
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import GradientPlan
 from fedmed.training import (
     LocalResult,
     data_order,
-    make_optimizer,
     poisson_batch,
     predict,
     to_input,
@@ -58,7 +59,9 @@ class Recorder:
     def __init__(self, model: nn.Module, sizes: list[int]) -> None:
         self.model, self.sizes = model, sizes
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         self.sizes.append(len(images))
         zeros = {n: torch.zeros_like(p) for n, p in self.model.named_parameters()}
         return ClippedSum(zeros, clipping_norm, len(images), 0)
@@ -367,7 +370,9 @@ def test_bfloat16_changes_the_forward_pass_alone(private: bool) -> None:
 
 def test_a_sensitivity_above_the_plans_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Doubled(Recorder):
-        def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+        def clipped_sum(
+            self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+        ) -> ClippedSum:
             batch = super().clipped_sum(images, labels, clipping_norm)
             return ClippedSum(batch.gradients, 2 * clipping_norm, batch.samples, 0)
 
@@ -392,7 +397,9 @@ def check_input_is_constant(to: Callable[..., Tensor]) -> None:
     assert ends.flatten().tolist() == [-2.0, 2.0]
 
 
-def by_own_statistics(images: NDArray[np.uint8], channels: int, device: torch.device) -> Tensor:
+def by_own_statistics(
+    images: NDArray[np.uint8], channels: int, device: torch.device, dimensions: int = 2
+) -> Tensor:
     """Pitfall 15: mean and spread of private images."""
     tensor = torch.from_numpy(images).float()
     return ((tensor - tensor.mean()) / (tensor.std() + 1e-6)).unsqueeze(1)
@@ -411,6 +418,45 @@ def test_noised_images_and_channels() -> None:
     assert given.shape == (2, 3, 1, 2)
     assert given[1, 2].tolist() == [[-14.0, 8.0]]
     np.testing.assert_array_equal(noised, kept)
+
+
+def test_volumes_and_slices_find_their_axes() -> None:
+    cpu = torch.device("cpu")
+    images = np.arange(2 * 3 * 4 * 5, dtype=np.uint8).reshape(2, 3, 4, 5)
+    volumes = to_input(images, 2, cpu, dimensions=3)
+    assert volumes.shape == (2, 2, 3, 4, 5)
+    assert torch.equal(volumes[:, 0], volumes[:, 1])
+    assert volumes[1, 0, 2, 3, 4].item() == pytest.approx((119 / 255 - 0.5) / 0.25)
+    slices = to_input(images, 3, cpu)
+    assert torch.equal(slices, volumes[:, 0])
+    refuses(lambda: to_input(images, 1, cpu), "3 channels", "data.slices", error=RunError)
+
+
+def test_large_images_are_scored_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(tuple(x.shape))
+            return x.flatten(1).mean(1, keepdim=True) * self.weight
+
+    monkeypatch.setattr(training, "_POINTS_AT_ONCE", 2 * 6**3)
+    volumes = np.zeros((5, 6, 6, 6), dtype=np.uint8)
+    assert predict(Recorder(), volumes, 1, dimensions=3).shape == (5,)
+    assert seen == [(2, 1, 6, 6, 6), (2, 1, 6, 6, 6), (1, 1, 6, 6, 6)]
+
+
+def test_uncertain_labels_are_trained_on_as_declared() -> None:
+    shard = tiny_shard(4)
+    soft = pd.Series([pd.NA, 0.7, pd.NA, pd.NA], dtype="Float32")
+    smoothed = dataclasses.replace(shard, table=shard.table.assign(soft=soft))
+    assert smoothed.labels.tolist() == pytest.approx([0, 0.7, 0, 1])
+    assert smoothed.labels.dtype == np.float32
+    assert shard.labels.tolist() == [0, 1, 0, 1]
 
 
 def test_no_class_is_weighted() -> None:
@@ -477,3 +523,81 @@ def test_scores_that_are_not_finite_stop_the_run() -> None:
         model[0].bias.fill_(float("nan"))
     images = np.zeros((1, SIZE, SIZE), dtype=np.uint8)
     refuses(lambda: predict(model, images, 1), "train.learning-rate", error=RunError)
+
+
+def test_views_of_an_image_are_averaged_before_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three equal views are one; counted as three samples they would move three times as far."""
+    keys = {"train.augment": "flip", "train.views": 3}
+    monkeypatch.setattr(
+        training, "augment", lambda images, kind, views, _: images.repeat_interleave(views, dim=0)
+    )
+    plan = gradient_plan(noise_multiplier=1e-9, steps_per_round=1, expected_batch=24)
+
+    def moved(settings: Settings) -> Tensor:
+        model = tiny_network()
+        before = flat(model)
+        train_private(model, tiny_shard(), settings, plan, NoiseSource(1), ("h", 1, "m"))
+        return flat(model) - before
+
+    def check(settings: Settings) -> None:
+        torch.testing.assert_close(moved(settings), moved(SETTINGS), rtol=1e-4, atol=1e-6)
+
+    check(SETTINGS.replaced(keys))
+    engine = training.make_engine
+
+    def as_samples(*arguments: Any) -> Any:
+        made = engine(*arguments)
+        inner = made.clipped_sum
+        made.clipped_sum = lambda images, labels, bound, views: inner(images, labels, bound)  # type: ignore[method-assign]
+        return made
+
+    monkeypatch.setattr(training, "make_engine", as_samples)
+    goes_red(check, SETTINGS.replaced(keys))
+
+
+def test_the_views_of_private_training_are_drawn_from_the_secret_source() -> None:
+    """Views tied to a public seed and a place in the batch would let one patient move others'."""
+    settings = SETTINGS.replaced({"train.augment": "shift"})
+    plan = gradient_plan(noise_multiplier=1e-9, steps_per_round=1, expected_batch=24)
+
+    def moved(source: NoiseSource) -> Tensor:
+        model = tiny_network()
+        train_private(model, tiny_shard(), settings, plan, source, ("h", 1, "m"))
+        return flat(model)
+
+    assert torch.allclose(moved(NoiseSource(1)), moved(NoiseSource(1)), atol=1e-6)
+    assert not torch.allclose(moved(NoiseSource()), moved(NoiseSource()), atol=1e-4)
+
+
+def test_plain_training_draws_new_views_by_seed_hospital_and_round() -> None:
+    settings = make(train={"augment": "shift", "batch-size": 24, "local-epochs": 1.0})
+
+    def moved(settings: Settings, *context: str | int) -> Tensor:
+        model = tiny_network()
+        train_plain(model, tiny_shard(), settings, context)
+        return flat(model)
+
+    first = moved(settings, "h", 1)
+    assert torch.equal(first, moved(settings, "h", 1))
+    others = [("g", 1), ("h", 2)]
+    assert not any(torch.equal(first, moved(settings, *other)) for other in others)
+    plain = settings.replaced({"train.augment": "none"})
+    assert not torch.equal(first, moved(plain, "h", 1))
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_rate_is_that_of_the_rounds_place_in_the_run(private: bool) -> None:
+    settings = SETTINGS.replaced({"train.schedule": "linear", "train.rounds": 2})
+    plan = gradient_plan(steps_per_round=1)
+
+    def moved(round_number: int) -> float:
+        model, shard = tiny_network(), tiny_shard()
+        before = flat(model)
+        if private:
+            train_private(model, shard, settings, plan, NoiseSource(1), ("h", 1, "m"), round_number)
+        else:
+            one = settings.replaced({"train.batch-size": 24, "train.local-epochs": 1.0})
+            train_plain(model, shard, one, ("h", 1), round_number)
+        return float((flat(model) - before).norm())
+
+    assert moved(2) == pytest.approx(moved(1) / 2, rel=1e-4)

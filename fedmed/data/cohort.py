@@ -14,6 +14,8 @@ Columns (a column that is missing is missing, never invented):
 ``site``           text, the hospital the image comes from
 ``split``          ``train``, ``val`` or ``test``
 =================  =========================================================================
+
+Sources may add ``soft``: what training aims at where a label is uncertain, <NA> for all others.
 """
 
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.data.volume import Volume
 from fedmed.errors import UserError
 
 COLUMNS = (
@@ -45,8 +48,11 @@ _TEXT = ("image", "finding", "patient_id", "sex", "view", "site", "split")
 class ImageStore(Protocol):
     """Where a cohort's pixels come from."""
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Grey image, float32 in [0, 1], (height, width); :class:`UserError` names a bad file."""
+    def read(self, name: str) -> NDArray[np.float32] | Volume:
+        """Grey image, float32 in [0, 1], (height, width), or a volume.
+
+        Raises :class:`UserError` naming a bad file.
+        """
         ...
 
     def digest(self, name: str) -> str:

@@ -87,7 +87,7 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
     Without a window, 8-bit images without a rescale keep their stored range; deeper ones are
     stretched between the 0.1th and 99.9th percentile of their own pixels. Padding becomes 0.
     """
-    with warnings.catch_warnings(), _quiet("pydicom"):
+    with warnings.catch_warnings(), quiet("pydicom"):
         warnings.simplefilter("ignore")  # pydicom's warnings quote tag values
         dataset = pydicom.dcmread(io.BytesIO(data))
         if not any(tag in dataset for tag in ("PixelData", "FloatPixelData")):
@@ -99,7 +99,7 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
             raise UserError(f"{name}: a DICOM in colour; export it as MONOCHROME2")
         _check_size(int(dataset.Rows), int(dataset.Columns), name)
         stored = dataset.pixel_array
-        padding = _padding(dataset, stored)
+        padding = padding_of(dataset, stored)
         image = _window(dataset, stored, padding)
     if photometric == "MONOCHROME1":
         image = 1 - image
@@ -107,7 +107,7 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
     return image
 
 
-def _padding(dataset: FileDataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+def padding_of(dataset: FileDataset, stored: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Where the detector saw nothing: Pixel Padding Value, or the range to its limit."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
@@ -152,8 +152,8 @@ def _first(value: object) -> float | None:
     return None if value in (None, "") else float(str(value))
 
 
-class _quiet:
-    """Silence one logger: pydicom logs values of tags that it cannot read."""
+class quiet:
+    """Silence one logger: pydicom and nibabel log values that they cannot read."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fedmed.data.cohort import SPLITS, Cohort
-from fedmed.data.decode import to_square
+from fedmed.data.form import Form
 from fedmed.evaluation.groups import AGE_LABELS, age_band
 from fedmed.files import write_atomically
 
@@ -42,12 +42,16 @@ def describe(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def contact_sheet(cohort: Cohort, path: Path, *, count: int = 16, size: int = 128) -> None:
+def contact_sheet(
+    cohort: Cohort, path: Path, *, count: int = 16, size: int = 128, form: Form | None = None
+) -> None:
     """Write a PNG of ``count`` images of ``size`` pixels with their labels, half of each class.
 
-    Images are spread evenly over the table, without names of images or patients. Raises
-    :class:`UserError` where an image or ``path`` is bad.
+    Images are spread evenly over the table, without names of images or patients. A volume shows
+    its middle slice, in the window and spacing of ``form``. Raises :class:`UserError` where an
+    image or ``path`` is bad.
     """
+    form = form or Form(size)
     table = cohort.table.reset_index(drop=True)
     chosen: list[int] = []
     for label, wanted in ((0, count - count // 2), (1, count // 2)):
@@ -66,7 +70,8 @@ def contact_sheet(cohort: Cohort, path: Path, *, count: int = 16, size: int = 12
     for place, row in enumerate(chosen):
         left = gap + place % columns * wide
         top = gap + heading + place // columns * high
-        image: NDArray[np.uint8] = to_square(cohort.images.read(table["image"].iloc[row]), size)
+        name = str(table["image"].iloc[row])
+        image: NDArray[np.uint8] = form.preview(cohort.images.read(name), name, size)
         sheet.paste(Image.fromarray(image), (left, top))
         pen.text((left, top + size + 2), f"label {table['label'].iloc[row]}", fill=0)
     write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))

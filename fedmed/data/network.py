@@ -8,6 +8,7 @@ import pandas as pd
 
 from fedmed.config import Data, Settings
 from fedmed.data.cohort import Cohort
+from fedmed.data.form import Form
 from fedmed.data.partition import assign_hospitals
 from fedmed.data.shard import Shard, load_shard
 from fedmed.data.sources import load
@@ -94,7 +95,7 @@ def member_names(settings: Settings) -> list[str]:
 @functools.lru_cache(maxsize=128)
 def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The training shard of one member, kept open by the process that asked for it."""
-    return load_shard(load_network(data).training(hospital, cap), data.image_size)
+    return load_shard(load_network(data).training(hospital, cap), Form.of(data))
 
 
 @functools.lru_cache(maxsize=128)
@@ -107,4 +108,4 @@ def evaluation_shard(data: Data, hospital: str) -> Shard:
 def held_out_shard(data: Data) -> tuple[Shard, pd.Series]:
     """The server's validation and test images, and the hospital of each."""
     cohort, hospitals = load_network(data).held_out()
-    return load_shard(cohort, data.image_size), hospitals
+    return load_shard(cohort, Form.of(data)), hospitals

@@ -46,7 +46,8 @@ def released_shard(
     Raises :class:`UserError` where the disk is full or the file cannot be
     used.
     """
-    what = f"{mechanism.key}-{shard.images.shape[1]}px"
+    sides = shard.images.shape[1:] if shard.images.ndim > 3 else shard.images.shape[1:2]
+    what = f"{mechanism.key}-{'x'.join(map(str, sides))}px"
     if source.reproducible:
         what += f"-seed-{source.seed}"
     pool = files.home() / "released" / f"{what}.sqlite"

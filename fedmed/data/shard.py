@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from fedmed import files
 from fedmed.data.cohort import Cohort
-from fedmed.data.decode import PREPROCESSING, to_square
+from fedmed.data.form import Form
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Images (n, size, size), uint8 or (once noised) float32, read-only, and the rows they show."""
+    """Images (n, *form), uint8 or (once noised) float32, read-only, and the rows they show.
+
+    ``form`` is (size, size), (slices, size, size) or, for volumes, (size, size, size).
+    """
 
     key: str
     images: NDArray[np.uint8] | NDArray[np.float32]
@@ -32,8 +35,12 @@ class Shard:
 
     @property
     def labels(self) -> NDArray[np.float32]:
-        """Labels (n,), 0 or 1."""
-        return self.table["label"].to_numpy(dtype=np.float32)
+        """What training aims at (n,): 0 or 1, or between them where a label is uncertain."""
+        labels = self.table["label"].to_numpy(dtype=np.float32)
+        if "soft" in self.table.columns:
+            soft = self.table["soft"].to_numpy(dtype=np.float32, na_value=np.nan)
+            labels = np.where(np.isnan(soft), labels, soft)
+        return labels
 
     def fingerprint(self) -> str:
         """What the data are now: the rows' and images' key, and the state of the images' file."""
@@ -48,25 +55,25 @@ class Shard:
         return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
 
 
-def shard_key(cohort: Cohort, size: int) -> str:
-    """Key of the cohort's images at ``size`` pixels: content, rows and preprocessing."""
-    key = hashlib.sha256(f"{PREPROCESSING}|{size}|".encode())
+def shard_key(cohort: Cohort, form: Form) -> str:
+    """Key of the cohort's images in ``form``: content, rows and preprocessing."""
+    key = hashlib.sha256(f"{form.key}|".encode())
     for name in cohort.table["image"]:
         key.update(f"{name}={cohort.images.digest(str(name))}|".encode())
     key.update(cohort.table.to_csv(index=False).encode())
     return key.hexdigest()[:32]
 
 
-def load_shard(cohort: Cohort, size: int) -> Shard:
+def load_shard(cohort: Cohort, form: Form) -> Shard:
     """The cohort's images as a shard, decoded on first use and read from the cache after that.
 
     Two processes may make the same shard at once: each fills a folder of its own and the first
     rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk.
     """
-    key = shard_key(cohort, size)
+    key = shard_key(cohort, form)
     folder = files.home() / "cache" / "shards" / key
     if not (folder / "meta.json").is_file():
-        _make(cohort, size, key, folder)
+        _make(cohort, form, key, folder)
     path = folder / "images.npy"
     images = np.load(path, mmap_mode="r", allow_pickle=False)
     return Shard(key, images, cohort.table.reset_index(drop=True), path, file_state(path))
@@ -81,19 +88,20 @@ def file_state(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _make(cohort: Cohort, size: int, key: str, folder: Path) -> None:
+def _make(cohort: Cohort, form: Form, key: str, folder: Path) -> None:
     with files.disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{key}."))
         try:
-            shape = (len(cohort), size, size)
+            shape = (len(cohort), *form.shape)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             # Ordinary writes: a full disk under a memory map kills the process (SIGBUS).
             with (temporary / "images.npy").open("wb") as target:
                 np.lib.format.write_array_header_1_0(target, header)
                 for name in cohort.table["image"]:
-                    target.write(to_square(cohort.images.read(str(name)), size).tobytes())
-            meta = {"preprocessing": PREPROCESSING, "size": size, "images": len(cohort)}
+                    image = form.make(cohort.images.read(str(name)), str(name))
+                    target.write(image.tobytes())
+            meta = {"form": form.key, "images": len(cohort)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             rename_once(temporary, folder)
         finally:

@@ -1,5 +1,7 @@
 """Train, validation and test splits in which no patient appears twice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
     ``data.unknown-patients = "separate"`` an image without a patient becomes a patient of its own,
     named ``unknown-<row>``: a guarantee per patient is then one per image for these.
 
+    Uncertain labels (a value in ``soft``) are for training alone: such images are left out of
+    validation and test, and a patient who has no other is drawn for training.
+
     Raises :class:`UserError` naming rows, never patients.
     """
     table = cohort.table.reset_index(drop=True)
@@ -38,8 +43,22 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
         split = _given(table, given, data, cohort.name)
     table["split"] = pd.Series(split, index=table.index, dtype="string")
     _check_disjoint(table, data, cohort.name)
+    kept = ~uncertain(table) | (table["split"] == "train").to_numpy(dtype=bool)
+    if not kept.all():
+        note = (
+            f"{int((~kept).sum())} images with an uncertain label left out of validation and test"
+        )
+        cohort = replace(cohort, notes=(*cohort.notes, note))
+        table = table[kept].reset_index(drop=True)
     _check_classes(table, data, cohort.name)
     return cohort.with_table(table)
+
+
+def uncertain(table: pd.DataFrame) -> NDArray[np.bool_]:
+    """Which rows have an uncertain label that training smooths."""
+    if "soft" not in table.columns:
+        return np.zeros(len(table), dtype=bool)
+    return table["soft"].notna().to_numpy(dtype=bool)
 
 
 def known_patients(table: pd.DataFrame, data: Data, where: str) -> pd.Series:
@@ -95,7 +114,8 @@ def _draw(table: pd.DataFrame, data: Data, test_fraction: float) -> NDArray[np.s
             "data.test-fraction and data.validation-fraction leave nothing to train on; lower them"
         )
     rng = np.random.default_rng([data.seed, 11])
-    labels = patient_labels(table)
+    certain = table[~uncertain(table)]
+    labels = patient_labels(certain)
     sites = table.groupby("patient_id", sort=True)["site"].first() if "site" in table else None
     of_patient: dict[str, str] = {}
     for label in (0, 1):
@@ -111,7 +131,7 @@ def _draw(table: pd.DataFrame, data: Data, test_fraction: float) -> NDArray[np.s
         of_patient.update(dict.fromkeys(patients[test], "test"))
         of_patient.update(dict.fromkeys(rest[validation], "val"))
         of_patient.update(dict.fromkeys(rest[~validation], "train"))
-    return table["patient_id"].map(of_patient).to_numpy(dtype=str)
+    return table["patient_id"].map(of_patient).fillna("train").to_numpy(dtype=str)
 
 
 def _every(count: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -1,9 +1,13 @@
-"""Where a cohort's pixels lie: a folder, a zip, or arrays in memory."""
+"""Where a cohort's pixels lie: a folder, a zip, or arrays in memory.
+
+Names that end in .nii, .nii.gz, .npy or .npz are volumes, and so is a folder (or, in a folder, a
+zip) of a DICOM series; every other file is a flat image.
+"""
 
 import contextlib
 import hashlib
+import itertools
 import os
-import sqlite3
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -13,29 +17,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.data import arrays, nifti
 from fedmed.data.decode import decode
+from fedmed.data.digests import Digests
+from fedmed.data.series import MAX_SLICES, read_series
+from fedmed.data.volume import Volume
 from fedmed.errors import UserError
-from fedmed.files import home
 
 MAX_BYTES = 1 << 29
 """Files above 512 MiB are refused before they are read: no radiograph is that large."""
 
+MAX_VOLUME_BYTES = 1 << 30
+"""The same for a volume in one file."""
+
+Image = NDArray[np.float32] | Volume
+
 
 class FolderStore:
-    """Images in a folder, named by their path below it with ``/``."""
+    """Images in a folder, named by their path below it with ``/``; a name may be a folder's."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._digests = _Digests()
+        self._digests = Digests()
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Grey image, float32 in [0, 1]; raises :class:`UserError` naming a bad or absent file."""
+    def read(self, name: str) -> Image:
+        """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file."""
         path = self._path(name)
-        return decode(self._bytes(path), str(path))
+        if path.is_dir():
+            files = _few(FolderStore(path).names(), path)
+            return read_series(files, lambda file: self._bytes(path / file), str(path))
+        if path.suffix.lower() == ".zip":
+            return ZipStore(path).series("")
+        return _decoded(self._bytes(path), str(path))
 
     def digest(self, name: str) -> str:
-        """SHA-256 of the file's bytes, remembered for as long as the file does not change."""
+        """SHA-256 of the file's bytes, remembered for as long as the file does not change.
+
+        Of a folder: of its files' names and digests.
+        """
         path = self._path(name)
+        if path.is_dir():
+            below = FolderStore(path)
+            told = [f"{file}={below.digest(file)}" for file in _few(below.names(), path)]
+            return hashlib.sha256("|".join(told).encode()).hexdigest()
         with _reading(path):
             state = path.stat()
         key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
@@ -55,7 +79,8 @@ class FolderStore:
                     yield (below / file).as_posix()
 
     def __contains__(self, name: str) -> bool:
-        return self._path(name).is_file()
+        path = self._path(name)
+        return path.is_file() or (path.is_dir() and path != self.root)
 
     def _path(self, name: str) -> Path:
         parts = PurePosixPath(name)
@@ -65,36 +90,41 @@ class FolderStore:
 
     def _bytes(self, path: Path) -> bytes:
         with _reading(path):
-            if path.stat().st_size > MAX_BYTES:
-                raise UserError(f"{path} is over 512 MiB; give a smaller image or drop its row")
+            _check_bytes(path.stat().st_size, path.name, str(path))
             return path.read_bytes()
 
 
 class ZipStore:
-    """Images in a zip file, named as in its directory; safe across threads, forks and pickling."""
+    """Images in a zip file, named as in its directory; safe across threads, forks and pickling.
+
+    A folder of the zip is a name too: that of the DICOM series in it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._open: tuple[int, zipfile.ZipFile] | None = None
+        self._folders: set[str] | None = None
         self._lock = threading.RLock()
         self._archive()  # a damaged zip is found at once
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Grey image, float32 in [0, 1]; raises :class:`UserError` naming a bad or absent file."""
-        info = self._info(name)
-        where = f"{self.path}: {name}"
-        if info.file_size > MAX_BYTES:
-            raise UserError(f"{where} is over 512 MiB; give a smaller image or drop its row")
-        try:
-            with self._lock:
-                data = self._archive().read(info)
-        except Exception as error:  # zlib, CRC, encryption and I/O errors share no base class
-            reason = f"cannot be unpacked ({type(error).__name__}); fetch or make the zip again"
-            raise UserError(f"{where} {reason}") from None
-        return decode(data, where)
+    def read(self, name: str) -> Image:
+        """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file."""
+        if name not in self._archive().NameToInfo and name in self:
+            return self.series(name)
+        return _decoded(self._bytes(name), f"{self.path}: {name}")
+
+    def series(self, folder: str) -> Volume:
+        """The DICOM series in a folder of the zip, "" for the whole of it."""
+        where = f"{self.path}: {folder}" if folder else str(self.path)
+        below = self._below(folder)
+        return read_series(self._files(folder), lambda file: self._bytes(below + file), where)
 
     def digest(self, name: str) -> str:
         """CRC-32 and size as the zip's directory has them: no pixel is read."""
+        if name not in self._archive().NameToInfo and name in self:
+            below = self._below(name)
+            told = [f"{file}={self.digest(below + file)}" for file in self._files(name)]
+            return hashlib.sha256("|".join(told).encode()).hexdigest()
         info = self._info(name)
         return f"{info.CRC:08x}{info.file_size:012x}"
 
@@ -106,7 +136,12 @@ class ZipStore:
 
     def __contains__(self, name: str) -> bool:
         with self._lock:
-            return name in self._archive().NameToInfo
+            if name in self._archive().NameToInfo:
+                return True
+            if self._folders is None:
+                parents = (PurePosixPath(file).parents for file in self.names())
+                self._folders = {str(folder) for found in parents for folder in found} - {"."}
+            return name.rstrip("/") in self._folders
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
@@ -114,7 +149,30 @@ class ZipStore:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.path = state["path"]
         self._open = None
+        self._folders = None
         self._lock = threading.RLock()
+
+    @staticmethod
+    def _below(folder: str) -> str:
+        return f"{folder.rstrip('/')}/" if folder else ""
+
+    def _files(self, folder: str) -> list[str]:
+        """Names below a folder of the zip, hidden ones left out."""
+        below = self._below(folder)
+        found = (name.removeprefix(below) for name in self.names() if name.startswith(below))
+        seen = (n for n in found if not any(p.startswith(".") for p in PurePosixPath(n).parts))
+        return _few(seen, self.path)
+
+    def _bytes(self, name: str) -> bytes:
+        info = self._info(name)
+        where = f"{self.path}: {name}"
+        _check_bytes(info.file_size, name, where)
+        try:
+            with self._lock:
+                return self._archive().read(info)
+        except Exception as error:  # zlib, CRC, encryption and I/O errors share no base class
+            reason = f"cannot be unpacked ({type(error).__name__}); fetch or make the zip again"
+            raise UserError(f"{where} {reason}") from None
 
     def _info(self, name: str) -> zipfile.ZipInfo:
         with self._lock:
@@ -139,14 +197,18 @@ class ZipStore:
 class ArrayStore:
     """Images in arrays: ``train/000012`` is row 12 of the array ``train``.
 
-    Each array is uint8, of shape (n, height, width) or (n, height, width, 3) in RGB.
+    Each array is uint8, of shape (n, height, width) or (n, height, width, 3) in RGB; with
+    ``volumes``, (n, depth, height, width).
     """
 
-    def __init__(self, arrays: Mapping[str, NDArray[np.uint8]]) -> None:
-        self.arrays = dict(arrays)
+    def __init__(self, given: Mapping[str, NDArray[np.uint8]], *, volumes: bool = False) -> None:
+        self.arrays = dict(given)
+        self.volumes = volumes
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Grey image, float32 in [0, 1]; RGB becomes luminance by ITU-R BT.601."""
+    def read(self, name: str) -> Image:
+        """Grey image, float32 in [0, 1], or a volume; RGB becomes luminance by ITU-R BT.601."""
+        if self.volumes:
+            return Volume(self._row(name), None, hounsfield=False, where=name)
         image = self._row(name).astype(np.float32) / np.float32(255)
         if image.ndim == 3:
             image = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -166,6 +228,31 @@ class ArrayStore:
         return found
 
 
+def _decoded(data: bytes, where: str) -> Image:
+    """A volume where the name says so, else a flat image."""
+    name = where.lower()
+    if name.endswith(nifti.SUFFIXES):
+        return nifti.read_nifti(data, where)
+    if name.endswith(arrays.SUFFIXES):
+        return arrays.read_array(data, where)
+    return decode(data, where)
+
+
+def _check_bytes(size: int, name: str, where: str) -> None:
+    volume = name.lower().endswith((*nifti.SUFFIXES, *arrays.SUFFIXES, ".zip"))
+    if size > (MAX_VOLUME_BYTES if volume else MAX_BYTES):
+        limit = "1 GiB" if volume else "512 MiB"
+        raise UserError(f"{where} is over {limit}; give a smaller image or drop its row")
+
+
+def _few(names: Iterator[str], where: Path) -> list[str]:
+    """The files of one series; a folder far up is not walked to its end."""
+    found = list(itertools.islice(names, MAX_SLICES + 1))
+    if len(found) > MAX_SLICES:
+        raise UserError(f"{where}: over {MAX_SLICES} files; name a folder with one CT series")
+    return found
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what can go wrong when a file is opened into a :class:`UserError` naming it."""
@@ -176,49 +263,3 @@ def _reading(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"{path} cannot be read: {reason}; correct that") from None
-
-
-class _Digests:
-    """SHA-256 digests remembered in SQLite; where it fails, digests are just computed again."""
-
-    def __init__(self) -> None:
-        self._open: tuple[int, sqlite3.Connection] | None = None
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> str | None:
-        with self._lock, contextlib.suppress(sqlite3.Error, OSError):
-            found = self._database().execute("SELECT digest FROM digests WHERE key = ?", (key,))
-            row = found.fetchone()
-            return None if row is None else str(row[0])
-        return None
-
-    def put(self, key: str, digest: str) -> None:
-        with self._lock, contextlib.suppress(sqlite3.Error, OSError):
-            statement = "INSERT OR REPLACE INTO digests (key, digest) VALUES (?, ?)"
-            self._database().execute(statement, (key, digest))
-
-    def _database(self) -> sqlite3.Connection:
-        if self._open is None or self._open[0] != os.getpid():
-            path = home() / "cache" / "digests.sqlite"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(
-                path, timeout=10, isolation_level=None, check_same_thread=False
-            )
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = OFF")  # losing a cache's last rows is harmless
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS digests (key TEXT PRIMARY KEY, digest TEXT NOT NULL)"
-            )
-            self._open = os.getpid(), database
-        return self._open[1]
-
-    def __del__(self) -> None:
-        if self._open is not None:
-            self._open[1].close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._open = None
-        self._lock = threading.Lock()

@@ -3,57 +3,91 @@
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
+from torchvision.models import ResNet18_Weights, SqueezeNet1_1_Weights
 
 from fedmed.errors import UserError
 
+_WORDS = {"resnet18": "ResNet-18", "resnet9": "ResNet-9", "squeezenet1_1": "SqueezeNet 1.1"}
+_IMAGENET = {
+    "resnet18": ResNet18_Weights.IMAGENET1K_V1,
+    "squeezenet1_1": SqueezeNet1_1_Weights.IMAGENET1K_V1,
+}
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_HEADS = ("fc.", "classifier.", "centre", "project")  # last layers, made anew
+_MADE = ".parametrizations.weight.original"  # what a standardised weight is made from
 
 
-def load_weights(network: nn.Module, source: str) -> None:
-    """Fill ``network`` from ``imagenet`` (torchvision's own) or a .pth or .safetensors file.
+def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> None:
+    """Fill ``network`` from ``imagenet`` (torchvision's own) or a file of arrays.
 
-    The first convolution is averaged or repeated over its input channels, statistics of a batch
-    norm are dropped where the network has none, and the last layer keeps its new initialisation.
-    Raises :class:`UserError` naming the file or the array that does not fit.
+    A file is .pth, .safetensors or .npz, of torchvision or of a run of this project. ``name`` is
+    the architecture's. The first convolution is averaged or repeated over its input channels,
+    statistics of a batch norm are dropped where the network has none, a standardised network takes
+    plain weights and the reverse, and the last layer keeps its new initialisation. Raises
+    :class:`UserError` naming the file or the array that does not fit.
     """
-    given = _imagenet() if source == "imagenet" else _read(Path(source).expanduser())
-    own = network.state_dict()
-    extra = [name for name in given if name not in own and not name.endswith(_STATISTICS)]
+    flat = not any(isinstance(module, nn.Conv3d) for module in network.modules())
+    if source == "imagenet" and (name not in _IMAGENET or not flat):
+        raise UserError(
+            f"model.weights: there are no ImageNet weights of {name} for these images; use "
+            "'resnet18' or 'squeezenet1_1' on flat images, a file, or 'none'"
+        )
+    arrays = _imagenet(name) if source == "imagenet" else _read(Path(source).expanduser())
+    given = {_plain(array): value for array, value in arrays.items()}
+    state = network.state_dict()
+    own = {_plain(full): full for full in state}
+    wanted = f"give weights of a {_WORDS[name]}"
+    extra = [
+        array
+        for array in given
+        if array not in own and not array.endswith(_STATISTICS) and not array.startswith(_HEADS)
+    ]
     if extra:
         raise UserError(
-            f"model.weights: {source} has an array '{extra[0]}' that the model has not; give "
-            "weights of a ResNet-18"
+            f"model.weights: {source} has an array '{extra[0]}' that the model has not; {wanted}"
         )
-    adapted: dict[str, Tensor] = {}
-    for name, value in own.items():
-        if name.startswith("fc."):
-            adapted[name] = value
+    for plain, full in own.items():
+        if plain.startswith(_HEADS):
             continue
-        if name not in given:
-            raise UserError(
-                f"model.weights: {source} has no array '{name}'; give weights of a ResNet-18"
-            )
-        array = given[name].to(value.dtype)
-        if name == "conv1.weight" and array.shape[1] != value.shape[1]:
-            # Grey is the same in every channel: the sum over channels keeps the response.
-            total = array.sum(dim=1, keepdim=True)
-            array = total.repeat(1, value.shape[1], 1, 1) / value.shape[1]
-        if array.shape != value.shape:
-            raise UserError(
-                f"model.weights: '{name}' in {source} has shape {tuple(array.shape)}, the model "
-                f"needs {tuple(value.shape)}; give weights of a ResNet-18 with this stem"
-            )
-        adapted[name] = array
-    network.load_state_dict(adapted)
+        if plain not in given:
+            raise UserError(f"model.weights: {source} has no array '{plain}'; {wanted}")
+        state[full] = _fitted(given[plain], state[full], plain, source, wanted)
+    network.load_state_dict(state)
 
 
-def _imagenet() -> dict[str, Tensor]:
+def _plain(array: str) -> str:
+    """An array's name in torchvision's plain network."""
+    return array.replace(_MADE, ".weight").removeprefix("body.")
+
+
+def _fitted(array: Tensor, value: Tensor, name: str, source: str, wanted: str) -> Tensor:
+    """``array`` in the shape and type of ``value``."""
+    array = array.to(value.dtype)
+    shapes = f"model.weights: '{name}' in {source} has shape {tuple(array.shape)}, the model needs "
+    shapes += f"{tuple(value.shape)}; {wanted}"
+    if array.dim() != value.dim():
+        raise UserError(f"{shapes} for {'volumes' if value.dim() == 5 else 'flat images'}")
+    if name == "conv1.weight" and array.shape[1] != value.shape[1]:
+        # Grey is the same in every channel: the sum over channels keeps the response.
+        total = array.sum(dim=1, keepdim=True)
+        array = total.expand(-1, value.shape[1], *value.shape[2:]) / value.shape[1]
+    if array.shape != value.shape:
+        raise UserError(f"{shapes} with this stem")
+    if not bool(torch.isfinite(array).all()):
+        raise UserError(
+            f"model.weights: '{name}' in {source} has values that are not finite; give weights of "
+            "a training that did not diverge"
+        )
+    return array
+
+
+def _imagenet(name: str) -> dict[str, Tensor]:
     try:
-        state: dict[str, Tensor] = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(
+        state: dict[str, Tensor] = _IMAGENET[name].get_state_dict(
             progress=False, check_hash=True, weights_only=True
         )
     except (URLError, OSError) as error:
@@ -69,6 +103,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise a dozen kinds
         raise UserError(

@@ -1,18 +1,17 @@
-"""ResNet-18 (He et al. 2016) with norms that do not mix samples, for grey images of any size."""
+"""ResNets (He et al. 2016) with norms that do not mix samples, for images and volumes."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
-if TYPE_CHECKING:  # the network itself needs torch and torchvision alone
-    from fedmed.config import Model
-
+Stem = Literal["imagenet", "small"]
+BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet9": [1, 1, 1, 1]}
 GROUPS = 32  # Wu and He 2018 (group normalisation)
-SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
 
 
 class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]  # torchvision is untyped
@@ -30,70 +29,74 @@ class OutOfPlaceBlock(BasicBlock):  # type: ignore[misc]  # torchvision is untyp
         return result
 
 
+class StandardisedWeight(nn.Module):
+    """Weight standardisation (Qiao et al. 2019): each output channel has mean 0, variance 1/k.
+
+    Over the k weights of a channel; 1/k instead of 1 keeps the size of activations (Brock et al.
+    2021, equation 1), which a norm behind the convolution does not see.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight (out, in, ...) that the convolution uses."""
+        rows = weight.flatten(1)
+        variance = rows.var(dim=1, unbiased=False, keepdim=True)
+        normal = (rows - rows.mean(dim=1, keepdim=True)) * torch.rsqrt(variance + 1e-8)
+        result: Tensor = (normal / rows.shape[1] ** 0.5).view_as(weight)
+        return result
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with 32 groups, or one per channel where there are fewer channels."""
     return nn.GroupNorm(min(GROUPS, channels), channels)
 
 
-def resnet18(
+def resnet(
+    name: Literal["resnet18", "resnet9"],
     seed: int,
     *,
-    stem: Literal["imagenet", "small"],
+    stem: Stem,
     channels: int,
     norm: Literal["group", "frozen-batch"] = "group",
+    activation: Literal["relu", "mish"] = "relu",
+    standardised: bool = False,
+    dimensions: Literal[2, 3] = 2,
 ) -> nn.Module:
-    """ResNet-18 initialised from ``seed``: (batch, channels, size, size) to one logit (batch, 1).
+    """A ResNet initialised from ``seed``: (batch, channels, size, size[, size]) to (batch, 1).
 
-    Every norm of ``norm`` leaves samples apart.
+    ``resnet9`` has one block in each of the four stages where ``resnet18`` has two; with ``mish``
+    (Misra 2019) it is the network of Tayebi Arasteh et al. 2024. Parameters are named as in
+    torchvision. Every norm of ``norm`` leaves samples apart. With ``standardised`` the weights of
+    convolutions are made from parameters by :class:`StandardisedWeight`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = FrozenBatchNorm2d if norm == "frozen-batch" else group_norm
-        network: nn.Module = ResNet(OutOfPlaceBlock, [2, 2, 2, 2], num_classes=1, norm_layer=layer)
+        network: nn.Module = ResNet(OutOfPlaceBlock, BLOCKS[name], num_classes=1, norm_layer=layer)
         _set_stem(network, stem, channels)
-        # Residual inplace ReLUs break per-sample hooks; the result is the same without them.
-        for module in network.modules():
-            if isinstance(module, nn.ReLU):
-                module.inplace = False
+        if dimensions == 3:
+            _in_three_dimensions(network)
+    for module in list(network.modules()):
+        for own, child in list(module.named_children()):
+            if isinstance(child, nn.ReLU):
+                # In place, a residual ReLU breaks per-sample hooks.
+                setattr(module, own, nn.ReLU() if activation == "relu" else nn.Mish())
+        if standardised and isinstance(module, nn.Conv2d | nn.Conv3d):
+            parametrize.register_parametrization(module, "weight", StandardisedWeight())
     return network
 
 
-def build(model: "Model", image_size: int, seed: int) -> nn.Module:
-    """The classifier that ``model`` describes, initialised from ``seed``; one logit per image.
-
-    Input (batch, model.channels, image_size, image_size), float32; output (batch, 1). With
-    pretrained weights the first convolution is averaged over its input channels and the last
-    layer is new. Raises :class:`fedmed.errors.UserError` for weights that do not fit.
-    """
-    network = resnet18(
-        seed, stem=_stem(model, image_size), channels=model.channels, norm=model.norm
-    )
-    if model.weights != "none":
-        from fedmed.models.pretrained import load_weights
-
-        load_weights(network, model.weights)
-    return network
+def resnet18(
+    seed: int,
+    *,
+    stem: Stem,
+    channels: int,
+    norm: Literal["group", "frozen-batch"] = "group",
+) -> nn.Module:
+    """:func:`resnet` as most runs have it."""
+    return resnet("resnet18", seed, stem=stem, channels=channels, norm=norm)
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that training changes, by name: the only thing hospitals and server exchange."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def without_weights(model: "Model", image_size: int) -> "Model":
-    """The same architecture to be filled from elsewhere: no weights are looked up."""
-    return model.model_copy(update={"weights": "none", "stem": _stem(model, image_size)})
-
-
-def _stem(model: "Model", image_size: int) -> Literal["imagenet", "small"]:
-    if model.stem != "auto":
-        return model.stem
-    if model.weights != "none":
-        return "imagenet"  # the pretrained first convolution is 7x7
-    return "small" if image_size < SMALL_IMAGE else "imagenet"
-
-
-def _set_stem(network: ResNet, stem: Literal["imagenet", "small"], channels: int) -> None:
+def _set_stem(network: ResNet, stem: Stem, channels: int) -> None:
     """7x7/2 and max-pool (a quarter of the size), or 3x3/2 without (half) for small images."""
     if stem == "imagenet":
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
@@ -101,3 +104,29 @@ def _set_stem(network: ResNet, stem: Literal["imagenet", "small"], channels: int
         network.conv1 = nn.Conv2d(channels, 64, 3, stride=2, padding=1, bias=False)
         network.maxpool = nn.Identity()
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _in_three_dimensions(network: nn.Module) -> None:
+    """Every flat layer becomes a cubic one; convolutions are initialised again."""
+    for module in list(network.modules()):
+        for own, child in list(module.named_children()):
+            if isinstance(child, nn.Conv2d):
+                setattr(module, own, _cubic(child))
+            elif isinstance(child, nn.MaxPool2d):
+                pool = nn.MaxPool3d(child.kernel_size, child.stride, child.padding)
+                setattr(module, own, pool)
+            elif isinstance(child, nn.AdaptiveAvgPool2d):
+                setattr(module, own, nn.AdaptiveAvgPool3d(1))
+
+
+def _cubic(flat: nn.Conv2d) -> nn.Conv3d:
+    layer = nn.Conv3d(
+        flat.in_channels,
+        flat.out_channels,
+        flat.kernel_size[0],
+        stride=flat.stride[0],
+        padding=int(flat.padding[0]),
+        bias=False,
+    )
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer

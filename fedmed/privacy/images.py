@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedmed.privacy.mechanism import Mechanism, laplace
+
+Element = Literal["pixel", "voxel"]
+"""What an image is made of, as statements call it."""
 
 
 class ImageMechanism(Protocol):
@@ -24,6 +27,11 @@ class ImageMechanism(Protocol):
         ...
 
     @property
+    def element(self) -> Element:
+        """What the images are made of; claims keep the name ``pixel`` for either."""
+        ...
+
+    @property
     def step(self) -> Mechanism | None:
         """What one release costs an image that may change everywhere; None: nothing is claimed."""
         ...
@@ -34,7 +42,7 @@ class ImageMechanism(Protocol):
         ...
 
     def apply(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Noised copy, float32, not clipped; ``images`` uint8 (n, height, width), 255 = 1.0."""
+        """Noised copy, float32, not clipped; ``images`` uint8 (n, ..., height, width)."""
         ...
 
 
@@ -48,7 +56,8 @@ class PixelLaplace:
     """
 
     scale: float
-    pixels: int
+    pixels: int  # or voxels
+    element: Element = "pixel"
 
     def __post_init__(self) -> None:
         _check(self.scale)
@@ -56,9 +65,9 @@ class PixelLaplace:
             raise ValueError(f"pixels {self.pixels} must be at least 1")
 
     @classmethod
-    def for_epsilon(cls, epsilon: float, pixels: int) -> "PixelLaplace":
+    def for_epsilon(cls, epsilon: float, pixels: int, element: Element = "pixel") -> "PixelLaplace":
         """The mechanism whose epsilon *per image* is ``epsilon``."""
-        return cls(pixels / epsilon, pixels)
+        return cls(pixels / epsilon, pixels, element)
 
     @property
     def key(self) -> str:
@@ -68,7 +77,7 @@ class PixelLaplace:
     @property
     def words(self) -> str:
         """See :class:`ImageMechanism`."""
-        return f"Laplace noise of scale {self.scale:g} on every pixel (images on [0, 1])"
+        return f"Laplace noise of scale {self.scale:g} on every {self.element} (images on [0, 1])"
 
     @property
     def step(self) -> Mechanism:
@@ -91,7 +100,7 @@ class PixelLaplace:
         return self.pixels / self.scale
 
     def apply(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Noised copy, float32, not clipped; ``images`` uint8 (n, height, width), 255 = 1.0.
+        """Noised copy, float32, not clipped; ``images`` uint8 (n, ..., height, width), 255 = 1.0.
 
         Every pixel of every image gets a draw of its own. numpy's sampler never returns infinity
         (it rejects u = 0); its low bits are those of a double (Mironov 2012).
@@ -109,43 +118,67 @@ class DPPix:
 
     Two images are neighbours where at most ``neighbourhood`` pixels differ: the means then differ
     by at most m/b^2 in L1, so a scale of m/(b^2 epsilon) on [0, 1] gives epsilon. An image replaced
-    as a whole changes every mean by up to 1. It protects m pixels, not the patient.
+    as a whole changes every mean by up to 1. It protects m pixels, not the patient. A volume
+    (``dimensions`` 3) has cubes of b^3 voxels instead; of ``planes`` slices each has its squares.
     """
 
     scale: float
     cell: int
     neighbourhood: int
     size: int
+    dimensions: int = 2
+    planes: int = 1
 
     def __post_init__(self) -> None:
         _check(self.scale)
+        if self.dimensions not in (2, 3) or not 1 <= self.planes <= (
+            64 if self.dimensions == 2 else 1
+        ):
+            raise ValueError("dimensions must be 2 or 3, and planes belong to 2")
         if self.cell < 1 or self.size < 1 or self.size % self.cell:
             raise ValueError(f"cell {self.cell} must divide the image's {self.size} pixels")
-        if not 1 <= self.neighbourhood <= self.size**2:
-            raise ValueError(f"neighbourhood {self.neighbourhood} must be 1 to {self.size**2}")
+        points = self.planes * self.size**self.dimensions
+        if not 1 <= self.neighbourhood <= points:
+            raise ValueError(f"neighbourhood {self.neighbourhood} must be 1 to {points}")
 
     @classmethod
-    def for_epsilon(cls, epsilon: float, cell: int, neighbourhood: int, size: int) -> "DPPix":
+    def for_epsilon(
+        cls,
+        epsilon: float,
+        cell: int,
+        neighbourhood: int,
+        size: int,
+        dimensions: int = 2,
+        planes: int = 1,
+    ) -> "DPPix":
         """The mechanism whose epsilon for ``neighbourhood`` pixels is ``epsilon`` (Fan, Eq. 4)."""
-        return cls(neighbourhood / (cell**2 * epsilon), cell, neighbourhood, size)
+        scale = neighbourhood / (cell**dimensions * epsilon)
+        return cls(scale, cell, neighbourhood, size, dimensions, planes)
+
+    @property
+    def element(self) -> Element:
+        """See :class:`ImageMechanism`."""
+        return "voxel" if self.dimensions == 3 else "pixel"
 
     @property
     def key(self) -> str:
         """See :class:`ImageMechanism`; the neighbourhood is a reading of it, not a part."""
-        return f"dp-pix-{self.cell}-scale-{self.scale!r}"
+        cubes = "-cubes" if self.dimensions == 3 else ""
+        return f"dp-pix-{self.cell}{cubes}-scale-{self.scale!r}"
 
     @property
     def words(self) -> str:
         """See :class:`ImageMechanism`."""
+        cell = " x ".join([str(self.cell)] * self.dimensions)
         return (
-            f"Laplace noise of scale {self.scale:g} on the means of {self.cell} x {self.cell} "
-            f"pixels (images on [0, 1]); neighbours differ in up to {self.neighbourhood} pixels"
+            f"Laplace noise of scale {self.scale:g} on the means of {cell} {self.element}s (images "
+            f"on [0, 1]); neighbours differ in up to {self.neighbourhood} {self.element}s"
         )
 
     @property
     def cells(self) -> int:
         """Means in one image."""
-        return (self.size // self.cell) ** 2
+        return self.planes * int((self.size // self.cell) ** self.dimensions)
 
     @property
     def step(self) -> Mechanism:
@@ -155,7 +188,7 @@ class DPPix:
     @property
     def epsilon_per_neighbourhood(self) -> float:
         """Epsilon for ``neighbourhood`` changed pixels, wherever they lie."""
-        return self.neighbourhood / (self.cell**2 * self.scale)
+        return self.neighbourhood / (float(self.cell**self.dimensions) * self.scale)
 
     @property
     def epsilon_per_image(self) -> float:
@@ -166,20 +199,26 @@ class DPPix:
     def claims(self) -> dict[str, float]:
         """Per pixel, per neighbourhood and per image."""
         return {
-            "pixel": 1 / (self.cell**2 * self.scale),
+            "pixel": 1 / (self.cell**self.dimensions * self.scale),
             "neighbourhood": self.epsilon_per_neighbourhood,
             "image": self.epsilon_per_image,
         }
 
     def apply(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
         """See :class:`ImageMechanism`; every cell is filled with its noised mean."""
-        side = self.size // self.cell
-        if images.shape[1:] != (self.size, self.size):
-            raise ValueError(f"images of {images.shape[1:]} pixels, not {self.size} x {self.size}")
-        cells = images.reshape(len(images), side, self.cell, side, self.cell)
-        means = cells.mean(axis=(2, 4), dtype=np.float64) / 255.0
-        noised = means + rng.laplace(0.0, self.scale, size=means.shape)
-        shown = noised.repeat(self.cell, axis=1).repeat(self.cell, axis=2)
+        side, count = self.size // self.cell, len(images)
+        flat = (self.planes,) if images.ndim == 4 and self.dimensions == 2 else ()
+        expected = flat + (self.size,) * self.dimensions
+        if images.shape[1:] != expected:
+            raise ValueError(f"images of {images.shape[1:]}, not {' x '.join(map(str, expected))}")
+        # Each celled axis becomes two: which cell, and where in it.
+        split = (side, self.cell) * self.dimensions
+        inner = tuple(1 + len(flat) + 2 * axis + 1 for axis in range(self.dimensions))
+        cells = images.reshape(count, *flat, *split)
+        means = cells.mean(axis=inner, dtype=np.float64) / 255.0
+        shown = means + rng.laplace(0.0, self.scale, size=means.shape)
+        for axis in range(images.ndim - self.dimensions, images.ndim):
+            shown = shown.repeat(self.cell, axis=axis)
         return np.asarray(shown, dtype=np.float32)
 
 
@@ -192,6 +231,7 @@ class BrightnessShift:
     """
 
     scale: float
+    element: Element = "pixel"
 
     def __post_init__(self) -> None:
         _check(self.scale)
@@ -205,8 +245,8 @@ class BrightnessShift:
     def words(self) -> str:
         """See :class:`ImageMechanism`."""
         return (
-            f"one Laplace draw of scale {self.scale:g} added to all pixels of an image: a change "
-            "of brightness, no differential privacy"
+            f"one Laplace draw of scale {self.scale:g} added to all {self.element}s of an image: a "
+            "change of brightness, no differential privacy"
         )
 
     @property
@@ -221,7 +261,7 @@ class BrightnessShift:
 
     def apply(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
         """See :class:`ImageMechanism`."""
-        shifts = rng.laplace(0.0, self.scale, size=(len(images), 1, 1))
+        shifts = rng.laplace(0.0, self.scale, size=(len(images), *[1] * (images.ndim - 1)))
         shifted: NDArray[np.float32] = (images / 255.0 + shifts).astype(np.float32)
         return shifted
 

@@ -7,7 +7,7 @@ import math
 from fedmed.config import IMAGE_ARMS, Privacy, Settings
 from fedmed.errors import UserError
 from fedmed.privacy import accounting, solve
-from fedmed.privacy.images import BrightnessShift, DPPix, ImageMechanism, PixelLaplace
+from fedmed.privacy.images import BrightnessShift, DPPix, Element, ImageMechanism, PixelLaplace
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import (
     AdaptiveClipping,
@@ -109,21 +109,23 @@ def _size_in(text: str, hospital: str) -> int:
 
 def image_mechanism(settings: Settings) -> ImageMechanism | None:
     """What noises the images, as the arm or before it; None where nothing does."""
-    privacy, size = settings.privacy, settings.data.image_size
+    privacy, data = settings.privacy, settings.data
     scale, epsilon = privacy.laplace_scale, privacy.epsilon
     kind = privacy.image_mechanism if privacy.image_mechanism != "none" else privacy.arm
     if kind not in IMAGE_ARMS:
         return None
+    element: Element = "voxel" if data.dimensions == 3 else "pixel"
+    planes = max(1, data.slices)
     if kind == "dp-pix":
-        if scale > 0:
-            return DPPix(scale, privacy.cell, privacy.neighbourhood, size)
-        return DPPix.for_epsilon(epsilon, privacy.cell, privacy.neighbourhood, size)
+        known = (privacy.cell, privacy.neighbourhood, data.image_size, data.dimensions, planes)
+        return DPPix(scale, *known) if scale > 0 else DPPix.for_epsilon(epsilon, *known)
     if kind == "brightness-shift":
         # The published code called 1/scale its epsilon.
-        return BrightnessShift(scale if scale > 0 else 1 / epsilon)
+        return BrightnessShift(scale if scale > 0 else 1 / epsilon, element)
+    points = planes * data.image_size**data.dimensions
     if scale > 0:
-        return PixelLaplace(scale, size**2)
-    return PixelLaplace.for_epsilon(epsilon, size**2)
+        return PixelLaplace(scale, points, element)
+    return PixelLaplace.for_epsilon(epsilon, points, element)
 
 
 def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool) -> GradientPlan:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed.config import Settings
+from fedmed.models.origin import Weights, describe, weights_of
 from fedmed.privacy import accounting, evaluation_statement
 from fedmed.privacy.evaluation_statement import EvaluationRecord
 from fedmed.privacy.noise import NoiseSource
@@ -105,6 +106,7 @@ class Statement(_Strict):
     steps_taken: int = Field(ge=0)
     sizes: str
     public_data: str
+    weights: Weights | None = Field(default=None, description="that the model starts from")
     hospitals: list[MemberRecord]
     refused: list[str] = Field(description="hospitals whose policy refused the plan")
     evaluation: EvaluationRecord | None = Field(
@@ -140,6 +142,7 @@ def statement(
     trained; ``evaluation`` is what hospitals told of their evaluation patients.
     """
     plan = next(iter(spends.values())).plan
+    weights = weights_of(settings)
     words = plan.words(settings.train.scheme)
     private = plan.unit != "none"
     claim = private and not source.reproducible
@@ -191,7 +194,8 @@ def statement(
         steps_planned=max(s.plan.steps for s in spends.values()),
         steps_taken=taken,
         sizes=_sizes(plan, spends),
-        public_data=_public(settings),
+        public_data=_public(settings, weights),
+        weights=weights,
         hospitals=members,
         refused=list(refused),
         evaluation=evaluation,
@@ -267,12 +271,11 @@ def _sizes(plan: Plan, spends: Mapping[str, Spend]) -> str:
     )
 
 
-def _public(settings: Settings) -> str:
-    weights = settings.model.weights
-    if weights == "none":
-        return "none: the model starts from random numbers"
-    what = "ImageNet" if weights == "imagenet" else "weights from a local file"
-    return f"the model starts from {what}; its training data are taken to be public"
+def _public(settings: Settings, weights: Weights | None) -> str:
+    text = describe(weights)
+    if settings.model.standardise == "validation":
+        text += "; features are standardised by those of the server's validation images"
+    return text
 
 
 def _not_covered(

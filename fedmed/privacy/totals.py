@@ -60,7 +60,7 @@ def totals(
         found.append(
             Total(
                 unit="patient" if unit not in UNITS else unit,
-                neighbouring=_RELATIONS[unit],
+                neighbouring=_relation(unit, [statements[run] for run in added]),
                 of="evaluation" if unit == EVALUATION else "training",
                 epsilon=worst,
                 delta=max(deltas),
@@ -70,6 +70,13 @@ def totals(
             )
         )
     return found
+
+
+def _relation(unit: str, added: Sequence[Mapping[str, Any]]) -> str:
+    """What a total is about: of volumes, voxels are replaced."""
+    own = _RELATIONS[unit]
+    voxels = own.replace("pixels", "voxels")
+    return voxels if any(s["neighbouring"] == voxels for s in added) else own
 
 
 def _epsilon(

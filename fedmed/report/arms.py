@@ -71,6 +71,11 @@ class Arm:
         return self.kind != "none"
 
     @property
+    def element(self) -> str:
+        """What its images are made of."""
+        return "voxel" if self.runs[0].config.get("data.dimensions") == 3 else "pixel"
+
+    @property
     def replaced(self) -> Number:
         """Epsilon where one unit's data are replaced, where the statement gives it."""
         return number(self.statement.get("epsilon_replace_one"))

@@ -182,14 +182,18 @@ def _pixels(arm: Arm, told: Json) -> list[tuple[str, str, str]]:
         claims.setdefault("pixel", told["epsilon_per_pixel"])
     size = arm.runs[0].config.get("privacy.neighbourhood")
     names = {
-        "pixel": ("ε for one pixel", "one pixel changes, all others stay"),
+        "pixel": (f"ε for one {arm.element}", f"one {arm.element} changes, all others stay"),
         "neighbourhood": (
             "ε for a neighbourhood",
-            f"{size} pixels change, wherever they lie" if size else "a few pixels change",
+            f"{size or 'a few'} {arm.element}s change, wherever they lie",
         ),
     }
     return [
-        (names[key][0], f"{words.epsilon_text(value)} per {key}, δ = 0", names[key][1])
+        (
+            names[key][0],
+            f"{words.epsilon_text(value)} per {arm.element if key == 'pixel' else key}, δ = 0",
+            names[key][1],
+        )
         for key, value in claims.items()
         if key in names
     ]

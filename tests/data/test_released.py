@@ -192,3 +192,15 @@ def test_clipping_changes_what_is_shown_and_not_the_release() -> None:
     assert first.min() < 0 < 1 < first.max()
     again = released_shard(tiny_shard(), LAPLACE, NoiseSource()).images
     np.testing.assert_array_equal(again, first)
+
+
+def test_volumes_and_images_of_one_side_do_not_share_a_pool(home: Path) -> None:
+    shard = tiny_shard(3)
+    deep = Shard("deep", np.repeat(shard.images[:, None], SIZE, axis=1), shard.table)
+    flat = released_shard(shard, LAPLACE, NoiseSource())
+    cubes = released_shard(deep, PixelLaplace(0.5, SIZE**3, "voxel"), NoiseSource())
+    assert cubes.images.shape == (3, SIZE, SIZE, SIZE)
+    assert cubes.images.tobytes() == released_shard(deep, LAPLACE, NoiseSource()).images.tobytes()
+    pools = sorted(path.name for path in (home / "released").glob("*.sqlite"))
+    assert pools == ["laplace-scale-0.5-16px.sqlite", "laplace-scale-0.5-16x16x16px.sqlite"]
+    assert np.abs(cubes.images[:, 3] - flat.images).max() > 0.5

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from support import goes_red, refuses
 
-from fedmed.data import shard as module
+from fedmed.data import form as module
 from fedmed.data.cohort import Cohort, validate
+from fedmed.data.form import Form
 from fedmed.data.shard import Shard, load_shard, shard_key
 from fedmed.data.stores import ArrayStore
 
@@ -36,7 +37,7 @@ def cohort(seed: int = 0, count: int = 6) -> Cohort:
 
 
 def test_images_are_a_read_only_memory_map_of_uint8() -> None:
-    shard = load_shard(cohort(), 16)
+    shard = load_shard(cohort(), Form(16))
     assert isinstance(shard.images, np.memmap)
     assert (shard.images.dtype, shard.images.shape) == (np.uint8, (6, 16, 16))
     with pytest.raises(ValueError, match="read-only"):
@@ -48,42 +49,42 @@ def test_images_are_a_read_only_memory_map_of_uint8() -> None:
 
 
 def test_a_shard_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load_shard(cohort(), 16)
+    first = load_shard(cohort(), Form(16))
 
     def never(image: object, size: int) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(module, "to_square", never)
-    again = load_shard(cohort(), 16)
+    again = load_shard(cohort(), Form(16))
     np.testing.assert_array_equal(first.images, again.images)
-    goes_red(load_shard, cohort(1), 16)
+    goes_red(load_shard, cohort(1), Form(16))
 
 
 def test_the_key_follows_content_size_and_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
     def check(first: str, second: str) -> None:
         assert first != second
 
-    key = shard_key(cohort(), 16)
-    assert key == shard_key(cohort(), 16)
+    key = shard_key(cohort(), Form(16))
+    assert key == shard_key(cohort(), Form(16))
     changed = cohort()
     changed.images.arrays["x"][5, 0, 0] ^= 1  # type: ignore[attr-defined]
-    check(key, shard_key(changed, 16))
-    check(key, shard_key(cohort(), 17))
+    check(key, shard_key(changed, Form(16)))
+    check(key, shard_key(cohort(), Form(17)))
     relabelled = cohort().table.assign(label=0)
-    check(key, shard_key(cohort().with_table(relabelled), 16))
-    goes_red(check, key, shard_key(cohort(), 16))
+    check(key, shard_key(cohort().with_table(relabelled), Form(16)))
+    goes_red(check, key, shard_key(cohort(), Form(16)))
     monkeypatch.setattr(module, "PREPROCESSING", "another")
-    check(key, shard_key(cohort(), 16))
+    check(key, shard_key(cohort(), Form(16)))
 
 
 def test_two_processes_at_once_make_one_shard(home: Path) -> None:
     made = cohort(count=400)
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(partial(load_shard, made), [16, 16], chunksize=1)
+        first, second = pool.map(partial(load_shard, made), [Form(16), Form(16)], chunksize=1)
     np.testing.assert_array_equal(first.images, second.images)
     folder = home / "cache" / "shards"
     assert [p.name for p in folder.iterdir()] == [first.key], "nothing else is left"
-    np.testing.assert_array_equal(first.images, load_shard(made, 16).images)
+    np.testing.assert_array_equal(first.images, load_shard(made, Form(16)).images)
 
 
 class Full(io.BytesIO):
@@ -110,16 +111,16 @@ def test_a_full_disk_is_named_and_leaves_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         fill_disk(patch)
-        refuses(lambda: load_shard(cohort(), 16), "cannot write", "disk is full")
+        refuses(lambda: load_shard(cohort(), Form(16)), "cannot write", "disk is full")
     assert list((home / "cache" / "shards").iterdir()) == []
-    assert len(load_shard(cohort(), 16)) == 6
+    assert len(load_shard(cohort(), Form(16))) == 6
 
 
 def test_an_image_that_cannot_be_read_leaves_nothing(home: Path) -> None:
     broken = cohort()
     broken = broken.with_table(broken.table.assign(image=[f"x/{r}" for r in (0, 1, 2, 3, 4, 99)]))
     object.__setattr__(broken.images, "digest", lambda name: "known")
-    refuses(lambda: load_shard(broken, 16), "x/99")
+    refuses(lambda: load_shard(broken, Form(16)), "x/99")
     assert list((home / "cache" / "shards").iterdir()) == []
 
 

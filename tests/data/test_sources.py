@@ -191,6 +191,19 @@ def test_chexpert_and_its_uncertain_labels(
         assert table["sex"].fillna("?").tolist()[:2] == ["F", "M"]
 
 
+def test_uncertain_labels_are_smoothed(tmp_path: Path) -> None:
+    rows = [f"{n}.png,{label}" for n, label in enumerate((0, 1, -1, 0, 1, -1))]
+    (tmp_path / "t.csv").write_text("image,label\n" + "\n".join(rows) + "\n")
+    for number in range(6):
+        picture(tmp_path / "i" / f"{number}.png")
+    keys = {"path": tmp_path / "t.csv", "images": tmp_path / "i", "uncertain": "smooth"}
+    table = read("table", **keys, uncertain_label=0.7).table
+    assert table["soft"].fillna(-1).tolist() == pytest.approx([-1, -1, 0.7, -1, -1, 0.7])
+    assert table["label"].tolist() == [0, 1, 1, 0, 1, 1], "the nearer label, for counting"
+    assert read("table", **keys, uncertain_label=0.3).table["label"].tolist()[2] == 0
+    assert "soft" not in read("table", **{**keys, "uncertain": "ignore"}).table
+
+
 def test_mimic_joins_studies_images_and_splits(tmp_path: Path) -> None:
     labels = tmp_path / "mimic-cxr-2.0.0-chexpert.csv"
     labels.write_text(
@@ -271,7 +284,7 @@ def test_medmnist_colour_becomes_luminance(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"val_labels": None}, "no array 'val_labels"),
-        ({"test_images": np.zeros((6, 8, 8, 8), np.uint8)}, "use a 2D set"),
+        ({"test_images": np.zeros((6, 8, 8, 8), np.uint8)}, "are volumes; set data.dimensions = 3"),
         ({"test_images": np.zeros((6, 8, 8), np.float32)}, "test_images must be .* uint8"),
         ({"test_labels": np.zeros((5, 1), np.uint8)}, "test_labels does not fit"),
         ({"test_labels": np.array([{}] * 6)}, "not a readable .npz"),
@@ -316,8 +329,10 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(utilities, "download_url", offline)
     with pytest.raises(UserError, match=r"download of breastmnist_64\.npz failed; .*\.npz file"):
         read("medmnist", path="breastmnist", image_size=64)
-    with pytest.raises(UserError, match="no such 2D set"):
+    with pytest.raises(UserError, match=r"dimensions asked for; set data\.dimensions = 3"):
         read("medmnist", path="adrenalmnist3d")
+    with pytest.raises(UserError, match=r"no such set; .* organmnist3d"):
+        read("medmnist", path="nosuchmnist3d", dimensions=3)
 
 
 def test_real_pneumoniamnist_with_its_index(shared_data: Callable[..., Path]) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import goes_red
 
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort, validate
@@ -52,6 +53,45 @@ def test_the_seed_fixes_the_split_whatever_the_order_of_rows() -> None:
     shuffled = split(table.sample(frac=1, random_state=0), seed=1).set_index("image")["split"]
     assert (first == shuffled.reindex(first.index)).all()
     assert (first != split(table, seed=2).set_index("image")["split"]).mean() > 0.2
+
+
+def smoothed(table: pd.DataFrame, uncertain: Any) -> Cohort:
+    made = cohort(table)
+    soft = pd.Series(0.5, index=made.table.index, dtype="Float32").mask(~uncertain)
+    return made.with_table(made.table.assign(soft=soft))
+
+
+def test_uncertain_labels_are_for_training_alone() -> None:
+    table = films(300)
+    uncertain = np.random.default_rng(1).random(len(table)) < 0.3
+
+    def check(done: pd.DataFrame) -> None:
+        assert not (done["soft"].notna() & (done["split"] != "train")).any()
+
+    done = assign_splits(smoothed(table, uncertain), Data())
+    check(done.table)
+    assert done.table.groupby("patient_id")["split"].nunique().max() == 1
+    trained = done.table["soft"].notna().sum()
+    assert done.notes == (
+        f"{uncertain.sum() - trained} images with an uncertain label left out of validation and "
+        "test",
+    )
+    # A patient with uncertain images alone is not drawn away from training.
+    alone = pd.Series(uncertain).groupby(table["patient_id"].to_numpy()).all()
+    kept = done.table[done.table["patient_id"].isin(alone.index[alone])]
+    assert kept["patient_id"].nunique() == alone.sum() > 10
+    # Sabotage: split as if all labels were certain.
+    blind = assign_splits(cohort(table), Data()).table
+    goes_red(check, blind.assign(soft=smoothed(table, uncertain).table["soft"]))
+
+
+def test_given_splits_keep_uncertain_labels_out_of_the_test_images() -> None:
+    table = films(60)
+    table["split"] = np.array(["train", "val", "test"])[table["patient_id"].astype(int) % 3]
+    uncertain = np.arange(len(table)) % 5 == 0
+    done = assign_splits(smoothed(table, uncertain), Data()).table
+    assert done["soft"].notna().sum() == (uncertain & (table["split"] == "train")).sum() > 0
+    assert len(done) == len(table) - (uncertain & (table["split"] != "train")).sum()
 
 
 def test_each_site_gets_its_share_of_each_split() -> None:

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Literal
 from urllib.error import URLError
 
 import pytest
@@ -170,3 +171,65 @@ def test_without_a_network_imagenet_weights_say_what_to_do(
     weights = pretrained.ResNet18_Weights.IMAGENET1K_V1
     monkeypatch.setattr(type(weights), "get_state_dict", lambda self, **_: offline())
     refuses(lambda: build(Model(weights="imagenet"), 32, 0), "model.weights", "give a local file")
+
+
+OWN: list[tuple[dict[str, object], int]] = [
+    ({"name": "resnet9", "activation": "mish"}, 2),
+    ({"name": "resnet9", "weight-standardisation": True}, 2),
+    ({"name": "resnet9", "stem": "imagenet", "channels": 3}, 3),
+]
+
+
+@pytest.mark.parametrize(("table", "dimensions"), OWN)
+def test_a_model_of_this_project_starts_another_run(
+    table: dict[str, object], dimensions: Literal[2, 3], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    first = build(Model.model_validate({"stem": "small"} | table), 16, 1, dimensions)
+    save_file(first.state_dict(), path)
+    given = Model.model_validate({"stem": "small", "weights": str(path)} | table)
+    own = build(given, 16, 2, dimensions).state_dict()
+    for name, value in first.state_dict().items():
+        assert torch.equal(own[name], value) is not name.startswith("fc."), name
+    other = build(given.model_copy(update={"channels": 2}), 16, 2, dimensions)
+    summed = other.get_parameter(_first(other)).sum(1)
+    torch.testing.assert_close(summed, first.get_parameter(_first(first)).sum(1))
+
+
+def _first(model: nn.Module) -> str:
+    return next(name for name, _ in model.named_parameters() if name.startswith("conv1."))
+
+
+def test_plain_weights_start_a_standardised_network_and_the_reverse(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    plain = Model(name="resnet9", stem="small")
+    made = plain.model_copy(update={"weight_standardisation": True})
+    for source, target in ((plain, made), (made, plain)):
+        first = build(source, 16, 1)
+        save_file(first.state_dict(), path)
+        second = build(target.model_copy(update={"weights": str(path)}), 16, 2)
+        values = zip(first.parameters(), second.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in list(values)[:-2])
+
+
+def test_weights_of_other_images_or_sizes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    nine = Model(name="resnet9", stem="small", weights=str(path))
+    save_file(build(Model(name="resnet9"), 16, 0).state_dict(), path)
+    refuses(lambda: build(nine, 16, 0, 3), str(path), "conv1.weight", "volumes")
+    eighteen = nine.model_copy(update={"name": "resnet18"})
+    refuses(lambda: build(eighteen, 16, 0), str(path), "layer1.1", "ResNet-18")
+    save_file(build(Model(stem="small"), 16, 0).state_dict(), path)
+    refuses(lambda: build(nine, 16, 0), str(path), "layer1.1", "ResNet-9")
+    save_file(build(Model(name="resnet9"), 16, 0, 3).state_dict(), path)
+    refuses(lambda: build(nine, 16, 0), str(path), "conv1.weight", "flat images")
+    state = build(Model(name="resnet9"), 16, 0).state_dict()
+    state["bn1.bias"][3] = float("nan")
+    save_file(state, path)
+    refuses(lambda: build(nine, 16, 0), str(path), "bn1.bias", "not finite")
+
+
+def test_imagenet_weights_are_of_resnet18_on_flat_images_alone() -> None:
+    nine = Model(name="resnet9", weights="imagenet")
+    refuses(lambda: build(nine, 32, 0), "model.weights", "resnet9", "'resnet18'")
+    refuses(lambda: build(Model(weights="imagenet"), 32, 0, 3), "model.weights", "flat images")

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support import goes_red
+from support import goes_red, make, refuses
 
 from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace, clipped
 from fedmed.privacy.mechanism import laplace
+from fedmed.privacy.plan import image_mechanism
 
 Apply = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.float32]]
 SCALE = 0.7
@@ -195,6 +196,93 @@ def test_cells_that_do_not_fit_cannot_be_made(cell: int, neighbourhood: int, siz
         DPPix(1.0, cell, neighbourhood, size)
     with pytest.raises(ValueError, match="not 32 x 32"):
         DPPix(1.0, 4, 1, 32).apply(IMAGES, np.random.default_rng(0))
+
+
+# Volumes: voxels in cubes, and slices with squares of their own.
+
+VOLUMES = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 8), dtype=np.uint8)
+
+
+def test_every_voxel_has_its_own_draw() -> None:
+    def check(apply: Apply) -> None:
+        noise = apply(VOLUMES, np.random.default_rng(5)).astype(np.float64) - VOLUMES / 255
+        assert len(np.unique(noise.round(6))) > 0.9 * noise.size
+        assert np.abs(noise).mean() == pytest.approx(SCALE, rel=0.05)
+
+    mechanism = PixelLaplace.for_epsilon(512 / SCALE, 512, "voxel")
+    check(mechanism.apply)
+    goes_red(check, BrightnessShift(SCALE, "voxel").apply)
+    goes_red(check, DPPix(SCALE, 4, 8, 8, 3).apply)
+    assert mechanism.claims == {"pixel": 1 / SCALE, "image": 512 / SCALE}
+    assert "every voxel" in mechanism.words
+
+
+def test_dp_pix_of_volumes_shows_noised_means_of_cubes() -> None:
+    def check(apply: Apply, cells: tuple[int, int, int]) -> None:
+        shown = apply(VOLUMES, np.random.default_rng(5)).astype(np.float64)
+        d, h, w = cells
+        split = shown.reshape(-1, 8 // d, d, 8 // h, h, 8 // w, w)
+        assert np.ptp(split, axis=(2, 4, 6)).max() == 0
+        clean = VOLUMES.reshape(split.shape).mean(axis=(2, 4, 6)) / 255
+        noise = split[:, :, 0, :, 0, :, 0] - clean
+        # 480 (or 1920) draws: six standard errors of the mean absolute value.
+        assert np.abs(noise).mean() == pytest.approx(SCALE, rel=6 / np.sqrt(noise.size))
+
+    cubes, planes = DPPix(SCALE, 4, 8, 8, 3), DPPix(SCALE, 4, 8, 8, 2, 8)
+    check(cubes.apply, (4, 4, 4))
+    check(planes.apply, (1, 4, 4))
+    goes_red(check, planes.apply, (4, 4, 4))
+    goes_red(check, cubes.apply, (8, 8, 8))
+    assert cubes.key != planes.key, "one pool must never serve both"
+
+
+def test_dp_pix_of_volumes_claims_its_sensitivity() -> None:
+    """m voxels move the means of b^3 by at most m / b^3; every cube's mean by 1 at most."""
+
+    def check(mechanism: DPPix) -> None:
+        assert mechanism.claims["neighbourhood"] == pytest.approx(8 / 4**3 / SCALE)
+        assert mechanism.claims["pixel"] == pytest.approx(1 / 4**3 / SCALE)
+        assert mechanism.claims["image"] == pytest.approx(2**3 / SCALE)
+        assert mechanism.step.pure_epsilon() == pytest.approx(2**3 / SCALE)
+
+    check(DPPix(SCALE, 4, 8, 8, 3))
+    goes_red(check, DPPix(SCALE, 4, 8, 8))
+    slices = DPPix(SCALE, 4, 8, 8, 2, 3)
+    assert slices.claims["image"] == pytest.approx(3 * 2**2 / SCALE)
+    assert slices.claims["neighbourhood"] == pytest.approx(8 / 4**2 / SCALE)
+    found = DPPix.for_epsilon(0.5, 4, 8, 8, 3)
+    assert found.epsilon_per_neighbourhood == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="planes belong to 2"):
+        DPPix(SCALE, 4, 8, 8, 3, 2)
+
+
+def test_brightness_shift_of_volumes_is_one_draw_each() -> None:
+    shown = BrightnessShift(SCALE, "voxel").apply(VOLUMES, np.random.default_rng(1))
+    shifts = shown - VOLUMES / 255
+    assert np.ptp(shifts, axis=(1, 2, 3)).max() < 1e-6
+    assert len(np.unique(shifts[:, 0, 0, 0])) == len(VOLUMES)
+
+
+@pytest.mark.parametrize(("data", "points"), [({"dimensions": 3}, 16**3), ({"slices": 3}, 3 * 256)])
+def test_the_settings_mechanism_counts_every_point(data: dict[str, int], points: int) -> None:
+    model = {"channels": data.get("slices", 1)}
+    laplace = image_mechanism(make(data=data, model=model, privacy={"arm": "pixel-laplace"}))
+    assert isinstance(laplace, PixelLaplace)
+    assert laplace.epsilon_per_image == pytest.approx(8.0)
+    assert laplace.scale == points / 8
+    pix = image_mechanism(
+        make(data=data, model=model, privacy={"arm": "dp-pix", "cell": 4, "laplace-scale": 1.0})
+    )
+    assert isinstance(pix, DPPix)
+    assert pix.epsilon_per_image == points / (4**3 if "dimensions" in data else 4**2)
+    refuses(
+        lambda: make(
+            data=data,
+            model=model,
+            privacy={"arm": "dp-pix", "cell": 4, "neighbourhood": points + 1},
+        ),
+        "privacy.neighbourhood",
+    )
 
 
 # Brightness shift: what one paper's code did.

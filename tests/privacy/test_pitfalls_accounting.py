@@ -236,7 +236,7 @@ def test_pitfall_11_the_scale_follows_the_norm_and_the_number_of_steps(
         patch.setattr(
             PixelLaplace,
             "for_epsilon",
-            classmethod(lambda cls, e, pixels: cls(pixels**0.5 / e, pixels)),  # L2 norm
+            classmethod(lambda cls, e, pixels, *_: cls(pixels**0.5 / e, pixels)),  # L2 norm
         )
         goes_red(check_laplace_scale_is_the_l1_sensitivity)
     check_many_steps_are_clipped_as_one_update()

@@ -212,7 +212,7 @@ def test_pitfall_09_nothing_of_the_privacy_is_made_in_round_one_only(
     real = training.train_private
 
     def first_round_only(network: nn.Module, *arguments: Any) -> training.LocalResult:
-        shard, settings, plan, _, context = arguments
+        shard, settings, plan, _, context, _ = arguments
         if context[1] == 1:
             return real(network, *arguments)
         training.train_plain(network, shard, settings, context[:2])
@@ -310,7 +310,9 @@ class MicroBatches:
     def close(self) -> None:
         pass
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         parameters = dict(self.network.named_parameters())
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         for start in range(0, len(images), 4):
@@ -330,7 +332,9 @@ class Scaled(Broken):
     def factor(self, labels: Tensor) -> float:
         raise NotImplementedError
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         found = self.engine.clipped_sum(images, labels, clipping_norm)
         factor = self.factor(labels)
         scaled = {name: factor * gradient for name, gradient in found.gradients.items()}
@@ -347,7 +351,9 @@ class DividesByTheBatch(Scaled):
 class WeightsPositives(Broken):
     """``pos_weight``: negatives over positives of the private labels."""
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         positive = labels == 1
         weight = float((~positive).sum()) / max(1.0, float(positive.sum()))
         total = self.engine.clipped_sum(images[~positive], labels[~positive], clipping_norm)
@@ -376,7 +382,9 @@ class Unchecked:
     def __init__(self, name: str, network: nn.Module, physical: int, *options: Any) -> None:
         self.network = network
 
-    def clipped_sum(self, images: Tensor, labels: Tensor, clipping_norm: float) -> ClippedSum:
+    def clipped_sum(
+        self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
+    ) -> ClippedSum:
         parameters = dict(self.network.named_parameters())
         total = {name: torch.zeros_like(p) for name, p in parameters.items()}
         losses = binary_cross_entropy_with_logits(
@@ -431,7 +439,9 @@ class Sees(nn.Sequential):
         return super().forward(images)  # type: ignore[no-any-return]
 
 
-def by_own_statistics(images: NDArray[np.uint8], channels: int, device: torch.device) -> Tensor:
+def by_own_statistics(
+    images: NDArray[np.uint8], channels: int, device: torch.device, dimensions: int = 2
+) -> Tensor:
     """Mean and spread of the hospital's own images."""
     tensor = torch.from_numpy(np.asarray(images)).float()
     return ((tensor - tensor.mean()) / tensor.std()).unsqueeze(1)

@@ -18,6 +18,7 @@ from fedmed.federation.messages import Reply
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import UpdatePlan
+from server.optimizers import ServerOptimizer
 from server.strategies import Averaging, BudgetSpent, CentralGaussian, FederationStrategy, LocalOnly
 
 MEMBERS = {2: "hospital-1", 3: "hospital-2", 4: "hospital-3"}
@@ -155,6 +156,51 @@ def test_central_noise_and_divisor_do_not_depend_on_who_replied_or_on_sizes(
     goes_red(check, NoiseByShare)  # pitfall 2
     if who is not NAMES:
         goes_red(check, DividesByReplies)
+
+
+class NoisesTheStep(CentralGaussian):
+    """Broken: the optimiser sees the hospitals' own sum, and noise of that scale comes after it."""
+
+    def _add(self, update: dict[str, Tensor], divisor: float) -> None:
+        super()._add(self.clean, divisor)
+        self.parameters = {
+            n: v + (update[n] - self.clean[n]) / divisor for n, v in self.parameters.items()
+        }
+
+    clean = zeros()
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam"])
+def test_the_servers_optimiser_sees_the_noised_mean_and_nothing_else(
+    kind: str, tmp_path: Path
+) -> None:
+    """Its step is then post-processing: the same one from the release alone gives the model."""
+    keys = {"server-optimizer": kind}
+    released = central(tmp_path / "plain", update_plan("server"))
+    released.combine(1, quiet(NAMES))
+    expected = ServerOptimizer(train(**keys)).step(zeros(), released.parameters)
+
+    def check(strategy: type[CentralGaussian]) -> None:
+        plan = update_plan("server")
+        path = tmp_path / strategy.__name__ / "server.sqlite"
+        made = strategy(
+            train(**keys),
+            MEMBERS,
+            EMPTY,
+            0,
+            zeros(),
+            plan,
+            opened(path, plan),
+            NoiseSource(1),
+            run=RUN,
+        )
+        made.combine(1, quiet(NAMES))
+        assert torch.equal(made.parameters["w"], expected["w"])
+        assert float(expected["w"].std()) > 0
+
+    check(CentralGaussian)
+    if kind == "adam":
+        goes_red(check, NoisesTheStep)
 
 
 def test_weighting_by_size_is_refused_under_central_noise() -> None:

@@ -23,13 +23,18 @@ def load(data: Data) -> Cohort:
     """The cohort that ``data.source`` names, validated, with one 0/1 column ``label``.
 
     Of several labels ``data.target`` picks one; uncertain ones (-1) become what ``data.uncertain``
-    says. Raises :class:`UserError` naming the file, row or key and the remedy.
+    says, and under ``smooth`` a column ``soft`` holds what training aims at for them. Raises
+    :class:`UserError` naming the file, row or key and the remedy.
     """
     cohort = _SOURCES[data.source](data)
     table, where = _choose(cohort.table, data, cohort.name), cohort.name
     if "label" in table.columns:
-        table, ignored = _settle(table, data, where)
-        table = validate(table, where)[~ignored].reset_index(drop=True)
+        table, uncertain, ignored = _settle(table, data, where)
+        table = validate(table, where)
+        if data.uncertain == "smooth":
+            soft = pd.Series(data.uncertain_label, index=table.index, dtype="Float32")
+            table["soft"] = soft.mask(~uncertain)
+        table = table[~ignored].reset_index(drop=True)
     else:
         table = validate(table, where)  # says what is missing
     if table["label"].nunique() < 2:
@@ -59,8 +64,14 @@ def _choose(table: pd.DataFrame, data: Data, where: str) -> pd.DataFrame:
     return table.drop(columns=others).rename(columns={chosen: "label"})
 
 
-def _settle(table: pd.DataFrame, data: Data, where: str) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
-    """Uncertain labels made 0 or 1, and which rows to leave out (``ignore``: also empty labels)."""
+def _settle(
+    table: pd.DataFrame, data: Data, where: str
+) -> tuple[pd.DataFrame, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Uncertain labels made 0 or 1, which rows they are, and which to leave out.
+
+    Left out are, under ``ignore``, uncertain and empty labels. Under ``smooth`` the nearer of 0 and
+    1 stands for an uncertain label wherever patients are counted or dealt.
+    """
     values = table["label"].astype(object)
     uncertain = (pd.to_numeric(values, errors="coerce") == UNCERTAIN).to_numpy(dtype=bool)
     ignored = np.zeros(len(table), dtype=bool)
@@ -68,10 +79,11 @@ def _settle(table: pd.DataFrame, data: Data, where: str) -> tuple[pd.DataFrame, 
         if uncertain.any():
             raise UserError(
                 f"{where}, row {int(uncertain.argmax()) + 1}: the label is -1 (uncertain); set "
-                "data.uncertain to negative, positive or ignore"
+                "data.uncertain to negative, positive, ignore or smooth"
             )
-        return table, ignored
+        return table, uncertain, ignored
     if data.uncertain == "ignore":
         ignored = uncertain | values.isna().to_numpy(dtype=bool)
-    settled = values.mask(uncertain | ignored, 1 if data.uncertain == "positive" else 0)
-    return table.assign(label=settled), ignored
+    nearer = {"positive": 1, "smooth": int(data.uncertain_label >= 0.5)}.get(data.uncertain, 0)
+    settled = values.mask(uncertain | ignored, nearer)
+    return table.assign(label=settled), uncertain, ignored

@@ -1,4 +1,4 @@
-"""MedMNIST sets in 2D: an ``.npz`` file, or a set's name where the package may download it."""
+"""MedMNIST sets in 2D and 3D: an ``.npz`` file, or a name that the package may download."""
 
 import contextlib
 import io
@@ -26,11 +26,12 @@ def load(data: Data) -> Cohort:
     (empty where unknown), supplies them. A set of two classes is its own label; of several,
     ``data.target`` names one by number or name, against the rest. Raises :class:`UserError`.
     """
+    volumes = data.dimensions == 3 or data.slices > 0
     if re.fullmatch(r"[a-z]+mnist(3d)?", data.path) and not Path(data.path).exists():
-        path = _download(data.path, data.image_size)
+        path = _download(data.path, data.image_size, volumes)
     else:
         path = existing(data.path, "data.path")
-    images, labels = _read(path)
+    images, labels = _read(path, volumes)
     table = pd.concat(
         [
             pd.DataFrame(
@@ -49,10 +50,12 @@ def load(data: Data) -> Cohort:
     table["patient_id"] = pd.Series(pd.NA, index=table.index, dtype="string")
     if data.index:
         table["patient_id"] = _patients(table, values, existing(data.index, "data.index"))
-    return Cohort(path.name, table, ArrayStore(images))
+    return Cohort(path.name, table, ArrayStore(images, volumes=volumes))
 
 
-def _read(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
+def _read(
+    path: Path, volumes: bool
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int64]]]:
     images: dict[str, NDArray[np.uint8]] = {}
     labels: dict[str, NDArray[np.int64]] = {}
     try:
@@ -71,8 +74,18 @@ def _read(path: Path) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[n
     for split in SPLITS:
         image, label = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         flat = image.ndim == 3 or (image.ndim == 4 and image.shape[3] == 3)
-        if not flat or image.dtype != np.uint8:
-            raise UserError(f"{path}: {split}_images must be 2D images of uint8; use a 2D set")
+        if image.ndim not in (3, 4) or image.dtype != np.uint8:
+            raise UserError(f"{path}: {split}_images must be images of uint8; fetch it again")
+        if volumes and flat:
+            raise UserError(
+                f"{path}: {split}_images are 2D images; set data.dimensions = 2 and "
+                "data.slices = 0, or use a 3D set"
+            )
+        if not volumes and not flat:
+            raise UserError(
+                f"{path}: {split}_images are volumes; set data.dimensions = 3 (or data.slices), or "
+                "use a 2D set"
+            )
         if len(label) != len(image) or not np.issubdtype(label.dtype, np.integer):
             raise UserError(f"{path}: {split}_labels does not fit {split}_images; fetch it again")
         images[split], labels[split] = image, label.astype(np.int64)
@@ -137,8 +150,11 @@ def _patients(table: pd.DataFrame, values: NDArray[np.int64], path: Path) -> pd.
     return ids.astype("string")
 
 
-def _download(flag: str, image_size: int) -> Path:
+def _download(flag: str, image_size: int, volumes: bool) -> Path:
     """The set's file from its publisher, checked and kept: 28 pixels, or the next size above."""
+    if flag.endswith("3d") != volumes:
+        remedy = "data.dimensions = 2" if volumes else "data.dimensions = 3"
+        raise UserError(f"data.path = '{flag}': not of the dimensions asked for; set {remedy}")
     try:
         import medmnist
     except ImportError as error:
@@ -148,10 +164,11 @@ def _download(flag: str, image_size: int) -> Path:
         ) from error
 
     info = medmnist.INFO.get(flag)
-    if info is None or flag.endswith("3d"):
-        known = ", ".join(name for name in medmnist.INFO if not name.endswith("3d"))
-        raise UserError(f"data.path = '{flag}': no such 2D set; give an .npz or: {known}")
-    size = next((s for s in (28, 64, 128) if image_size <= max(s, 32)), 224)
+    if info is None:
+        known = ", ".join(name for name in medmnist.INFO if name.endswith("3d") == volumes)
+        raise UserError(f"data.path = '{flag}': no such set; give an .npz or: {known}")
+    sizes = (28, 64) if volumes else (28, 64, 128, 224)
+    size = next((s for s in sizes if image_size <= max(s, 32)), sizes[-1])
     folder = home() / "medmnist"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{flag}{'' if size == 28 else f'_{size}'}.npz"

@@ -2,11 +2,13 @@
 
 Nothing here comes from a patient, and every result on it is called synthetic. Age and sex change
 how common an opacity is and how faint it is, by the amounts in :data:`EFFECTS`: fairness metrics
-have something to find, and what they find can be checked.
+have something to find, and what they find can be checked. Where volumes are asked for, CT scans are
+drawn with a lesion in place of the opacity, under the same effects.
 """
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort
+from fedmed.data.sources import tomogram
 from fedmed.data.sources.radiograph import Film, draw
+from fedmed.data.sources.tomogram import Scan
+from fedmed.data.volume import Volume
 from fedmed.errors import UserError
 
 VERSION = 2
@@ -41,22 +46,25 @@ EFFECTS = Effects()
 
 
 class PhantomStore:
-    """Draws each image when it is read; ``phantom/000012`` is film 12."""
+    """Draws each image when it is read; ``phantom/000012`` is film (or scan) 12."""
 
-    def __init__(self, films: tuple[Film, ...], seed: int) -> None:
+    def __init__(self, films: tuple[Film | Scan, ...], seed: int) -> None:
         self.films = films
         self.seed = seed
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """Grey image, float32 in [0, 1], shape (128, 128)."""
-        return draw(self._film(name), self.seed)
+    def read(self, name: str) -> NDArray[np.float32] | Volume:
+        """Grey image, float32 in [0, 1], shape (128, 128), or a volume in HU."""
+        film = self._film(name)
+        if isinstance(film, Scan):
+            return tomogram.draw(film, self.seed, name)
+        return draw(film, self.seed)
 
     def digest(self, name: str) -> str:
         """Hash of the phantom's version, the seed and everything the image is drawn from."""
         drawn_from = f"{VERSION}|{self.seed}|{self._film(name)!r}"
         return hashlib.sha256(drawn_from.encode()).hexdigest()
 
-    def _film(self, name: str) -> Film:
+    def _film(self, name: str) -> Film | Scan:
         number = name.removeprefix("phantom/")
         if not number.isdecimal() or int(number) >= len(self.films):
             raise UserError(f"no image '{name}' in the phantom of {len(self.films)} films")
@@ -75,9 +83,11 @@ def load(data: Data) -> Cohort:
             "lower the first or raise the second"
         )
     patients = _patients(data, np.random.default_rng([data.seed, 0]))
-    table, films = _films(patients, np.random.default_rng([data.seed, 4]))
+    volumes = data.dimensions == 3 or data.slices > 0
+    table, films = _films(patients, np.random.default_rng([data.seed, 4]), volumes)
     store = PhantomStore(films, data.seed)
-    notes = ("synthetic radiographs: no patient is behind them",)
+    kind = "CT scans" if volumes else "radiographs"
+    notes = (f"synthetic {kind}: no patient is behind them",)
     return Cohort("phantom (synthetic)", table, store, synthetic=True, notes=notes)
 
 
@@ -104,9 +114,9 @@ def _patients(data: Data, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _films(
-    patients: pd.DataFrame, rng: np.random.Generator
-) -> tuple[pd.DataFrame, tuple[Film, ...]]:
-    """One row per film, and what each is drawn from."""
+    patients: pd.DataFrame, rng: np.random.Generator, volumes: bool
+) -> tuple[pd.DataFrame, tuple[Film | Scan, ...]]:
+    """One row per film (or scan), and what each is drawn from."""
     truth = EFFECTS
     table = patients.loc[patients.index.repeat(patients["films"])].reset_index(names="patient")
     count = len(table)
@@ -117,27 +127,30 @@ def _films(
     spread = np.exp(truth.contrast_spread * rng.standard_normal(count))
     contrast = truth.contrast * faint * np.where(female, truth.contrast_in_women, 1) * spread
     contrast = np.where(ill, contrast, 0)
-    films = tuple(
-        Film(
-            patient=int(table["patient"].iloc[row]),
-            film=row,
-            site=int(table["site"].iloc[row]),
-            female=bool(female[row]),
-            age=float(age[row]),
-            anteroposterior=bool(ap[row]),
-            contrast=float(contrast[row]),
-        )
-        for row in range(count)
-    )
+    films: list[Film | Scan] = []
+    for row in range(count):
+        shared: dict[str, Any] = {
+            "patient": int(table["patient"].iloc[row]),
+            "site": int(table["site"].iloc[row]),
+            "female": bool(female[row]),
+            "age": float(age[row]),
+            "contrast": float(contrast[row]),
+        }
+        if volumes:
+            films.append(Scan(scan=row, **shared))
+        else:
+            films.append(Film(film=row, anteroposterior=bool(ap[row]), **shared))
     columns = {
         "image": [f"phantom/{row:06d}" for row in range(count)],
         "label": table["label"],
-        "finding": np.where(ill, "opacity", "no finding"),
+        "finding": np.where(ill, "lesion" if volumes else "opacity", "no finding"),
         "comorbidities": table["comorbidities"],
         "patient_id": [f"phantom-{patient:06d}" for patient in table["patient"]],
         "age": age,
         "sex": np.where(female, "F", "M"),
-        "view": np.where(ap, "AP", "PA"),
+        "view": np.where(ap, "AP", "PA"),  # of a film only
         "site": [f"hospital-{site + 1}" for site in table["site"]],
     }
-    return pd.DataFrame(columns), films
+    if volumes:
+        del columns["view"]
+    return pd.DataFrame(columns), tuple(films)

@@ -142,10 +142,10 @@ class ImagePlan(Common):
         released = [f"the noised images and the labels, {where}"]
         if scheme != "pooled":
             released.append(leaving(scheme))
-        claimed = self.step is not None
+        claimed, element = self.step is not None, self.mechanism.element
         return Words(
             unit="image" if claimed else "none",
-            neighbouring="replace the pixels of one image" if claimed else "none",
+            neighbouring=f"replace the {element}s of one image" if claimed else "none",
             trust="nobody" if claimed else holder(scheme),
             mechanism=f"{self.mechanism.words}, drawn once and stored",
             sampling="none: every image is noised once",
@@ -154,7 +154,7 @@ class ImagePlan(Common):
             if claimed
             else "none",
             not_covered=(
-                "labels: the mechanism noises pixels only",
+                f"labels: the mechanism noises {element}s only",
                 "noised copies of the same images at another scale or size, or under another "
                 "name: their epsilons add up",
             ),

@@ -52,44 +52,19 @@ def resnet18_3d() -> nn.Module:
     return network
 
 
-class Residual(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.inner(x)
-
-
-def resnet9() -> nn.Module:
-    """ResNet-9 with GroupNorm, a quarter as wide."""
-
-    def block(into: int, out: int, pool: bool = False) -> nn.Module:
-        layers = [
-            nn.Conv2d(into, out, 3, padding=1, bias=False),
-            group_norm(out),
-            nn.ReLU(inplace=True),
-        ]
-        return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
-
-    return nn.Sequential(
-        block(1, 16),
-        block(16, 32, True),
-        Residual(nn.Sequential(block(32, 32), block(32, 32))),
-        block(32, 64, True),
-        block(64, 64, True),
-        Residual(nn.Sequential(block(64, 64), block(64, 64))),
-        nn.AdaptiveMaxPool2d(1),
-        nn.Flatten(),
-        nn.Linear(64, 1),
-    )
+def standardised(dimensions: int) -> nn.Module:
+    """Weights as the convolutions use them are made in every pass, not kept."""
+    model = Model(name="resnet9", activation="mish", weight_standardisation=True)
+    return build(model, 16, 0, dimensions)
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18-2d": (lambda: build(Model(), 32, 0), (1, 32, 32)),
     "resnet18-2d-imagenet-stem": (lambda: build(Model(stem="imagenet"), 32, 0), (1, 32, 32)),
     "resnet18-3d": (resnet18_3d, (3, 4, 16, 16)),
-    "resnet9": (resnet9, (1, 16, 16)),
+    "resnet9": (lambda: build(Model(name="resnet9", activation="mish"), 16, 0), (1, 16, 16)),
+    "resnet9-standardised": (lambda: standardised(2), (1, 20, 20)),
+    "resnet9-3d-standardised": (lambda: standardised(3), (1, 12, 12, 12)),
 }
 
 

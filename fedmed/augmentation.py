@@ -1,0 +1,54 @@
+"""Random views of a batch of images or volumes."""
+
+import random
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+SHIFT = 1 / 8  # of the side: the largest move, as 4 pixels of 32 (He et al. 2016)
+
+
+def augment(images: Tensor, kind: str, views: int, generator: torch.Generator) -> Tensor:
+    """``views`` random views of each of ``images`` (n, channels, *sides), in consecutive rows.
+
+    ``kind`` names what is done, joined by "-": "flip" mirrors the last axis of every second image,
+    "shift" moves by up to an eighth of each side and repeats the border. "none" repeats the images.
+
+    Every row has draws of its own. For DP-SGD they must come from a secret generator: were they
+    known and tied to the place in the batch, a patient's absence would change the others' views.
+    """
+    result = images.repeat_interleave(views, dim=0) if views > 1 else images
+    if kind == "none" or not len(result):
+        return result
+    if "flip" in kind:
+        chosen = torch.rand(len(result), generator=generator, device=generator.device) < 0.5
+        mask = chosen.to(result.device).view(-1, *[1] * (result.dim() - 1))
+        result = torch.where(mask, result.flip(-1), result)
+    if "shift" in kind:
+        result = _shifted(result, generator)
+    return result
+
+
+def seeded(seed: int, context: tuple[str | int, ...]) -> torch.Generator:
+    """A generator of the experiment's seed and ``context``, for training that is not private."""
+    words = ":".join(str(part) for part in ("augmentation", seed, *context))
+    return torch.Generator().manual_seed(random.Random(words).getrandbits(63))
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    sides = images.shape[2:]
+    reach = [max(1, int(side * SHIFT)) for side in sides]
+    widths = [width for width in reversed(reach) for _ in range(2)]  # last axis first
+    result = pad(images, widths, mode="replicate")
+    for axis, (side, width) in enumerate(zip(sides, reach, strict=True), start=2):
+        draws = torch.randint(
+            2 * width + 1, (len(images), 1), generator=generator, device=generator.device
+        )
+        taken = draws.to(images.device) + torch.arange(side, device=images.device)
+        shape = [1] * result.dim()
+        shape[0], shape[axis] = len(images), side
+        wanted = list(result.shape)
+        wanted[axis] = side
+        result = result.gather(axis, taken.view(shape).expand(wanted))
+    return result

@@ -1,0 +1,120 @@
+"""From the ``[model]`` table to a network."""
+
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from fedmed.errors import UserError
+from fedmed.models.features import ResidualBody, SqueezeBody, seeded_head
+from fedmed.models.resnet import Stem, resnet
+
+if TYPE_CHECKING:  # the networks themselves need torch and torchvision alone
+    from fedmed.config import Model
+
+SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
+
+
+def build(
+    model: "Model",
+    image_size: int,
+    seed: int,
+    dimensions: Literal[2, 3] = 2,
+    in_channels: int | None = None,
+) -> nn.Module:
+    """The classifier that ``model`` describes, initialised from ``seed``; one logit per image.
+
+    Input (batch, channels, image_size, image_size), for volumes one ``image_size`` more, float32;
+    output (batch, 1). ``in_channels`` is ``model.channels`` unless given. With pretrained weights
+    the first convolution is averaged over its input channels and the last layer is new. What
+    ``model.trains`` leaves out needs no gradient. Raises :class:`fedmed.errors.UserError` for
+    weights that do not fit, and for images that the architecture does not take.
+    """
+    channels = in_channels or model.channels
+    body = model.features if model.name == "probe" else model.name
+    if body == "squeezenet1_1":
+        network = _squeezenet(channels, dimensions)
+    else:
+        network = _residual(model, body, image_size, seed, channels, dimensions)
+    if model.weights != "none":
+        from fedmed.models.pretrained import load_weights
+
+        load_weights(network, model.weights, body)
+    if model.name in ("probe", "squeezenet1_1"):
+        if body != "squeezenet1_1":
+            network = ResidualBody(network)
+        network = seeded_head(
+            seed,
+            network,
+            pooling=model.pooling,
+            feature_size=model.feature_size,
+            standard=model.standardise,
+            components=model.components,
+            hidden=model.hidden,
+        )
+    _freeze(network, model, body)
+    return network
+
+
+def _squeezenet(channels: int, dimensions: int) -> nn.Module:
+    if dimensions == 3 or channels not in (1, 3):
+        raise UserError(
+            "model: SqueezeNet takes flat images of 1 or 3 channels; use 'resnet18' for others"
+        )
+    return SqueezeBody()
+
+
+def _residual(
+    model: "Model",
+    name: str,
+    image_size: int,
+    seed: int,
+    channels: int,
+    dimensions: Literal[2, 3],
+) -> nn.Module:
+    if dimensions == 3 and model.norm == "frozen-batch":
+        raise UserError(
+            "model.norm: 'frozen-batch' has statistics of flat images, the data are volumes; "
+            "use 'group'"
+        )
+    return resnet(
+        "resnet9" if name == "resnet9" else "resnet18",
+        seed,
+        stem=stem_of(model, image_size),
+        channels=channels,
+        norm=model.norm,
+        activation=model.activation,
+        standardised=model.weight_standardisation,
+        dimensions=dimensions,
+    )
+
+
+_LAST = {"resnet18": "layer4.1.", "resnet9": "layer4.0.", "squeezenet1_1": "body.features.12."}
+
+
+def _freeze(network: nn.Module, model: "Model", body: str) -> None:
+    """Only the parameters of ``model.trains`` keep their gradients; of a probe, the head's."""
+    trains = "head" if model.name == "probe" else model.trains
+    if trains == "all":
+        return
+    kept = ("fc.",) if trains == "head" else ("fc.", _LAST[body])
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(kept))
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that training changes, by name: the only thing hospitals and server exchange."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def without_weights(model: "Model", image_size: int) -> "Model":
+    """The same architecture to be filled from elsewhere: no weights are looked up."""
+    return model.model_copy(update={"weights": "none", "stem": stem_of(model, image_size)})
+
+
+def stem_of(model: "Model", image_size: int) -> Stem:
+    """The stem that "auto" stands for."""
+    if model.stem != "auto":
+        return model.stem
+    if model.weights != "none":
+        return "imagenet"  # the pretrained first convolution is 7x7
+    return "small" if image_size < SMALL_IMAGE else "imagenet"

@@ -1,0 +1,41 @@
+"""Paths in an experiment's file, made absolute."""
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+NAMED_WEIGHTS = ("none", "imagenet", "pretrain")
+
+
+def resolve_all(nested: dict[str, Any], folder: Path, changed: Container[str]) -> None:
+    """Make the paths of nested settings absolute, in place.
+
+    They are taken from ``folder``, the experiment's; those of the keys in ``changed`` come from
+    the command line, and are taken from the present folder.
+    """
+    for section, keys in (("data", ("path", "images", "index")), ("run", ("ledgers", "policies"))):
+        table = nested.get(section, {})
+        for key in keys:
+            if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+                given = table[key], folder, f"{section}.{key}" in changed
+                table[key] = _resolve(*given) if section == "data" else _placed(*given)
+    model = nested.get("model", {})
+    weights = model.get("weights") if isinstance(model, dict) else None
+    if isinstance(weights, str) and weights not in NAMED_WEIGHTS:
+        model["weights"] = _resolve(weights, folder, "model.weights" in changed)
+
+
+def _placed(given: str, folder: Path, from_command_line: bool) -> str:
+    base = Path.cwd() if from_command_line else folder
+    return str((base / Path(given).expanduser()).resolve())
+
+
+def _resolve(given: str, folder: Path, from_command_line: bool) -> str:
+    candidate = Path(given).expanduser()
+    if candidate.is_absolute():
+        return str(candidate)
+    local = (Path.cwd() if from_command_line else folder) / candidate
+    # A bare name (a MedMNIST set, say) that is no file stays a name.
+    if not given or (not local.exists() and len(candidate.parts) == 1 and not candidate.suffix):
+        return given
+    return str(local.resolve())
