@@ -63,6 +63,11 @@ def load_network(data: Data) -> Network:
     patients = given.table.get("patient_id")
     unknown = len(given) if patients is None else int(patients.isna().sum())
     cohort = assign_splits(given, data)
+    if data.unknown_patients == "leave-out" and patients is not None:
+        kept = given.table.reset_index(drop=True)["patient_id"].notna()
+        kept |= cohort.table["split"] == "test"
+        cohort = cohort.with_table(cohort.table[kept.to_numpy()].reset_index(drop=True))
+        unknown = 0  # of those that train or validate, whose patients are to be protected
     network = Network(cohort, assign_hospitals(cohort.table, data), unknown)
     if POOLED in network.names:
         raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
