@@ -95,7 +95,7 @@ def test_it_pretrains_once_and_arms_start_from_it(tmp_path: Path) -> None:
     stated = json.loads((out / "dp-sgd" / "seed-0" / "privacy.json").read_text())
     check_statement(stated)
     assert stated["weights"]["name"] == "pretrain/model.safetensors"
-    assert stated["weights"]["cohort"] == "phantom"
+    assert stated["weights"]["cohort"] == "phantom (synthetic)"
     assert stated["weights"]["arm"] == "none"
     assert "declared: a phantom, nobody's" in stated["public_data"]
     assert stated["noise_to_signal"] < 40  # 513 numbers are noised, not 4.9 million
