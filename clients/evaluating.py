@@ -17,6 +17,7 @@ from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.evaluation.groups import UNKNOWN, age_band
 from fedmed.evaluation.histograms import EVERYBODY, Spec, chosen, clustering, count
+from fedmed.features import featured
 from fedmed.federation import messages
 from fedmed.federation.messages import Histograms
 from fedmed.privacy.evaluating import (
@@ -123,8 +124,11 @@ def _counts(hospital: Hospital, arrays: dict[str, Tensor], shard: Shard, spec: S
     table = shard.table
     try:
         with timing.measured("evaluation"):
+            settings = hospital.settings
+            channels, dimensions = settings.model.channels, settings.data.dimensions
             model = hospital.model_with(arrays)
-            scores = predict(model, shard.images, hospital.settings.model.channels)
+            given = featured(model, shard, channels, settings.train.augment, dimensions)
+            scores = predict(model, given.images, channels, dimensions=dimensions)
         return count(
             spec,
             splits=table["split"],

@@ -95,7 +95,7 @@ class Data(Section):
     split: Literal["given", "given-test", "patient"] = "given"
     validation_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     test_fraction: Annotated[float, Field(gt=0, lt=0.8)] = 0.25
-    unknown_patients: Literal["refuse", "separate"] = "refuse"
+    unknown_patients: Literal["refuse", "separate", "leave-out"] = "refuse"
     seed: Seed = 0  # fixes the phantom, the split and the hospitals; not the training
 
 

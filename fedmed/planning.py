@@ -46,8 +46,8 @@ def make_member_plan(settings: Settings, member: str, policy: Policy | None = No
     if network.unknown_patients and privacy.arm == "dp-sgd" and privacy.unit == "patient":
         raise UserError(
             f"privacy.unit = 'patient': {network.unknown_patients} images of {network.cohort.name} "
-            "have no patient, so none can be protected; supply patient_id (data.index), or set "
-            "privacy.unit = 'image'"
+            "have no patient, so none can be protected; supply patient_id (data.index), set "
+            "data.unknown-patients = 'leave-out', or privacy.unit = 'image'"
         )
     if policy is None:
         policy = load_policy(settings.run.policies, member)

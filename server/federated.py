@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedmed.config import Data, Settings
-from fedmed.data.decode import to_square
+from fedmed.data.form import Form
 from fedmed.data.sources import phantom
 from fedmed.errors import RunError
 from fedmed.evaluation.histograms import Spec, around, equal_width, located
@@ -103,14 +103,16 @@ def public_scores(settings: Settings, owners: Mapping[str, Arrays]) -> NDArray[n
     Only where to put edges: they need not look like the hospitals' images. Edges that fit badly
     cost resolution, which the binning bound shows, and never privacy.
     """
-    cohort = phantom.load(_PUBLIC)
-    size = settings.data.image_size
-    images = np.stack([to_square(cohort.images.read(n), size) for n in cohort.table["image"]])
+    data = settings.data
+    form = Form.of(data)
+    drawn = _PUBLIC.model_copy(update={"dimensions": data.dimensions, "slices": data.slices})
+    cohort = phantom.load(drawn)
+    images = np.stack([form.make(cohort.images.read(n), n) for n in cohort.table["image"]])
     model = initial_model(settings).to(pick_device(settings.run.device))
     found = []
     for arrays in owners.values():
         messages.install(model, arrays)
-        found.append(predict(model, images, settings.model.channels))
+        found.append(predict(model, images, settings.model.channels, dimensions=data.dimensions))
     return np.concatenate(found)
 
 

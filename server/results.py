@@ -22,7 +22,7 @@ from fedmed.privacy.plans import Plan
 from fedmed.privacy.statement import Spend, statement
 from fedmed.run_directory import RunDirectory, save_arrays
 from server import federated
-from server.evaluation import Evaluator
+from server.evaluation import Evaluator, initial_model
 from server.federated import Collected
 from server.strategies import Arrays
 
@@ -77,7 +77,8 @@ def write_results(
         evaluation=None if collected is None else _released(settings, directory, collected),
     )
     files.write_json(path / "privacy.json", privacy)
-    frozen = messages.frozen_of(evaluator.model)
+    model = initial_model(settings) if evaluator is None else evaluator.model
+    frozen = messages.frozen_of(model)
     save_arrays(path / "model.safetensors", {**_arrays(outcome.owners), **frozen})
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
     # Hospitals in other processes never tell their times, and an earlier session's are gone.

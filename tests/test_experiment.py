@@ -353,10 +353,12 @@ def test_a_hospital_that_raises_is_a_code_in_the_history(
 ) -> None:
     original = clients.hospital.train_plain
 
-    def fail(model: Any, shard: Any, settings: Settings, context: tuple[Any, ...]) -> Any:
+    def fail(
+        model: Any, shard: Any, settings: Settings, context: tuple[Any, ...], number: int
+    ) -> Any:
         if context == ("hospital-2", 2):
             raise RuntimeError("patient 4711 has a scar")
-        return original(model, shard, settings, context)
+        return original(model, shard, settings, context, number)
 
     monkeypatch.setattr(clients.hospital, "train_plain", fail)
     out = tmp_path / "out"

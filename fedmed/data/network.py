@@ -74,6 +74,11 @@ def load_network(data: Data) -> Network:
     cohort = assign_splits(given, data)
     split = given.table.get("split", pd.Series(dtype="string"))
     fixed = data.split == "given" and {"val", "test"} <= set(split.dropna())
+    if data.unknown_patients == "leave-out" and patients is not None:
+        kept = given.table.reset_index(drop=True)["patient_id"].notna()
+        kept |= cohort.table["split"] == "test"
+        cohort = cohort.with_table(cohort.table[kept.to_numpy()].reset_index(drop=True))
+        unknown = 0  # of those that train or validate, whose patients are to be protected
     network = Network(cohort, assign_hospitals(cohort.table, data), unknown, fixed)
     if POOLED in network.names:
         raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
@@ -101,7 +106,7 @@ def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
 @functools.lru_cache(maxsize=128)
 def evaluation_shard(data: Data, hospital: str) -> Shard:
     """The validation and test images of one member, kept open by the process that asked."""
-    return load_shard(load_network(data).evaluation(hospital), data.image_size)
+    return load_shard(load_network(data).evaluation(hospital), Form.of(data))
 
 
 @functools.lru_cache(maxsize=2)

@@ -20,7 +20,8 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
     label and spread over the sites, from ``data.seed``; ``data.test-fraction`` and
     ``data.validation-fraction`` are shares of the patients that are drawn from. Under
     ``data.unknown-patients = "separate"`` an image without a patient becomes a patient of its own,
-    named ``unknown-<row>``: a guarantee per patient is then one per image for these.
+    named ``unknown-<row>``: a guarantee per patient is then one per image for these. So it does
+    under "leave-out", where :func:`fedmed.data.network.load_network` keeps only those of the test.
 
     Uncertain labels (a value in ``soft``) are for training alone: such images are left out of
     validation and test, and a patient who has no other is drawn for training.
@@ -72,7 +73,7 @@ def known_patients(table: pd.DataFrame, data: Data, where: str) -> pd.Series:
         raise UserError(
             f"{where}: {int(unknown.sum())} of {len(table)} images have no patient_id; supply them "
             '(medmnist: data.index) or set data.unknown-patients = "separate" to take each image '
-            "for a patient of its own"
+            'for a patient of its own, or "leave-out"'
         )
     own = "unknown-" + pd.Series(np.arange(1, len(table) + 1), index=table.index).astype("string")
     while own[unknown].isin(patients[~unknown]).any():

@@ -11,6 +11,7 @@ from fedmed.models.resnet import Stem, resnet
 if TYPE_CHECKING:  # the networks themselves need torch and torchvision alone
     from fedmed.config import Model
 
+SMALLEST = 17  # pixels; SqueezeNet halves four times
 SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
 
 
@@ -32,7 +33,7 @@ def build(
     channels = in_channels or model.channels
     body = model.features if model.name == "probe" else model.name
     if body == "squeezenet1_1":
-        network = _squeezenet(channels, dimensions)
+        network = _squeezenet(channels, dimensions, model.feature_size or image_size)
     else:
         network = _residual(model, body, image_size, seed, channels, dimensions)
     if model.weights != "none":
@@ -55,7 +56,12 @@ def build(
     return network
 
 
-def _squeezenet(channels: int, dimensions: int) -> nn.Module:
+def _squeezenet(channels: int, dimensions: int, size: int) -> nn.Module:
+    if size < SMALLEST:
+        raise UserError(
+            f"model: SqueezeNet needs images of at least {SMALLEST} pixels, they have {size}; set "
+            "model.feature-size"
+        )
     if dimensions == 3 or channels not in (1, 3):
         raise UserError(
             "model: SqueezeNet takes flat images of 1 or 3 channels; use 'resnet18' for others"

@@ -89,6 +89,28 @@ def test_images_of_unknown_patients_are_counted(monkeypatch: pytest.MonkeyPatch)
     load_network.cache_clear()
 
 
+def test_images_of_unknown_patients_are_left_out_of_training_and_validation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"x/{row}" for row in range(6)]
+    splits = ["train", "train", "val", "val", "test", "test"]
+    patients = ["a", None, "b", None, "c", None]
+    table = pd.DataFrame({"image": names, "label": [0, 1] * 3, "split": splits})
+    table["patient_id"] = pd.Series(patients, dtype="string")
+    data = of_table(table, ["hospital-1"] * 6, monkeypatch)
+    monkeypatch.setattr(module, "assign_splits", lambda cohort, data: cohort)
+
+    def check(data: Data) -> None:
+        load_network.cache_clear()
+        network = load_network(data)
+        assert list(network.cohort.table["image"]) == ["x/0", "x/2", "x/4", "x/5"]
+        assert network.unknown_patients == 0  # so that a guarantee per patient can be given
+
+    check(data.model_copy(update={"unknown_patients": "leave-out"}))
+    goes_red(check, data.model_copy(update={"unknown_patients": "separate"}))
+    load_network.cache_clear()
+
+
 def of_table(table: pd.DataFrame, hospital: list[str], monkeypatch: pytest.MonkeyPatch) -> Data:
     pixels = np.zeros((len(table), 8, 8), dtype=np.uint8)
     cohort = Cohort("made", validate(table, "made"), ArrayStore({"x": pixels}))

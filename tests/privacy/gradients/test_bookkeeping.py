@@ -63,6 +63,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "resnet18-2d-imagenet-stem": (lambda: build(Model(stem="imagenet"), 32, 0), (1, 32, 32)),
     "resnet18-3d": (resnet18_3d, (3, 4, 16, 16)),
     "resnet9": (lambda: build(Model(name="resnet9", activation="mish"), 16, 0), (1, 16, 16)),
+    "squeezenet": (lambda: build(Model(name="squeezenet1_1", hidden=4), 32, 0), (1, 32, 32)),
     "resnet9-standardised": (lambda: standardised(2), (1, 20, 20)),
     "resnet9-3d-standardised": (lambda: standardised(3), (1, 12, 12, 12)),
 }
