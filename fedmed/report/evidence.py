@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedmed.report.reading import Json, Number, json_object, number, rows, table, texts
+from fedmed.report.reading import Json, Number, json_object, number, pair, rows, table, texts
 
 FILE: Final = "comparison.json"
 _PREDICTIONS: Final = "predictions.parquet"
@@ -131,9 +131,17 @@ def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evide
 
 def estimate(value: Json) -> Estimate:
     """An estimate as the file writes it."""
-    keys = ("value", "low", "high", "both_low", "both_high", "training_sd")
-    seeds = number(value.get("seeds"))
-    return Estimate(**{key: number(value.get(key)) for key in keys}, seeds=int(seeds or 0))
+    low, high = pair([value.get("low"), value.get("high")])
+    both_low, both_high = pair([value.get("both_low"), value.get("both_high")])
+    return Estimate(
+        value=number(value.get("value")),
+        low=low,
+        high=high,
+        both_low=both_low,
+        both_high=both_high,
+        training_sd=number(value.get("training_sd")),
+        seeds=int(number(value.get("seeds")) or 0),
+    )
 
 
 def _evidence(found: Json, compared: list[str]) -> Evidence:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fedmed.errors import UserError
 from fedmed.files import write_text
-from fedmed.report import evidence
+from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, pair, table, texts
 
 MEGABYTE: Final = 1e6
@@ -71,13 +71,7 @@ def load(directory: Path) -> Comparison:
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     problems: list[str] = []
     about = json_object(directory / "experiment.json", directory, problems)
-    asked = {(str(arm), int(seed)) for arm, seed in about.get("runs") or []}
-    planned = [
-        (str(arm), int(seed))
-        for arm in about.get("arms") or []
-        for seed in about.get("seeds") or [0]
-        if not asked or (str(arm), int(seed)) in asked
-    ]
+    planned = checking.planned(about)
     found = _found(directory)
     if not planned and not found:
         raise UserError(f"{directory} holds no run; give the folder that fedmed run wrote")
@@ -179,7 +173,11 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
     folder = directory / arm / f"seed-{seed}"
     result = json_object(folder / "result.json", directory, problems)
     config = json_object(folder / "config.json", directory, problems)
-    privacy = json_object(folder / "privacy.json", directory, problems)
+    wrong: list[str] = []
+    privacy = checking.statement(json_object(folder / "privacy.json", directory, problems), wrong)
+    if wrong:
+        names = ", ".join(dict.fromkeys(wrong))
+        problems.append(f"{arm}/seed-{seed}/privacy.json: {names} cannot be read and is left out")
     if result:
         absent = [
             name

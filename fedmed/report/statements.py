@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -38,9 +37,9 @@ _ALWAYS: Final = ("epsilon", "delta")
 def statement(arm: Arm) -> dict[str, Any]:
     """What an arm guarantees, to whom, and what it does not cover."""
     told = arm.statement
+    steps = [(run.privacy.get("steps_taken"), run.privacy.get("steps_planned")) for run in arm.runs]
     overrun = any(
-        run.privacy.get("steps_taken", 0) > run.privacy.get("steps_planned", math.inf)
-        for run in arm.runs
+        taken > planned for taken, planned in steps if taken is not None and planned is not None
     )
     return {
         "arm": arm,

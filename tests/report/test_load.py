@@ -1,12 +1,15 @@
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from fedmed.errors import UserError
-from fedmed.report import summary_table, write_summary
+from fedmed.report import build, summary_table, write_summary
 from fedmed.report.arms import reference, summarise
 from fedmed.report.load import load
 
@@ -110,3 +113,73 @@ def test_without_experiment_json_the_folders_tell_the_arms(
     found = load(tmp_path)
     assert [(run.arm, run.seed) for run in found.runs] == [("none", 2), ("none", 10)]
     assert any(problem.startswith("experiment.json is absent") for problem in found.problems)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value inside a JSON value."""
+    if path:
+        yield path
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*path, key))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_value_of_any_kind_in_any_place_still_makes_a_page(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    """Thirty values drawn with a fixed seed, so that it fails always or never."""
+    for arm in ("none", "dp-sgd"):
+        make_runs.write_arm(tmp_path, arm, 0)
+    make_runs.write_about(tmp_path, ["none", "dp-sgd"], [0])
+    make_runs.write_comparison(tmp_path)
+    files = sorted(tmp_path.rglob("*.json"))
+    draw = random.Random(5)
+    for _ in range(30):
+        path = draw.choice(files)
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        depth = draw.choice([1, 2, 3, 9])
+        way = draw.choice([place for place in places(value) if len(place) <= depth])
+        inner = value
+        for key in way[:-1]:
+            inner = inner[key]
+        inner[way[-1]] = draw.choice([None, "x", 3, -1.5, True, [], {}, [1], {"a": 1}])
+        path.write_text(json.dumps(value), encoding="utf-8")
+        assert build(tmp_path).stat().st_size > 10_000, (path, way)
+        path.write_text(text, encoding="utf-8")
+
+
+def test_what_a_statement_says_wrongly_is_no_claim(make_runs: ModuleType, tmp_path: Path) -> None:
+    make_runs.write_arm(tmp_path, "dp-sgd", 0)
+    path = tmp_path / "dp-sgd/seed-0/privacy.json"
+    given = json.loads(path.read_text())
+    given |= {"epsilon": "8", "released": "everything", "total": [{"unit": "patient"}]}
+    path.write_text(json.dumps(given))
+    found = load(tmp_path)
+    assert "epsilon" not in found.runs[0].privacy
+    assert found.runs[0].privacy["total"] == []
+    assert len(found.problems) == 1
+    for key in ("epsilon", "released", "total"):
+        assert key in found.problems[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("source", ["histograms", None])
+def test_older_results_and_results_from_histograms_make_a_page(
+    make_runs: ModuleType, tmp_path: Path, source: str | None
+) -> None:
+    metrics = make_runs.evaluate(make_runs.table(2.0, 0))  # as version 0.2.0 wrote them
+    if source:
+        metrics |= {"source": source, "accuracy": None, "threshold": None}
+    old = ("n", "group", "positives", "negatives", "auroc", "fnr", "note")
+    metrics["groups"] = {
+        name: [{key: row[key] for key in old} for row in rows]
+        for name, rows in metrics["groups"].items()
+    }
+    make_runs.write_arm(tmp_path, "none", 0, metrics=metrics)
+    make_runs.write_about(tmp_path, ["none"], [0])
+    page = build(tmp_path).read_text(encoding="utf-8")
+    assert ("histograms of scores that the hospitals sent" in page) is (source is not None)
+    assert f"{metrics['auroc']:.3f}" in page
+    assert "detectable gap 0" not in page
