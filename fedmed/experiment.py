@@ -11,7 +11,7 @@ import numpy as np
 
 from fedmed import config, files
 from fedmed.config import ARMS, Scalar, Settings
-from fedmed.data.network import held_out_shard, load_network
+from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.errors import UserError
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
@@ -317,6 +317,9 @@ def check(experiment: Experiment) -> None:
         held_out_shard(experiment.base.data)
     for settings in experiment.arms.values():
         make_plans(settings)
+        if settings.evaluation.where != "server":
+            for member in member_names(settings):
+                evaluation_shard(settings.data, member)
 
 
 def _open(experiment: Experiment, out: Path) -> None:
