@@ -291,7 +291,7 @@ class Settings(Section):
         _check_volumes(data, self.model)
         _check_model(self.model, train)
         _check_privacy(self.privacy, data)
-        _check_evaluation(self.evaluation, self.privacy, train)
+        _check_evaluation(self.evaluation, self.privacy, train, self.model)
         _check_names("run.trackers", self.run.tracked_by, TRACKERS)
         return self
 
@@ -500,7 +500,7 @@ def _check_names(key: str, names: tuple[str, ...], known: tuple[str, ...]) -> No
             )
 
 
-def _check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train) -> None:
+def _check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, model: Model) -> None:
     _check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
     if evaluation.bins == 1:
         raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
@@ -510,6 +510,11 @@ def _check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train) ->
         raise ValueError(
             f"train.selection: '{train.selection}' needs a validation AUROC in every round, which "
             "hospitals do not give (evaluation.where = 'hospitals'); use 'last'"
+        )
+    if evaluation.where == "hospitals" and model.standardise == "validation":
+        raise ValueError(
+            "model.standardise: 'validation' needs the server's validation images, which "
+            "evaluation.where = 'hospitals' leaves it without; use 'layer'"
         )
     epsilon = evaluation.epsilon or privacy.epsilon
     if privacy.arm not in UNPROTECTED and not 1e-4 <= epsilon <= 1e4:

@@ -12,7 +12,7 @@ import numpy as np
 from fedmed import config, files, pretraining
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.form import central_slices
-from fedmed.data.network import held_out_shard, load_network
+from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
 from fedmed.paths import resolve_all
@@ -338,6 +338,9 @@ def check(experiment: Experiment) -> None:
         held_out_shard(experiment.base.data)
     for settings in experiment.arms.values():
         make_plans(settings)
+        if settings.evaluation.where != "server":
+            for member in member_names(settings):
+                evaluation_shard(settings.data, member)
 
 
 def _open(experiment: Experiment, out: Path) -> None:

@@ -122,7 +122,8 @@ def write_results(
 
 def _evaluated(settings: Settings, predictions: pd.DataFrame) -> dict[str, Any]:
     """Metrics of a table; evaluation.specificity and .resamples are those of its numbers."""
-    return evaluate(predictions)
+    given = settings.evaluation
+    return evaluate(predictions, resamples=given.resamples, specificity=given.specificity)
 
 
 def _released(

@@ -41,6 +41,7 @@ def evaluate(
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    specificity: float = SPECIFICITY,
     where: str = "predictions",
 ) -> dict[str, Any]:
     """Metrics of one run: discrimination and calibration on test rows, by group, and the gaps.
@@ -48,14 +49,16 @@ def evaluate(
     `predictions` is the table of :mod:`fedmed.evaluation.predictions`, or one from elsewhere as
     :mod:`fedmed.evaluation.foreign` accepts it. Thresholds come from validation rows only; without
     both classes there, numbers that need them are None and `threshold_rule` says why. Intervals
-    are bootstrap intervals over patients, 0 `resamples` gives none. With several targets the top
-    numbers are unweighted means over them and each has its own below `targets`. All values are
-    JSON-ready: None stands for "not defined", never NaN. Raises UserError for a bad table, which
-    `where` names.
+    are bootstrap intervals over patients, 0 `resamples` gives none; a second threshold reaches
+    `specificity` there. With several targets the top numbers are unweighted means over them and
+    each has its own below `targets`. All values are JSON-ready: None stands for "not defined",
+    never NaN. Raises UserError for a bad table, which `where` names.
     """
     table, notes = foreign.accept(predictions, where)
     parts = _targets(table)
-    thresholds = {target: choose(_split(part, "val")) for target, part in parts.items()}
+    thresholds = {
+        target: choose(_split(part, "val"), specificity) for target, part in parts.items()
+    }
     tests = {target: _split(part, "test") for target, part in parts.items()}
     measured = {}
     if not any(test.empty for test in tests.values()):
@@ -159,7 +162,7 @@ def _at_specificity(found: Panel, thresholds: Thresholds | None) -> Json | None:
         return None
     quantities = {name: found.quantity(f"{name}_at_specificity") for name in AT_SPECIFICITY}
     return {
-        "specificity_target": SPECIFICITY,
+        "specificity_target": thresholds.specificity,
         "threshold": thresholds.at_specificity,
         **{name: number(quantity) for name, quantity in quantities.items()},
         "intervals": {name: bounds(quantity) for name, quantity in quantities.items()},

@@ -5,6 +5,7 @@ mechanism and releases, unit and neighbours, (epsilon, delta) and what they mean
 accountant, sampling and steps, what is not covered, public data, and the source of randomness.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -166,7 +167,8 @@ def statement(
         released=[*words.released, *([evaluation.released] if evaluation else [])],
         epsilon=max(epsilons) if claim else None,
         delta=plan.delta if claim else None,
-        mu=risk.mu if risk and claim else None,
+        # Infinite where nothing but delta holds an attacker off.
+        mu=risk.mu if risk and claim and math.isfinite(risk.mu) else None,
         advantage=risk.advantage if risk and claim else None,
         tpr_at_fpr_001=risk.tpr_at_fpr_001 if risk and claim else None,
         epsilon_rdp=_largest(m.epsilon_rdp for m in members) if claim else None,

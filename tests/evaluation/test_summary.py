@@ -168,11 +168,13 @@ def test_every_number_of_the_whole_has_an_interval_that_holds_it() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_specificity_is_fixed_on_validation_rows() -> None:
+@pytest.mark.parametrize("specificity", [0.9, 0.75])
+def test_specificity_is_fixed_on_validation_rows(specificity: float) -> None:
     rows = table(n=2000)
-    found = evaluate(rows, resamples=50)["at_specificity"]
+    found = evaluate(rows, resamples=50, specificity=specificity)["at_specificity"]
     val = rows[(rows["split"] == "val") & (rows["label"] == 0)]["score"]
-    assert float((val < found["threshold"]).mean()) == pytest.approx(0.9, abs=0.02)
+    assert found["specificity_target"] == specificity
+    assert float((val < found["threshold"]).mean()) == pytest.approx(specificity, abs=0.02)
     test = rows[rows["split"] == "test"]
     at = rates(test["label"], test["score"], found["threshold"])
     assert found["sensitivity"] == pytest.approx(at.sensitivity)

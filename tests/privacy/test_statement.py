@@ -12,7 +12,7 @@ from fedmed.privacy import accounting
 from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace
 from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian, laplace
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan, StackedPlan
+from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan, StackedPlan, make_plan
 from fedmed.privacy.statement import Spend, check, schema, statement
 
 PLANS: dict[str, tuple[Plan, str, str]] = {
@@ -256,3 +256,15 @@ def test_refused_hospitals_are_named() -> None:
     stated = statement(settings, spends, "name", NoiseSource(), refused=["hospital-2"])
     assert stated["refused"] == ["hospital-2"]
     assert [h["hospital"] for h in stated["hospitals"]] == ["hospital-1"]
+
+
+def test_a_budget_so_large_that_mu_is_infinite_still_has_a_statement() -> None:
+    """Epsilon 50 at delta 1e-3 in one round: no bell curve of finite width covers it."""
+    settings = make(
+        train={"rounds": 1}, privacy={"arm": "local-update", "epsilon": 50.0, "delta": 1e-3}
+    )
+    plan = make_plan(settings, 60, "hospital-1")
+    stated = statement(settings, {"hospital-1": Spend(plan, 1)}, "name", NoiseSource())
+    check(json.loads(json.dumps(stated, allow_nan=False)))
+    assert stated["mu"] is None
+    assert stated["advantage"] > 0.99
