@@ -13,7 +13,7 @@ from fedmed.report.reading import Json
 from fedmed.report.words import fixed, short
 
 HEIGHT: Final = 270  # of a panel, in pixels
-_PLOT: Final = chart.WIDTH - 50  # pixels between the axes of a drawing, about
+_PLOT: Final = 215  # pixels between the axes of the narrowest panel; wider ones have more room
 _LETTER: Final = 6.6  # pixels of a letter, about
 _HALF: Final = 6.5  # half the height of a line of text, in pixels
 
@@ -43,7 +43,7 @@ def labels(
         taken.append((places[arm.name] - 7, places[arm.name] + 7, down(arm.auroc or 0.0), 6.0))
     for arm in sorted(points, key=lambda arm: -(arm.auroc or 0.0)):
         place, width = places[arm.name], _LETTER * len(short(arm.name))
-        side = "right" if place + 12 + width <= _PLOT else "left"
+        side = "right" if place + 12 + width <= _PLOT or place < _PLOT / 2 else "left"
         start = place + 11 if side == "right" else place - 11 - width
         height = _free(taken, start, start + width, down(arm.auroc or 0.0))
         texts[side].append(
