@@ -113,11 +113,14 @@ class Arm:
         """Mean over seeds of a number in the result."""
         return mean(dig(result, *path) for result in self.results)
 
-    def measure(self, metric: str) -> Estimate:
-        """A metric over all test images, with its interval."""
-        found = self.evidence.estimate(self.name, "metrics", metric) if self.evidence else None
+    def measure(self, *path: str) -> Estimate:
+        """A metric over all test images, with its interval; `path` ends with its name."""
+        *inside, metric = path
+        found = None
+        if self.evidence is not None and not inside:
+            found = self.evidence.estimate(self.name, "metrics", metric)
         return found or _averaged(
-            [table(result, "metrics") for result in self.results],
+            [table(result, "metrics", *inside) for result in self.results],
             metric,
             ("intervals", metric),
             f"{metric}_interval",

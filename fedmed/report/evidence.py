@@ -76,7 +76,6 @@ class Evidence:
     """A comparison of arms on the same images; `by_arm` and `correlations` are as in the file."""
 
     baseline: str
-    level: float
     resamples: Number
     method: str
     unit: str
@@ -85,7 +84,6 @@ class Evidence:
     family: Json
     correlations: list[Json]
     notes: list[str]
-    compared: list[str]
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
         """An arm's estimate under ``by_arm``; None where there is no number."""
@@ -126,7 +124,7 @@ def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evide
     missing = [run for run in finished if inputs and run not in inputs]
     if missing:
         problems.append(f"{FILE} does not hold {', '.join(missing)}, finished after it was made")
-    return _evidence(found, list(inputs))
+    return _evidence(found)
 
 
 def estimate(value: Json) -> Estimate:
@@ -144,10 +142,9 @@ def estimate(value: Json) -> Estimate:
     )
 
 
-def _evidence(found: Json, compared: list[str]) -> Evidence:
+def _evidence(found: Json) -> Evidence:
     return Evidence(
         baseline=str(found.get("baseline") or ""),
-        level=number(found.get("level")) or 0.95,
         resamples=number(found.get("resamples")),
         method=str(found.get("method") or ""),
         unit=str(found.get("unit") or "patient"),
@@ -156,7 +153,6 @@ def _evidence(found: Json, compared: list[str]) -> Evidence:
         family=table(found, "family"),
         correlations=rows(found, "correlations"),
         notes=texts(found, "notes"),
-        compared=compared,
     )
 
 

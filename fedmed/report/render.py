@@ -115,6 +115,7 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "facts": sections.facts(comparison, arms),
         "rows": [sections.row(arm, arms, base) for arm in arms],
         "measures": sections.measures(arms),
+        "targets": sections.targets(arms),
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),
         "majority": mean(arm.metric("majority_accuracy") for arm in arms),
         "unfinished": [sections.progress(run) for run in comparison.runs if run.result is None],

@@ -12,14 +12,17 @@ from fedmed.report.load import Comparison, Run
 from fedmed.report.palette import arm_colour, arm_shape
 from fedmed.report.reading import Json, dig, mean, number, rows, table, texts
 
-MEASURES: Final = {
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "auprc": "AUPRC",
-    "ppv": "Positive predictive value",
-    "brier": "Brier score",
-    "ece": "Calibration error",
+_MEASURES: Final = {
+    "Accuracy": ("accuracy",),
+    "Sensitivity": ("sensitivity",),
+    "Specificity": ("specificity",),
+    "Sensitivity at fixed specificity": ("at_specificity", "sensitivity"),
+    "AUPRC": ("auprc",),
+    "Positive predictive value": ("ppv",),
+    "Negative predictive value": ("npv",),
+    "Brier score": ("brier",),
+    "Calibration error": ("ece",),
+    "Calibration slope": ("calibration_slope",),
 }
 _SCHEMES: Final = {
     "federated": "trained together",
@@ -82,10 +85,35 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
 
 def measures(arms: Sequence[Arm]) -> Json:
     """Every measure that an arm has, with its interval: titles, and a row per arm."""
-    present = [key for key in MEASURES if any(arm.measure(key).value is not None for arm in arms)]
+    found = {title: [arm.measure(*way) for arm in arms] for title, way in _MEASURES.items()}
+    found = {
+        title: measured
+        for title, measured in found.items()
+        if any(one.value is not None for one in measured)
+    }
     return {
-        "titles": [MEASURES[key] for key in present],
-        "rows": [(arm.name, [arm.measure(key) for key in present]) for arm in arms],
+        "titles": list(found),
+        "rows": [
+            (arm.name, [measured[place] for measured in found.values()])
+            for place, arm in enumerate(arms)
+        ],
+    }
+
+
+def targets(arms: Sequence[Arm]) -> Json:
+    """AUROC by target and arm where a table had several labels; no names where it had one."""
+    names = list(
+        dict.fromkeys(
+            name
+            for arm in arms
+            for result in arm.results
+            for name in table(result, "metrics", "targets")
+        )
+    )
+    return {
+        "names": names,
+        "arms": [arm.name for arm in arms],
+        "rows": [(name, [arm.metric("targets", name, "auroc") for arm in arms]) for name in names],
     }
 
 

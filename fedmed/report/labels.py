@@ -1,0 +1,88 @@
+"""Names in the panels of AUROC against epsilon, where they cover nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from fedmed.report import chart
+from fedmed.report.arms import Arm
+from fedmed.report.palette import var
+from fedmed.report.reading import Json
+from fedmed.report.words import fixed, short
+
+HEIGHT: Final = 270  # of a panel, in pixels
+_PLOT: Final = 215  # pixels between the axes of the narrowest panel; wider ones have more room
+_LETTER: Final = 6.6  # pixels of a letter, about
+_HALF: Final = 6.5  # half the height of a line of text, in pixels
+
+
+def labels(
+    points: Sequence[Arm],
+    drawn: dict[str, float],
+    baselines: Sequence[Arm],
+    span: tuple[float, float],
+    limits: tuple[float, float],
+    x: Json,
+) -> list[Json]:
+    """Names beside points and at the right end of lines, moved apart where they would touch."""
+
+    def down(value: float) -> float:
+        return (limits[1] - value) / (limits[1] - limits[0]) * HEIGHT
+
+    # What a name must not cover: start, end, height and half the size of lines, marks, names.
+    taken = [(0.0, float(_PLOT), down(arm.auroc or 0.0), 1.0) for arm in baselines]
+    texts: dict[str, list[Json]] = {"left": [], "right": [], "line": []}
+    for arm in sorted(baselines, key=lambda arm: -(arm.auroc or 0.0)):
+        text = f"{short(arm.name)} {fixed(arm.auroc)}"
+        height = _free(taken, _PLOT - _LETTER * len(text), _PLOT, down(arm.auroc or 0.0) - 9)
+        texts["line"].append({"arm": arm.name, "text": text, "y": height})
+    places = {name: _PLOT * share(at, span) for name, at in drawn.items()}
+    for arm in points:
+        taken.append((places[arm.name] - 7, places[arm.name] + 7, down(arm.auroc or 0.0), 6.0))
+    for arm in sorted(points, key=lambda arm: -(arm.auroc or 0.0)):
+        place, width = places[arm.name], _LETTER * len(short(arm.name))
+        side = "right" if place + 12 + width <= _PLOT or place < _PLOT / 2 else "left"
+        start = place + 11 if side == "right" else place - 11 - width
+        height = _free(taken, start, start + width, down(arm.auroc or 0.0))
+        texts[side].append(
+            {"arm": arm.name, "text": short(arm.name), "y": height, "epsilon": drawn[arm.name]}
+        )
+    content = {"field": "text", "type": "nominal"}
+    y = {"field": "y", "type": "quantitative", "scale": None, "title": None, "axis": None}
+    layers: list[Json] = []
+    for side, found in texts.items():
+        mark: dict[str, Any] = {"type": "text", "baseline": "middle", "fontSize": 11.5}
+        if side == "line":
+            mark |= {"align": "right", "color": var("muted")}
+            encoding: Json = {"x": {"value": "width"}, "y": y, "text": content}
+        else:
+            mark |= {"align": "left" if side == "right" else "right"}
+            mark |= {"dx": 11 if side == "right" else -11}
+            encoding = {"x": x, "y": y, "text": content}
+        if found:
+            layers.append(chart.layer(mark, found, encoding))
+    return layers
+
+
+def share(value: float, span: tuple[float, float]) -> float:
+    """How far along a logarithmic axis a value stands, from 0 to 1."""
+    return math.log(value / span[0]) / math.log(span[1] / span[0])
+
+
+def _free(
+    taken: list[tuple[float, float, float, float]], start: float, end: float, height: float
+) -> float:
+    """The height nearest to the wanted one where a line of text covers nothing; it is taken."""
+    here = height
+    for step in range(120):
+        here = height + (step + 1) // 2 * (2.0 if step % 2 else -2.0)
+        free = all(
+            end < left or right < start or abs(here - middle) >= half + _HALF
+            for left, right, middle, half in taken
+        )
+        if free and _HALF <= here <= HEIGHT - _HALF:
+            break
+    taken.append((start, end, here, _HALF))
+    return round(here, 1)
