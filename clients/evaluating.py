@@ -17,7 +17,6 @@ from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.evaluation.groups import UNKNOWN, age_band
 from fedmed.evaluation.histograms import EVERYBODY, Spec, chosen, clustering, count
-from fedmed.features import featured
 from fedmed.federation import messages
 from fedmed.federation.messages import Histograms
 from fedmed.privacy.evaluating import (
@@ -127,8 +126,8 @@ def _counts(hospital: Hospital, arrays: dict[str, Tensor], shard: Shard, spec: S
             settings = hospital.settings
             channels, dimensions = settings.model.channels, settings.data.dimensions
             model = hospital.model_with(arrays)
-            given = featured(model, shard, channels, settings.train.augment, dimensions)
-            scores = predict(model, given.images, channels, dimensions=dimensions)
+            # Whether one image's score is finite must not decide what leaves.
+            scores = predict(model, shard.images, channels, dimensions=dimensions, unscored=0.0)
         return count(
             spec,
             splits=table["split"],

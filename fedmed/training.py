@@ -211,9 +211,12 @@ def predict(
     channels: int,
     batch_size: int = 256,
     dimensions: int = 2,
+    unscored: float | None = None,
 ) -> NDArray[np.float64]:
     """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`.
 
+    With ``unscored`` an image without a finite output has that logit instead: where scores are
+    private, an error would tell of one patient's image.
     Of large images fewer than ``batch_size`` are scored at a time.
     """
     device = next(model.parameters()).device
@@ -224,7 +227,10 @@ def predict(
         for rows in _slices(len(images), at_once)
     ]
     logits = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
-    if not bool(torch.isfinite(logits).all()):
+    finite = torch.isfinite(logits)
+    if unscored is not None:
+        logits = torch.where(finite, logits, unscored)
+    elif not bool(finite.all()):
         raise RunError("the model's scores are not finite; lower train.learning-rate")
     scores: NDArray[np.float64] = torch.sigmoid(logits).numpy()
     return scores

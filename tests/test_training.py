@@ -601,3 +601,12 @@ def test_the_rate_is_that_of_the_rounds_place_in_the_run(private: bool) -> None:
         return float((flat(model) - before).norm())
 
     assert moved(2) == pytest.approx(moved(1) / 2, rel=1e-4)
+
+
+def test_an_image_without_a_finite_score_is_no_error_where_scores_are_private() -> None:
+    model = tiny_network()
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    images = tiny_shard().images[:3]
+    refuses(lambda: predict(model, images, 1), "not finite", error=RunError)
+    assert predict(model, images, 1, unscored=0.0).tolist() == [0.5] * 3

@@ -170,9 +170,9 @@ def test_the_release_is_reserved_before_an_image_is_scored(
     seen: list[list[str]] = []
     scored = module.predict
 
-    def watched(*arguments: Any) -> Any:
+    def watched(*arguments: Any, **options: Any) -> Any:
         seen.append(kinds(one))
-        return scored(*arguments)
+        return scored(*arguments, **options)
 
     monkeypatch.setattr(module, "predict", watched)
     ask(one)
@@ -184,7 +184,9 @@ def test_a_crash_before_the_reply_leaves_the_spend(
 ) -> None:
     one = hospital("dp-sgd", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "predict", lambda *_: (_ for _ in ()).throw(RunError("diverged")))
+        patch.setattr(
+            module, "predict", lambda *_, **__: (_ for _ in ()).throw(RunError("diverged"))
+        )
         assert code_of(lambda: ask(one)) == "not-finite"
     assert kinds(one) == ["plan", "reserve"]
     assert code_of(lambda: ask(one)) == "budget"
@@ -195,7 +197,7 @@ def test_without_a_ledger_nothing_is_scored(
 ) -> None:
     (tmp_path / "file").write_text("")
     one = hospital("dp-sgd", tmp_path, ledger=Ledger(tmp_path / "file" / "h.sqlite"))
-    monkeypatch.setattr(module, "predict", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(module, "predict", lambda *_, **__: pytest.fail("scored"))
     assert code_of(lambda: ask(one)) == "ledger"
 
 
@@ -211,7 +213,7 @@ def test_a_policy_that_forbids_evaluation_is_kept_whatever_is_asked(
 def test_a_limit_without_room_refuses_before_scoring(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "predict", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(module, "predict", lambda *_, **__: pytest.fail("scored"))
     policy = Policy(maximum_epsilon=2.0, delta=1e-3)
     assert code_of(lambda: ask(hospital("dp-sgd", tmp_path, policy=policy))) == "policy"
 

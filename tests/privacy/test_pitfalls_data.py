@@ -23,7 +23,7 @@ from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.data.split import assign_splits
 from fedmed.data.stores import ArrayStore
-from fedmed.evaluation import evaluate, summary
+from fedmed.evaluation import evaluate, summary, thresholds
 from fedmed.privacy.images import BrightnessShift, PixelLaplace
 from fedmed.privacy.mechanism import laplace
 from fedmed.privacy.noise import NoiseSource
@@ -107,17 +107,17 @@ def test_pitfall_15_no_threshold_or_best_epoch_comes_from_private_data(
 
 def check_the_threshold_is_chosen_once_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen_on: list[int] = []
-    real = summary.youden_threshold
+    real = thresholds.youden_threshold
     with monkeypatch.context() as patch:
         patch.setattr(
-            summary, "youden_threshold", lambda y, s: (chosen_on.append(len(y)), real(y, s))[1]
+            thresholds, "youden_threshold", lambda y, s: (chosen_on.append(len(y)), real(y, s))[1]
         )
-        found = evaluate(predictions())
+        found = evaluate(predictions(), resamples=50)
     assert chosen_on == [60], "once, whatever is resampled afterwards"
     rows = predictions()
     test = rows["split"] == "test"
     rows.loc[test, "score"] = 1 - rows.loc[test, "score"]
-    turned = evaluate(rows)
+    turned = evaluate(rows, resamples=50)
     assert turned["threshold"] == found["threshold"]
     assert turned["accuracy"] < 0.5 < found["accuracy"]
 
@@ -126,17 +126,17 @@ def test_pitfall_16_the_threshold_is_not_chosen_on_the_evaluated_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_the_threshold_is_chosen_once_on_validation(monkeypatch)
-    real, interval = summary._threshold, summary.auroc_interval
+    real, measured = summary.choose, summary.panels
     with monkeypatch.context() as patch:
-        patch.setattr(summary, "_threshold", lambda val: real(predictions()[60:]))
+        patch.setattr(summary, "choose", lambda val, at: real(predictions()[60:], at))
         goes_red(check_the_threshold_is_chosen_once_on_validation, monkeypatch)
 
-    def again_in_each_replicate(labels: Any, scores: Any, patients: Any) -> tuple[float, float]:
+    def again_in_each_replicate(tests: Any, *arguments: Any, **options: Any) -> Any:
         for _ in range(3):
-            summary.youden_threshold(labels, scores)
-        return interval(labels, scores, patients)
+            thresholds.youden_threshold(tests[""]["label"], tests[""]["score"])
+        return measured(tests, *arguments, **options)
 
-    monkeypatch.setattr(summary, "auroc_interval", again_in_each_replicate)
+    monkeypatch.setattr(summary, "panels", again_in_each_replicate)
     goes_red(check_the_threshold_is_chosen_once_on_validation, monkeypatch)
 
 
@@ -296,14 +296,20 @@ def test_pitfall_27_auroc_is_pooled_not_the_mean_of_the_hospitals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_auroc_is_pooled()
-    real = summary.auroc
+    real = summary.number
 
-    def mean_of_hospitals(labels: Any, scores: Any) -> float:
-        labels, scores = np.asarray(labels), np.asarray(scores)
-        hospital = np.arange(len(labels)) % 3  # as predictions() deals them
-        return float(
-            np.mean([real(labels[hospital == h], scores[hospital == h]) for h in range(3)])
+    def mean_of_hospitals(found: Any) -> float | None:
+        return None if real(found) is None else by_hospital
+
+    rows = predictions()
+    test = rows[rows["split"] == "test"].reset_index(drop=True)
+    by_hospital = float(
+        np.mean(
+            [
+                roc_auc_score(part["label"], part["score"])
+                for _, part in test.groupby(np.arange(len(test)) % 3)  # as predictions() deals them
+            ]
         )
-
-    monkeypatch.setattr(summary, "auroc", mean_of_hospitals)
+    )
+    monkeypatch.setattr(summary, "number", mean_of_hospitals)
     goes_red(check_auroc_is_pooled)

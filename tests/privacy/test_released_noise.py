@@ -165,7 +165,7 @@ def test_noise_on_updates_of_hospitals(source: NoiseSource, monkeypatch: Patch) 
                 settings=settings,
                 source=source,
             )
-            updates = [one.train("run", r, parameters, {}).update for r in range(8)]
+            updates = [one.train("run", r, parameters, {}).update for r in range(1, 9)]
             rows.append([flat(update).double().numpy() for update in updates])
         return np.array(rows) / (8.0 * 2 * 0.5)
 

@@ -28,7 +28,8 @@ def test_a_row_per_group_and_arm_with_the_detectable_gap(arms: list[Arm]) -> Non
     headings = [row["heading"] for row in values(figure.view, "text")[0]]
     women = arms[0].groups("sex")[0]
     assert headings[0].startswith(f"{women.name}: {women.images:.0f} images, ")
-    assert headings[0].endswith(f"detectable gap {women.detectable['auroc']:.2f}")
+    smallest = min(arm.groups("sex")[0].detectable["auroc"] for arm in arms)
+    assert f"detectable gap {smallest:.2f}" in headings[0]
     rows = [row["row"] for row in [*points, *values(figure.view, "text")[0]]]
     assert len(set(rows)) == len(rows) == 16  # no two share a line
     assert figure.view["usermeta"]["rows"] == {
