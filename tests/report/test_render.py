@@ -320,4 +320,8 @@ def test_six_arms_at_five_seeds_are_quick_and_small(make_runs: ModuleType, tmp_p
     path = build(directory)
     assert time.perf_counter() - start < 15.0
     assert path.stat().st_size < 8_000_000
-    assert len(list((directory / "figures").glob("*.png"))) == 21
+    drawn = {path.stem for path in (directory / "figures").glob("*.png")}
+    assert drawn == {path.stem for path in (directory / "figures").glob("*.svg")}
+    # Three units' epsilon panels, six arms' learning curves, cost, and per attribute (sex, age,
+    # sex and age, hospital) two panels of groups and one of gaps.
+    assert len(drawn) == 3 + 6 + 1 + 4 * 3
