@@ -35,12 +35,13 @@ from fedmed.evaluation.estimates import (
     p_value,
 )
 from fedmed.evaluation.fairness import gap_quantities
-from fedmed.evaluation.gaps import Gap
+from fedmed.evaluation.gaps import Gap, without_gap
 from fedmed.evaluation.intervals import both_sources, interval
 from fedmed.evaluation.measures import Column, Measured, Quantity, measure
 
 RESULT = Path(__file__).parent / "results" / "coverage.json"
 Floats = npt.NDArray[np.float64]
+Pair = tuple[Gap, Gap]
 
 PATIENTS = 240
 SEEDS = 5
@@ -140,24 +141,25 @@ def sample(
     return measured, luck, patient
 
 
-def estimates(measured: Measured) -> Iterator[tuple[str, Quantity, Gap | None, bool]]:
-    """Name, quantity with a column per seed, the gap if it is one, and if it is a change of one."""
+def estimates(measured: Measured) -> Iterator[tuple[str, Quantity, Gap | None, Pair | None]]:
+    """Name, quantity with a column per seed, the gap if it is one, both if a change of two."""
     plain, dp = ([f"{arm}/{seed}" for seed in range(SEEDS)] for arm in EFFECT)
     gaps = {name: gap_quantities(measured, name, groups) for name, groups in GROUPS.items()}
     for name in METRICS:
         overall = measured.quantity(name)
         apart = measured.quantity(name, "sex", "F") - measured.quantity(name, "sex", "M")
-        yield name, overall.select(plain), None, False
-        yield f"{name} of a group", measured.quantity(name, "sex", "F").select(dp), None, False
-        yield f"{name} of F minus M", apart.select(dp), None, False
+        yield name, overall.select(plain), None, None
+        yield f"{name} of a group", measured.quantity(name, "sex", "F").select(dp), None, None
+        yield f"{name} of F minus M", apart.select(dp), None, None
         for what, quantity in ((name, overall), (f"{name} of F minus M,", apart)):
-            yield f"{what} change", quantity.select(dp) - quantity.select(plain), None, False
+            yield f"{what} change", quantity.select(dp) - quantity.select(plain), None, None
         for attribute in GROUPS:
             gap = gaps[attribute][f"{name}_gap"]
             called = f"{name}_gap of {attribute}"
-            yield called, gap.quantity.select(dp), gap.select(dp), False
+            yield called, gap.quantity.select(dp), gap.select(dp), None
             change = gap.quantity.select(dp) - gap.quantity.select(plain)
-            yield f"{called}, change", change, None, bool(gap.contrasts)
+            both = (gap.select(plain), gap.select(dp)) if gap.contrasts else None
+            yield f"{called}, change", change, None, both
 
 
 def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[str, str, bool]]:
@@ -172,15 +174,14 @@ def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[
         if gap is not None:
             told, single = estimate_gap(gap), estimate_gap(gap.select(one.columns))
         else:
-            tell = estimate_change if changed else estimate
-            told, single = tell(quantity), tell(one)
+            told, single = _told(quantity, changed), _told(one, changed)
         yield name, "one seed", _holds(single["low"], single["high"], first[name])
         yield name, "mean of seeds", _holds(told["low"], told["high"], at_hand[name])
         both = both_sources(quantity, told["low"], told["high"])
         yield name, "both sources", both is not None and _holds(*both, ever[name])
         if gap is None or not gap.contrasts:
-            test = p_change if changed else p_value
-            p = test(_minus(one, first[name]))
+            moved = _minus(one, first[name])
+            p = p_change(moved, _null(one, changed)) if changed else p_value(moved)
             yield name, "one seed, p above 0.05", p is not None and p > 0.05
             if not changed:
                 found = interval(one, method="percentile")
@@ -192,6 +193,16 @@ def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[
         area = delong(labels[chosen], measured.scored[0].scores[chosen], logit=scale == "logit")
         fine = isinstance(area, DeLong) and area.low <= first["auroc"] <= area.high
         yield "auroc", f"one seed, DeLong, {scale} scale", fine
+
+
+def _told(quantity: Quantity, changed: Pair | None) -> dict[str, Any]:
+    return estimate_change(quantity, _null(quantity, changed)) if changed else estimate(quantity)
+
+
+def _null(quantity: Quantity, changed: Pair) -> Floats:
+    """Of the first columns of both gaps, as many as the change has."""
+    plain, dp = (gap.select(gap.quantity.columns[: len(quantity.columns)]) for gap in changed)
+    return without_gap(dp) - without_gap(plain)
 
 
 def _minus(quantity: Quantity, value: float) -> Quantity:

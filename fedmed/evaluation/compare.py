@@ -23,7 +23,7 @@ from fedmed.evaluation.measures import RESAMPLES, SEED
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 1  # of comparison.json; another makes it anew
+FORMAT: Final = 2  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 

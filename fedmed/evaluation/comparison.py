@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from fedmed.errors import UserError
 from fedmed.evaluation import correlations, fairness
@@ -17,14 +17,23 @@ from fedmed.evaluation.estimates import (
     estimate,
     estimate_change,
     estimate_gap,
+    null_difference,
     p_change,
     p_value,
 )
-from fedmed.evaluation.intervals import LEVEL, detectable, holm, standard_error
+from fedmed.evaluation.intervals import (
+    LEVEL,
+    both_errors,
+    detectable,
+    holm,
+    p_both,
+    standard_error,
+)
 from fedmed.evaluation.items import GROUP_METRICS, Item, items
 from fedmed.evaluation.measures import RESAMPLES, SEED
 from fedmed.evaluation.pairing import Paired, Tables, pair
 from fedmed.evaluation.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
+from fedmed.evaluation.quantity import Quantity
 
 Json = dict[str, Any]
 
@@ -130,7 +139,19 @@ def _place(told: Json, item: Item, names: list[str]) -> None:
 
 def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
     """An item of an arm minus the baseline's; what needs the other differences comes later."""
-    change, (value, base) = difference(item.quantity, paired.runs[arm], paired.runs[baseline])
+    ours, theirs = paired.runs[arm], paired.runs[baseline]
+    change, (value, base) = difference(item.quantity, ours, theirs)
+    error = standard_error(change.mean())
+    if item.gap is not None and item.largest:
+        null = null_difference(item.gap, ours, theirs)
+        told, p_test = estimate_change(change, null), p_change(change, null)
+        if told["low"] is not None:
+            error = (told["high"] - told["low"]) / (2.0 * float(ndtri(0.5 + LEVEL / 2.0)))
+    else:
+        told, p_test = estimate(change), p_value(change)
+    p = p_test
+    if told["both_low"] is not None:  # several seeds: training is tested against, too
+        p = p_both(change, told["low"], told["high"])
     return {
         "arm": arm,
         "baseline": baseline,
@@ -140,13 +161,22 @@ def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
         "quantity": item.name,
         "baseline_value": base,
         "value": value,
-        "difference": estimate_change(change) if item.largest else estimate(change),
-        "p": p_change(change) if item.largest else p_value(change),
+        "difference": told,
+        "p": p,
+        "p_test": p_test,
         "p_holm": None,
         "delong_p": None,
         "headline": item.headline,
-        "minimum_detectable": detectable(standard_error(change.mean())),
+        "minimum_detectable": _detectable(change, error),
     }
+
+
+def _detectable(change: Quantity, error: float | None) -> float | None:
+    """Of the test that `p` is: with the luck of training where it was measured."""
+    if error is None:
+        return None
+    error, freedom = both_errors(change, error) or (error, math.inf)
+    return detectable(error, freedom=freedom)
 
 
 def _common_seeds(paired: Paired, baseline: str) -> list[str]:
@@ -206,7 +236,7 @@ def _delong(
     variance = float(weights @ covariance @ weights)
     if variance <= 1e-14 * float(np.trace(covariance)):  # equal rankings, up to rounding
         return None
-    return 2.0 * float(norm.sf(abs(float(weights @ areas)) / math.sqrt(variance)))
+    return 2.0 * float(ndtr(-abs(float(weights @ areas)) / math.sqrt(variance)))
 
 
 def _left_out(panel: Panel) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from fedmed.evaluation.gaps import Gap, limits
+from fedmed.evaluation.gaps import Gap, limits, without_gap
 from fedmed.evaluation.intervals import (
     LEVEL,
+    MINIMUM,
     both_sources,
     interval,
     over_seeds,
@@ -22,6 +24,7 @@ from fedmed.evaluation.rows import number
 
 COUNTED: Final = 10  # resamples beyond zero from which their count gives the p-value
 Json = dict[str, Any]
+Floats = npt.NDArray[np.float64]
 
 
 def estimate(quantity: Quantity) -> Json:
@@ -41,18 +44,28 @@ def estimate_gap(gap: Gap) -> Json:
     return _told(gap.quantity, *(limits(gap) or (None, None)))
 
 
-def estimate_change(quantity: Quantity) -> Json:
-    """:func:`estimate` of a difference of two gaps: normal, with the influence of the extremes.
+def estimate_change(quantity: Quantity, null: Floats) -> Json:
+    """:func:`estimate` of a difference of two gaps; `null` [resamples] is that of equal groups.
 
     Resamples of a largest difference are biased, by how much depends on the gap, and so differs
-    between the two; the influence values are those of the groups which are extreme.
+    between the two. So the interval is a normal one, with the influence of the groups which are
+    extreme, and reaches at least as far as `null` does: the differences of the two gaps that luck
+    makes where neither arm has a gap (:func:`fedmed.evaluation.gaps.without_gap`). These are not
+    around zero: of the arm that ranks worse, and so varies more, luck makes the larger gap.
     """
+    return _told(quantity, *(_change_limits(quantity, null) or (None, None)))
+
+
+def _change_limits(quantity: Quantity, null: Floats) -> tuple[float, float] | None:
     mean = quantity.mean()
     value, error = number(mean), standard_error(mean)
-    if value is None or error is None or not mean.samples.size:
-        return _told(quantity, None, None)
+    defined = null[~np.isnan(null)]
+    few = defined.size < MINIMUM or 2 * defined.size <= null.size
+    if value is None or error is None or few:
+        return None
     half = float(ndtri(0.5 + LEVEL / 2.0)) * error
-    return _told(quantity, value - half, value + half)
+    least, most = (float(q) for q in np.quantile(defined, (0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0)))
+    return value - max(half, most), value + max(half, -least)
 
 
 def _told(quantity: Quantity, low: float | None, high: float | None) -> Json:
@@ -82,14 +95,24 @@ def difference(
     Seeds that both have are paired. Without a common seed the means are subtracted, and what
     training moves is not known.
     """
+    ours, theirs = (quantity.select(names) for names in _sides(arm, baseline))
+    if not any(seed in baseline for seed in arm):
+        ours, theirs = ours.mean(), theirs.mean()
+    return ours - theirs, [number(side.mean()) for side in (ours, theirs)]
+
+
+def null_difference(gap: Gap, arm: Mapping[int, str], baseline: Mapping[int, str]) -> Floats:
+    """Resamples of :func:`difference` of a gap that has contrasts, were all groups alike."""
+    ours, theirs = (without_gap(gap.select(names)) for names in _sides(arm, baseline))
+    return ours - theirs
+
+
+def _sides(arm: Mapping[int, str], baseline: Mapping[int, str]) -> tuple[list[str], list[str]]:
+    """Columns of both sides: those of the seeds that both have, or all of them."""
     seeds = [seed for seed in arm if seed in baseline]
     if seeds:
-        ours = quantity.select([arm[seed] for seed in seeds])
-        theirs = quantity.select([baseline[seed] for seed in seeds])
-    else:
-        ours = quantity.select(list(arm.values())).mean()
-        theirs = quantity.select(list(baseline.values())).mean()
-    return ours - theirs, [number(side.mean()) for side in (ours, theirs)]
+        return [arm[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+    return list(arm.values()), list(baseline.values())
 
 
 def mean_value(quantity: Quantity, names: list[str]) -> float:
@@ -97,13 +120,20 @@ def mean_value(quantity: Quantity, names: list[str]) -> float:
     return float(np.mean(quantity.select(names).values))
 
 
-def p_change(quantity: Quantity) -> float | None:
-    """Two-sided p-value of "the two gaps are the same size", of :func:`estimate_change`."""
-    mean = quantity.mean()
-    value, error = number(mean), standard_error(mean)
-    if value is None or not error or not mean.samples.size:
+def p_change(quantity: Quantity, null: Floats) -> float | None:
+    """Two-sided p-value of "the two gaps are the same size", of :func:`estimate_change`.
+
+    The larger of that of the normal interval and that of `null`, whose tail is taken to fall like
+    that of a normal around zero through its 97.5 % point: a count could not tell 0.001 from 0.0001.
+    """
+    limits = _change_limits(quantity, null)
+    if limits is None:
         return None
-    return 2.0 * float(ndtr(-abs(value) / error))
+    value = float(quantity.values.mean())
+    distance = value - limits[0] if value > 0.0 else limits[1] - value
+    if distance <= 0.0:
+        return None
+    return 2.0 * float(ndtr(-abs(value) / distance * float(ndtri(0.5 + LEVEL / 2.0))))
 
 
 def p_value(quantity: Quantity) -> float | None:

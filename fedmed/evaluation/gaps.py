@@ -64,16 +64,36 @@ def limits_of_one(
     return float(values[which] - reach[which]), float(values[which] + reach[which])
 
 
+def without_gap(gap: Gap) -> Floats:
+    """Resamples [resamples] of the mean over columns of a gap, were all groups alike.
+
+    Each contrast's resamples less its value: what the luck of the sample alone makes of groups
+    that are equally well served. NaN where a contrast is not defined.
+    """
+    sizes = [np.max([np.abs(c.samples - c.values) for c in each], axis=0) for each in gap.contrasts]
+    result: Floats = np.mean(sizes, axis=(0, 2))
+    return result
+
+
 def _simultaneous(
     sets: Sequence[tuple[Sequence[Quantity], int]], level: float
 ) -> list[tuple[Floats, Floats]] | None:
-    """Values and half widths of contrasts, per set and its column; None where one is not defined.
-
-    A half width is c standard deviations of the resamples, with c such that `level` of the
-    resamples keep all contrasts of all sets inside (Davison and Hinkley 1997, section 4.2.4).
-    """
+    """Values and half widths of contrasts, per set and its column; None where there are none."""
     values = [np.array([c.values[column] for c in each]) for each, column in sets]
     moved = [np.stack([c.samples[:, column] for c in each], axis=1) for each, column in sets]
+    found = half_widths(values, moved, level=level)
+    return None if found is None else list(zip(values, found, strict=True))
+
+
+def half_widths(
+    values: Sequence[Floats], moved: Sequence[Floats], *, level: float = LEVEL
+) -> list[Floats] | None:
+    """Half widths of simultaneous intervals of all contrasts of all sets.
+
+    By set, `values` holds the contrasts and `moved` [resamples, contrasts] their resamples. A half
+    width is c standard deviations of the resamples, with c such that `level` of the resamples keep
+    all contrasts inside (Davison and Hinkley 1997, section 4.2.4). None where one is not defined.
+    """
     if any(np.isnan(value).any() for value in values):
         return None
     defined = ~np.any([np.isnan(samples).any(axis=1) for samples in moved], axis=0)
@@ -88,4 +108,4 @@ def _simultaneous(
         scale = np.where(deviation > 0.0, deviation, math.inf)
         farthest = np.maximum(farthest, np.max(distance / scale, axis=1))
     reach = float(np.quantile(farthest, level))
-    return [(value, reach * dev) for value, dev in zip(values, deviations, strict=True)]
+    return [reach * deviation for deviation in deviations]

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from fedmed.evaluation.quantity import Quantity
 
@@ -109,7 +109,7 @@ def over_seeds(values: npt.ArrayLike, *, level: float = LEVEL) -> Seeds | None:
     if numbers.size < 2 or np.isnan(numbers).any():
         return None
     sd, mean = float(numbers.std(ddof=1)), float(numbers.mean())
-    half = _t(numbers.size - 1.0, level) * sd / math.sqrt(numbers.size)
+    half = _quantile(0.5 + level / 2.0, numbers.size - 1.0) * sd / math.sqrt(numbers.size)
     return Seeds(sd=sd, low=mean - half, high=mean + half)
 
 
@@ -133,25 +133,52 @@ def both_sources(
     """Limits `low` and `high` of the mean over columns (seeds), with the luck of training added.
 
     The limits given are those of test sampling; each keeps its own standard error, its distance
-    from the mean over the normal quantile, so that the asymmetry stays. To its square is added
-    :func:`training_variance` / k, and the quantile is Student's t with the degrees of freedom of
-    Satterthwaite (1946), those of test sampling being infinite. None below two seeds.
+    from the mean over the normal quantile, so that the asymmetry stays. See :func:`both_errors`.
+    None below two seeds.
     """
-    seeds, training = over_seeds(quantity.values, level=level), training_variance(quantity)
+    mean = float(quantity.values.mean())
+    normal = float(ndtri(0.5 + level / 2.0))
+    reaches = []
+    for distance in (mean - low, high - mean):
+        found = both_errors(quantity, max(0.0, distance) / normal)
+        if found is None:
+            return None
+        error, freedom = found
+        reaches.append(_quantile(0.5 + level / 2.0, freedom) * error)
+    return mean - reaches[0], mean + reaches[1]
+
+
+def both_errors(quantity: Quantity, error: float) -> tuple[float, float] | None:
+    """Standard error of the mean over columns (seeds) with training's luck; degrees of freedom.
+
+    `error` is that of test sampling. To its square is added :func:`training_variance` / k, and the
+    sum is of Student's t with the degrees of freedom of Satterthwaite (1946, equation 17), those of
+    test sampling being infinite: (k - 1) (sum / (variance over seeds / k))^2. None below two seeds.
+    """
+    seeds, training = over_seeds(quantity.values), training_variance(quantity)
     if seeds is None or training is None:
         return None
     k = quantity.values.size
+    variance = error**2 + training / k
+    if variance == 0.0 or seeds.sd == 0.0:
+        return error, math.inf
+    return math.sqrt(variance), (k - 1) * (variance / (seeds.sd**2 / k)) ** 2
+
+
+def p_both(quantity: Quantity, low: float, high: float) -> float | None:
+    """Two-sided p-value of "the mean over columns is zero", of :func:`both_sources`.
+
+    It is below 0.05 exactly where that interval at 95 % leaves zero out. None below two seeds and
+    where neither test images nor training move the mean.
+    """
     mean = float(quantity.values.mean())
-    normal = float(stats.norm.ppf(0.5 + level / 2.0))
-
-    def reach(distance: float) -> float:
-        variance = (max(0.0, distance) / normal) ** 2 + training / k
-        if variance == 0.0 or seeds.sd == 0.0:
-            return max(0.0, distance)
-        freedom = (k - 1) * (variance / (seeds.sd**2 / k)) ** 2
-        return _t(freedom, level) * math.sqrt(variance)
-
-    return mean - reach(mean - low), mean + reach(high - mean)
+    distance = mean - low if mean > 0.0 else high - mean
+    found = both_errors(quantity, max(0.0, distance) / float(ndtri(0.5 + LEVEL / 2.0)))
+    if found is None or found[0] == 0.0:
+        return None
+    error, freedom = found
+    reached = -abs(mean) / error
+    return 2.0 * float(ndtr(reached) if math.isinf(freedom) else stdtr(freedom, reached))
 
 
 def training_variance(quantity: Quantity) -> float | None:
@@ -176,14 +203,22 @@ def standard_error(quantity: Quantity, *, column: int = 0) -> float | None:
     return error if math.isfinite(error) else None
 
 
-def detectable(error: float | None, *, level: float = LEVEL, power: float = 0.8) -> float | None:
+def detectable(
+    error: float | None,
+    *,
+    freedom: float = math.inf,
+    level: float = LEVEL,
+    power: float = 0.8,
+) -> float | None:
     """Smallest true value that a two-sided test finds with this power: (z.975 + z.8) x `error`.
 
-    `error` is the standard error; by the normal approximation (Armitage et al. 2002).
+    `error` is the standard error; by the normal approximation (Armitage et al. 2002), or by
+    Student's t where `freedom` is finite. None where nothing varies: a test that nothing can move
+    finds nothing.
     """
-    if error is None:
+    if error is None or error <= 1e-12:  # rounding of a constant
         return None
-    return float(stats.norm.ppf(0.5 + level / 2.0) + stats.norm.ppf(power)) * error
+    return (_quantile(0.5 + level / 2.0, freedom) + _quantile(power, freedom)) * error
 
 
 def _bca_tails(
@@ -197,15 +232,16 @@ def _bca_tails(
     if not spread > 0.0:  # also NaN
         return "percentile: no patient moves the value"
     acceleration = float(np.sum(influence**3)) / (6.0 * spread**1.5)
-    bias = float(stats.norm.ppf(below))
+    bias = float(ndtri(below))
     shares = []
     for share in (tail, 1.0 - tail):
-        shifted = bias + float(stats.norm.ppf(share))
+        shifted = bias + float(ndtri(share))
         if acceleration * shifted >= 1.0:
             return "percentile: the acceleration is too large"
-        shares.append(float(stats.norm.cdf(bias + shifted / (1.0 - acceleration * shifted))))
+        shares.append(float(ndtr(bias + shifted / (1.0 - acceleration * shifted))))
     return shares[0], shares[1]
 
 
-def _t(freedom: float, level: float) -> float:
-    return float(stats.t.ppf(0.5 + level / 2.0, freedom))
+def _quantile(share: float, freedom: float) -> float:
+    """Of the normal distribution, or of Student's t where `freedom` is finite."""
+    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))

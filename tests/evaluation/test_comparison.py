@@ -159,13 +159,34 @@ def test_p_values_are_adjusted_over_the_headline_family_only() -> None:
 def test_p_and_interval_agree() -> None:
     """A quantity whose 95 % interval leaves out zero has p below 0.05 and the other way round."""
     found = run(arms(2.0, 1.9, 1.7), resamples=1000)
-    clear = 0
-    for change in found["differences"]:
-        low, high = change["difference"]["low"], change["difference"]["high"]
-        if low is not None and 0.0 not in (low, high):
-            assert (low > 0 or high < 0) == (change["p"] < 0.05), change
-            clear += change["p"] < 0.05
-    assert clear > 0
+    for kind, test in (("", "p_test"), ("both_", "p")):
+        clear = 0
+        for change in found["differences"]:
+            low, high = (change["difference"][kind + end] for end in ("low", "high"))
+            if low is not None and 0.0 not in (low, high):
+                assert (low > 0 or high < 0) == (change[test] < 0.05), change
+                clear += change[test] < 0.05
+        assert clear > 0
+
+
+def test_what_training_moves_as_much_as_privacy_is_no_finding() -> None:
+    """Seeds of one arm far apart: the test patients are sure of these models, training is not."""
+    base = images(4000, seed=3)
+    strengths = {"arm-0": [2.0, 2.0], "arm-1": [1.9, 0.6]}
+    tables = {
+        arm: {s: scored(base, strength, 7 * n + s) for s, strength in enumerate(each)}
+        for n, (arm, each) in enumerate(strengths.items())
+    }
+    change = row(run(tables), "auroc", kind="metric")
+    assert change["p_test"] < 1e-6
+    assert change["difference"]["both_low"] < 0 < change["difference"]["both_high"]
+    assert change["p"] > 0.05
+    assert change["p_holm"] >= change["p"]
+    one = {arm: {0: by_seed[0]} for arm, by_seed in tables.items()}
+    alone = row(run(one), "auroc", kind="metric")
+    assert alone["p"] == alone["p_test"]
+    # What two such seeds can show is more than what so many patients could.
+    assert change["minimum_detectable"] > 10 * alone["minimum_detectable"]
 
 
 def test_delongs_test_is_that_of_two_models() -> None:
