@@ -192,6 +192,54 @@ def test_a_crash_before_the_reply_leaves_the_spend(
     assert code_of(lambda: ask(one)) == "budget"
 
 
+def with_one_extreme_image(settings: Settings) -> Shard:
+    """The hospital's evaluation images, one of them so bright that no score of it is finite."""
+    shard = evaluation_shard(settings.data, "hospital-1")
+    images = np.ones(shard.images.shape, dtype=np.float32)
+    images *= np.linspace(0.1, 0.9, len(images))[:, None, None]
+    images[3] = 3e38
+    return dataclasses.replace(shard, images=images)
+
+
+def test_membership_leaks_not_by_an_image_whose_score_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted with logit 0: neither an error nor a missing count tells that it is there."""
+    extreme = with_one_extreme_image(settings_of("none"))
+    scored = module.predict
+    row = extreme.table.iloc[3]
+    split, label = ("val", "test").index(row["split"]), int(row["label"])
+
+    def counted(predict: Callable[..., Any], shard: Shard) -> None:
+        monkeypatch.setattr(module, "predict", predict)
+        monkeypatch.setattr(module, "evaluation_shard", lambda *_: shard)
+        try:
+            found = ask(hospital("none", tmp_path), edges=(0.4999, 0.5001))
+            ask(hospital("dp-sgd", tmp_path / predict.__name__))
+        except Refusal as refused:
+            raise AssertionError(refused.code) from refused
+        assert found.counts is not None
+        assert found.counts["all"].sum() == len(extreme.table)
+        assert found.counts["all"][split, 0, label, 1] == 1
+
+    counted(scored, extreme)
+
+    def raising(*arguments: Any, unscored: float, **options: Any) -> Any:
+        return scored(*arguments, **options)
+
+    def lowest(*arguments: Any, unscored: float, **options: Any) -> Any:
+        return scored(*arguments, unscored=-30.0, **options)
+
+    left_out = dataclasses.replace(
+        extreme,
+        images=np.delete(extreme.images, 3, axis=0),
+        table=extreme.table.drop(index=3).reset_index(drop=True),
+    )
+    goes_red(counted, raising, extreme)
+    goes_red(counted, lowest, extreme)
+    goes_red(counted, scored, left_out)
+
+
 def test_without_a_ledger_nothing_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
