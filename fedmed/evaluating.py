@@ -168,8 +168,8 @@ def _change(row: Json) -> Json:
         "change": _number(change["value"]),
         "95 % interval": _bounds(change["low"], change["high"]),
         "with training": _bounds(change["both_low"], change["both_high"]),
-        "p": _number(row["p"], ""),
-        "p (Holm)": _number(row["p_holm"], ""),
+        "p": _p(row["p"]),
+        "p (Holm)": _p(row["p_holm"]),
         "detectable": _number(row["minimum_detectable"], ""),
     }
 
@@ -184,6 +184,10 @@ def _word(key: str) -> str:
 
 def _number(value: float | None, missing: str = "not defined") -> str:
     return missing if value is None else f"{value:.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "<0.001" if value is not None and value < 0.001 else _number(value, "")
 
 
 def _bounds(low: float | None, high: float | None) -> str:

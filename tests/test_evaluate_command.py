@@ -64,7 +64,7 @@ def test_a_csv_with_label_and_score_is_enough(
     printed = capsys.readouterr().out
     assert "no threshold: there are no validation rows" in printed
     assert "note: no column split: every row is a test row" in printed
-    assert "note: every image without patient_id" in printed
+    assert "note: no column patient_id: images count as patients of their own" in printed
 
 
 def test_two_tables_are_paired(
@@ -80,6 +80,20 @@ def test_two_tables_are_paired(
     assert change["difference"]["value"] > 0  # the table is better than the other
     assert call(str(table), "--baseline", str(other)) == 0
     assert f"changes against {other}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_small_p_is_not_printed_as_zero(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.csv"
+    scored(BASE, 0.3, 2).to_csv(other, index=False)
+    assert call(str(table), "--baseline", str(other), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert next(r["p"] for r in found["differences"] if r["quantity"] == "auroc") < 0.0005
+    assert call(str(table), "--baseline", str(other)) == 0
+    printed = capsys.readouterr().out
+    assert "<0.001" in printed
+    assert " 0.000 " not in printed
 
 
 def test_a_comparisons_folder_and_a_runs_folder(
@@ -103,7 +117,7 @@ def test_a_comparisons_folder_and_a_runs_folder(
         (["mine.parquet", "--baseline", "absent.csv"], ["absent.csv is missing"]),
         (["mine.parquet", "--baseline", "mine.parquet"], ["is the table itself"]),
         (["mine.parquet", "--seed", "-1"], ["--seed"]),
-        (["bad.csv"], ["bad.csv, row 2: score is not a number"]),
+        (["bad.csv"], ["bad.csv, row 2: column 'score' is not a number"]),
         (["out", "--baseline", "dp"], ["no arm 'dp'"]),
     ],
 )

@@ -32,13 +32,18 @@ GAPS: Final = (*RANGES, "equalised_odds_difference", "accuracy_gap")
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
-    """Images, patients and images with the disease of one group."""
+    """Images, patients and images with the disease of one group.
+
+    `note` says why it has no numbers (TOO_FEW at its start), `detail` of what there are how many
+    where these counts do not show it.
+    """
 
     group: str
     n: int
     patients: int
     positives: int
     note: str | None
+    detail: str | None = None
 
     @property
     def negatives(self) -> int:
@@ -139,16 +144,22 @@ def against_others(measured: Measured, metric: str, attribute: str, name: str) -
 def left_out(found: Sequence[Count]) -> list[str]:
     """What of an attribute is not compared, and why."""
     notes = [
-        f"{count.group} is not compared: {TOO_FEW} ({count.positives} positive, "
-        f"{count.negatives} negative images; {MINIMUM} of each needed)"
+        f"{count.group} is not compared: {TOO_FEW} ({count.detail or seen(count)}; "
+        f"{MINIMUM} of each needed)"
         for count in found
-        if count.note == TOO_FEW and count.group != groups.UNKNOWN
+        if count.note is not None and count.group != groups.UNKNOWN
     ]
     return notes + [
         f"{count.n} images of unknown group are not compared"
         for count in found
         if count.group == groups.UNKNOWN
     ]
+
+
+def seen(count: Count | None) -> str:
+    """How many images of each class a group has; None: it has none."""
+    positives, negatives = (0, 0) if count is None else (count.positives, count.negatives)
+    return f"{positives} positive, {negatives} negative images"
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:

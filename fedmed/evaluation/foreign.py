@@ -85,9 +85,10 @@ def _notes(clean: pd.DataFrame, absent: list[str]) -> list[str]:
         notes.append("no column image: this table cannot be paired with another")
     unknown = int(clean["patient_id"].isna().sum())
     if unknown:
-        which = "every image" if unknown == len(clean) else f"{unknown} images"
+        which = f"{unknown} images without patient_id" if unknown < len(clean) else "images"
+        column = "no column patient_id: " if "patient_id" in absent else ""
         notes.append(
-            f"{which} without patient_id: each counts as a patient of its own, and intervals are "
-            "too narrow if patients have several images"
+            f"{column}{which} count as patients of their own; where patients have several images, "
+            "intervals are too narrow without it"
         )
     return notes

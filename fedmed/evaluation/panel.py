@@ -87,10 +87,13 @@ class MacroPanel:
 
     @property
     def counts(self) -> Mapping[str, list[Count]]:
-        """Groups by attribute: label counts added over targets, "too few" where any target has."""
-        each = [panel.counts for panel in self.targets.values()]
-        shared = [a for a in groups.ATTRIBUTES if all(a in counts for counts in each)]
-        return {a: _together([counts[a] for counts in each]) for a in shared}
+        """Groups by attribute: their images, and the mean over targets of those with it.
+
+        A group that has too few under a target names it.
+        """
+        each = {name: panel.counts for name, panel in self.targets.items()}
+        shared = [a for a in groups.ATTRIBUTES if all(a in counts for counts in each.values())]
+        return {a: _together({name: c[a] for name, c in each.items()}) for a in shared}
 
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
@@ -198,20 +201,29 @@ def _any_target(tests: Mapping[str, pd.DataFrame]) -> dict[str, bool]:
     return {str(patient): bool(ill) for patient, ill in any_of.items()}
 
 
-def _together(each: Sequence[list[Count]]) -> list[Count]:
+def _together(each: Mapping[str, Sequence[Count]]) -> list[Count]:
     """Counts of the same images under several targets, by group."""
-    by_name: dict[str, list[Count]] = {}
-    for found in each:
+    by_group: dict[str, dict[str, Count]] = {}
+    for target, found in each.items():
         for count in found:
-            by_name.setdefault(count.group, []).append(count)
-    few = fairness.TOO_FEW
-    return [
-        Count(
-            group=name,
-            n=sum(count.n for count in same),
-            patients=max(count.patients for count in same),
-            positives=sum(count.positives for count in same),
-            note=few if any(c.note for c in same) or len(same) < len(each) else None,
-        )
-        for name, same in by_name.items()
-    ]
+            by_group.setdefault(count.group, {})[target] = count
+    return [_of_targets(group, list(each), same) for group, same in by_group.items()]
+
+
+def _of_targets(group: str, targets: Sequence[str], same: Mapping[str, Count]) -> Count:
+    few = [t for t in targets if t not in same or same[t].note is not None]
+    fewest = min(few, default=None, key=lambda t: _rarer(same.get(t)))
+    numbers = same.get(fewest) if fewest is not None else None
+    return Count(
+        group=group,
+        n=max(count.n for count in same.values()),
+        patients=max(count.patients for count in same.values()),
+        positives=round(float(np.mean([count.positives for count in same.values()]))),
+        note=None if fewest is None else f"{fairness.TOO_FEW} (target {fewest})",
+        detail=None if fewest is None else f"target {fewest}: {fairness.seen(numbers)}",
+    )
+
+
+def _rarer(count: Count | None) -> int:
+    """Images of the rarer class; 0 where there are none."""
+    return 0 if count is None else min(count.positives, count.negatives)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
 
 from fedmed.evaluation.cells import Array, drawn_measures, interval, measures
 from fedmed.evaluation.fairness import MINIMUM, PAIRS, TOO_FEW, pearson
+from fedmed.evaluation.gaps import half_widths
 from fedmed.evaluation.groups import UNKNOWN
 
 Json = dict[str, Any]
@@ -35,6 +37,15 @@ class Groups:
     def place(self, name: str) -> int:
         """Position of a group; that of its others is as many further as there are groups."""
         return self.names.index(name)
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """Signed differences of groups by name: values [contrasts], sample [draws, contrasts]."""
+
+    names: tuple[str, ...]
+    values: Array
+    sample: Array
 
 
 def by_group(
@@ -95,35 +106,41 @@ def by_group(
 def gaps_between(groups: Groups, attribute: str, level: float) -> Json:
     """Gaps as :func:`fedmed.evaluation.fairness.gaps` defines them, with intervals.
 
-    The interval of a gap is that of the difference between the two groups that are furthest apart
-    in the estimate, cut at 0: under noise, and with many groups, a gap of none looks like some.
+    The interval of a gap is made from simultaneous intervals of all the differences that it is the
+    largest of (:mod:`fedmed.evaluation.gaps`): under noise, and with many groups, a gap of none
+    looks like some.
     """
     used = [row for row in groups.rows if row["group"] != UNKNOWN and row["note"] is None]
+    names = [str(row["group"]) for row in used]
+    pairs = {
+        gap: _pairs(groups, names, key)
+        for gap, key in (
+            ("auroc_gap", "auroc"),
+            ("fnr_gap", "fnr"),
+            ("tpr_gap", "tpr"),
+            ("fpr_gap", "fpr"),
+            ("statistical_parity_difference", "selection_rate"),
+        )
+    }
+    pairs["equalised_odds_difference"] = _either(pairs["tpr_gap"], pairs["fpr_gap"])
     found: Json = {}
     intervals: Json = {}
-    for gap, key in (
-        ("auroc_gap", "auroc"),
-        ("fnr_gap", "fnr"),
-        ("tpr_gap", "tpr"),
-        ("fpr_gap", "fpr"),
-        ("statistical_parity_difference", "selection_rate"),
-    ):
-        found[gap], intervals[gap] = _range(groups, used, key, level)
-    odds = max(("tpr_gap", "fpr_gap"), key=lambda gap: found[gap] or 0.0)
-    either = None in (found["tpr_gap"], found["fpr_gap"])
-    found["equalised_odds_difference"] = None if either else found[odds]
-    intervals["equalised_odds_difference"] = None if either else intervals[odds]
-    accuracy = _accuracy_gaps(groups, used, attribute, level)
+    for gap, of in pairs.items():
+        found[gap], intervals[gap] = (None, None) if of is None else _largest(of, level)
+    accuracy = _accuracy_gaps(groups, names, attribute)
+    signed = dict(zip(accuracy.names, map(float, accuracy.values), strict=True))
+    largest = max(signed, key=lambda name: abs(signed[name]), default=None)
+    intervals["accuracy_gap"] = None
+    if largest is not None:
+        intervals["accuracy_gap"] = _limits_of(accuracy, accuracy.names.index(largest), level)
     worst = min(used, key=lambda row: float(row["auroc"]), default=None)
     missed = [row for row in used if row["fnr"] is not None]
     most = max(missed, key=lambda row: float(row["fnr"]), default=None)
-    largest = max(accuracy, key=lambda name: abs(accuracy[name][0]), default=None)
-    intervals["accuracy_gap"] = None if largest is None else accuracy[largest][1]
     return {
         **found,
-        "accuracy_gap": None if largest is None else accuracy[largest][0],
+        "accuracy_gap": None if largest is None else signed[largest],
         "accuracy_gap_group": largest,
-        "accuracy_gaps": {name: gap for name, (gap, _) in accuracy.items()},
+        "accuracy_gaps": signed,
         "calibration_gap": None,
         "worst_auroc": None if worst is None else worst["auroc"],
         "worst_group": None if worst is None else worst["group"],
@@ -158,47 +175,72 @@ def _detectable(sample: Array, place: int, groups: int) -> float | None:
     kept = difference[np.isfinite(difference)]
     if kept.size * 2 < difference.size or kept.size < 2:
         return None
-    return _POWER * float(kept.std(ddof=1))
+    error = float(kept.std(ddof=1))
+    return _POWER * error if error > 1e-12 else None
 
 
-def _range(
-    groups: Groups, used: list[Json], key: str, level: float
-) -> tuple[float | None, list[float] | None]:
-    known = [row for row in used if row[key] is not None]
-    if len(known) < 2:
-        return None, None
-    high = max(known, key=lambda row: float(row[key]))
-    low = min(known, key=lambda row: float(row[key]))
-    if high is low:
-        high = next(row for row in known if row is not low)
-    return _difference(groups, key, high["group"], low["group"], level)
+def _pairs(groups: Groups, names: list[str], key: str) -> Contrasts | None:
+    """Differences of all pairs of the groups in which a measure is known; None below two."""
+    if key not in groups.values:
+        return None
+    values, sample = groups.values[key], groups.sample[key]
+    known = [name for name in names if math.isfinite(float(values[groups.place(name)]))]
+    both = list(combinations([groups.place(name) for name in known], 2))
+    if not both:
+        return None
+    first, second = (list(side) for side in zip(*both, strict=True))
+    return Contrasts(
+        tuple(f"{one} - {two}" for one, two in combinations(known, 2)),
+        values[first] - values[second],
+        sample[:, first] - sample[:, second],
+    )
 
 
-def _difference(
-    groups: Groups, key: str, first: str, second: str, level: float
-) -> tuple[float, list[float] | None]:
-    at, other = groups.place(first), groups.place(second)
-    value = float(groups.values[key][at] - groups.values[key][other])
-    return value, interval(groups.sample[key][:, at] - groups.sample[key][:, other], level=level)
+def _either(first: Contrasts | None, second: Contrasts | None) -> Contrasts | None:
+    """All contrasts of both; None where one has none."""
+    if first is None or second is None:
+        return None
+    return Contrasts(
+        first.names + second.names,
+        np.concatenate([first.values, second.values]),
+        np.concatenate([first.sample, second.sample], axis=1),
+    )
 
 
-def _accuracy_gaps(
-    groups: Groups, used: list[Json], attribute: str, level: float
-) -> dict[str, tuple[float, list[float] | None]]:
+def _largest(of: Contrasts, level: float) -> tuple[float, list[float] | None]:
+    """The largest size of a contrast and its interval, as :func:`fedmed.evaluation.gaps.limits`."""
+    sizes = np.abs(of.values)
+    widths = half_widths([of.values], [of.sample], level=level)
+    if widths is None:
+        return float(sizes.max()), None
+    low, high = float((sizes - widths[0]).max()), float((sizes + widths[0]).max())
+    return float(sizes.max()), [max(0.0, low), min(1.0, high)]
+
+
+def _limits_of(of: Contrasts, which: int, level: float) -> list[float] | None:
+    """Interval of the contrast that was picked because it is the largest."""
+    if len(of.names) == 1:
+        return interval(of.sample[:, 0], level=level, low=-1.0)
+    widths = half_widths([of.values], [of.sample], level=level)
+    if widths is None:
+        return None
+    value, half = float(of.values[which]), float(widths[0][which])
+    return [max(-1.0, value - half), min(1.0, value + half)]
+
+
+def _accuracy_gaps(groups: Groups, names: list[str], attribute: str) -> Contrasts:
     """For sex the first minus the second, else each group's accuracy minus all others'; signed."""
     if "accuracy" not in groups.values:
-        return {}
-    names = [str(row["group"]) for row in used]
+        return Contrasts((), np.empty(0), np.empty((0, 0)))
+    pairs = {name: len(groups.names) + groups.place(name) for name in names}
     if attribute in PAIRS:
         first, second = PAIRS[attribute]
         pairs = {first: groups.place(second)} if {first, second} <= set(names) else {}
-    else:
-        pairs = {name: len(groups.names) + groups.place(name) for name in names}
-    found: dict[str, tuple[float, list[float] | None]] = {}
-    for name, other in pairs.items():
-        at = groups.place(name)
-        value = float(groups.values["accuracy"][at] - groups.values["accuracy"][other])
-        if math.isfinite(value):
-            sample = groups.sample["accuracy"][:, at] - groups.sample["accuracy"][:, other]
-            found[name] = value, interval(sample, level=level, low=-1.0)
-    return found
+    values, sample = groups.values["accuracy"], groups.sample["accuracy"]
+    known = [
+        name
+        for name, other in pairs.items()
+        if math.isfinite(float(values[groups.place(name)] - values[other]))
+    ]
+    at, others = [groups.place(name) for name in known], [pairs[name] for name in known]
+    return Contrasts(tuple(known), values[at] - values[others], sample[:, at] - sample[:, others])

@@ -46,8 +46,10 @@ def validate(table: pd.DataFrame, where: str = "predictions") -> pd.DataFrame:
     """
     missing = [name for name in REQUIRED if name not in table.columns]
     if missing:
+        what = "; every image without one counts as a patient of its own"
         raise UserError(
             f"{where}: column '{missing[0]}' is missing; add it, with nulls where it is unknown"
+            f"{what if missing[0] == 'patient_id' else ''}"
         )
     clean = typed(table, where)
     for name in ("image", "hospital"):
@@ -76,7 +78,7 @@ def typed(table: pd.DataFrame, where: str) -> pd.DataFrame:
     refuse(
         clean["score"].isna(),
         where,
-        "score is not a number; the model diverged, lower the learning rate",
+        "column 'score' is not a number; give the probability of disease, 0 to 1",
     )
     refuse(
         (clean["score"] < 0.0) | (clean["score"] > 1.0),

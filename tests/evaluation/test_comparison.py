@@ -286,13 +286,67 @@ def test_what_is_detectable_is_what_the_standard_error_allows() -> None:
         (lambda t: t.assign(patient_id=t["patient_id"] + "x"), ["patient_id of image 'i00001'"]),
         (lambda t: t.drop(columns="image"), ["arm-1/seed-0", "'image' is missing", "paired"]),
         (lambda t: t.assign(target="x"), ["targets"]),
-        (lambda t: t.assign(score=np.nan), ["arm-1/seed-0, row 1", "score is not a number"]),
+        (
+            lambda t: t.assign(score=np.nan),
+            ["arm-1/seed-0, row 1", "column 'score' is not a number"],
+        ),
     ],
 )
 def test_runs_that_cannot_be_paired_are_refused(change: Any, words: list[str]) -> None:
     tables = arms(2.0, 1.0, seeds=1)
     tables["arm-1"][0] = change(tables["arm-1"][0])
     refuses(lambda: run(tables), *words)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_demographics_that_one_table_lacks_come_from_the_other(first: int) -> None:
+    """Groups do not depend on which of the two tables comes first."""
+    tables = [scored(BASE, 2.0, 1), scored(BASE, 1.0, 2)]
+    bare = tables[1].drop(columns=["sex", "hospital"]).assign(age=tables[1]["age"])
+    bare.loc[::2, "age"] = np.nan
+    bare["comorbidities"] = np.where(np.arange(len(BASE)) % 2, 1, 0)
+    whole = run({"arm-0": {0: tables[0]}, "arm-1": {0: tables[1]}})
+    given = {f"arm-{n}": {0: [tables[0], bare][(n + first) % 2]} for n in range(2)}
+    found = run(given)
+    groups = found["by_arm"]["arm-0"]["groups"]
+    assert list(groups) == ["sex", "age", "sex_age", "hospital", "comorbidities"]
+    for attribute in ("sex", "age", "hospital"):
+        expected = whole["by_arm"]["arm-0"]["groups"][attribute]
+        assert {name: told["n"] for name, told in groups[attribute].items()} == {
+            name: told["n"] for name, told in expected.items()
+        }
+    assert any("of images that no table before it tells: from arm-1" in n for n in found["notes"])
+
+
+@pytest.mark.parametrize(("column", "value"), [("sex", "M"), ("age", 7.0), ("hospital", "h")])
+def test_tables_that_tell_of_another_patient_are_refused(column: str, value: Any) -> None:
+    tables = arms(2.0, 1.0, seeds=1)
+    women = tables["arm-1"][0]
+    row = int(np.flatnonzero((women["split"] == "test") & (women["sex"] == "F"))[3])
+    women.loc[women.index[row], column] = value
+    name = women["image"].iloc[row]
+    refuses(lambda: run(tables), f"arm-0/seed-0 and arm-1/seed-0 differ in the {column} of", name)
+    women[column] = None  # unknown is no contradiction
+    run(tables, resamples=0)
+    # Two that differ from each other, and not from the first, which does not know.
+    tables["arm-0"][0][column] = None
+    known = scored(BASE, 1.0, 5)
+    tables["arm-1"] = {0: known}
+    tables["arm-2"] = {0: known.copy()}
+    tables["arm-2"][0].loc[known.index[row], column] = value
+    refuses(lambda: run(tables), f"arm-1/seed-0 and arm-2/seed-0 differ in the {column} of", name)
+
+
+def test_an_age_that_a_format_rounded_is_the_same_age() -> None:
+    tables = arms(2.0, 1.0, seeds=1)
+    tables["arm-1"][0]["age"] = tables["arm-1"][0]["age"].astype("float32")
+    run(tables, resamples=0)
+
+
+def test_a_table_without_patients_beside_one_with_them_says_what_is_missing() -> None:
+    tables = arms(2.0, 1.0, seeds=1)
+    tables["arm-1"][0] = tables["arm-1"][0].drop(columns="patient_id")
+    refuses(lambda: run(tables), "arm-1/seed-0 has no patient_id", "a patient of its own", "add")
 
 
 def test_an_unknown_baseline_is_refused() -> None:

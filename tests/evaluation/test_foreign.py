@@ -48,8 +48,14 @@ def test_spellings_of_sex_and_split_are_understood() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"score": [0.2, None, 0.1]}, ["row 2", "score is not a number"]),
-        ({"score": [0.2, "high", 0.1]}, ["row 2", "score is not a number"]),
+        (
+            {"score": [0.2, None, 0.1]},
+            ["row 2", "column 'score' is not a number", "give the probability"],
+        ),
+        (
+            {"score": [0.2, "high", 0.1]},
+            ["row 2", "column 'score' is not a number", "give the probability"],
+        ),
         ({"score": [0.2, 1.2, 0.1]}, ["row 2", "outside 0 to 1"]),
         ({"label": [0, 1, -1]}, ["row 3", "label is not 0 or 1"]),
         ({"image": ["a", "b", "a"]}, ["row 3", "listed twice"]),

@@ -27,7 +27,10 @@ def table(**changes: Any) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": [0.2, np.nan, 0.1]}, "row 2: score is not a number; the model diverged"),
+        (
+            {"score": [0.2, np.nan, 0.1]},
+            "row 2: column 'score' is not a number; give the probability",
+        ),
         ({"score": [0.2, 0.7, 1.01]}, "row 3: score is outside 0 to 1"),
         ({"score": [-0.1, 0.7, 1.0]}, "row 1: score is outside 0 to 1"),
         ({"score": [0.2, np.inf, 1.0]}, "row 2: score is outside 0 to 1"),

@@ -230,7 +230,7 @@ def test_label_and_score_alone_are_evaluated_and_nothing_is_dropped() -> None:
     assert [note.split(":")[0] for note in found["notes"]] == [
         "no column split",
         "no column image",
-        "every image without patient_id",
+        "no column patient_id",
     ]
 
 
@@ -252,9 +252,34 @@ def test_several_targets_give_macro_averages_and_each_its_own_metrics() -> None:
     women = rows[(rows["split"] == "test") & (rows["sex"] == "F")]
     by_target = [auroc(part["label"], part["score"]) for _, part in women.groupby("target")]
     assert found["groups"]["sex"][0]["auroc"] == pytest.approx(np.mean(by_target))
-    assert found["groups"]["sex"][0]["n"] == len(women)
+    assert found["groups"]["sex"][0]["n"] == len(women) / 3
     assert found["n_test"] == each[0]["n_test"]
     json.dumps(found, allow_nan=False)
+
+
+def test_a_groups_images_are_counted_once_under_several_targets() -> None:
+    rows = long_table().reset_index(drop=True)
+    women = (rows["split"] == "test") & (rows["sex"] == "F")
+    rare = rows.index[women & (rows["target"] == "t1")]
+    rows.loc[rare, "label"] = 0
+    rows.loc[rare[:2], "label"] = 1
+    found = evaluate(rows, resamples=50)
+    told = next(row for row in found["groups"]["sex"] if row["group"] == "F")
+    assert told["n"] == len(rare)
+    assert told["positives"] == round(rows[women].groupby("target")["label"].sum().mean())
+    assert told["positives"] + told["negatives"] == told["n"]
+    assert told["note"] == "too few (target t1)"
+    assert found["fairness"]["sex"]["notes"][0] == (
+        f"F is not compared: too few (target t1: 2 positive, {len(rare) - 2} negative images; "
+        "10 of each needed)"
+    )
+
+
+def test_of_a_constant_score_no_gap_can_be_detected() -> None:
+    """A gap that cannot move is not one that is seen from 0 on."""
+    for row in evaluate(table(score=0.3), resamples=100)["groups"]["sex"]:
+        assert row["minimum_detectable_gap"]["auroc"] is None
+        assert row["minimum_detectable_gap"]["fnr"] is None
 
 
 def test_the_macro_interval_knows_that_targets_share_patients() -> None:
