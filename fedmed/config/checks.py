@@ -197,6 +197,13 @@ def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, mod
         raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
     if evaluation.where == "server":
         return
+    further = (evaluation.train_metrics, evaluation.noised_test, evaluation.curves)
+    if evaluation.where == "hospitals" and any(further):
+        key = ("train-metrics", "noised-test", "curves")[further.index(True)]
+        raise ValueError(
+            f"evaluation.{key}: the server has no images (evaluation.where = 'hospitals'); remove "
+            "it, or set evaluation.where = 'server'"
+        )
     if evaluation.where == "hospitals" and train.selection != "last":
         raise ValueError(
             f"train.selection: '{train.selection}' needs a validation AUROC in every round, which "

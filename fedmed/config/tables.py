@@ -165,6 +165,9 @@ class Evaluation(Section):
     attributes: str = "sex,age"  # histograms by these, comma separated; each costs accuracy
     specificity: Annotated[float, Field(gt=0, lt=1)] = 0.9  # sensitivity is also given there
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000  # behind each interval
+    train_metrics: bool = False  # simulation only: training images too, which no epsilon covers
+    noised_test: bool = False  # image mechanisms: test images noised as the training images are
+    curves: bool = False  # accuracy and AUROC on test (and those sets) after every round as well
 
     @property
     def grouped_by(self) -> tuple[str, ...]:
