@@ -169,6 +169,16 @@ def _under_ceiling(paper: Paper, arms: Sequence[Arm]) -> Figure | None:
             every=True,
         ),
         chart.layer(
+            {"type": "text", "align": "right", "dy": -7, "dx": -2},
+            [
+                {"scale": 8, "value": papers.ceiling(8, share), "who": who}
+                for who, share in shares.items()
+                if len(shares) > 1
+            ],
+            {"x": x, "y": y, "text": {"field": "who", "type": "nominal"}},
+            every=True,
+        ),
+        chart.layer(
             {"type": "rule", "strokeDash": [4, 4], "color": var("muted")},
             [{"value": share} for share in shares.values()],
             {"y": y},
@@ -240,7 +250,8 @@ def _curve(
         "type": "quantitative",
         "title": "round",
         "scale": {"domain": [0, max(1, *rounds)], "nice": False},
-        "axis": {"grid": False, "tickMinStep": 1, "format": "d", "tickCount": 6},
+        "axis": {"grid": False, "format": "d"}
+        | ({"values": rounds} if len(rounds) <= 12 else {"tickMinStep": 1, "tickCount": 6}),
     }
     y = {
         "field": "value",
