@@ -238,6 +238,11 @@ def review(
     site = site or Site()
     name = name_of(settings, index)
     with refusing("plan", name):
+        if settings.evaluation.train_metrics and (site.policy or site.ledger):
+            raise UserError(
+                "evaluation.train-metrics lets the server read training images, which is for "
+                "simulations; remove it"
+            )
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
     with refusing("ledger", name):

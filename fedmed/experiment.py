@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedmed import config, files, pretraining
+from fedmed import config, files, pretraining, published
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
@@ -31,7 +31,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "pooled-dp-sgd": {"train": {"scheme": "pooled"}, "privacy": {"arm": "dp-sgd"}},
     "local-only": {"train": {"scheme": "local-only"}, "privacy": {"arm": "none"}},
 }
-_HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain")
+_HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain", "paper")
 SAMPLES = 6  # images shown in the report, before and after noise
 
 
@@ -45,6 +45,7 @@ class Experiment:
     seeds: tuple[int, ...]
     arms: dict[str, Settings]
     pretrain: Settings | None = None  # what arms with model.weights = "pretrain" start from
+    paper: str = ""  # whose published figures the report shows beside these
 
     def settings(self, arm: str, seed: int) -> Settings:
         """Settings of one run."""
@@ -113,6 +114,12 @@ def load_experiment(
     name = str(text.get("name", path.stem))
     if not _is_folder_name(name):
         raise UserError(f"{where}: name = '{name}' becomes a folder; use letters, digits, - _ .")
+    paper = str(text.get("paper", ""))
+    if paper and paper not in published.names():
+        raise UserError(
+            f"{where}: paper = '{paper}' is not known{config.nearest(paper, published.names())}; "
+            f"use one of {', '.join(published.names())}, or remove it"
+        )
     return Experiment(
         name=name,
         title=str(text.get("title", path.stem)),
@@ -120,6 +127,7 @@ def load_experiment(
         seeds=tuple(chosen),
         arms=settings,
         pretrain=pretrain,
+        paper=paper,
     )
 
 
@@ -391,6 +399,7 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "name": experiment.name,
             "title": experiment.title,
             "description": experiment.description,
+            "paper": experiment.paper,
             "arms": list(dict.fromkeys([*earlier["arms"], *experiment.arms])),
             "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
             "runs": sorted(

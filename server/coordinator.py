@@ -25,6 +25,7 @@ from fedmed.privacy.policy import Policy
 from fedmed.run_directory import RunDirectory
 from server import federated
 from server.evaluation import Evaluator, initial_model
+from server.further import Further
 from server.results import Outcome, write_results
 from server.strategies import (
     Arrays,
@@ -89,6 +90,9 @@ class _Coordinator:
         self.evaluator: Evaluator | None = None
         if self.settings.evaluation.where != "hospitals":
             self.evaluator = Evaluator.create(self.settings, model)
+        self.further: Further | None = None
+        if self.evaluator is not None:
+            self.further = Further(self.evaluator, frozenset(self.refused))
         strategy = self._strategy(members, model)
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
@@ -130,7 +134,7 @@ class _Coordinator:
             seconds=time.perf_counter() - started + earlier,
             collected=collected,
         )
-        return write_results(self.settings, self.directory, self.plans, self.evaluator, outcome)
+        return write_results(self.settings, self.directory, self.plans, self.further, outcome)
 
     def _members(self) -> dict[int, str]:
         """Ask every node which hospital it is; each hospital must be there exactly once."""
@@ -277,6 +281,7 @@ class _Coordinator:
             return None
         models = strategy.models()
         auroc = None if self.evaluator is None else self.evaluator.validation_auroc(models)
+        curves = None if self.further is None else self.further.curve(models)
         before = self._auroc_of(self.best)
         # Where AUROC is not defined nothing can be compared: the later round stands.
         better = auroc is None or before is None or auroc > before
@@ -294,6 +299,7 @@ class _Coordinator:
                 "hospitals": strategy.report.hospitals,
                 "failures": strategy.report.failures,
                 "train_loss": strategy.report.loss,
+                **({} if curves is None else {"curves": curves}),
                 **strategy.report.extra,
             }
         )

@@ -13,6 +13,7 @@ from fedmed import models, timing
 from fedmed.config import Settings
 from fedmed.data.network import held_out_shard
 from fedmed.data.pseudonym import pseudonyms
+from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.evaluation.discrimination import auroc
 from fedmed.features import featured
@@ -36,11 +37,22 @@ class Evaluator:
     def create(cls, settings: Settings, model: nn.Module) -> "Evaluator":
         """Evaluator of ``settings``' held-out cohort; ``model`` gives the architecture.
 
-        Of a model with a frozen body the features are computed once. Where the model asks for it,
-        they are standardised by those of the validation images (see :func:`standardise`).
+        Where the model asks for it, features are standardised by those of the validation images
+        (see :func:`standardise`).
         """
         shard, hospital = held_out_shard(settings.data)
         model.to(pick_device(settings.run.device))
+        made = cls.over(settings, model, shard, hospital)
+        if isinstance(model, FeatureNetwork) and model.standard == "validation":
+            rows = np.flatnonzero(shard.table["split"] == "val")
+            standardise(model, torch.from_numpy(np.asarray(made.images[rows])))
+        return made
+
+    @classmethod
+    def over(
+        cls, settings: Settings, model: nn.Module, shard: Shard, hospital: pd.Series
+    ) -> "Evaluator":
+        """Evaluator of any shard; of a model with a frozen body the features are computed once."""
         shard = featured(
             model,
             shard,
@@ -48,9 +60,6 @@ class Evaluator:
             settings.train.augment,
             settings.data.dimensions,
         )
-        if isinstance(model, FeatureNetwork) and model.standard == "validation":
-            rows = np.flatnonzero(shard.table["split"] == "val")
-            standardise(model, torch.from_numpy(np.asarray(shard.images[rows])))
         return cls(settings, model, shard.images, shard.table, hospital)
 
     def validation_auroc(self, owners: Mapping[str, Mapping[str, Tensor]]) -> float | None:
@@ -66,20 +75,24 @@ class Evaluator:
         labels = self.table["label"].to_numpy(dtype=np.int64)[rows]
         if len(np.unique(labels)) < 2:
             return None
-        return float(auroc(labels, self._scores(owners, rows)))
+        return float(auroc(labels, self.scores(owners, rows)))
 
-    def predictions(self, owners: Mapping[str, Mapping[str, Tensor]]) -> pd.DataFrame:
-        """The predictions table: validation and test rows, identifiers replaced by pseudonyms."""
+    def predictions(
+        self, owners: Mapping[str, Mapping[str, Tensor]], split: str = ""
+    ) -> pd.DataFrame:
+        """The predictions table, identifiers replaced by pseudonyms; all rows or a split's."""
         rows = np.arange(len(self.table))
-        table = self.table
+        if split:
+            rows = np.flatnonzero(self.table["split"] == split)
+        table = self.table.iloc[rows].reset_index(drop=True)
         result = pd.DataFrame(
             {
                 "image": pseudonyms(table["image"], "image"),
                 "patient_id": pseudonyms(table["patient_id"], "patient"),
-                "hospital": self.hospital.astype("string"),
+                "hospital": self.hospital.iloc[rows].reset_index(drop=True).astype("string"),
                 "split": table["split"],
                 "label": table["label"].astype("int64"),
-                "score": self._scores(owners, rows),
+                "score": self.scores(owners, rows),
             }
         )
         unknown = pd.Series(pd.NA, index=table.index, dtype="object")
@@ -91,9 +104,10 @@ class Evaluator:
                 result[column] = table[column]
         return result
 
-    def _scores(
+    def scores(
         self, owners: Mapping[str, Mapping[str, Tensor]], rows: NDArray[np.int64]
     ) -> NDArray[np.float64]:
+        """Scores of some rows; several owners score the rows of their own hospital each."""
         scores = np.full(len(rows), np.nan)
         with timing.measured("evaluation"):
             for owner, parameters in owners.items():

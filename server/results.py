@@ -24,6 +24,7 @@ from fedmed.run_directory import RunDirectory, save_arrays
 from server import federated
 from server.evaluation import Evaluator, initial_model
 from server.federated import Collected
+from server.further import Further
 from server.strategies import Arrays
 
 
@@ -46,22 +47,25 @@ def write_results(
     settings: Settings,
     directory: RunDirectory,
     plans: Mapping[str, Plan],
-    evaluator: Evaluator | None,
+    further: Further | None,
     outcome: Outcome,
 ) -> dict[str, Any]:
     """Write everything and return the result; ``result.json`` comes last and ends the run.
 
-    Without an ``evaluator`` (the server has no images) the metrics are those of the hospitals'
+    Without a ``further`` (the server has no images) the metrics are those of the hospitals'
     histograms, and there is no table of predictions.
 
     Raises :class:`RunError` where a member took more private steps than its plan accounts for.
     """
     path = directory.path
     metrics = None
-    if evaluator is not None:
+    beside: dict[str, Any] = {}
+    evaluator = None if further is None else further.main
+    if further is not None and evaluator is not None:
         predictions = evaluator.predictions(outcome.owners)
         predictions_table.write(predictions, path / "predictions.parquet")
         metrics = _evaluated(settings, predictions)
+        beside = further.metrics(outcome.owners, predictions)
     collected = outcome.collected
     pooled = None if collected is None else federated.pooled_metrics(settings, collected)
     spends = _spends(settings, directory, plans, outcome)
@@ -100,6 +104,7 @@ def write_results(
         "selected_round": outcome.selected_round,
         "metrics": pooled if metrics is None else metrics,
         **({} if metrics is None or pooled is None else {"federated_evaluation": pooled}),
+        **beside,
         "hospital_auroc": None
         if evaluator is None
         else _each_on_everything(evaluator, outcome.owners),

@@ -14,7 +14,7 @@ from fedmed import config
 from fedmed.config import ARMS, Settings, from_flat, parse, parse_assignment, read_toml
 from fedmed.errors import UserError
 
-PROJECT = Path(config.__file__).parent.parent / "pyproject.toml"
+PROJECT = Path(config.__file__).parents[2] / "pyproject.toml"
 
 
 def test_the_run_config_of_the_flower_app_equals_the_defaults() -> None:

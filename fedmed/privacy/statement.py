@@ -24,6 +24,10 @@ from fedmed.rounding import up
 SERVERS_IMAGES = (
     "the patients of the server's validation and test images, declared public or consented"
 )
+TRAINING_METRICS = (
+    "metrics on training images (evaluation.train-metrics): the server of this simulation read "
+    "those images, which no server of a real federation does"
+)
 NOT_COVERED = [
     "runs outside this comparison on the same patients: their epsilons add up to these",
     "the choice of settings, made by whoever ran earlier experiments on the same data",
@@ -288,6 +292,8 @@ def _not_covered(
     if evaluation is not None:
         unknown = settings.data.unknown_patients == "separate"
         found += evaluation_statement.not_covered(evaluation, unknown)
+    if settings.evaluation.train_metrics:
+        found.append(TRAINING_METRICS)
     gradient = part(plan, GradientPlan)
     if gradient is not None and not gradient.declared:
         found.append("the number of patients and images of each hospital, treated as public")

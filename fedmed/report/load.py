@@ -48,6 +48,7 @@ class Comparison:
     description: str
     synthetic: bool
     cohort: str
+    paper: str
     notes: list[str]
     base: Json
     runs: list[Run]
@@ -88,6 +89,7 @@ def load(directory: Path) -> Comparison:
         description=str(about.get("description") or ""),
         synthetic=bool(about.get("synthetic")) or any(r.get("synthetic") for r in results),
         cohort=str(about.get("cohort") or (results[0].get("cohort") if results else "") or ""),
+        paper=str(about.get("paper") or ""),
         notes=texts(about, "notes"),
         base=table(about, "base"),
         runs=runs,

@@ -23,6 +23,8 @@ from fedmed.report import (
     groups,
     learning,
     palette,
+    papers,
+    papers_figures,
     sections,
     statements,
     trust,
@@ -47,7 +49,7 @@ def build(directory: Path) -> Path:
     directory = Path(directory)
     comparison = load(directory)
     arms = summarise(comparison)
-    vega, drawn = chart.draw(_figures(arms))
+    vega, drawn = chart.draw(_figures(arms, comparison.paper))
     for one in drawn:
         write_text(directory / "figures" / f"{one.stem}.svg", one.svg)
         write_bytes(directory / "figures" / f"{one.stem}.png", one.png)
@@ -78,13 +80,14 @@ def _environment() -> Environment:
     return environment
 
 
-def _figures(arms: Sequence[Arm]) -> dict[str, Figure]:
+def _figures(arms: Sequence[Arm], paper: str = "") -> dict[str, Figure]:
     """Every figure by the stem of its files, which is safe and unique."""
     found: list[Figure | None] = [*epsilon.panels(arms)]
     for attribute in groups.attributes(arms):
         found += [groups.metric_figure(attribute, metric, arms) for metric in groups.METRICS]
         found.append(groups.change_figure(attribute, arms))
     found += [*learning.panels(arms), costs.figure(arms)]
+    found += papers_figures.figures(paper, arms)
     figures: dict[str, Figure] = {}
     for number, figure in enumerate((one for one in found if one is not None), start=1):
         stem = safe_name(figure.name)[:_STEM]
@@ -126,6 +129,11 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "no_curve": [
             arm.name for arm in arms if arm.name not in {one.figure.arm for one in curves}
         ],
+        "published": papers.section(comparison.paper, arms),
+        "published_figures": [
+            one for one in named("papers-") if not one.figure.name.startswith("papers-curve-")
+        ],
+        "published_curves": named("papers-curve-"),
         "reference": base,
         "groups": [
             {

@@ -1,0 +1,73 @@
+"""One typed, validated run configuration: keys, defaults and units are written here alone.
+
+Keys are kebab case and nested (``data.image-size``). The same keys serve ``pyproject.toml``'s
+Flower run config, an experiment's TOML and ``--set``. An empty string means "not given".
+"""
+
+from fedmed.config.checks import READ_BY
+from fedmed.config.flat import flatten, put, unflatten
+from fedmed.config.names import (
+    ARMS,
+    ATTRIBUTES,
+    IMAGE_ARMS,
+    TRACKERS,
+    UNPROTECTED,
+    UPDATE_ARMS,
+    Arm,
+    Attribute,
+    Count,
+    NotNegative,
+    Positive,
+    Scalar,
+    Scheme,
+    Seed,
+)
+from fedmed.config.reading import explain, nearest, parse_assignment, read_toml, widen
+from fedmed.config.settings import Settings, from_flat, parse
+from fedmed.config.tables import (
+    Columns,
+    Data,
+    Evaluation,
+    Model,
+    Privacy,
+    Run,
+    Section,
+    Train,
+)
+
+__all__ = [
+    "ARMS",
+    "ATTRIBUTES",
+    "IMAGE_ARMS",
+    "READ_BY",
+    "TRACKERS",
+    "UNPROTECTED",
+    "UPDATE_ARMS",
+    "Arm",
+    "Attribute",
+    "Columns",
+    "Count",
+    "Data",
+    "Evaluation",
+    "Model",
+    "NotNegative",
+    "Positive",
+    "Privacy",
+    "Run",
+    "Scalar",
+    "Scheme",
+    "Section",
+    "Seed",
+    "Settings",
+    "Train",
+    "explain",
+    "flatten",
+    "from_flat",
+    "nearest",
+    "parse",
+    "parse_assignment",
+    "put",
+    "read_toml",
+    "unflatten",
+    "widen",
+]

@@ -1,0 +1,222 @@
+"""What must fit together: no key is silently ignored, no combination without a meaning."""
+
+from fedmed.config.names import ARMS, ATTRIBUTES, IMAGE_ARMS, UNPROTECTED, UPDATE_ARMS, kebab
+from fedmed.config.reading import nearest
+from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Train
+
+_SOURCE_KEYS = {
+    "path": ("medmnist", "kermany", "table"),
+    "images": ("table",),
+    "index": ("medmnist", "kermany"),
+    "mapping": ("table",),
+    "positive": ("table",),
+}
+
+
+def check_source_keys(data: Data) -> None:
+    """No key is silently ignored: what a source does not read must not be given."""
+    for key, sources in _SOURCE_KEYS.items():
+        if getattr(data, key) and data.source not in sources:
+            raise ValueError(
+                f"data.{key}: the {data.source} source does not read it (only "
+                f"{', '.join(sources)}); remove it"
+            )
+    if data.columns != Columns() and data.source != "table":
+        raise ValueError(
+            f"data.columns: the {data.source} source has columns of its own; remove it"
+        )
+
+
+_LARGEST_CUBE = 256
+
+
+def check_volumes(data: Data, model: Model) -> None:
+    """Keys of volumes belong to volumes, and a model's channels to their slices."""
+    volumes = data.dimensions == 3 or data.slices > 0
+    if data.dimensions == 3 and data.slices:
+        raise ValueError(
+            "data.slices: takes slices of volumes as channels of a 2D model; set "
+            "data.dimensions = 2, or remove it"
+        )
+    if volumes and (data.source == "kermany" or data.mapping):
+        raise ValueError(
+            f"data.dimensions: {data.mapping or data.source} has flat images; set "
+            "data.dimensions = 2 and data.slices = 0"
+        )
+    if data.dimensions == 3 and data.image_size > _LARGEST_CUBE:
+        raise ValueError(
+            f"data.image-size: a cube of {data.image_size} is too large to train on; use "
+            f"{_LARGEST_CUBE} or less"
+        )
+    plain = Data()
+    for key in ("spacing", "window_centre", "window_width"):
+        if getattr(data, key) == getattr(plain, key):
+            continue
+        name = f"data.{kebab(key)}"
+        if not volumes:
+            raise ValueError(f"{name}: only volumes have it; set data.dimensions = 3, or remove it")
+        if data.source == "medmnist":
+            raise ValueError(f"{name}: MedMNIST's volumes are prepared already; remove it")
+    if data.slices and model.channels != data.slices:
+        raise ValueError(
+            f"model.channels: {model.channels} is not data.slices = {data.slices}, which are the "
+            "model's channels; set both alike"
+        )
+    if not data.slices and model.channels not in (1, 3):
+        raise ValueError(f"model.channels = {model.channels}: it must be 1 or 3; correct it")
+    if data.uncertain_label != plain.uncertain_label and data.uncertain != "smooth":
+        raise ValueError("data.uncertain-label: read by data.uncertain = 'smooth' only; remove it")
+
+
+_RESIDUAL = ("resnet18", "resnet9")
+_MODEL_KEYS: dict[str, tuple[str, ...]] = {
+    "norm": (*_RESIDUAL, "probe"),
+    "activation": (*_RESIDUAL, "probe"),
+    "weight_standardisation": (*_RESIDUAL, "probe"),
+    "stem": (*_RESIDUAL, "probe"),
+    "trains": (*_RESIDUAL, "squeezenet1_1"),
+    "features": ("probe",),
+    "standardise": ("probe",),
+    "components": ("probe",),
+    "feature_size": ("probe", "squeezenet1_1"),
+    "pooling": ("probe", "squeezenet1_1"),
+    "hidden": ("probe", "squeezenet1_1"),
+}
+
+
+def check_model(model: Model, train: Train) -> None:
+    """No key that the architecture does not read, no probe of nothing."""
+    default = Model()
+    for key, names in _MODEL_KEYS.items():
+        if model.name not in names and getattr(model, key) != getattr(default, key):
+            raise ValueError(
+                f"model.{kebab(key)}: the model '{model.name}' does not read it (only "
+                f"{', '.join(names)}); remove it"
+            )
+    if model.components and model.standardise != "validation":
+        raise ValueError(
+            "model.components: principal components come with model.standardise = 'validation'; "
+            "set that, or remove it"
+        )
+    if model.weights_origin and model.weights == "none":
+        raise ValueError("model.weights-origin: there are no weights; set model.weights")
+    if model.name != "probe":
+        return
+    if model.weights == "none":
+        raise ValueError(
+            f"model.weights: a probe rests on pretrained features; give weights of {model.features}"
+        )
+    if train.augment != "none":
+        raise ValueError(
+            "train.augment: a probe's features are computed once, from the images as they are; "
+            "use 'none', or model.name = 'squeezenet1_1' with model.trains = 'head'"
+        )
+
+
+_PRIVATE_TRAINING = ("dp-sgd", *UPDATE_ARMS)
+READ_BY: dict[str, tuple[str, ...]] = {
+    "train.views": ("dp-sgd",),
+    "privacy.epsilon": tuple(arm for arm in ARMS if arm != "none"),
+    "privacy.noise-multiplier": _PRIVATE_TRAINING,
+    "privacy.maximum-noise-to-signal": _PRIVATE_TRAINING,
+    "privacy.image-mechanism": _PRIVATE_TRAINING,
+    "privacy.unit": ("dp-sgd",),
+    "privacy.clipping-norm": _PRIVATE_TRAINING,
+    "privacy.clip-quantile": ("central-adaptive",),
+    "privacy.clip-rate": ("central-adaptive",),
+    "privacy.clip-share": ("central-adaptive",),
+    "privacy.laplace-scale": IMAGE_ARMS,
+    "privacy.clip-released": IMAGE_ARMS,
+    "privacy.cell": ("dp-pix",),
+    "privacy.neighbourhood": ("dp-pix",),
+    "privacy.engine": ("dp-sgd",),
+    "privacy.clipping": ("dp-sgd",),
+    "privacy.bad-gradients": ("dp-sgd",),
+    "privacy.physical-batch-size": ("dp-sgd",),
+}
+"""Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
+
+
+def check_privacy(privacy: Privacy, data: Data) -> None:
+    """An arm that can be accounted, and noise that has a size."""
+    arm, stacked = privacy.arm, privacy.image_mechanism
+    if 0 < privacy.noise_multiplier < 0.01:
+        raise ValueError(
+            f"privacy.noise-multiplier: {privacy.noise_multiplier:g} is no noise; give 0.01 or "
+            "more, or 0 to have it from privacy.epsilon"
+        )
+    if arm in ("dp-sgd", *UPDATE_ARMS) and not 1e-4 <= privacy.epsilon <= 1e4:
+        raise ValueError(
+            f"privacy.epsilon: {privacy.epsilon:g} is outside 0.0001 to 10000, where {arm} can be "
+            "accounted; choose one inside"
+        )
+    if arm == "dp-sgd" and privacy.unit == "image" and not privacy.images_per_patient:
+        raise ValueError(
+            "privacy.images-per-patient: the image unit needs a declared cap on the images of one "
+            "patient; set it, for example to 4"
+        )
+    if stacked != "none" and arm not in ("dp-sgd", *UPDATE_ARMS):
+        raise ValueError(
+            f"privacy.image-mechanism: the arm {arm} has no mechanism to stack it on; "
+            "remove it, or use dp-sgd or an update arm"
+        )
+    if stacked != "none" and not privacy.laplace_scale:
+        raise ValueError(
+            "privacy.laplace-scale: epsilon belongs to the arm, so the images' noise needs a "
+            "scale of its own; set it"
+        )
+    if "dp-pix" in (arm, stacked):
+        if data.image_size % privacy.cell:
+            raise ValueError(
+                f"privacy.cell: {privacy.cell} does not divide data.image-size = "
+                f"{data.image_size}; choose a divisor"
+            )
+        points = data.image_size**data.dimensions * max(1, data.slices)
+        if privacy.neighbourhood > points:
+            raise ValueError(
+                f"privacy.neighbourhood: {privacy.neighbourhood} is more than the image's "
+                f"{points} pixels; lower it"
+            )
+
+
+def check_names(key: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Every name of a list in one text is known, and named once."""
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            what = "named twice" if name in known else f"not known{nearest(name, known)}"
+            raise ValueError(
+                f"{key}: '{name}' is {what}; use each of {', '.join(known)} at most once, "
+                "separated by commas"
+            )
+
+
+def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, model: Model) -> None:
+    """An evaluation that its arm can pay, and that the rest of the run does without."""
+    check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
+    if evaluation.bins == 1:
+        raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
+    if evaluation.where == "server":
+        return
+    further = (evaluation.train_metrics, evaluation.noised_test, evaluation.curves)
+    if evaluation.where == "hospitals" and any(further):
+        key = ("train-metrics", "noised-test", "curves")[further.index(True)]
+        raise ValueError(
+            f"evaluation.{key}: the server has no images (evaluation.where = 'hospitals'); remove "
+            "it, or set evaluation.where = 'server'"
+        )
+    if evaluation.where == "hospitals" and train.selection != "last":
+        raise ValueError(
+            f"train.selection: '{train.selection}' needs a validation AUROC in every round, which "
+            "hospitals do not give (evaluation.where = 'hospitals'); use 'last'"
+        )
+    if evaluation.where == "hospitals" and model.standardise == "validation":
+        raise ValueError(
+            "model.standardise: 'validation' needs the server's validation images, which "
+            "evaluation.where = 'hospitals' leaves it without; use 'layer'"
+        )
+    epsilon = evaluation.epsilon or privacy.epsilon
+    if privacy.arm not in UNPROTECTED and not 1e-4 <= epsilon <= 1e4:
+        raise ValueError(
+            f"evaluation.epsilon: {epsilon:g} (as privacy.epsilon) is outside 0.0001 to 10000, "
+            "where histograms can be accounted; set it"
+        )

@@ -1,0 +1,82 @@
+"""Reading TOML and ``--set``, and saying in one line what is wrong with them."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from fedmed.config.names import Scalar, kebab
+from fedmed.errors import UserError
+
+
+def parse_assignment(text: str) -> tuple[str, Scalar]:
+    """``key=value`` of ``--set``; the value is read as TOML, else as text."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise UserError(f"--set {text}: write it as key=value, for example train.rounds=3")
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    if not isinstance(parsed, str | int | float | bool):
+        raise UserError(f"--set {text}: give one number, true, false or text")
+    return key.strip(), parsed
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises :class:`UserError` naming the file and the line."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; give the path of an experiment's TOML") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder; give the path of an experiment's TOML") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); check path and rights"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first validation error in one line: key, what is wrong, what to do."""
+    first = error.errors()[0]
+    key = ".".join(kebab(str(part)) for part in first["loc"])
+    kind, given = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        spelt = ".".join(str(part) for part in first["loc"])
+        return f"unknown key '{spelt}'; remove it or correct the spelling (keys are kebab case)"
+    if kind == "value_error":
+        return str(first["msg"]).removeprefix("Value error, ")
+    if kind == "literal_error":
+        return f"{key} = {given!r} is not known; use {first['ctx']['expected']}"
+    message = str(first["msg"]).replace("Input should be", "it must be")
+    return f"{key} = {given!r}: {message}; correct it"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean '...'?`` where a known word is close, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def widen(nested: Any, section: type[BaseModel]) -> Any:
+    """Let ``1`` stand for ``1.0`` where a fraction is expected (TOML tells them apart)."""
+    if not isinstance(nested, dict):
+        return nested
+    fields = {kebab(name): field for name, field in section.model_fields.items()}
+    widened: dict[str, Any] = {}
+    for key, value in nested.items():
+        field = fields.get(key)
+        kind = None if field is None else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            value = widen(value, kind)
+        elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+            # A number beyond the range of float stays as it is, and is refused with its key.
+            value = float(value) if abs(value) < 2**1023 else value
+        widened[key] = value
+    return widened

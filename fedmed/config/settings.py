@@ -1,0 +1,120 @@
+"""Everything one run of one arm needs, validated as a whole."""
+
+from typing import Any, Self
+
+from pydantic import ValidationError, model_validator
+
+from fedmed.config.checks import (
+    check_evaluation,
+    check_model,
+    check_names,
+    check_privacy,
+    check_source_keys,
+    check_volumes,
+)
+from fedmed.config.flat import flatten, put, unflatten
+from fedmed.config.names import TRACKERS, UNPROTECTED, UPDATE_ARMS, Scalar
+from fedmed.config.reading import explain, widen
+from fedmed.config.tables import Data, Evaluation, Model, Privacy, Run, Section, Train
+from fedmed.errors import UserError
+
+
+class Settings(Section):
+    """Everything one run of one arm needs."""
+
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    privacy: Privacy = Privacy()
+    evaluation: Evaluation = Evaluation()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        arm, train, data = self.privacy.arm, self.train, self.data
+        if train.weighting == "size" and arm.startswith("central-"):
+            raise ValueError(
+                "train.weighting: 'size' makes one hospital's share larger than the noise of "
+                f"{arm} covers; use 'equal'"
+            )
+        if train.weighting == "size" and arm not in UNPROTECTED and not self.privacy.public_size:
+            raise ValueError(
+                f"train.weighting: 'size' tells the hospitals' sizes, which {arm} does not "
+                "protect; declare them in privacy.public-size, or use 'equal'"
+            )
+        if train.scheme != "federated" and arm in UPDATE_ARMS:
+            raise ValueError(
+                f"train.scheme: '{train.scheme}' has no exchange of updates for {arm} to "
+                "protect; use 'federated'"
+            )
+        if train.minimum_hospitals > data.hospitals:
+            raise ValueError(
+                f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
+                f"data.hospitals = {data.hospitals}; lower it"
+            )
+        if train.views > 1 and train.augment == "none":
+            raise ValueError(
+                f"train.views: {train.views} views of an image are all the same without "
+                "augmentation; set train.augment, or train.views = 1"
+            )
+        if self.model.norm == "frozen-batch" and self.model.weights == "none":
+            raise ValueError(
+                "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
+                "model.weights, or use 'group'"
+            )
+        if self.model.norm == "frozen-batch" and self.model.weight_standardisation:
+            raise ValueError(
+                "model.weight-standardisation: the statistics of 'frozen-batch' are those of the "
+                "weights as they were; use model.norm = 'group'"
+            )
+        if train.precision != "float32" and arm == "dp-sgd" and self.privacy.engine == "opacus":
+            raise ValueError(
+                "train.precision: the engine 'opacus' computes in float32; set "
+                "privacy.engine = 'fedmed'"
+            )
+        if data.source == "table" and not data.path:
+            raise ValueError("data.path: the table source needs a CSV or Parquet file; set it")
+        if data.source == "table" and not data.images:
+            raise ValueError("data.images: the table source needs a folder or zip; set it")
+        if data.source in ("medmnist", "kermany") and not data.path:
+            raise ValueError(f"data.path: the {data.source} source needs it; set it")
+        check_source_keys(data)
+        check_volumes(data, self.model)
+        check_model(self.model, train)
+        check_privacy(self.privacy, data)
+        check_evaluation(self.evaluation, self.privacy, train, self.model)
+        check_names("run.trackers", self.run.tracked_by, TRACKERS)
+        return self
+
+    @property
+    def nodes(self) -> int:
+        """Number of federation members: one per hospital, or one that holds everything."""
+        return 1 if self.train.scheme == "pooled" else self.data.hospitals
+
+    def to_nested(self) -> dict[str, Any]:
+        """Nested dict with kebab-case keys, as an experiment's TOML has them."""
+        return self.model_dump(by_alias=True)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Flat dict with dotted kebab-case keys, as Flower's run config has them."""
+        return flatten(self.to_nested())
+
+    def replaced(self, overrides: dict[str, Any], where: str = "--set") -> "Settings":
+        """A copy with dotted keys replaced and everything validated again."""
+        merged = self.to_nested()
+        for key, value in overrides.items():
+            put(merged, key, value, where)
+        return parse(merged, where)
+
+
+def parse(nested: dict[str, Any], where: str) -> Settings:
+    """Validate a nested dict; raises :class:`UserError` naming the first wrong key and remedy."""
+    try:
+        return Settings.model_validate(widen(nested, Settings), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error)}") from error
+
+
+def from_flat(flat: dict[str, Any], where: str = "run config") -> Settings:
+    """Validate a run config with dotted keys."""
+    return parse(unflatten(flat, where), where)
