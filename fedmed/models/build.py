@@ -33,7 +33,12 @@ def build(
     channels = in_channels or model.channels
     body = model.features if model.name == "probe" else model.name
     if body == "squeezenet1_1":
-        network = _squeezenet(channels, dimensions, model.feature_size or image_size)
+        if dimensions == 3 and model.name != "probe":
+            raise UserError(
+                "model: SqueezeNet takes flat images; a probe looks at a volume from three sides: "
+                "use model.name = 'probe', or 'resnet18'"
+            )
+        network = _squeezenet(channels, model.feature_size or image_size)
     else:
         network = _residual(model, body, image_size, seed, channels, dimensions)
     if model.weights != "none":
@@ -56,16 +61,14 @@ def build(
     return network
 
 
-def _squeezenet(channels: int, dimensions: int, size: int) -> nn.Module:
+def _squeezenet(channels: int, size: int) -> nn.Module:
     if size < SMALLEST:
         raise UserError(
             f"model: SqueezeNet needs images of at least {SMALLEST} pixels, they have {size}; set "
             "model.feature-size"
         )
-    if dimensions == 3 or channels not in (1, 3):
-        raise UserError(
-            "model: SqueezeNet takes flat images of 1 or 3 channels; use 'resnet18' for others"
-        )
+    if channels not in (1, 3):
+        raise UserError("model: SqueezeNet takes 1 or 3 channels; use 'resnet18' for others")
     return SqueezeBody()
 
 

@@ -76,6 +76,9 @@ class FeatureNetwork(nn.Module):
 
     ``pooling`` says what a feature vector is: the "mean" of the last stage over positions, the
     means of the last three "stages", or the means of the last one over a "grid" of 2 x 2 parts.
+
+    A flat body sees a volume (batch, channels, depth, height, width) as three images, its means
+    along each axis, as an X-ray tube would from three sides; the three vectors are averaged.
     """
 
     centre: Tensor
@@ -108,6 +111,12 @@ class FeatureNetwork(nn.Module):
 
     def pooled(self, images: Tensor) -> Tensor:
         """Features (batch, n) of images."""
+        if images.dim() == 5 and isinstance(self.body, SqueezeBody):
+            sides = [self._pooled(images.mean(axis)) for axis in (2, 3, 4)]
+            return torch.stack(sides).mean(0)
+        return self._pooled(images)
+
+    def _pooled(self, images: Tensor) -> Tensor:
         if self.feature_size:
             flat = images.dim() == 4
             sides = [self.feature_size] * (images.dim() - 2)

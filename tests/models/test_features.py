@@ -104,6 +104,18 @@ def test_every_pooling_of_every_body(
         torch.testing.assert_close(pooled["mean"], maps.flatten(2).mean(2).detach())
 
 
+def test_a_flat_body_sees_a_volume_from_three_sides(path: Path) -> None:
+    volume = torch.rand(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(1))
+    volume[:, :, :8] = 0.0  # so that no axis looks like another
+    volume[:, :, :, :, 20:] = 1.0
+    with torch.no_grad():
+        network = make(path, 3, pooling="stages")
+        sides = [network.pooled(scaled(volume.mean(axis))) for axis in (2, 3, 4)]
+        found = network.pooled(scaled(volume))
+    torch.testing.assert_close(found, (sides[0] + sides[1] + sides[2]) / 3, rtol=1e-4, atol=1e-5)
+    assert min(float((found - side).abs().max()) for side in sides) > 1e-3
+
+
 def _stem(plain: Any, batch: Tensor) -> Tensor:
     result: Tensor = plain.relu(plain.bn1(plain.conv1(batch)))
     return result
@@ -213,7 +225,7 @@ def test_weights_that_do_not_fit_are_refused(path: Path, tmp_path: Path, theirs:
     state = {name: value.numpy() for name, value in theirs.state_dict().items()}
     np.savez(grey, **(state | {"features.0.weight": state["features.0.weight"][:, :1]}))
     refuses(lambda: make(grey), str(grey), "features.0.weight", "(64, 1, 3, 3)")
-    refuses(lambda: make(path, dimensions=3), "SqueezeNet", "flat images")
     small = Model(name="squeezenet1_1")
+    refuses(lambda: build(small, 32, 0, 3), "SqueezeNet", "flat images", "'probe'")
     refuses(lambda: build(small, 16, 0), "at least 17 pixels", "model.feature-size")
     assert build(small, 17, 0)(torch.zeros(1, 1, 17, 17)).shape == (1, 1)
