@@ -6,12 +6,14 @@ message    record              content
 query      ``request``         the run's name
 query      ``reply``           hospital's name (public), whether its policy takes the plan, and if
                                not the most rounds and the largest epsilon that it would take;
-                               whether it would send histograms of its evaluation patients
+                               whether it would send histograms of its evaluation patients; its
+                               declared size and its version of fedmed; beside it ``own``: the
+                               settings that its plan rests on and that are not those asked for
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
 train      ``request``         the run's name, round number
 reply      ``update``          change of the trainable parameters, noised where the arm says so
-reply      ``reply``           hospital's name; nothing computed from its data
+reply      ``reply``           hospital's name and version; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
 evaluate   ``model``           trainable parameters of the final model, float32
 evaluate   ``frozen``          as in train
@@ -26,7 +28,7 @@ reply      ``error``           hospital's name and a code from :data:`ERRORS`, n
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -37,6 +39,8 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
+from fedmed import __version__
+from fedmed.config import Scalar
 from fedmed.evaluation.histograms import Spec
 from fedmed.models import trainable
 from fedmed.privacy.updates import finite
@@ -53,6 +57,8 @@ ERRORS: Final = {
     "internal": "an unexpected failure; the hospital's own log names its kind",
     "bad-counts": "the histograms had another form, or numbers that are not finite",
     "bad-update": "the update had another form, or numbers that are not finite",
+    "version": "the hospital runs another version of fedmed than the server",
+    "absent": "the hospital has not joined, or not again",
     "no-answer": "no answer came in time, or the hospital's process ended",
 }
 
@@ -88,7 +94,8 @@ class Joining:
     ``rounds`` at the plan's own noise, ``epsilon`` at its own length; 0 where there is no room.
     Both come from the policy and the ledger, never from data. ``public_size`` is the number of
     units that the policy declares; 0 where it declares none. ``evaluates``: whether it would send
-    histograms of its evaluation patients, where the settings ask for them.
+    histograms of its evaluation patients, where the settings ask for them. ``own`` holds what the
+    hospital sets of its own (see :mod:`fedmed.sites`), ``version`` its fedmed's.
     """
 
     hospital: str
@@ -97,6 +104,8 @@ class Joining:
     rounds: int = 0
     epsilon: float = 0.0
     public_size: int = 0
+    own: Mapping[str, Scalar] = field(default_factory=dict)
+    version: str = __version__
 
 
 def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
@@ -170,9 +179,10 @@ def join_content(answer: Joining) -> RecordDict:
             "rounds": answer.rounds,
             "epsilon": answer.epsilon,
             "public-size": answer.public_size,
+            "version": answer.version,
         }
     )
-    return RecordDict({"reply": record})
+    return RecordDict({"reply": record, "own": ConfigRecord(dict(answer.own))})
 
 
 def read_join(message: Message) -> Joining | str:
@@ -185,6 +195,7 @@ def read_join(message: Message) -> Joining | str:
         return code if code in ERRORS else "no-answer"
     try:
         record = content.config_records["reply"]
+        own = content.config_records.get("own", ConfigRecord())
         return Joining(
             hospital=str(record["hospital"]),
             accepts=bool(record["accepts"]),
@@ -192,6 +203,8 @@ def read_join(message: Message) -> Joining | str:
             rounds=int(str(record["rounds"])),
             epsilon=float(str(record["epsilon"])),
             public_size=int(str(record["public-size"])),
+            own={k: v for k, v in own.items() if isinstance(v, str | int | float | bool)},
+            version=str(record.get("version", "unknown")),
         )
     except (KeyError, ValueError):
         return "internal"
