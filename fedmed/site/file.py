@@ -77,14 +77,18 @@ def read_site(path: Path) -> SiteFile:
     given = config.read_toml(path)
     _known(path, "", given, _KEYS)
     texts = {key: _text(path, given, key) for key in ("name", "policy", "ledger", "socket")}
-    if not texts["name"].isprintable() or texts["name"] != texts["name"].strip():
-        raise UserError(f"{path}: name: write the hospital's public name without such spaces")
+    name = texts["name"]
+    if not name.isprintable() or name != name.strip() or "," in name or name == "pooled":
+        raise UserError(
+            f"{path}: name = {name!r}: write the hospital's public name, as in data.sites, without "
+            "commas or spaces around it"
+        )
     here = path.expanduser().absolute().parent
     audit = _text(path, given, "audit") if "audit" in given else ""
     ledger = here / Path(texts["ledger"]).expanduser()
     return SiteFile(
         where=path.expanduser().absolute(),
-        name=texts["name"],
+        name=name,
         policy=here / Path(texts["policy"]).expanduser(),
         ledger=ledger,
         audit=here / Path(audit).expanduser() if audit else ledger.with_suffix(".audit.jsonl"),
@@ -129,10 +133,16 @@ def _peers(path: Path, given: object) -> tuple[int, ...]:
 def _data(path: Path, given: dict[str, Any]) -> dict[str, Scalar]:
     """The site's ``data.*`` keys, checked as far as that goes without the request's."""
     _known(path, "data.", given, tuple(f.replace("_", "-") for f in Data.model_fields))
-    for key in (*FORM, "sites", "site"):
+    for key in (*FORM, "hospitals", "sites"):
         if key in given:
             raise UserError(
                 f"{path}: data.{key} is the same for the whole federation; remove it here"
+            )
+    for key in ("partition", "partition-alpha"):
+        if key in given:
+            raise UserError(
+                f"{path}: data.{key} divides a cohort among hospitals, but every image of a "
+                "site's file is its own; remove it"
             )
     if "source" not in given:
         raise UserError(
@@ -145,12 +155,6 @@ def _data(path: Path, given: dict[str, Any]) -> dict[str, Scalar]:
     if "uncertain" not in plain:
         plain.pop("uncertain-label", None)
     parsed = config.parse({"data": plain}, str(path)).data
-    drawn = parsed.source == "phantom" or parsed.partition != "site"
-    if drawn and "hospitals" not in given:
-        raise UserError(
-            f"{path}: data.hospitals is missing: which images are this site's is drawn from it; "
-            "set it"
-        )
     flat = config.flatten(given, "data.")
     for key in _PATHS:
         value = given.get(key)

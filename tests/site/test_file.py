@@ -51,8 +51,7 @@ def test_the_log_lies_beside_the_ledger_by_default(tmp_path: Path) -> None:
 
 
 def test_a_set_of_medmnist_by_name_is_no_path(tmp_path: Path) -> None:
-    text = HEAD + '[data]\nsource = "medmnist"\npath = "pneumoniamnist"\npartition = "even"\n'
-    text += "hospitals = 3\n"
+    text = HEAD + '[data]\nsource = "medmnist"\npath = "pneumoniamnist"\n'
     assert read_site(written(tmp_path, text)).data["data.path"] == "pneumoniamnist"
 
 
@@ -67,7 +66,9 @@ def test_a_set_of_medmnist_by_name_is_no_path(tmp_path: Path) -> None:
         (HEAD + 'peers = ["root"]\n' + DATA, ("peers", "user ids")),
         (HEAD + "peers = [true]\n" + DATA, ("peers", "user ids")),
         (HEAD + DATA + "image-size = 64\n", ("data.image-size", "whole federation")),
-        (HEAD + DATA + 'partition = "even"\n', ("data.hospitals is missing",)),
+        (HEAD + DATA + "hospitals = 3\n", ("data.hospitals", "whole federation")),
+        (HEAD + DATA + 'partition = "even"\n', ("data.partition", "its own; remove")),
+        (HEAD.replace("st-mary", "a, b") + DATA, ("name = 'a, b'", "commas")),
         (HEAD + '[data]\nsource = "table"\n', ("data.path", "set it")),
         (HEAD + DATA + '[settings]\n"data.path" = "x"\n', ("under [data]",)),
         (HEAD + DATA + '[settings]\n"run.out" = "x"\n', ("run.out", "no site's choice")),
