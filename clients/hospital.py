@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedmed import files, models, sites, timing
+from fedmed import exchange, files, models, sites, timing
 from fedmed.config import Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
+from fedmed.exchange import Joining, Reply
 from fedmed.features import featured
-from fedmed.federation import messages
-from fedmed.federation.messages import Joining, Reply
 from fedmed.planning import make_member_plan, member_shard, patients_of
 from fedmed.privacy.deciding import against_evaluation, decide, request_for
 from fedmed.privacy.evaluating import evaluation_plan
@@ -35,7 +34,7 @@ log = logging.getLogger("fedmed.hospital")
 
 
 class Refusal(Exception):
-    """A hospital's refusal: a code from ``messages.ERRORS`` and nothing else."""
+    """A hospital's refusal: a code from ``fedmed.exchange.ERRORS`` and nothing else."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -102,13 +101,13 @@ class Hospital:
             if isinstance(self.plan, NoPrivacy):
                 return Reply(self.name, update, result.loss, len(self.shard))
             return Reply(self.name, update)
-        model = messages.fingerprint(parameters)
+        model = exchange.fingerprint(parameters)
         owner = self.ledger.path.stem
         charge = request_for(self.settings, owner, self.plan, self.policy, self.shard)
         with ledger_failures(self.ledger, self.name):
             stored = self.ledger.answered(run, round_number, model)
             if stored is not None:
-                return Reply(self.name, messages.unpack(stored))
+                return Reply(self.name, exchange.unpack(stored))
             self.ledger.open_plan(run, charge, self.policy.limit)
             # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.
             # Reproducible noise repeated for the same round and model is the same release again.
@@ -124,7 +123,7 @@ class Hospital:
         if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
             raise Refusal("plan")  # what was not accounted is not released
         with ledger_failures(self.ledger, self.name):
-            self.ledger.commit(entry, messages.pack(update), cohort=self.shard.fingerprint())
+            self.ledger.commit(entry, exchange.pack(update), cohort=self.shard.fingerprint())
         return Reply(self.name, update)
 
     def _update(
@@ -187,7 +186,7 @@ class Hospital:
         """The process's model with the server's state; :class:`Refusal` where it does not fit."""
         model = _model(self.settings.model, self.settings.data, self._device)
         try:
-            messages.install(model, arrays)
+            exchange.install(model, arrays)
         except ValueError as error:
             raise Refusal("mismatch") from error
         return model
