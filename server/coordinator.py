@@ -16,6 +16,7 @@ from fedmed.config import Settings
 from fedmed.data.network import member_names
 from fedmed.errors import RunError
 from fedmed.federation import messages
+from fedmed.federation.streaming import StreamingGrid
 from fedmed.planning import make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
@@ -23,17 +24,12 @@ from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import UpdatePlan, part
 from fedmed.run_directory import RunDirectory
 from server import federated
+from server.central import CentralGaussian
 from server.evaluation import Evaluator, initial_model
 from server.joining import Roll
 from server.results import Outcome, write_results
-from server.strategies import (
-    Arrays,
-    Averaging,
-    BudgetSpent,
-    CentralGaussian,
-    FederationStrategy,
-    LocalOnly,
-)
+from server.strategies import Averaging, BudgetSpent, FederationStrategy, LocalOnly
+from server.summing import Arrays
 
 log = logging.getLogger("fedmed.server")
 
@@ -90,11 +86,12 @@ class _Coordinator:
         if self.settings.evaluation.where != "hospitals":
             self.evaluator = Evaluator.create(self.settings, model)
         strategy = self._strategy(model)
+        strategy.roster = self.roll
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
             strategy.start(
-                self.grid,
+                StreamingGrid(self.grid),
                 ArrayRecord(),
                 num_rounds=self.settings.train.rounds - strategy.completed,
                 timeout=self.settings.train.timeout,
