@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedmed import exchange, files, models, timing
+from fedmed import exchange, files, models, sites, timing
 from fedmed.config import Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
@@ -241,8 +241,9 @@ def review(
     Raises :class:`Refusal` where no plan or no decision can be made.
     """
     site = site or Site()
-    name = name_of(settings, index)
+    name, asked = name_of(settings, index), settings
     with refusing("plan", name):
+        settings = sites.own_settings(asked, name)
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
     with refusing("ledger", name):
@@ -253,7 +254,7 @@ def review(
         if decision.accepts:
             against = ""
             if settings.evaluation.where != "server":
-                against = against_evaluation(
+                against = sites.against_evaluation(asked, settings) or against_evaluation(
                     settings,
                     plan,
                     evaluation_plan(settings),
@@ -265,7 +266,12 @@ def review(
             if against:
                 log.warning("%s will not evaluate: %s", name, against)
                 ledger.note("refused", reason=against, arm=settings.privacy.arm)
-            return Joining(hospital=name, public_size=policy.public_size, evaluates=not against)
+            return Joining(
+                hospital=name,
+                public_size=policy.public_size,
+                evaluates=not against,
+                own=sites.difference(asked, settings),
+            )
         log.warning("%s refuses: %s", name, decision.reason)
         ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
     return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
@@ -278,6 +284,8 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     name = name_of(settings, index)
+    with refusing("plan", name):
+        settings = sites.own_settings(settings, name)
     source = noise_source(settings)
     with refusing("data", name):
         shard = member_shard(settings, name)

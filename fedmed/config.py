@@ -88,6 +88,7 @@ class Data(Section):
     window_centre: Annotated[float, Field(ge=-4096, le=32767)] = 40.0  # volumes in HU: black to
     window_width: Annotated[float, Field(gt=0, le=65536)] = 400.0  # white, HU
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
+    sites: str = ""  # deployed: the hospitals' names, comma separated; at a site its own alone
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = (
         0.5  # concentration of the Dirichlet draw; smaller = more skew
@@ -97,6 +98,11 @@ class Data(Section):
     test_fraction: Annotated[float, Field(gt=0, lt=0.8)] = 0.25
     unknown_patients: Literal["refuse", "separate", "leave-out"] = "refuse"
     seed: Seed = 0  # fixes the phantom, the split and the hospitals; not the training
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Names of a deployed federation's hospitals; empty in a simulation."""
+        return tuple(name.strip() for name in self.sites.split(",") if name.strip())
 
 
 class Model(Section):
@@ -147,6 +153,7 @@ class Train(Section):
     on_failure: Literal["stop", "continue"] = "stop"  # when a hospital fails in a round
     minimum_hospitals: Count = 1  # with "continue": fewest updates that make a round
     timeout: Positive = 3600.0  # seconds to wait for a round's updates
+    join_timeout: Positive = 600.0  # seconds to wait for the hospitals before the first round
 
 
 class Privacy(Section):
@@ -215,6 +222,7 @@ class Run(Section):
     seed: Seed = 0
     ledgers: str = ""  # folder of the hospitals' ledgers; empty = with the results
     policies: str = ""  # folder of the hospitals' policies, NAME.toml; empty = none
+    sites: str = ""  # simulation: folder of the hospitals' own settings, NAME.toml; empty = none
     pretrained: str = ""  # weights that "pretrain" stands for; set by an experiment's [pretrain]
     out: str = ""  # run directory; empty = a folder of its own under fedmed's home
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -246,7 +254,8 @@ class Settings(Section):
                 "train.weighting: 'size' makes one hospital's share larger than the noise of "
                 f"{arm} covers; use 'equal'"
             )
-        if train.weighting == "size" and arm not in UNPROTECTED and not self.privacy.public_size:
+        declared = self.privacy.public_size or data.sites  # a site's policy declares its own
+        if train.weighting == "size" and arm not in UNPROTECTED and not declared:
             raise ValueError(
                 f"train.weighting: 'size' tells the hospitals' sizes, which {arm} does not "
                 "protect; declare them in privacy.public-size, or use 'equal'"
@@ -288,6 +297,7 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         _check_source_keys(data)
+        _check_sites(self)
         _check_volumes(data, self.model)
         _check_model(self.model, train)
         _check_privacy(self.privacy, data)
@@ -336,6 +346,37 @@ def _check_source_keys(data: Data) -> None:
     if data.columns != Columns() and data.source != "table":
         raise ValueError(
             f"data.columns: the {data.source} source has columns of its own; remove it"
+        )
+
+
+def _check_sites(settings: Settings) -> None:
+    """A deployed federation: every hospital has a name, and its data stay where they are."""
+    data, names = settings.data, settings.data.site_names
+    if not names:
+        return
+    for name in names:
+        if names.count(name) > 1 or name == "pooled":
+            what = "is named twice" if name != "pooled" else "means all data in one place"
+            raise ValueError(f"data.sites: '{name}' {what}; give every hospital a name of its own")
+    if len(names) not in (1, data.hospitals):
+        raise ValueError(
+            f"data.hospitals: {data.hospitals} is not the {len(names)} that data.sites names; set "
+            f"data.hospitals = {len(names)}"
+        )
+    if settings.train.scheme == "pooled":
+        raise ValueError(
+            "train.scheme: 'pooled' needs all data in one place, and the hospitals of data.sites "
+            "keep theirs; use 'federated' or 'local-only'"
+        )
+    if settings.evaluation.where != "hospitals":
+        raise ValueError(
+            f"evaluation.where: '{settings.evaluation.where}' needs images at the server, which "
+            "has none where data.sites names hospitals; use 'hospitals'"
+        )
+    if settings.privacy.public_size:
+        raise ValueError(
+            "privacy.public-size: hospitals of data.sites declare their own in their policies; "
+            "remove it"
         )
 
 

@@ -5,7 +5,7 @@ No Flower here: a site's guard speaks of the same things over a socket.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,8 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor, nn
 
+from fedmed import __version__
+from fedmed.config import Scalar
 from fedmed.evaluation.histograms import Spec
 from fedmed.models import trainable
 
@@ -30,6 +32,8 @@ ERRORS: Final = {
     "internal": "an unexpected failure; the hospital's own log names its kind",
     "bad-counts": "the histograms had another form, or numbers that are not finite",
     "bad-update": "the update had another form, or numbers that are not finite",
+    "version": "the hospital runs another version of fedmed than the server",
+    "absent": "the hospital has not joined, or not again",
     "no-answer": "no answer came in time, or the hospital's process ended",
 }
 
@@ -65,7 +69,8 @@ class Joining:
     ``rounds`` at the plan's own noise, ``epsilon`` at its own length; 0 where there is no room.
     Both come from the policy and the ledger, never from data. ``public_size`` is the number of
     units that the policy declares; 0 where it declares none. ``evaluates``: whether it would send
-    histograms of its evaluation patients, where the settings ask for them.
+    histograms of its evaluation patients, where the settings ask for them. ``own`` holds what the
+    hospital sets of its own (see :mod:`fedmed.sites`), ``version`` its fedmed's.
     """
 
     hospital: str
@@ -74,6 +79,8 @@ class Joining:
     rounds: int = 0
     epsilon: float = 0.0
     public_size: int = 0
+    own: Mapping[str, Scalar] = field(default_factory=dict)
+    version: str = __version__
 
 
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:

@@ -24,12 +24,14 @@ _PLACE = (
     "run.out",
     "run.ledgers",
     "run.policies",
+    "run.sites",
     "run.pretrained",
     "run.device",
     "run.threads",
     "run.hospitals-per-gpu",
     "run.trackers",
     "train.timeout",
+    "train.join-timeout",
 )
 
 

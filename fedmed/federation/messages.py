@@ -6,12 +6,14 @@ message    record              content
 query      ``request``         the run's name
 query      ``reply``           hospital's name (public), whether its policy takes the plan, and if
                                not the most rounds and the largest epsilon that it would take;
-                               whether it would send histograms of its evaluation patients
+                               whether it would send histograms of its evaluation patients; its
+                               declared size and its version of fedmed; beside it ``own``: the
+                               settings that its plan rests on and that are not those asked for
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
 train      ``request``         the run's name, round number
 reply      ``update``          change of the trainable parameters, noised where the arm says so
-reply      ``reply``           hospital's name; nothing computed from its data
+reply      ``reply``           hospital's name and version; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
 evaluate   ``model``           trainable parameters of the final model, float32
 evaluate   ``frozen``          as in train
@@ -97,9 +99,10 @@ def join_content(answer: Joining) -> RecordDict:
             "rounds": answer.rounds,
             "epsilon": answer.epsilon,
             "public-size": answer.public_size,
+            "version": answer.version,
         }
     )
-    return RecordDict({"reply": record})
+    return RecordDict({"reply": record, "own": ConfigRecord(dict(answer.own))})
 
 
 def read_join(message: Message) -> Joining | str:
@@ -112,6 +115,7 @@ def read_join(message: Message) -> Joining | str:
         return code if code in ERRORS else "no-answer"
     try:
         record = content.config_records["reply"]
+        own = content.config_records.get("own", ConfigRecord())
         return Joining(
             hospital=str(record["hospital"]),
             accepts=bool(record["accepts"]),
@@ -119,6 +123,8 @@ def read_join(message: Message) -> Joining | str:
             rounds=int(str(record["rounds"])),
             epsilon=float(str(record["epsilon"])),
             public_size=int(str(record["public-size"])),
+            own={k: v for k, v in own.items() if isinstance(v, str | int | float | bool)},
+            version=str(record.get("version", "unknown")),
         )
     except (KeyError, ValueError):
         return "internal"

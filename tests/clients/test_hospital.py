@@ -19,6 +19,7 @@ from torch import Tensor
 from clients import app as client_app
 from clients import hospital as module
 from clients.hospital import Hospital, Refusal
+from fedmed import __version__
 from fedmed.config import Settings
 from fedmed.errors import UserError
 from fedmed.federation import messages
@@ -403,6 +404,7 @@ def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> N
         "public-size": 0,
         "rounds": 0,
         "epsilon": 0.0,
+        "version": __version__,
     }
     monkeypatch.setattr(module, "member_names", raising(UserError(SECRET)))
     refused = ask(client_app.app, settings_of("dp-sgd"), MessageType.QUERY)
