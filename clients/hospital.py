@@ -51,6 +51,7 @@ class Site:
 
     policy: str = ""
     ledger: str = ""
+    audit: str = ""  # the ledger's log; empty = beside it
 
     def rules(self, settings: Settings, name: str) -> Policy:
         """The policy that holds; raises :class:`UserError` for a file that cannot be used."""
@@ -61,7 +62,7 @@ class Site:
     def book(self, settings: Settings, name: str, run_id: int) -> Ledger:
         """The ledger that pays."""
         if self.ledger:
-            return Ledger(Path(self.ledger))
+            return Ledger(Path(self.ledger), Path(self.audit) if self.audit else None)
         if self.policy:
             raise UserError(
                 "the node names a policy but no ledger, so that every run would have a fresh "
@@ -183,8 +184,13 @@ class Hospital:
         return update, result
 
     def model_with(self, arrays: dict[str, Tensor]) -> nn.Module:
-        """The process's model with the server's state; :class:`Refusal` where it does not fit."""
+        """The process's model with the server's state; :class:`Refusal` where it does not fit.
+
+        All of that state: an array left out would still hold what an earlier round trained.
+        """
         model = _model(self.settings.model, self.settings.data, self._device)
+        if arrays.keys() != model.state_dict().keys():
+            raise Refusal("mismatch")
         try:
             exchange.install(model, arrays)
         except ValueError as error:

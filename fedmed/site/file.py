@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fedmed import config
-from fedmed.config import ARMS, Data, Evaluation, Privacy, Run, Scalar, Section, Train
+from fedmed.config import ARMS, Data, Privacy, Run, Scalar, Section, Train
 from fedmed.errors import UserError
 
 FORM: Final = ("image-size", "dimensions", "slices")
@@ -30,22 +30,34 @@ out, it has its default, whatever the request says.
 OWN_ARMS: Final = ("pixel-laplace", "dp-pix", "dp-sgd", "local-update")
 """Arms that a site may choose by itself: their noise enters at the hospital."""
 
-_OWN: Final = (
-    "run.device",
-    "run.threads",
+OWN: Final = (
+    "privacy.arm",
+    "privacy.epsilon",
+    "privacy.noise-multiplier",
+    "privacy.delta",
+    "privacy.unit",
+    "privacy.images-per-patient",
+    "privacy.clipping-norm",
+    "privacy.image-mechanism",
+    "privacy.laplace-scale",
+    "privacy.cell",
+    "privacy.neighbourhood",
+    "privacy.clip-released",
+    "privacy.clipping",
+    "privacy.bad-gradients",
     "train.batch-size",
     "train.local-epochs",
-    "train.precision",
-    "evaluation.epsilon",
-    "evaluation.delta",
-    "evaluation.images-per-patient",
 )
+"""Keys that a site may set for itself and declares when it joins: its plan rests on them."""
+
+MACHINE: Final = ("privacy.engine", "privacy.physical-batch-size", "run.device", "run.threads")
+"""Keys of the site's machine, which change no guarantee."""
+
 _KEYS: Final = ("name", "policy", "ledger", "audit", "socket", "peers", "data", "settings")
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "run": Run,
     "train": Train,
     "privacy": Privacy,
-    "evaluation": Evaluation,
 }
 _PATHS: Final = ("path", "images", "index")
 
@@ -173,16 +185,17 @@ def _settings(path: Path, given: dict[str, Any]) -> dict[str, Scalar]:
             raise UserError(f"{path}: settings: {key}: give one number, true, false or text")
         if key.startswith("data."):
             raise UserError(f"{path}: settings: {key} belongs under [data]; move it there")
-        if not key.startswith("privacy.") and key not in _OWN:
+        if key not in (*OWN, *MACHINE):
+            known = (*OWN, *MACHINE)
             raise UserError(
-                f"{path}: settings: {key} is no site's choice{config.nearest(key, _OWN)}; use "
-                f"privacy.*, {', '.join(_OWN)}"
+                f"{path}: settings: {key} is no site's choice{config.nearest(key, known)}; use "
+                f"{', '.join(known)}"
             )
     arm = flat.get("privacy.arm")
     if arm is not None and arm not in OWN_ARMS:
-        known = "adds no noise at the hospital" if arm in ARMS else "is not known"
+        wrong = "adds no noise at the hospital" if arm in ARMS else "is not known"
         raise UserError(
-            f"{path}: settings: privacy.arm = {arm!r} {known}; use {', '.join(OWN_ARMS)}"
+            f"{path}: settings: privacy.arm = {arm!r} {wrong}; use {', '.join(OWN_ARMS)}"
         )
     # Whether an arm's keys fit together shows with the request: here are their names and ranges.
     for name, values in config.unflatten(dict(flat), str(path)).items():
