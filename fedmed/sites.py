@@ -7,7 +7,7 @@ gives each hospital its own guarantee. Noise that the server adds is one for all
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fedmed import config
 from fedmed.config import UNPROTECTED, Scalar, Settings
@@ -16,27 +16,7 @@ from fedmed.files import safe_name
 from fedmed.planning import check_signal
 from fedmed.privacy.evaluating import evaluation_plan
 from fedmed.privacy.plan import Plan, make_plan
-
-OWN: Final = (
-    "privacy.arm",
-    "privacy.epsilon",
-    "privacy.noise-multiplier",
-    "privacy.delta",
-    "privacy.unit",
-    "privacy.images-per-patient",
-    "privacy.clipping-norm",
-    "privacy.image-mechanism",
-    "privacy.laplace-scale",
-    "privacy.cell",
-    "privacy.neighbourhood",
-    "privacy.clip-released",
-    "privacy.clipping",
-    "privacy.bad-gradients",
-    "train.batch-size",
-    "train.local-epochs",
-)
-"""Keys that a hospital may set for itself and declares when it joins: its plan rests on them."""
-_MACHINE = ("privacy.engine", "privacy.physical-batch-size", "run.device", "run.threads")
+from fedmed.site.file import MACHINE, OWN
 
 
 def own_settings(settings: Settings, hospital: str) -> Settings:
@@ -63,8 +43,8 @@ def with_own(settings: Settings, own: Mapping[str, Any], where: str) -> Settings
     """
     flat = config.flatten(dict(own))
     for key in flat:
-        if key not in (*OWN, *_MACHINE):
-            known = (*OWN, *_MACHINE)
+        if key not in (*OWN, *MACHINE):
+            known = (*OWN, *MACHINE)
             raise UserError(
                 f"{where}: '{key}' is not a hospital's own to set{config.nearest(key, known)}; "
                 f"use {', '.join(known)}"
