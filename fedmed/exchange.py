@@ -33,6 +33,10 @@ ERRORS: Final = {
     "bad-counts": "the histograms had another form, or numbers that are not finite",
     "bad-update": "the update had another form, or numbers that are not finite",
     "version": "the hospital runs another version of fedmed than the server",
+    "app": "the hospital's policy does not name this app bundle",
+    "frame": "the request to the hospital's guard had another form",
+    "guard": "the hospital's guard cannot be reached",
+    "peer": "the hospital's guard does not hear this user",
     "absent": "the hospital has not joined, or not again",
     "no-answer": "no answer came in time, or the hospital's process ended",
 }
