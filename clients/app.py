@@ -1,19 +1,11 @@
-"""The hospital's Flower app: who it is, training, evaluation when asked; nothing else leaves."""
+"""The hospital's Flower app: who it is, training, evaluation when asked; nothing else leaves.
 
-import logging
-from collections.abc import Callable
+Where the node was started with ``guard``, a socket, this process relays to the site's guard: it
+then imports no code that reads data and opens no file of the site. Else it is a simulation.
+"""
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-
-from clients import evaluating
-from clients.hospital import Refusal, Site, hospital_for, review
-from fedmed import config
-from fedmed.errors import UserError
-from fedmed.federation import messages
-from fedmed.federation.messages import Reply
-
-log = logging.getLogger("fedmed.hospital")
 
 app = ClientApp()
 
@@ -21,78 +13,27 @@ app = ClientApp()
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Answer with the hospital's name and its policy's view of the plan, or an error code."""
-
-    def answer() -> RecordDict:
-        run = str(message.content.config_records["request"]["run"])
-        return messages.join_content(review(*_member(context), context.run_id, _site(context), run))
-
-    return Message(_guarded(answer), reply_to=message)
+    return Message(_content(message, context, "query"), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round and answer with the update, or with an error code."""
-
-    def answer() -> RecordDict:
-        hospital = hospital_for(*_member(context), context.run_id, _site(context))
-        content = message.content
-        request = content.config_records["request"]
-        reply = hospital.train(
-            str(request["run"]),
-            int(str(request["round"])),
-            messages.decode_arrays(content.array_records["model"]),
-            messages.decode_arrays(content.array_records["frozen"]),
-        )
-        return messages.update_content(reply)
-
-    return Message(_guarded(answer), reply_to=message)
+    return Message(_content(message, context, "train"), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the hospital's evaluation images and answer with histograms, or with an error code."""
-
-    def answer() -> RecordDict:
-        hospital = hospital_for(*_member(context), context.run_id, _site(context))
-        content = message.content
-        request = content.config_records["request"]
-        edges = request["edges"]
-        reply = evaluating.evaluate(
-            hospital,
-            str(request["run"]),
-            messages.decode_arrays(content.array_records["model"]),
-            messages.decode_arrays(content.array_records["frozen"]),
-            [float(str(edge)) for edge in (edges if isinstance(edges, list) else [])],
-        )
-        return messages.histogram_content(reply)
-
-    return Message(_guarded(answer), reply_to=message)
+    return Message(_content(message, context, "evaluate"), reply_to=message)
 
 
-def _guarded(answer: Callable[[], RecordDict]) -> RecordDict:
-    """What ``answer`` gives; whatever goes wrong in it, only a code leaves the hospital."""
-    try:
-        return answer()
-    except Refusal as refusal:
-        code = refusal.code
-    except MemoryError:
-        code = "memory"
-    except Exception as error:
-        # The text of an exception can hold data: its kind alone is logged, at the hospital.
-        log.error("a hospital failed: %s", type(error).__name__)
-        code = "internal"
-    return messages.update_content(Reply("", error=code))
+def _content(message: Message, context: Context, kind: str) -> RecordDict:
+    if context.node_config.get("guard"):
+        from clients.relay import relay
 
+        return relay(message, context, kind)
+    from clients import member
 
-def _member(context: Context) -> tuple[config.Settings, int]:
-    try:
-        settings = config.from_flat(dict(context.run_config))
-    except UserError as error:
-        raise Refusal("plan") from error
-    return settings, int(context.node_config["partition-id"])
-
-
-def _site(context: Context) -> Site:
-    """The site's own files, from how its node was started: no run config can move them."""
-    given = context.node_config
-    return Site(policy=str(given.get("policy", "")), ledger=str(given.get("ledger", "")))
+    answers = {"query": member.query, "train": member.train, "evaluate": member.evaluate}
+    return answers[kind](message, context)

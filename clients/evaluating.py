@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.hospital import Hospital, Refusal, ledger_failures, refusing
-from fedmed import timing
+from fedmed import exchange, timing
 from fedmed.data.network import evaluation_shard, load_network
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.evaluation.groups import UNKNOWN, age_band
 from fedmed.evaluation.histograms import EVERYBODY, Spec, chosen, clustering, count
-from fedmed.federation import messages
-from fedmed.federation.messages import Histograms
+from fedmed.exchange import Histograms
 from fedmed.privacy.evaluating import (
     EvaluationPlan,
     check_delta,
@@ -95,11 +94,11 @@ def _noised(
         fixed_split=load_network(settings.data).fixed_split,
         cohort=shard.fingerprint(),
     )
-    request, account = messages.request_fingerprint(arrays, spec), ledger_run(run)
+    request, account = exchange.request_fingerprint(arrays, spec), ledger_run(run)
     with ledger_failures(ledger, hospital.name):
         stored = ledger.answered(account, 0, request)
         if stored is not None:
-            return Histograms(hospital.name, _arrays(messages.unpack(stored)))
+            return Histograms(hospital.name, _arrays(exchange.unpack(stored)))
         ledger.open_plan(account, charge, policy.limit)
         entry = ledger.reserve(
             account,
@@ -112,7 +111,7 @@ def _noised(
     exact = _counts(hospital, arrays, shard, spec)
     generator = noise_for(hospital.source, hospital.name, request)
     released = noised(exact, plan.deviation(spec), generator)
-    packed = messages.pack({family: torch.from_numpy(c) for family, c in released.items()})
+    packed = exchange.pack({family: torch.from_numpy(c) for family, c in released.items()})
     with ledger_failures(ledger, hospital.name):
         ledger.commit(entry, packed, cohort=shard.fingerprint())
     return Histograms(hospital.name, released)

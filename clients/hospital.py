@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedmed import files, models, timing
+from fedmed import exchange, files, models, sites, timing
 from fedmed.config import Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
+from fedmed.exchange import Joining, Reply
 from fedmed.features import featured
-from fedmed.federation import messages
-from fedmed.federation.messages import Joining, Reply
 from fedmed.planning import make_member_plan, member_shard, patients_of
 from fedmed.privacy.deciding import against_evaluation, decide, request_for
 from fedmed.privacy.evaluating import evaluation_plan
@@ -35,7 +34,7 @@ log = logging.getLogger("fedmed.hospital")
 
 
 class Refusal(Exception):
-    """A hospital's refusal: a code from ``messages.ERRORS`` and nothing else."""
+    """A hospital's refusal: a code from ``fedmed.exchange.ERRORS`` and nothing else."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -52,6 +51,7 @@ class Site:
 
     policy: str = ""
     ledger: str = ""
+    audit: str = ""  # the ledger's log; empty = beside it
 
     def rules(self, settings: Settings, name: str) -> Policy:
         """The policy that holds; raises :class:`UserError` for a file that cannot be used."""
@@ -62,7 +62,7 @@ class Site:
     def book(self, settings: Settings, name: str, run_id: int) -> Ledger:
         """The ledger that pays."""
         if self.ledger:
-            return Ledger(Path(self.ledger))
+            return Ledger(Path(self.ledger), Path(self.audit) if self.audit else None)
         if self.policy:
             raise UserError(
                 "the node names a policy but no ledger, so that every run would have a fresh "
@@ -102,13 +102,13 @@ class Hospital:
             if isinstance(self.plan, NoPrivacy):
                 return Reply(self.name, update, result.loss, len(self.shard))
             return Reply(self.name, update)
-        model = messages.fingerprint(parameters)
+        model = exchange.fingerprint(parameters)
         owner = self.ledger.path.stem
         charge = request_for(self.settings, owner, self.plan, self.policy, self.shard)
         with ledger_failures(self.ledger, self.name):
             stored = self.ledger.answered(run, round_number, model)
             if stored is not None:
-                return Reply(self.name, messages.unpack(stored))
+                return Reply(self.name, exchange.unpack(stored))
             self.ledger.open_plan(run, charge, self.policy.limit)
             # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.
             # Reproducible noise repeated for the same round and model is the same release again.
@@ -124,7 +124,7 @@ class Hospital:
         if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
             raise Refusal("plan")  # what was not accounted is not released
         with ledger_failures(self.ledger, self.name):
-            self.ledger.commit(entry, messages.pack(update), cohort=self.shard.fingerprint())
+            self.ledger.commit(entry, exchange.pack(update), cohort=self.shard.fingerprint())
         return Reply(self.name, update)
 
     def _update(
@@ -184,10 +184,15 @@ class Hospital:
         return update, result
 
     def model_with(self, arrays: dict[str, Tensor]) -> nn.Module:
-        """The process's model with the server's state; :class:`Refusal` where it does not fit."""
+        """The process's model with the server's state; :class:`Refusal` where it does not fit.
+
+        All of that state: an array left out would still hold what an earlier round trained.
+        """
         model = _model(self.settings.model, self.settings.data, self._device)
+        if arrays.keys() != model.state_dict().keys():
+            raise Refusal("mismatch")
         try:
-            messages.install(model, arrays)
+            exchange.install(model, arrays)
         except ValueError as error:
             raise Refusal("mismatch") from error
         return model
@@ -236,13 +241,14 @@ def review(
     Raises :class:`Refusal` where no plan or no decision can be made.
     """
     site = site or Site()
-    name = name_of(settings, index)
+    name, asked = name_of(settings, index), settings
     with refusing("plan", name):
         if settings.evaluation.train_metrics and (site.policy or site.ledger):
             raise UserError(
                 "evaluation.train-metrics lets the server read training images, which is for "
                 "simulations; remove it"
             )
+        settings = sites.own_settings(asked, name)
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
     with refusing("ledger", name):
@@ -253,7 +259,7 @@ def review(
         if decision.accepts:
             against = ""
             if settings.evaluation.where != "server":
-                against = against_evaluation(
+                against = sites.against_evaluation(asked, settings) or against_evaluation(
                     settings,
                     plan,
                     evaluation_plan(settings),
@@ -265,7 +271,12 @@ def review(
             if against:
                 log.warning("%s will not evaluate: %s", name, against)
                 ledger.note("refused", reason=against, arm=settings.privacy.arm)
-            return Joining(hospital=name, public_size=policy.public_size, evaluates=not against)
+            return Joining(
+                hospital=name,
+                public_size=policy.public_size,
+                evaluates=not against,
+                own=sites.difference(asked, settings),
+            )
         log.warning("%s refuses: %s", name, decision.reason)
         ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
     return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
@@ -278,6 +289,8 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     name = name_of(settings, index)
+    with refusing("plan", name):
+        settings = sites.own_settings(settings, name)
     source = noise_source(settings)
     with refusing("data", name):
         shard = member_shard(settings, name)

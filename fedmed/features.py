@@ -14,7 +14,7 @@ from torch import nn
 from fedmed import files
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError
-from fedmed.federation.messages import fingerprint
+from fedmed.exchange import fingerprint
 from fedmed.models.features import FeatureNetwork
 from fedmed.training import to_input
 

@@ -52,8 +52,13 @@ def make_member_plan(settings: Settings, member: str, policy: Policy | None = No
     if policy is None:
         policy = load_policy(settings.run.policies, member)
     declared = policy.public_size or None
+    if settings.data.site_names and declared is None:
+        raise UserError(
+            f"{member} declares no public size, and what a deployed hospital sends may not rest on "
+            "its exact number; set public-size in its policy"
+        )
     plan = make_plan(settings, units_of(settings, member), member, declared)
-    _check_signal(settings, plan, member)
+    check_signal(settings, plan, member)
     return plan
 
 
@@ -91,7 +96,8 @@ def trained_parameters(model: Model, image_size: int, dimensions: Literal[2, 3] 
     return sum(p.numel() for p in models.trainable(built).values())
 
 
-def _check_signal(settings: Settings, plan: Plan, member: str) -> None:
+def check_signal(settings: Settings, plan: Plan, member: str) -> None:
+    """Raise :class:`UserError` where a step's noise is above ``maximum-noise-to-signal``."""
     limit = settings.privacy.maximum_noise_to_signal
     if not limit or plan.steps_per_round == 0:
         return

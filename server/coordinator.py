@@ -3,43 +3,38 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from fedmed import files, timing
+from fedmed import files, sites, timing
 from fedmed.config import Settings
 from fedmed.data.network import member_names
-from fedmed.errors import RunError, UserError
+from fedmed.errors import RunError
 from fedmed.federation import messages
-from fedmed.planning import make_member_plan, make_plans, public_sizes
+from fedmed.federation.streaming import StreamingGrid
+from fedmed.planning import make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
-from fedmed.privacy.plans import UpdatePlan, part
-from fedmed.privacy.policy import Policy
+from fedmed.privacy.plans import Plan, UpdatePlan, part
 from fedmed.run_directory import RunDirectory
 from server import federated
+from server.central import CentralGaussian
 from server.evaluation import Evaluator, initial_model
 from server.further import Further
+from server.joining import Roll
 from server.results import Outcome, write_results
-from server.strategies import (
-    Arrays,
-    Averaging,
-    BudgetSpent,
-    CentralGaussian,
-    FederationStrategy,
-    LocalOnly,
-)
+from server.strategies import Averaging, BudgetSpent, FederationStrategy, LocalOnly
+from server.summing import Arrays
 
 log = logging.getLogger("fedmed.server")
 
 OnRound = Callable[[int, int, float | None], None]
-_QUERY_TIMEOUT = 600.0  # seconds; a simulation's first answer waits for its processes to start
 
 
 def coordinate(
@@ -73,32 +68,51 @@ class _Coordinator:
     directory: RunDirectory
     name: str
     on_round: OnRound
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
-        """The whole run."""
+        """The whole run; where it cannot go on, the run directory says why and how to."""
         self.directory.open(self.settings, self.name)
         if self.directory.finished:
             result: dict[str, Any] = files.read_json(self.directory.path / "result.json")
             return result
+        self.directory.start()
+        self.plans: dict[str, Plan] = {}
+        self.roll = Roll(self.grid, self.settings, self.directory, self.plans)
+        try:
+            return self._run()
+        except RunError as error:
+            self.directory.stop(
+                str(error),
+                self.history[-1]["round"] if self.history else 0,
+                present=list(self.roll.members.values()),
+                absent=self.roll.absent,
+                refused=list(self.roll.refused),
+            )
+            raise
+
+    def _run(self) -> dict[str, Any]:
         timing.reset()
         started = time.perf_counter()
-        self.plans = make_plans(self.settings)
-        self.refused: dict[str, str] = {}
-        self.silent: list[str] = []
-        members = self._members()
+        if self.settings.data.site_names:
+            sites.check_coordinator(self.settings)
+        else:
+            self.plans.update(make_plans(self.settings))
+        self.roll.gather()
         model = initial_model(self.settings)
         self.evaluator: Evaluator | None = None
         if self.settings.evaluation.where != "hospitals":
             self.evaluator = Evaluator.create(self.settings, model)
         self.further: Further | None = None
         if self.evaluator is not None:
-            self.further = Further(self.evaluator, frozenset(self.refused))
-        strategy = self._strategy(members, model)
+            self.further = Further(self.evaluator, frozenset(self.roll.refused))
+        strategy = self._strategy(model)
+        strategy.roster = self.roll
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
             strategy.start(
-                self.grid,
+                StreamingGrid(self.grid),
                 ArrayRecord(),
                 num_rounds=self.settings.train.rounds - strategy.completed,
                 timeout=self.settings.train.timeout,
@@ -118,7 +132,7 @@ class _Coordinator:
             collected = federated.collect(
                 self.grid,
                 self.settings,
-                {node: name for node, name in members.items() if name not in self.silent},
+                {n: name for n, name in self.roll.members.items() if name not in self.roll.silent},
                 strategy.frozen,
                 owners,
                 self.directory.run,
@@ -130,89 +144,16 @@ class _Coordinator:
             selected_round=self.best,
             resumed_from_round=strategy.completed,
             answered=self._answered(),
-            refused=self.refused,
+            refused=self.roll.refused,
+            arms=self.roll.arms,
             seconds=time.perf_counter() - started + earlier,
             collected=collected,
         )
         return write_results(self.settings, self.directory, self.plans, self.further, outcome)
 
-    def _members(self) -> dict[int, str]:
-        """Ask every node which hospital it is; each hospital must be there exactly once."""
-        expected = member_names(self.settings)
-        nodes = self._wait_for_nodes(len(expected))
-        queries = [
-            Message(
-                messages.query_content(self.directory.run),
-                node,
-                MessageType.QUERY,
-                group_id="query",
-            )
-            for node in nodes
-        ]
-        found: dict[int, str] = {}
-        for reply in self.grid.send_and_receive(queries, timeout=_QUERY_TIMEOUT):
-            answer = messages.read_join(reply)
-            if isinstance(answer, str):
-                raise RunError(f"a hospital did not join: {answer} ({messages.ERRORS[answer]})")
-            found[reply.metadata.src_node_id] = answer.hospital
-            if not answer.evaluates:
-                self.silent.append(answer.hospital)
-                log.warning("%s's policy allows no histograms for evaluation", answer.hospital)
-            if not answer.accepts:
-                self._refuse(answer)
-            elif answer.public_size:
-                # What the hospital's own policy declares decides its rate and its noise.
-                policy = Policy(public_size=answer.public_size)
-                plan = make_member_plan(self.settings, answer.hospital, policy)
-                self.plans[answer.hospital] = plan
-        if sorted(found.values()) != sorted(expected):
-            raise RunError(
-                f"{len(found)} of {len(expected)} hospitals joined; start one node per hospital"
-            )
-        joined = {node: name for node, name in found.items() if name not in self.refused}
-        if len(joined) < self.settings.train.minimum_hospitals:
-            raise RunError(
-                f"{len(joined)} of {len(expected)} hospitals take the plan, fewer than "
-                f"train.minimum-hospitals = {self.settings.train.minimum_hospitals}; first "
-                f"refusal: {next(iter(self.refused.values()))}"
-            )
-        if self.settings.evaluation.where == "hospitals" and set(joined.values()) <= {*self.silent}:
-            raise RunError(
-                "no hospital's policy allows histograms for evaluation, so the model could not be "
-                "evaluated; set evaluation.where = 'server', or ask the hospitals"
-            )
-        return dict(sorted(joined.items(), key=lambda item: expected.index(item[1])))
-
-    def _refuse(self, answer: messages.Joining) -> None:
-        """A policy's no: the federation goes on without that hospital, and says so."""
-        room = "it would take nothing of this kind"
-        if answer.rounds or answer.epsilon:
-            room = f"it would take {answer.rounds} round(s) at this noise, or epsilon "
-            room += f"{answer.epsilon:.3g} at this length"
-        self.refused[answer.hospital] = f"{answer.hospital}'s policy refuses the plan; {room}"
-        log.warning("%s", self.refused[answer.hospital])
-
-    def _wait_for_nodes(self, count: int) -> list[int]:
-        deadline = time.monotonic() + _QUERY_TIMEOUT
-        while True:
-            nodes = list(self.grid.get_node_ids())
-            if len(nodes) > count:
-                raise UserError(
-                    f"the federation has {len(nodes)} nodes but data.hospitals (with this "
-                    f"train.scheme) makes {count}; set num-supernodes={count}"
-                )
-            if len(nodes) == count:
-                return nodes
-            if time.monotonic() > deadline:
-                raise RunError(
-                    f"{len(nodes)} nodes are connected but {count} hospitals are expected; "
-                    f"set num-supernodes={count} or data.hospitals = {len(nodes)}"
-                )
-            time.sleep(0.2)
-
-    def _strategy(self, members: Mapping[int, str], model: torch.nn.Module) -> FederationStrategy:
+    def _strategy(self, model: torch.nn.Module) -> FederationStrategy:
         """The arm's strategy, at the initial model or at the checkpoint's."""
-        settings = self.settings
+        settings, members = self.settings, self.roll.members
         frozen = messages.encode_arrays(messages.frozen_of(model))
         kept = self.directory.load_checkpoint()
         self.history = self.directory.history()
@@ -222,7 +163,7 @@ class _Coordinator:
         if settings.train.scheme == "local-only":
             # Copies: a checkpoint keeps every hospital's arrays apart.
             owners = {
-                member: {n: v.clone() for n, v in initial.items()} for member in members.values()
+                member: {n: v.clone() for n, v in initial.items()} for member in self._trained()
             }
         completed = 0
         if kept is not None:
@@ -249,7 +190,9 @@ class _Coordinator:
                 clipping_norm=self.directory.clipping_norm(),
                 state=state,
             )
-        sizes = public_sizes(settings) if train.weighting == "size" else {}
+        sizes: Mapping[str, int] = self.roll.sizes  # a deployed federation's: those declared
+        if not settings.data.site_names:
+            sizes = public_sizes(settings) if train.weighting == "size" else {}
         return Averaging(
             train, members, frozen, completed, owners["global"], sizes, run=run, state=state
         )
@@ -317,6 +260,10 @@ class _Coordinator:
         self.on_round(round_number, self.settings.train.rounds, auroc)
         return None if auroc is None else MetricRecord({"AUROC": auroc})
 
+    def _trained(self) -> list[str]:
+        """Whose models are trained where each has its own: also of those that come late."""
+        return [name for name in self.roll.expected if name not in self.roll.refused]
+
     def _auroc_of(self, round_number: int) -> float | None:
         values = [h["auroc"] for h in self.history if h["round"] == round_number]
         return values[0] if values else None
@@ -329,7 +276,7 @@ class _Coordinator:
         rounds = [h for h in self.history if h["round"] > 0]
         failed = [{f["hospital"] for f in h["failures"]} for h in rounds]
         return {
-            m: 0 if m in self.refused else sum(m not in f for f in failed)
+            m: 0 if m in self.roll.refused else sum(m not in f for f in failed)
             for m in member_names(self.settings)
         }
 

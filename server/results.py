@@ -1,7 +1,7 @@
 """The files that end a run: predictions, statement, model, result."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -25,7 +25,7 @@ from server import federated
 from server.evaluation import Evaluator, initial_model
 from server.federated import Collected
 from server.further import Further
-from server.strategies import Arrays
+from server.summing import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class Outcome:
     answered: Mapping[str, int]
     refused: Mapping[str, str]
     seconds: float
+    arms: Mapping[str, str] = field(default_factory=dict)  # of hospitals with one of their own
     collected: Collected | None = None  # what hospitals sent for a federated evaluation
 
 
@@ -87,7 +88,10 @@ def write_results(
     training, evaluation = timing.spent("training"), timing.spent("evaluation")
     # Hospitals in other processes never tell their times, and an earlier session's are gone.
     known = training > 0 and not outcome.resumed_from_round
-    cohort = load_network(settings.data).cohort
+    synthetic, cohort = False, f"of {', '.join(settings.data.site_names)}"
+    if not settings.data.site_names:
+        known_cohort = load_network(settings.data).cohort
+        synthetic, cohort = known_cohort.synthetic, known_cohort.name
     result: dict[str, Any] = {
         "name": outcome.name,
         "arm": settings.privacy.arm,
@@ -117,8 +121,8 @@ def write_results(
         "peak_memory_bytes": machine.peak_memory(),
         "machine": machine.describe(),
         "versions": machine.versions(),
-        "synthetic": cohort.synthetic,
-        "cohort": cohort.name,
+        "synthetic": synthetic,
+        "cohort": cohort,
     }
     files.write_json(path / "result.json", result)
     directory.drop_checkpoint()
@@ -193,7 +197,7 @@ def _spends(
             known = _ledger(settings, directory, member, plan).path.exists()
             if taken < rounds * plan.steps_per_round or (outcome.rounds and not known):
                 taken = plan.steps
-        spends[member] = Spend(plan, taken)
+        spends[member] = Spend(plan, taken, outcome.arms.get(member, ""))
     return spends
 
 

@@ -30,6 +30,37 @@ def check_source_keys(data: Data) -> None:
 _LARGEST_CUBE = 256
 
 
+def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluation) -> None:
+    """A deployed federation: every hospital has a name, and its data stay where they are."""
+    names = data.site_names
+    if not names:
+        return
+    for name in names:
+        if names.count(name) > 1 or name == "pooled":
+            what = "is named twice" if name != "pooled" else "means all data in one place"
+            raise ValueError(f"data.sites: '{name}' {what}; give every hospital a name of its own")
+    if len(names) not in (1, data.hospitals):
+        raise ValueError(
+            f"data.hospitals: {data.hospitals} is not the {len(names)} that data.sites names; set "
+            f"data.hospitals = {len(names)}"
+        )
+    if train.scheme == "pooled":
+        raise ValueError(
+            "train.scheme: 'pooled' needs all data in one place, and the hospitals of data.sites "
+            "keep theirs; use 'federated' or 'local-only'"
+        )
+    if evaluation.where != "hospitals":
+        raise ValueError(
+            f"evaluation.where: '{evaluation.where}' needs images at the server, which "
+            "has none where data.sites names hospitals; use 'hospitals'"
+        )
+    if privacy.public_size:
+        raise ValueError(
+            "privacy.public-size: hospitals of data.sites declare their own in their policies; "
+            "remove it"
+        )
+
+
 def check_volumes(data: Data, model: Model) -> None:
     """Keys of volumes belong to volumes, and a model's channels to their slices."""
     volumes = data.dimensions == 3 or data.slices > 0

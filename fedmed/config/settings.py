@@ -9,6 +9,7 @@ from fedmed.config.checks import (
     check_model,
     check_names,
     check_privacy,
+    check_sites,
     check_source_keys,
     check_volumes,
 )
@@ -37,7 +38,8 @@ class Settings(Section):
                 "train.weighting: 'size' makes one hospital's share larger than the noise of "
                 f"{arm} covers; use 'equal'"
             )
-        if train.weighting == "size" and arm not in UNPROTECTED and not self.privacy.public_size:
+        declared = self.privacy.public_size or data.sites  # a site's policy declares its own
+        if train.weighting == "size" and arm not in UNPROTECTED and not declared:
             raise ValueError(
                 f"train.weighting: 'size' tells the hospitals' sizes, which {arm} does not "
                 "protect; declare them in privacy.public-size, or use 'equal'"
@@ -79,6 +81,7 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         check_source_keys(data)
+        check_sites(data, train, self.privacy, self.evaluation)
         check_volumes(data, self.model)
         check_model(self.model, train)
         check_privacy(self.privacy, data)

@@ -51,6 +51,7 @@ class Data(Section):
     window_centre: Annotated[float, Field(ge=-4096, le=32767)] = 40.0  # volumes in HU: black to
     window_width: Annotated[float, Field(gt=0, le=65536)] = 400.0  # white, HU
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
+    sites: str = ""  # deployed: the hospitals' names, comma separated; at a site its own alone
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = (
         0.5  # concentration of the Dirichlet draw; smaller = more skew
@@ -60,6 +61,11 @@ class Data(Section):
     test_fraction: Annotated[float, Field(gt=0, lt=0.8)] = 0.25
     unknown_patients: Literal["refuse", "separate", "leave-out"] = "refuse"
     seed: Seed = 0  # fixes the phantom, the split and the hospitals; not the training
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """Names of a deployed federation's hospitals; empty in a simulation."""
+        return tuple(name.strip() for name in self.sites.split(",") if name.strip())
 
 
 class Model(Section):
@@ -110,6 +116,7 @@ class Train(Section):
     on_failure: Literal["stop", "continue"] = "stop"  # when a hospital fails in a round
     minimum_hospitals: Count = 1  # with "continue": fewest updates that make a round
     timeout: Positive = 3600.0  # seconds to wait for a round's updates
+    join_timeout: Positive = 600.0  # seconds to wait for the hospitals before the first round
 
 
 class Privacy(Section):
@@ -181,6 +188,7 @@ class Run(Section):
     seed: Seed = 0
     ledgers: str = ""  # folder of the hospitals' ledgers; empty = with the results
     policies: str = ""  # folder of the hospitals' policies, NAME.toml; empty = none
+    sites: str = ""  # simulation: folder of the hospitals' own settings, NAME.toml; empty = none
     pretrained: str = ""  # weights that "pretrain" stands for; set by an experiment's [pretrain]
     out: str = ""  # run directory; empty = a folder of its own under fedmed's home
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -66,8 +66,15 @@ class Network:
 def load_network(data: Data) -> Network:
     """Load, split and partition the cohort of ``data``; the same for every process and seed.
 
-    Raises :class:`UserError` for every mistake in the data or its keys.
+    A hospital of a deployed federation has one cohort, its own: every row of it is that hospital's
+    (``data.sites`` holds its name alone there). Raises :class:`UserError` for every mistake in the
+    data or its keys, and for a coordinator that asks for data it has not.
     """
+    if len(data.site_names) > 1:
+        raise UserError(
+            f"data.sites: the images of {', '.join(data.site_names)} stay with them; what needs "
+            "images in one place needs a simulation, without data.sites"
+        )
     given = load(data)
     patients = given.table.get("patient_id")
     unknown = len(given) if patients is None else int(patients.isna().sum())
@@ -79,7 +86,11 @@ def load_network(data: Data) -> Network:
         kept |= cohort.table["split"] == "test"
         cohort = cohort.with_table(cohort.table[kept.to_numpy()].reset_index(drop=True))
         unknown = 0  # of those that train or validate, whose patients are to be protected
-    network = Network(cohort, assign_hospitals(cohort.table, data), unknown, fixed)
+    if data.site_names:
+        owners = pd.Series(data.site_names[0], index=cohort.table.index, dtype="string")
+    else:
+        owners = assign_hospitals(cohort.table, data)
+    network = Network(cohort, owners, unknown, fixed)
     if POOLED in network.names:
         raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
     for hospital in network.names:
@@ -94,6 +105,8 @@ def member_names(settings: Settings) -> list[str]:
     """Names of the federation's members in the order of their partition ids."""
     if settings.train.scheme == "pooled":
         return [POOLED]
+    if settings.data.site_names:
+        return list(settings.data.site_names)
     return load_network(settings.data).names
 
 

@@ -6,12 +6,14 @@ message    record              content
 query      ``request``         the run's name
 query      ``reply``           hospital's name (public), whether its policy takes the plan, and if
                                not the most rounds and the largest epsilon that it would take;
-                               whether it would send histograms of its evaluation patients
+                               whether it would send histograms of its evaluation patients; its
+                               declared size and its version of fedmed; beside it ``own``: the
+                               settings that its plan rests on and that are not those asked for
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
 train      ``request``         the run's name, round number
 reply      ``update``          change of the trainable parameters, noised where the arm says so
-reply      ``reply``           hospital's name; nothing computed from its data
+reply      ``reply``           hospital's name and version; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
 evaluate   ``model``           trainable parameters of the final model, float32
 evaluate   ``frozen``          as in train
@@ -19,84 +21,58 @@ evaluate   ``request``         the run's name, ``edges`` of the histograms' bins
 reply      ``histograms``      counts by family (``all`` and each public attribute), float64,
                                noised where the arm protects anything; beside ``reply``
 reply      ``clustering``      how images cluster in patients: where the arm protects nothing
-reply      ``error``           hospital's name and a code from :data:`ERRORS`, never a text
+reply      ``error``           hospital's name and a code from ``ERRORS``, never a text
 =========  ==================  ====================================================================
 """
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from numpy.typing import NDArray
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedmed.evaluation.histograms import Spec
-from fedmed.models import trainable
+from fedmed.exchange import (
+    ERRORS,
+    Histograms,
+    Joining,
+    Reply,
+    fingerprint,
+    frozen_of,
+    install,
+    pack,
+    parameters_of,
+    request_fingerprint,
+    unpack,
+)
 from fedmed.privacy.updates import finite
 
-ERRORS: Final = {
-    "data": "the hospital's images could not be read",
-    "plan": "the hospital could not make the plan that was asked for",
-    "policy": "the hospital's own policy does not allow it",
-    "budget": "the hospital has taken all the steps that its plan pays for",
-    "ledger": "the hospital's ledger could not be written",
-    "not-finite": "training gave NaN or infinite numbers",
-    "mismatch": "the server's model does not fit the hospital's",
-    "memory": "the hospital ran out of memory",
-    "internal": "an unexpected failure; the hospital's own log names its kind",
-    "bad-counts": "the histograms had another form, or numbers that are not finite",
-    "bad-update": "the update had another form, or numbers that are not finite",
-    "no-answer": "no answer came in time, or the hospital's process ended",
-}
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A hospital's answer to a train message: an update, or an error code."""
-
-    hospital: str
-    update: dict[str, Tensor] | None = None
-    loss: float | None = None
-    images: int | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Histograms:
-    """A hospital's answer to an evaluate message: counts by family, or an error code.
-
-    ``clustering`` tells how images cluster in patients; 1 under an arm that protects anything.
-    """
-
-    hospital: str
-    counts: dict[str, NDArray[np.float64]] | None = None
-    clustering: float = 1.0
-    error: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joining:
-    """A hospital's answer to a query; where it does not accept, what it would take instead.
-
-    ``rounds`` at the plan's own noise, ``epsilon`` at its own length; 0 where there is no room.
-    Both come from the policy and the ledger, never from data. ``public_size`` is the number of
-    units that the policy declares; 0 where it declares none. ``evaluates``: whether it would send
-    histograms of its evaluation patients, where the settings ask for them.
-    """
-
-    hospital: str
-    accepts: bool = True
-    evaluates: bool = True
-    rounds: int = 0
-    epsilon: float = 0.0
-    public_size: int = 0
+__all__ = [
+    "ERRORS",
+    "Histograms",
+    "Joining",
+    "Reply",
+    "decode_arrays",
+    "encode_arrays",
+    "evaluate_content",
+    "fingerprint",
+    "frozen_of",
+    "histogram_content",
+    "install",
+    "join_content",
+    "pack",
+    "parameters_of",
+    "query_content",
+    "read_histograms",
+    "read_join",
+    "read_reply",
+    "request_fingerprint",
+    "take_arrays",
+    "train_content",
+    "unpack",
+    "update_content",
+]
 
 
 def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
@@ -109,50 +85,12 @@ def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     return dict(record.to_torch_state_dict())
 
 
-def parameters_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copy of the trainable parameters, on the CPU."""
-    return {name: p.detach().cpu().clone() for name, p in trainable(model).items()}
-
-
-def frozen_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copy of everything in the state that training never changes."""
-    names = trainable(model).keys()
-    return {n: v.detach().cpu().clone() for n, v in model.state_dict().items() if n not in names}
-
-
-def install(model: nn.Module, arrays: Mapping[str, Tensor]) -> None:
-    """Copy arrays into the model's state; raises ``ValueError`` for another name or shape."""
-    own = model.state_dict()
-    for name, value in arrays.items():
-        if name not in own or own[name].shape != value.shape:
-            raise ValueError(f"array '{name}' does not fit the model")
-    with torch.no_grad():
-        for name, value in arrays.items():
-            own[name].copy_(value)
-
-
-def fingerprint(arrays: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and bytes: which model a request was about."""
-    digest = hashlib.sha256()
-    for name, value in arrays.items():
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def request_fingerprint(arrays: Mapping[str, Tensor], spec: Spec) -> str:
-    """SHA-256 of a model and the public cells: which release of histograms was asked for."""
-    return hashlib.sha256(f"{fingerprint(arrays)}|{spec!r}".encode()).hexdigest()
-
-
-def pack(update: Mapping[str, Tensor]) -> bytes:
-    """Arrays as safetensors bytes: what a ledger keeps of a release."""
-    return save_bytes({name: value.contiguous() for name, value in update.items()})
-
-
-def unpack(data: bytes) -> dict[str, Tensor]:
-    """Arrays of :func:`pack`."""
-    return dict(load_bytes(data))
+def take_arrays(record: ArrayRecord) -> dict[str, Tensor]:
+    """As :func:`decode_arrays`, and the record is emptied: at no time are there two copies."""
+    taken = {}
+    for name in list(record):
+        taken[name] = torch.from_numpy(record.pop(name).numpy())
+    return taken
 
 
 def query_content(run: str) -> RecordDict:
@@ -170,9 +108,10 @@ def join_content(answer: Joining) -> RecordDict:
             "rounds": answer.rounds,
             "epsilon": answer.epsilon,
             "public-size": answer.public_size,
+            "version": answer.version,
         }
     )
-    return RecordDict({"reply": record})
+    return RecordDict({"reply": record, "own": ConfigRecord(dict(answer.own))})
 
 
 def read_join(message: Message) -> Joining | str:
@@ -185,6 +124,7 @@ def read_join(message: Message) -> Joining | str:
         return code if code in ERRORS else "no-answer"
     try:
         record = content.config_records["reply"]
+        own = content.config_records.get("own", ConfigRecord())
         return Joining(
             hospital=str(record["hospital"]),
             accepts=bool(record["accepts"]),
@@ -192,6 +132,8 @@ def read_join(message: Message) -> Joining | str:
             rounds=int(str(record["rounds"])),
             epsilon=float(str(record["epsilon"])),
             public_size=int(str(record["public-size"])),
+            own={k: v for k, v in own.items() if isinstance(v, str | int | float | bool)},
+            version=str(record.get("version", "unknown")),
         )
     except (KeyError, ValueError):
         return "internal"
@@ -275,6 +217,8 @@ def update_content(reply: Reply) -> RecordDict:
 def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> Reply:
     """A checked answer: the names, shapes and dtypes of ``like``, all finite, else an error code.
 
+    The message is emptied: what is read is in the answer alone.
+
     Flower's own error replies carry a text; it is dropped here and never logged.
     """
     if message.has_error():
@@ -283,7 +227,7 @@ def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> R
     if "error" in content:
         return Reply(hospital, error=_code(content))
     try:
-        update = decode_arrays(content.array_records["update"])
+        update = take_arrays(content.array_records["update"])
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
         return Reply(hospital, error="bad-update")
     fits = update.keys() == like.keys() and all(

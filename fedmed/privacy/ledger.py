@@ -191,6 +191,12 @@ class Ledger:
         with self._reading() as db:
             return ledger_rows.taken_by(db, run)
 
+    def last_reserved(self, run: str) -> tuple[int, str] | None:
+        """Round and model of a run's newest reservation; None where there is none."""
+        with self._reading() as db:
+            row = ledger_rows.one(db, "where run = ? and kind = 'reserve' order by id desc", run)
+        return None if row is None else (row.round, row.model)
+
     def state(self, account: str) -> tuple[list[dict[str, Any]], list[float]]:
         """The plans opened on an account, and its total divergence; empty for a new one."""
         with self._reading() as db:

@@ -1,6 +1,7 @@
 """A hospital's own rules: what it lets a federation ask, whatever the server says."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +38,7 @@ class Policy(Section):
         ""  # histograms: charged to training's account, to one of its own; empty = as limited
     )
     allow_reproducible_noise: bool = False
+    apps: list[str] = []  # SHA-256 of app bundles that a deployed node may run; empty = any
 
     @model_validator(mode="after")
     def _known(self) -> "Policy":
@@ -52,6 +54,12 @@ class Policy(Section):
                 )
         if self.unit not in ("", *UNITS):
             raise ValueError(f"unit: {self.unit!r} is not known; use {', '.join(UNITS)}")
+        for digest in self.apps:
+            if not re.fullmatch("[0-9a-f]{64}", digest):
+                raise ValueError(
+                    f"apps: {digest!r} is no SHA-256 in 64 small hexadecimal digits; take it from "
+                    "flwr build"
+                )
         if self.account and not self.unit:
             raise ValueError(f"unit: a named account needs it; use one of {', '.join(UNITS)}")
         return self

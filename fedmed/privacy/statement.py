@@ -18,7 +18,15 @@ from fedmed.models.origin import Weights, describe, weights_of
 from fedmed.privacy import accounting, evaluation_statement
 from fedmed.privacy.evaluation_statement import EvaluationRecord
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan, part
+from fedmed.privacy.plans import (
+    GradientPlan,
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    StackedPlan,
+    Words,
+    part,
+)
 from fedmed.rounding import up
 
 SERVERS_IMAGES = (
@@ -41,6 +49,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class OwnGuarantee(_Strict):
+    """What one hospital of several with different protections guarantees."""
+
+    arm: str
+    unit: Literal["none", "image", "patient", "hospital"]
+    neighbouring: str
+    trust: str
+    mechanism: str
+    released: list[str]
+
+
 class MemberRecord(_Strict):
     """One member's own figures; ``epsilon`` is None where nothing is claimed."""
 
@@ -56,6 +75,9 @@ class MemberRecord(_Strict):
     size: int | None = Field(ge=0, description="number of units that rate and delta rest on")
     size_declared: bool | None
     spent: list[dict[str, Any]] = Field(description="mechanisms and counts, to compose further")
+    guarantee: OwnGuarantee | None = Field(
+        default=None, description="where hospitals differ: this one's own; null where all are alike"
+    )
 
 
 class Total(_Strict):
@@ -125,10 +147,14 @@ class Statement(_Strict):
 
 @dataclass(frozen=True)
 class Spend:
-    """What one member really did: private steps (or rounds, or releases of its images) taken."""
+    """What one member really did: private steps (or rounds, or releases of its images) taken.
+
+    ``arm`` is the member's own where it chose another than it was asked for.
+    """
 
     plan: Plan
     taken: int
+    arm: str = ""
 
 
 def statement(
@@ -146,12 +172,20 @@ def statement(
     ``refused`` names the hospitals that took no part; ``parameters`` is how many numbers are
     trained; ``evaluation`` is what hospitals told of their evaluation patients.
     """
-    plan = next(iter(spends.values())).plan
+    mixed = _mixed(spends)
+    plan: Plan = NoPrivacy() if mixed else next(iter(spends.values())).plan
     weights = weights_of(settings)
-    words = plan.words(settings.train.scheme)
+    words = _mixed_words(settings, spends) if mixed else plan.words(settings.train.scheme)
     private = plan.unit != "none"
     claim = private and not source.reproducible
     members = [_member(member, spend) for member, spend in spends.items()] if private else []
+    if mixed:
+        members = [
+            _member(member, spend).model_copy(update={"guarantee": _guarantee(settings, spend)})
+            for member, spend in spends.items()
+        ]
+        if source.reproducible:  # the figures stay for checking; nobody may read a claim from them
+            members = [m.model_copy(update={"epsilon": None}) for m in members]
     worst = _worst(spends)
     epsilons = [m.epsilon for m in members if m.epsilon is not None]
     image = part(plan, ImagePlan)
@@ -210,6 +244,42 @@ def statement(
         summary="",
     )
     return record.model_copy(update={"summary": _summary(record)}).model_dump()
+
+
+def _mixed(spends: Mapping[str, Spend]) -> bool:
+    """Whether hospitals protect different things, so that no one figure holds for all."""
+    kinds = {(s.plan.unit, *(type(p).__name__ for p in s.plan.parts)) for s in spends.values()}
+    return len(kinds) > 1
+
+
+def _guarantee(settings: Settings, spend: Spend) -> OwnGuarantee:
+    words = spend.plan.words(settings.train.scheme)
+    return OwnGuarantee(
+        arm=spend.arm or settings.privacy.arm,
+        unit=words.unit,
+        neighbouring=words.neighbouring,
+        trust=words.trust,
+        mechanism=words.mechanism,
+        released=list(words.released),
+    )
+
+
+def _mixed_words(settings: Settings, spends: Mapping[str, Spend]) -> Words:
+    """The run's words where hospitals differ: each one's own are beside its figures."""
+    every = {name: s.plan.words(settings.train.scheme) for name, s in spends.items()}
+    return Words(
+        unit="none",
+        neighbouring="each hospital's own: see hospitals",
+        trust="each hospital's own: see hospitals",
+        mechanism="; ".join(f"{name}: {words.mechanism}" for name, words in every.items()),
+        sampling="; ".join(f"{name}: {words.sampling}" for name, words in every.items()),
+        released=tuple(dict.fromkeys(text for words in every.values() for text in words.released)),
+        accountant=next((w.accountant for w in every.values() if w.unit != "none"), "none"),
+        not_covered=(
+            "the run as a whole: hospitals chose different protections, each for its own patients",
+            *dict.fromkeys(text for words in every.values() for text in words.not_covered),
+        ),
+    )
 
 
 def schema() -> dict[str, Any]:
@@ -311,6 +381,8 @@ def _summary(record: Statement) -> str:
 
 
 def _training_summary(record: Statement) -> str:
+    if any(member.guarantee for member in record.hospitals):
+        return _mixed_summary(record)
     if record.unit == "none":
         return (
             "This run protects nobody: the models that hospitals send, and the final model, may "
@@ -351,6 +423,27 @@ def _training_summary(record: Statement) -> str:
     if record.epsilon > 1:
         return text + "Something can still be learnt: lower epsilon protects more."
     return text + f"Very little can be learnt about one {record.unit}."
+
+
+def _mixed_summary(record: Statement) -> str:
+    found = ["Hospitals chose different protections for their own patients:"]
+    for member in record.hospitals:
+        own = member.guarantee
+        if own is None or own.unit == "none":
+            found.append(f"{member.hospital} protects nobody;")
+        elif member.epsilon is None:
+            found.append(
+                f"{member.hospital} ({own.arm}) has noise that can be repeated from the seed, so "
+                "no epsilon is claimed;"
+            )
+        else:
+            delta = f" at delta = {up(member.delta):.3g}" if member.delta else ""
+            trusted = "nobody" if own.trust == "nobody" else own.trust
+            found.append(
+                f"{member.hospital} ({own.arm}) protects one {own.unit} with epsilon = "
+                f"{up(member.epsilon):.3g}{delta} ({own.neighbouring}), trusting {trusted};"
+            )
+    return " ".join(found)[:-1] + ". No one figure holds for the run as a whole."
 
 
 def riskcal_version() -> str:

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from clients import app as client_app
 from clients import hospital as module
+from clients import member as client_member
 from clients.hospital import Hospital, Refusal
+from fedmed import __version__
 from fedmed.config import Settings
 from fedmed.errors import UserError
 from fedmed.federation import messages
@@ -339,7 +341,7 @@ def test_an_errors_text_never_leaves_the_hospital(
     arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = hospital(arm, tmp_path, shard=Failing())
-    monkeypatch.setattr(client_app, "hospital_for", lambda *_: one)
+    monkeypatch.setattr(client_member, "hospital_for", lambda *_: one)
 
     def check(app: ClientApp) -> None:
         reply = ask(app, settings_of(arm))
@@ -379,7 +381,7 @@ def test_a_hospital_that_cannot_begin_says_which_kind_of_reason(
 
 
 def test_running_out_of_memory_is_a_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_app, "hospital_for", raising(MemoryError(SECRET)))
+    monkeypatch.setattr(client_member, "hospital_for", raising(MemoryError(SECRET)))
     reply = ask(client_app.app, settings_of("none"))
     assert dict(reply.content.config_records["error"]) == {"hospital": "", "code": "memory"}
 
@@ -403,6 +405,7 @@ def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> N
         "public-size": 0,
         "rounds": 0,
         "epsilon": 0.0,
+        "version": __version__,
     }
     monkeypatch.setattr(module, "member_names", raising(UserError(SECRET)))
     refused = ask(client_app.app, settings_of("dp-sgd"), MessageType.QUERY)

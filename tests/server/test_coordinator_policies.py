@@ -11,7 +11,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from support import goes_red, refuses, use_tiny_models
 
 import clients.hospital
-from clients import app as client_app
+from clients import member
 from clients.app import app
 from fedmed.data.network import load_network
 from fedmed.errors import RunError, UserError
@@ -204,7 +204,8 @@ def test_a_hospital_never_trains_what_it_refused(
     """Whatever the server makes of the answer: each reservation checks the limit again."""
     policy(file, "hospital-2", LIMIT.format(2))
     monkeypatch.setattr(
-        "clients.app.review", lambda settings, index, *_: Joining(hospital=f"hospital-{index + 1}")
+        "clients.member.review",
+        lambda settings, index, *_: Joining(hospital=f"hospital-{index + 1}"),
     )
     out = tmp_path / "out"
 
@@ -355,4 +356,4 @@ def test_no_run_config_moves_a_sites_policy_or_ledger(file: Path, tmp_path: Path
 def test_a_nodes_own_files_are_taken_from_how_it_was_started() -> None:
     config = {"partition-id": 0, "policy": "/site/policy.toml", "ledger": "/site/l.sqlite"}
     context = Context(1, 1, config, RecordDict(), {"run.policies": "", "run.ledgers": "/elsewhere"})
-    assert client_app._site(context) == clients.hospital.Site("/site/policy.toml", "/site/l.sqlite")
+    assert member._site(context) == clients.hospital.Site("/site/policy.toml", "/site/l.sqlite")

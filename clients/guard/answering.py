@@ -1,0 +1,214 @@
+"""What the guard does with a request: the site's settings, the policy's decision, the ledger."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clients import evaluating, hospital
+from clients.hospital import Hospital, Refusal, refusing
+from fedmed import __version__, exchange, models, sites
+from fedmed.config import UNPROTECTED, Settings
+from fedmed.data import network
+from fedmed.errors import RunError, UserError
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.policy import Policy, read_policy
+from fedmed.privacy.updates import finite
+from fedmed.site.file import SiteFile
+from fedmed.site.requests import Request, read_request, write_arrays
+from fedmed.site.settings import Both, site_settings
+from fedmed.site.wire import BadFrame
+
+log = logging.getLogger("fedmed.guard")
+
+Frame = tuple[dict[str, Any], bytes]
+
+
+@dataclass
+class Guard:
+    """One site's guard, whatever brings its frames; it answers one at a time."""
+
+    site: SiteFile
+    policy: Policy
+    ledger: Ledger
+    _last: Settings | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, site: SiteFile) -> "Guard":
+        """The guard of a site; raises where policy or ledger would make it no guard."""
+        policy = read_policy(site.policy)
+        _check(policy, site)
+        ledger = Ledger(site.ledger, site.audit)
+        if ledger.path.exists() or ledger.log.path.exists():
+            ledger.verify()
+        return cls(site, policy, ledger)
+
+    def answer(self, header: dict[str, Any], body: bytes, peer: int) -> Frame:
+        """The frame that goes back; whatever goes wrong, only a code does.
+
+        Request and outcome are on the disk, in the audit log, before anything leaves.
+        """
+        try:
+            request = read_request(header, body)
+            if request.kind == "status":
+                return {"hospital": self.site.name, "version": __version__}, b""
+            about: dict[str, Any] = {"kind": request.kind, "peer": peer}
+            about |= {"run": request.run, "run-id": request.run_id} if request.run else {}
+            about |= {"round": request.round_number} if request.kind == "train" else {}
+            about |= {"app": request.app} if request.app else {}
+            arm = request.config.get("privacy.arm", "")
+            about |= {"arm": str(arm)[:40]} if arm else {}
+            self.ledger.note("request", **about)
+        except BadFrame as error:
+            return self.refuse("frame", peer=peer, reason=str(error))
+        except (RunError, UserError) as error:
+            log.error("%s", error)
+            return _error("ledger")
+        about.pop("arm", None)
+        try:
+            reply, arrays, told = self._outcome(request)
+        except Refusal as refusal:
+            code = refusal.code
+        except MemoryError:
+            code = "memory"
+        except Exception as error:
+            # The text of an exception can hold data: its kind alone is logged.
+            log.error("a request failed: %s", type(error).__name__)
+            code = "internal"
+        else:
+            packed = write_arrays(arrays) if arrays else b""
+            if arrays:
+                reply["arrays"] = {"bytes": len(packed), "names": list(arrays)}
+            try:
+                self.ledger.note("answered", **about, **told, bytes=len(packed))
+            except (RunError, UserError) as error:
+                log.error("%s", error)
+                return _error("ledger")
+            return reply, packed
+        return self.refuse(code, **about)
+
+    def refuse(self, code: str, **about: Any) -> Frame:
+        """A refusal, with its line in the audit log; the code leaves even where that fails."""
+        log.warning("refused: %s %s", code, about)
+        try:
+            self.ledger.note("refused", code=code, **about)
+        except (RunError, UserError) as error:
+            log.error("%s", error)
+        return _error(code)
+
+    def _outcome(
+        self, request: Request
+    ) -> tuple[dict[str, Any], Mapping[str, Tensor], dict[str, Any]]:
+        """The reply, its arrays, and what the audit log is told of both."""
+        if request.kind == "app":
+            if self.policy.apps and request.app not in self.policy.apps:
+                raise Refusal("app")
+            return {}, {}, {}
+        if request.version != __version__:
+            raise Refusal("version")
+        with refusing("plan", self.site.name):
+            both = site_settings(self.site, request.config)
+        settings = both.used
+        self._check_named(settings)
+        told = {"arm": settings.privacy.arm}
+        if settings != self._last:
+            _forget()
+            self._last = settings
+        where = hospital.Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
+        if request.kind == "query":
+            return self._joining(request, both, where), {}, told
+        if not (finite(_floats(request.model)) and finite(_floats(request.frozen))):
+            raise Refusal("not-finite")
+        member = hospital.hospital_for(settings, 0, 0, where)
+        self._check_model(request, member)
+        if request.kind == "evaluate":
+            found = evaluating.evaluate(
+                member, request.run, request.model, request.frozen, request.edges
+            )
+            counts = {n: torch.from_numpy(c) for n, c in (found.counts or {}).items()}
+            reply = {"hospital": found.hospital, "clustering": found.clustering}
+            return reply, counts, told
+        self._check_round(request, member)
+        trained = member.train(request.run, request.round_number, request.model, request.frozen)
+        reply = {"hospital": trained.hospital, "loss": trained.loss, "images": trained.images}
+        return reply, trained.update or {}, told
+
+    def _joining(self, request: Request, both: Both, where: hospital.Site) -> dict[str, Any]:
+        joining = hospital.review(both.used, 0, 0, where, request.run)
+        if joining.accepts:
+            against = sites.against_evaluation(both.asked, both.used)
+            if against:
+                log.warning("%s will not evaluate: %s", self.site.name, against)
+            joining = replace(
+                joining,
+                own=sites.difference(both.asked, both.used),
+                evaluates=joining.evaluates and not against,
+            )
+        return {"joining": {**vars(joining), "own": dict(joining.own)}}
+
+    def _check_named(self, settings: Settings) -> None:
+        """What the site itself does not noise leaves only if the policy names the arm."""
+        arm = settings.privacy.arm
+        if arm in UNPROTECTED or arm.startswith("central-"):
+            if arm not in self.policy.arms:
+                log.warning("the policy does not name the arm %s, which adds no noise here", arm)
+                raise Refusal("policy")
+        elif settings.privacy.reproducible_noise and not self.policy.allow_reproducible_noise:
+            log.warning("the policy does not allow reproducible noise")
+            raise Refusal("policy")
+
+    def _check_model(self, request: Request, member: Hospital) -> None:
+        """Before anything is spent: the hospital's own model, whole, split as it is here."""
+        model = member.model_with({**request.frozen, **request.model})
+        if request.model.keys() != models.trainable(model).keys():
+            raise Refusal("mismatch")
+
+    def _check_round(self, request: Request, member: Hospital) -> None:
+        """Rounds go forward: an earlier one, or the same with another model, is no round of it."""
+        if not 1 <= request.round_number <= member.settings.train.rounds:
+            raise Refusal("plan")
+        if member.plan.payer != "hospital":
+            return
+        model = exchange.fingerprint(request.model)
+        with hospital.ledger_failures(self.ledger, self.site.name):
+            if self.ledger.answered(request.run, request.round_number, model) is not None:
+                return
+            last = self.ledger.last_reserved(request.run)
+        if last is not None and (
+            request.round_number < last[0] or (request.round_number == last[0] and model != last[1])
+        ):
+            log.warning("round %d was asked for after round %d", request.round_number, last[0])
+            raise Refusal("plan")
+
+
+def _check(policy: Policy, site: SiteFile) -> None:
+    """A policy that limits nothing is no veto, and an exact size is data."""
+    if policy.limit is None and not (policy.arms and set(policy.arms) <= set(UNPROTECTED)):
+        raise UserError(
+            f"{site.policy}: maximum-epsilon is missing, so that nothing would end what leaves; "
+            "set it, or list only unprotected arms in arms"
+        )
+    if not policy.public_size:
+        raise UserError(
+            f"{site.policy}: public-size is missing: rates and divisors rest on a declared number "
+            "of units, never on the exact one; set it"
+        )
+
+
+def _forget() -> None:
+    """Other settings, other shards: keep those of one run in memory, not of all."""
+    hospital.hospital_for.cache_clear()
+    network.training_shard.cache_clear()
+    network.evaluation_shard.cache_clear()
+    network.load_network.cache_clear()
+
+
+def _floats(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in arrays.items() if value.is_floating_point()}
+
+
+def _error(code: str) -> Frame:
+    return {"error": code}, b""

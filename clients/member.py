@@ -1,0 +1,92 @@
+"""A simulated hospital's side of the app: its data are read in this process."""
+
+import logging
+from collections.abc import Callable
+
+from flwr.app import Context, Message, RecordDict
+
+from clients import evaluating
+from clients.hospital import Refusal, Site, hospital_for, review
+from fedmed import config
+from fedmed.errors import UserError
+from fedmed.federation import messages
+from fedmed.federation.messages import Reply
+
+log = logging.getLogger("fedmed.hospital")
+
+
+def query(message: Message, context: Context) -> RecordDict:
+    """Answer with the hospital's name and its policy's view of the plan, or an error code."""
+
+    def answer() -> RecordDict:
+        run = str(message.content.config_records["request"]["run"])
+        return messages.join_content(review(*_member(context), context.run_id, _site(context), run))
+
+    return _guarded(answer)
+
+
+def train(message: Message, context: Context) -> RecordDict:
+    """Train one round and answer with the update, or with an error code."""
+
+    def answer() -> RecordDict:
+        hospital = hospital_for(*_member(context), context.run_id, _site(context))
+        content = message.content
+        request = content.config_records["request"]
+        reply = hospital.train(
+            str(request["run"]),
+            int(str(request["round"])),
+            messages.decode_arrays(content.array_records["model"]),
+            messages.decode_arrays(content.array_records["frozen"]),
+        )
+        return messages.update_content(reply)
+
+    return _guarded(answer)
+
+
+def evaluate(message: Message, context: Context) -> RecordDict:
+    """Score the hospital's evaluation images and answer with histograms, or with an error code."""
+
+    def answer() -> RecordDict:
+        hospital = hospital_for(*_member(context), context.run_id, _site(context))
+        content = message.content
+        request = content.config_records["request"]
+        edges = request["edges"]
+        reply = evaluating.evaluate(
+            hospital,
+            str(request["run"]),
+            messages.decode_arrays(content.array_records["model"]),
+            messages.decode_arrays(content.array_records["frozen"]),
+            [float(str(edge)) for edge in (edges if isinstance(edges, list) else [])],
+        )
+        return messages.histogram_content(reply)
+
+    return _guarded(answer)
+
+
+def _guarded(answer: Callable[[], RecordDict]) -> RecordDict:
+    """What ``answer`` gives; whatever goes wrong in it, only a code leaves the hospital."""
+    try:
+        return answer()
+    except Refusal as refusal:
+        code = refusal.code
+    except MemoryError:
+        code = "memory"
+    except Exception as error:
+        # The text of an exception can hold data: its kind alone is logged, at the hospital.
+        log.error("a hospital failed: %s", type(error).__name__)
+        code = "internal"
+    return messages.update_content(Reply("", error=code))
+
+
+def _member(context: Context) -> tuple[config.Settings, int]:
+    try:
+        settings = config.from_flat(dict(context.run_config))
+    except UserError as error:
+        raise Refusal("plan") from error
+    return settings, int(context.node_config["partition-id"])
+
+
+def _site(context: Context) -> Site:
+    """The site's own files, from how its node was started: no run config can move them."""
+    given = context.node_config
+    return Site(policy=str(given.get("policy", "")), ledger=str(given.get("ledger", "")))

@@ -1,0 +1,1 @@
+"""What belongs to a deployed site: its own file, which no request can change."""

@@ -1,0 +1,102 @@
+"""How an app asks a site's guard: one connection for each request, no file of the site."""
+
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from fedmed import __version__
+from fedmed.config import Scalar
+from fedmed.exchange import ERRORS, Histograms, Joining, Reply
+from fedmed.site.requests import DTYPES, Request, read_arrays, write_request
+from fedmed.site.wire import BadFrame, read_frame, send_frame
+
+_PATIENCE: Final = 24 * 3600.0  # seconds for one round of training; the server's timeout is shorter
+
+
+class GuardRefusal(Exception):
+    """A guard's refusal, or that there is none: a code from ``fedmed.exchange.ERRORS``."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code if code in ERRORS else "internal"
+
+
+def status(path: str, *, seconds: float = 5.0) -> dict[str, Any]:
+    """Name of the site and version of a guard that is ready; raises :class:`GuardRefusal`."""
+    return _ask(path, Request(kind="status"), seconds)[0]
+
+
+def may_run(path: str, digest: str) -> bool:
+    """Whether the site's policy names this app bundle (or names none)."""
+    try:
+        _ask(path, Request(kind="app", app=digest), 60.0)
+    except GuardRefusal:
+        return False
+    return True
+
+
+def query(path: str, config: Mapping[str, Scalar], run: str, run_id: int) -> Joining:
+    """Who the site is and whether its policy takes the plan; raises :class:`GuardRefusal`."""
+    header, _ = _ask(path, _request("query", config, run, run_id))
+    return Joining(**header["joining"])
+
+
+def train(
+    path: str,
+    config: Mapping[str, Scalar],
+    run: str,
+    run_id: int,
+    round_number: int,
+    model: dict[str, Tensor],
+    frozen: dict[str, Tensor],
+) -> Reply:
+    """One round at the site; raises :class:`GuardRefusal`."""
+    values = {"round_number": round_number, "model": model, "frozen": frozen}
+    header, arrays = _ask(path, _request("train", config, run, run_id, **values))
+    return Reply(header["hospital"], arrays, header["loss"], header["images"])
+
+
+def evaluate(
+    path: str,
+    config: Mapping[str, Scalar],
+    run: str,
+    run_id: int,
+    model: dict[str, Tensor],
+    frozen: dict[str, Tensor],
+    edges: tuple[float, ...],
+) -> Histograms:
+    """Histograms of the site's evaluation images; raises :class:`GuardRefusal`."""
+    values = {"model": model, "frozen": frozen, "edges": edges}
+    header, arrays = _ask(path, _request("evaluate", config, run, run_id, **values))
+    counts = {name: value.numpy() for name, value in arrays.items()}
+    return Histograms(header["hospital"], counts, header["clustering"])
+
+
+def _request(
+    kind: str, config: Mapping[str, Scalar], run: str, run_id: int, **values: Any
+) -> Request:
+    return Request(
+        kind=kind, version=__version__, config=dict(config), run=run, run_id=run_id, **values
+    )
+
+
+def _ask(
+    path: str, request: Request, seconds: float = _PATIENCE
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(60.0)
+            connection.connect(path)
+            send_frame(connection, *write_request(request))
+            header, body = read_frame(connection, seconds=seconds)
+            about = header.get("arrays")
+            kinds = (*DTYPES, torch.float64)
+            arrays = {} if about is None else read_arrays(body, about["names"], kinds)
+    except (OSError, BadFrame) as error:
+        raise GuardRefusal("guard") from error
+    if "error" in header:
+        raise GuardRefusal(str(header["error"]))
+    return header, arrays

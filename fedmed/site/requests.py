@@ -1,0 +1,172 @@
+"""What an app asks of a site's guard: the frame's header and arrays, every part of it checked."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+
+from fedmed.config import Scalar
+from fedmed.site.wire import BadFrame
+
+KINDS: Final = ("status", "app", "query", "train", "evaluate")
+_KEYS: Final = {
+    "status": (),
+    "app": ("app",),
+    "query": ("version", "config", "run", "run-id"),
+    "train": ("version", "config", "run", "run-id", "round", "model", "frozen"),
+    "evaluate": ("version", "config", "run", "run-id", "edges", "model", "frozen"),
+}
+_MOST_KEYS, _MOST_ARRAYS, _MOST_EDGES, _LARGEST = 1000, 10_000, 5000, 1e300
+DTYPES: Final = (torch.float32, torch.int64)  # of parameters and buffers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request, of the right form; whether it is granted is another question.
+
+    ``config`` is the flat run config as the app has it: what the researcher asks for.
+    """
+
+    kind: str
+    version: str = ""
+    config: dict[str, Scalar] = field(default_factory=dict)
+    run: str = ""
+    run_id: int = 0
+    round_number: int = 0
+    edges: tuple[float, ...] = ()
+    app: str = ""
+    model: dict[str, Tensor] = field(default_factory=dict)
+    frozen: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write_request(request: Request) -> tuple[dict[str, Any], bytes]:
+    """Header and body of a request."""
+    model, frozen = write_arrays(request.model), write_arrays(request.frozen)
+    values: dict[str, Any] = {
+        "version": request.version,
+        "config": request.config,
+        "run": request.run,
+        "run-id": request.run_id,
+        "round": request.round_number,
+        "edges": list(request.edges),
+        "app": request.app,
+        # Their order is that of noise and of fingerprints, and safetensors keeps none.
+        "model": {"bytes": len(model), "names": list(request.model)},
+        "frozen": {"bytes": len(frozen), "names": list(request.frozen)},
+    }
+    header = {"kind": request.kind, **{key: values[key] for key in _KEYS[request.kind]}}
+    return header, model + frozen if "model" in header else b""
+
+
+def read_request(header: dict[str, Any], body: bytes) -> Request:
+    """The request of a frame; raises :class:`BadFrame` for any other form."""
+    kind = header.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise BadFrame("another kind of request")
+    if set(header) != {"kind", *_KEYS[kind]}:
+        raise BadFrame("other keys than the kind of request has")
+    for key in _KEYS[kind]:
+        if not _CHECKS[key](header[key]):
+            raise BadFrame(f"a wrong value of {key}")
+    model, frozen = header.get("model"), header.get("frozen")
+    parts: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    if model is None or frozen is None:
+        if body:
+            raise BadFrame("a body that is not wanted")
+    else:
+        if model["bytes"] + frozen["bytes"] != len(body):
+            raise BadFrame("a body of another length than its parts")
+        size = model["bytes"]
+        parts = (
+            read_arrays(body[:size], model["names"]),
+            read_arrays(body[size:], frozen["names"]),
+        )
+        if parts[0].keys() & parts[1].keys():
+            raise BadFrame("an array that is there twice")
+    return Request(
+        kind=kind,
+        version=header.get("version", ""),
+        config=header.get("config", {}),
+        run=header.get("run", ""),
+        run_id=header.get("run-id", 0),
+        round_number=header.get("round", 0),
+        edges=tuple(float(edge) for edge in header.get("edges", ())),
+        app=header.get("app", ""),
+        model=parts[0],
+        frozen=parts[1],
+    )
+
+
+def write_arrays(arrays: Mapping[str, Tensor]) -> bytes:
+    """Arrays as safetensors bytes."""
+    return save_bytes({name: value.contiguous() for name, value in arrays.items()})
+
+
+def read_arrays(
+    data: bytes, names: list[str], dtypes: tuple[torch.dtype, ...] = DTYPES
+) -> dict[str, Tensor]:
+    """Arrays of safetensors bytes, in the order of ``names``; raises :class:`BadFrame`.
+
+    The format's reader checks every length, offset and shape against the bytes that are there.
+    """
+    try:
+        found = load_bytes(data)
+    except Exception as error:  # bytes from outside: the reader raises a kind of its own
+        raise BadFrame("arrays that are no safetensors") from error
+    if sorted(found) != sorted(names) or any(v.dtype not in dtypes for v in found.values()):
+        raise BadFrame("arrays of another name or kind")
+    return {name: found[name] for name in names}
+
+
+def _config(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MOST_KEYS
+        and all(isinstance(item, str | bool | int | float) for item in value.values())
+    )
+
+
+def _edges(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= _MOST_EDGES
+        and all(type(edge) in (int, float) and abs(edge) <= _LARGEST for edge in value)
+    )
+
+
+def _whole(limit: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and 0 <= value < limit
+
+
+def _like(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _about_arrays(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {"bytes", "names"}
+        and _whole(2**63)(value["bytes"])
+        and isinstance(value["names"], list)
+        and len(value["names"]) <= _MOST_ARRAYS
+        and all(isinstance(name, str) for name in value["names"])
+    )
+
+
+_CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
+    "version": _like(r"[ -~]{1,64}"),
+    "config": _config,
+    # Without what a ledger's own names of releases and evaluations hold.
+    "run": _like(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
+    "run-id": _whole(2**64),
+    "round": _whole(1_000_000),
+    "edges": _edges,
+    "app": _like(r"[0-9a-f]{64}"),
+    "model": _about_arrays,
+    "frozen": _about_arrays,
+}
