@@ -6,8 +6,9 @@ Ten thousand test images, four arms. `comparison`: from tables to all that `fedm
 four arms, with groups of sex, age, both and hospital: every metric of every group, intervals, gaps,
 differences, p-values. `resampled`: the resampled metrics alone, with twelve groups. `auroc`: AUROC
 of one model alone, against a loop over scikit-learn with the same weights as sample weights. They
-are timed in turns, and memory is that of a process of its own which makes the comparison. Other work
-on the machine moves seconds, and processor seconds hardly: `times_faster` is of the latter.
+are timed in turns, and memory is that of a process of its own which makes the comparison.
+Other work on the machine moves seconds, and processor seconds hardly: `times_faster` is of the
+latter.
 """
 
 import argparse
