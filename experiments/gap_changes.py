@@ -4,8 +4,8 @@
 
 Groups are of equal size and served equally well, or one of them is served worse by the same amount
 under both arms. The second arm ranks worse, so that its rates vary more and luck alone makes a
-larger gap under it. Recorded is how often a change of the gap has p < 0.05: by the test that a comparison
-makes, and by its normal part alone, which takes the larger gap for a change.
+larger gap under it. Recorded is how often a change of the gap has p < 0.05: by the test that a
+comparison makes, and by its normal part alone, which takes the larger gap for a change.
 """
 
 import argparse
