@@ -17,6 +17,7 @@ from fedmed.evaluation import tallies
 from fedmed.evaluation.calibration import Recalibration, recalibrate
 from fedmed.evaluation.groups import UNKNOWN
 from fedmed.evaluation.ranking import Pairs, Ranking, ratio
+from fedmed.evaluation.scratch import gathered
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -136,7 +137,7 @@ class Batch:
         for group, (rows_of_group, features) in enumerate(
             zip(self.rows[index], self.features[index], strict=True)
         ):
-            sums = features @ np.take(weights, rows_of_group, axis=0)
+            sums = features @ gathered("group", weights, rows_of_group)
             rows = sums[tallies.SHARED :].reshape(len(self.columns), tallies.ROWS, -1)
             rows_of_all.append((sums[0], rows))
             result[ROW["images"], group] = sums[0]

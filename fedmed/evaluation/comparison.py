@@ -46,19 +46,24 @@ def compare(
     units: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    threads: int | None = None,
 ) -> Json:
     """Compare the runs of several arms on one set of test images, ready for JSON.
 
     `tables` holds a predictions table per arm and seed. Every run keeps the threshold of its own
     validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
     and `units` (whose data an epsilon protects) serve the correlation with gaps, which is taken
-    within a unit. Raises UserError for an unknown baseline, for runs with different test images,
-    labels or patients, and for bad tables.
+    within a unit. The result does not depend on `threads` (None: all cores).
+
+    Raises UserError for an unknown baseline, for runs with different test images, labels,
+    patients or demographics, and for bad tables.
     """
     if baseline not in tables:
         raise UserError(f"no arm '{baseline}' to compare with; use one of {', '.join(tables)}")
     paired = pair(tables)
-    by_target = panels(paired.tests, paired.columns, resamples=resamples, seed=seed)
+    by_target = panels(
+        paired.tests, paired.columns, resamples=resamples, seed=seed, threads=threads
+    )
     first = next(iter(by_target.values()))
     panel: Panel = first
     if len(by_target) > 1:

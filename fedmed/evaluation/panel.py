@@ -144,6 +144,7 @@ def panels(
     *,
     resamples: int,
     seed: int,
+    threads: int | None = None,
 ) -> dict[str, SinglePanel]:
     """Measure the columns of each target on its test rows, on the same resamples of patients.
 
@@ -152,7 +153,9 @@ def panels(
     """
     strata = _any_target(tests) if len(tests) > 1 else None
     return {
-        target: _panel(test, columns[target], strata, resamples=resamples, seed=seed)
+        target: _panel(
+            test, columns[target], strata, resamples=resamples, seed=seed, threads=threads
+        )
         for target, test in tests.items()
     }
 
@@ -170,6 +173,7 @@ def _panel(
     *,
     resamples: int,
     seed: int,
+    threads: int | None,
 ) -> SinglePanel:
     labels = test["label"].to_numpy(dtype=np.int64)
     patients = clusters(test["patient_id"])
@@ -186,6 +190,7 @@ def _panel(
             resamples=resamples,
             seed=seed,
             strata=None if strata is None else _patients(test).map(strata).to_numpy(dtype=bool),
+            threads=threads,
         ),
     )
 

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedmed.evaluation.scratch import gathered, scratch
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -66,17 +68,17 @@ class Ranking:
 
         `precision` False leaves average precision out (NaN), which saves a third of the time.
         """
-        positive = np.take(weights, self.positive_rows, axis=0)
-        negative = np.take(weights, self.negative_rows, axis=0)
-        false = cumulative(negative)
-        lost = _weighted(positive, self._higher(false))
+        positive = gathered("positive", weights, self.positive_rows)
+        negative = gathered("negative", weights, self.negative_rows)
+        false = cumulative(negative, "false")
+        lost = _weighted(positive, self._higher(false, "higher"))
         positives, negatives = positive.sum(axis=0), false[-1].copy()
         if not (precision and self.defined):
             nothing = np.full(positives.shape, np.nan)
             return Pairs(lost, positives, negatives, nothing)
-        hits = cumulative(positive)
-        true = np.take(hits, self.through, axis=0)
-        called = np.take(false, self.level, axis=0)
+        hits = cumulative(positive, "hits")
+        true = gathered("true", hits, self.through)
+        called = gathered("called", false, self.level)
         called += true
         np.maximum(called, np.finfo(np.float64).tiny, out=called)  # nothing drawn up to here: 0 / 0
         np.divide(true, called, out=called)
@@ -88,16 +90,20 @@ class Ranking:
         """Weight of pairs in which the negative scores higher, ties one half, by image.
 
         For each positive [p, r] over all negatives, and for each negative [m, r] over all
-        positives, in the order of `positives` and `negatives`.
+        positives, in the order of `positives` and `negatives`. Both are good until this thread
+        asks a ranking for losses again.
         """
-        positive = np.take(weights, self.positive_rows, axis=0)
-        negative = np.take(weights, self.negative_rows, axis=0)
-        hits = cumulative(positive)
-        lower = np.take(hits, self.before, axis=0)
-        lower += np.take(hits, self.until, axis=0)
-        lower *= -0.5
+        positive = gathered("positive", weights, self.positive_rows)
+        negative = gathered("negative", weights, self.negative_rows)
+        hits = cumulative(positive, "hits")
+        lower = gathered("by_negative", hits, self.before)
+        if self.tied:
+            lower += gathered("until", hits, self.until)
+            lower *= -0.5
+        else:
+            np.negative(lower, out=lower)
         lower += hits[-1]
-        higher = self._higher(cumulative(negative))
+        higher = self._higher(cumulative(negative, "false"), "by_positive")
         return np.multiply(positive, higher, out=higher), np.multiply(negative, lower, out=lower)
 
     def auroc_derivative(self) -> tuple[Integers, Floats]:
@@ -127,11 +133,11 @@ class Ranking:
         images = np.concatenate([self.positives, self.negatives])
         return images, np.concatenate([own / p, -loss[self.before] / p])
 
-    def _higher(self, false: Floats) -> Floats:
+    def _higher(self, false: Floats, name: str) -> Floats:
         """Weight of negatives scoring higher than each positive, ties one half [p, r]."""
-        higher: Floats = np.take(false, self.above, axis=0)
+        higher = gathered(name, false, self.above)
         if self.tied:
-            higher += np.take(false, self.level, axis=0)
+            higher += gathered("level", false, self.level)
             higher *= 0.5
         return higher
 
@@ -144,13 +150,13 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
     return result
 
 
-def cumulative(rows: Floats) -> Floats:
-    """Sums of the first 0, 1, ... n rows of [n, r]: [n + 1, r].
+def cumulative(rows: Floats, name: str) -> Floats:
+    """Sums of the first 0, 1, ... n rows of [n, r]: [n + 1, r], in the scratch memory `name`.
 
     In blocks of about the square root of n rows: numpy's own is three times slower here.
     """
     n, r = rows.shape
-    result = np.empty((n + 1, r))
+    result = scratch(name, n + 1, r)
     result[0] = 0.0
     total = result[1:]
     if n <= SHORT:

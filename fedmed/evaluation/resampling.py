@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fedmed.evaluation.scratch import scratch
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -76,13 +78,17 @@ class Design:
         return int(self.patient.max()) + 1 if self.patient.size else 0
 
     def counts(self, resamples: int, generator: np.random.Generator) -> Floats:
-        """How often each patient is drawn [patients, resamples]; a stratum keeps its size."""
-        result = np.empty((self.patients, resamples))
+        """How often each patient is drawn [patients, resamples]; a stratum keeps its size.
+
+        Good until this thread asks again.
+        """
+        result = scratch("counts", self.patients, resamples)
         shift = np.arange(resamples, dtype=np.int64)
         for members in self.strata:
             size = members.size
             drawn = generator.integers(0, size, (size, resamples), dtype=np.int32)
-            place = np.multiply(drawn, resamples, dtype=np.int64)
+            place = scratch("place", size, resamples).view(np.int64)
+            np.multiply(drawn, resamples, out=place)
             place += shift
             counted = np.bincount(place.ravel(), minlength=size * resamples)
             result[members] = counted.reshape(size, resamples)
@@ -111,7 +117,8 @@ def for_each_block(
 ) -> None:
     """Call `work` with a slice of the resamples and how often each patient is in them.
 
-    The counts are [patients, slice]. From several threads at once (None: one per core).
+    The counts are [patients, slice], good until `work` returns. From several threads at once (None:
+    one per core).
     """
     size = max(FEWEST, min(MOST, CELLS // max(1, design.patient.size)))
     seeds = np.random.SeedSequence(seed).spawn(-(-resamples // size))

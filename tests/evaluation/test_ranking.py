@@ -43,7 +43,7 @@ def test_weighted_areas_equal_scikit_learn(
 def test_cumulative_sums_in_blocks_equal_numpys(n: int) -> None:
     rows = np.random.default_rng(n).integers(0, 5, (n, 3)).astype(float)
     wanted = np.vstack([np.zeros((1, 3)), np.cumsum(rows, axis=0)])
-    assert np.array_equal(cumulative(rows), wanted)
+    assert np.array_equal(cumulative(rows, "sums"), wanted)
 
 
 def test_losses_by_image_add_up_to_all_lost_pairs() -> None:
