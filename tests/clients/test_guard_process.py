@@ -250,7 +250,9 @@ def test_an_app_of_another_user_reads_neither_shard_nor_ledger(open_path: Path) 
         heard = as_users(
             "from fedmed.site import asking", ASKING, users, str(open_path / "run" / "guard.sock")
         )
-        got = as_users("import glob, json", HOSTILE, users, str(open_path))
+        got = as_users(
+            "import glob, json\nfrom pathlib import Path", HOSTILE, users, str(open_path)
+        )
 
     def check(line: str) -> None:
         assert json.loads(line) == []
