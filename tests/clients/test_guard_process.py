@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +33,9 @@ root = pytest.mark.skipif(
 
 @contextmanager
 def guarding(site: Path) -> Iterator[float]:
-    """A guard process; how many seconds it took to be ready."""
+    """A guard process; how many seconds of a processor it took to be ready."""
     env = {k: v for k, v in os.environ.items() if k != "FEDMED_HOME"}
     env |= {"PYTHONPATH": str(REPOSITORY), "HOME": str(site.parent), "PYTHONDONTWRITEBYTECODE": "1"}
-    started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "fedmed.cli", "guard", str(site)],
         stdout=subprocess.PIPE,
@@ -50,7 +48,8 @@ def guarding(site: Path) -> Iterator[float]:
     try:
         line = process.stdout.readline()
         assert line.startswith("ready: st-mary on "), line
-        yield time.monotonic() - started
+        ticks = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        yield sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -131,7 +130,7 @@ def test_the_app_relays_and_nothing_but_the_noised_update_comes_back(tmp_path: P
     frozen = messages.encode_arrays(messages.frozen_of(built))
     grid = InlineGrid(client_app.app, 1, {})
     with guarding(site) as seconds:
-        assert seconds < 30
+        assert seconds < 20  # 7 where it was measured; the clock's would be the machine's load
         here = context(site, config, grid)
 
         def ask(content: RecordDict, kind: str) -> Message:

@@ -38,8 +38,10 @@ class Book:
 
 
 @contextmanager
-def listening(path: Path, peers: tuple[int, ...], reading: float = 1.0) -> Iterator[Book]:
-    book, stop = Book(), threading.Event()
+def listening(
+    path: Path, peers: tuple[int, ...], reading: float = 1.0, book: Book | None = None
+) -> Iterator[Book]:
+    book, stop = book or Book(), threading.Event()
     with bound(path, peers) as listener:
         thread = threading.Thread(
             target=serve,
@@ -168,12 +170,41 @@ def test_a_second_guard_on_the_same_ledger_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_folders_of_ledger_and_cache_are_the_guards_alone(tmp_path: Path) -> None:
+def test_folders_of_ledger_and_cache_are_the_guards_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
     folder.chmod(0o755)
-    private_folder(folder)
-    assert mode(folder) == 0o700
+    owner = folder.stat().st_uid
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    refuses(lambda: private_folder(folder), "chmod 700")
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    refuses(lambda: private_folder(folder), "chmod 700")  # /var/log, say
+    assert mode(folder) == 0o755
+
+
+def test_whether_the_guard_is_there_is_told_while_it_trains(tmp_path: Path) -> None:
+    path, go = tmp_path / "g.sock", threading.Event()
+
+    class Slow(Book):
+        def answer(
+            self, header: dict[str, Any], body: bytes, peer: int
+        ) -> tuple[dict[str, Any], bytes]:
+            if header["kind"] != "status":
+                assert go.wait(20)
+            return super().answer(header, body, peer)
+
+    found: list[bool] = []
+    with listening(path, OURS, reading=20, book=Slow()) as book:
+        asked = threading.Thread(target=lambda: found.append(asking.may_run(str(path), "a" * 64)))
+        asked.start()
+        assert asking.status(str(path), seconds=10)["hospital"] == "st-mary"
+        assert found == []
+        go.set()
+        asked.join(20)
+    assert found == [True]
+    assert [h["kind"] for h in book.answered] == ["status", "app"]
 
 
 def test_no_guard_is_a_code_too(tmp_path: Path) -> None:
