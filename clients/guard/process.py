@@ -23,6 +23,12 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
     """
     site = read_site(path)
     os.umask(0o077)
+    for folder in (site.ledger.parent, site.audit.parent):
+        if site.socket.is_relative_to(folder):
+            raise UserError(
+                f"{site.where}: the socket lies in {folder}, which is the guard's alone; give the "
+                "ledger a folder of its own"
+            )
     private_folder(site.ledger.parent)
     private_folder(site.audit.parent)
     os.environ.setdefault("FEDMED_HOME", str(site.ledger.parent / "home"))
