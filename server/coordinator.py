@@ -103,7 +103,7 @@ class _Coordinator:
         if self.settings.evaluation.where != "hospitals":
             self.evaluator = Evaluator.create(self.settings, model)
         strategy = self._strategy(model)
-        strategy.roster = self.roll
+        strategy.roster, strategy.wire = self.roll, self.settings.run.wire
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
