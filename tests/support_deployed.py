@@ -98,10 +98,10 @@ class Processes:
             assert time.monotonic() < deadline, f"{name} waits: {self.log(name)[-3000:]}"
             time.sleep(0.2)
 
-    def wait_for_end(self, name: str) -> None:
-        """Until a process that cannot go on has ended by itself; fails where it does not."""
+    def wait_for_end(self, name: str) -> int:
+        """Exit status of a process that cannot go on; fails where it does."""
         try:
-            self.running[name].wait(timeout=_PATIENCE)
+            return self.running[name].wait(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{name} goes on: {self.log(name)[-3000:]}") from None
         finally:

@@ -5,7 +5,7 @@ through the whole framework: messages, codecs, checks, sums, checkpoints. Beside
 loop: the same model, shards and local training without any of that. Each part is a process of its
 own, because peak memory never goes down again::
 
-    python experiments/benchmarks/federation.py --hospitals 100 --out result.json
+    python -m experiments.benchmarks.federation --hospitals 100 --out result.json
 
 ``framework_seconds`` is the time per hospital and round beyond the bare loop's, ``ratio`` the whole
 round over the bare one, and ``server_models`` the peak of resident memory beyond a bare loop's
@@ -116,7 +116,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for hospitals in (options.few, options.hospitals):
         for part in PARTS:
             command = [
-                *[sys.executable, __file__, "--part", part, "--hospitals", str(hospitals)],
+                *[sys.executable, "-m", "experiments.benchmarks.federation", "--part", part],
+                *["--hospitals", str(hospitals)],
                 *["--rounds", str(options.rounds), "--size", str(options.size)],
                 *["--model", options.model],
             ]

@@ -13,6 +13,7 @@ from fedmed.config import Settings
 from fedmed.federation.launch import RaySimulation, run_inline
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.statement import check as check_statement
+from server.evaluation import initial_model
 
 A, B, C = SITES
 OWN = {
@@ -68,46 +69,58 @@ def simulated(folder: Path, **changes: Any) -> Settings:
     return Settings().replaced({**ASKED, **table, **changes})
 
 
+@pytest.fixture(scope="module")
+def folder(fedmed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables, and the run in one process, in ``inline``."""
+    made = write_tables(tmp_path_factory.mktemp("sites"))
+    run_inline(simulated(made), made / "inline", "dp-sgd", lambda *_: None)
+    return made
+
+
 @pytest.mark.slow
-def test_inline_ray_and_three_sites_give_the_same_weights(
-    fedmed_home: Path, tmp_path: Path
-) -> None:
-    """TLS, keys, guards, three tables; noised images at one site and DP-SGD at two."""
-    write_tables(tmp_path)
-    inline, ray, deployed = (tmp_path / name for name in ("inline", "ray", "deployed"))
-    run_inline(simulated(tmp_path), inline, "dp-sgd", lambda *_: None)
+def test_ray_gives_the_weights_of_one_process(folder: Path) -> None:
+    """Noised images at one hospital, DP-SGD at two, each with a policy and settings of its own."""
     with RaySimulation() as simulation:
-        simulation.run(simulated(tmp_path), ray, "dp-sgd", lambda *_: None)
-    assert_same(inline, ray)
+        simulation.run(simulated(folder), folder / "ray", "dp-sgd", lambda *_: None)
+    assert_same(folder / "inline", folder / "ray")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_three_sites_of_their_own_give_the_weights_of_one_process(folder: Path) -> None:
+    """TLS, registered keys, guards, three tables: the same federation as processes."""
+    out = folder / "deployed"
     asked = Settings().replaced({**ASKED, "data.sites": ", ".join(SITES)})
-    with deployment(tmp_path) as federation:
+    with deployment(folder) as federation:
         for site in SITES:
             federation.prepare(site, OWN.get(site, ""))
-        federation.start_guards(*SITES)
-        # A key that nobody registered is refused, with TLS and everything else in order.
-        federation.start_node(C)
-        federation.processes.wait_for_end(f"node-{C}")
-        assert "not registered" in federation.processes.log(f"node-{C}").lower().replace("\n", " ")
-        for site in SITES:
             federation.register(site)
+        federation.start_guards(*SITES)
+        for site in SITES:
             federation.start_node(site)
-        federation.run(asked.to_flat(), deployed)
-    assert_same(inline, deployed)
-    start, end = weights_at_start(simulated(tmp_path)), weights(deployed)
+        federation.run(asked.to_flat(), out)
+    assert_same(folder / "inline", out)
+    start, end = initial_model(simulated(folder)).state_dict(), weights(out)
     assert max(float((end[n] - start[n]).abs().max()) for n in end) > 100 * TOLERANCE
-    told = json.loads((deployed / "privacy.json").read_text())
+    told = json.loads((out / "privacy.json").read_text())
     check_statement(told)
     arms = {m["hospital"]: m["guarantee"]["arm"] for m in told["hospitals"]}
     assert arms == {A: "dp-sgd", B: "pixel-laplace", C: "dp-sgd"}
     for site in (A, C):
-        ledger = Ledger(tmp_path / site / "state" / "ledger.sqlite")
+        ledger = Ledger(folder / site / "state" / "ledger.sqlite")
         assert ledger.verify() > 0, "the site's own ledger paid"
-    history = [json.loads(line) for line in (deployed / "history.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [line["hospitals"] for line in history] == [0, 3, 3]
     assert [line["failures"] for line in history] == [[], [], []]
 
 
-def weights_at_start(settings: Settings) -> dict[str, torch.Tensor]:
-    from server.evaluation import initial_model
-
-    return initial_model(settings).state_dict()
+@pytest.mark.slow
+def test_a_key_that_nobody_registered_does_not_join(fedmed_home: Path, tmp_path: Path) -> None:
+    (tmp_path / C).mkdir()
+    with deployment(tmp_path) as federation:
+        federation.prepare(C)
+        federation.start_node(C)
+        assert federation.processes.wait_for_end(f"node-{C}") != 0
+        assert "No SuperNode found with the given public key" in federation.processes.log(
+            "superlink"
+        )
