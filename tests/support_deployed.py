@@ -22,9 +22,12 @@ from fedmed.site.certs import make_certificates, write_secret
 from fedmed.site.connection import new_key
 
 SITES = ("a-clinic", "b-clinic", "c-clinic")
-POLICY = (
-    "public-size = 24\nallow-reproducible-noise = true\nmaximum-epsilon = 500.0\ndelta = 1e-3\n"
-)
+POLICY = """public-size = 24
+allow-reproducible-noise = true
+maximum-epsilon = 500.0
+delta = 1e-3
+arms = ["dp-sgd", "pixel-laplace"]
+"""
 _PATIENCE = 120.0  # seconds for a process to be ready
 
 Settings = dict[str, Scalar]

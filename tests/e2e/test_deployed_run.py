@@ -102,6 +102,8 @@ def test_three_sites_of_their_own_give_the_weights_of_one_process(folder: Path) 
     assert_same(folder / "inline", out)
     start, end = initial_model(simulated(folder)).state_dict(), weights(out)
     assert max(float((end[n] - start[n]).abs().max()) for n in end) > 100 * TOLERANCE
+    for run in (folder / "inline", out):
+        assert json.loads((run / "result.json").read_text())["refused"] == []
     told = json.loads((out / "privacy.json").read_text())
     check_statement(told)
     arms = {m["hospital"]: m["guarantee"]["arm"] for m in told["hospitals"]}
