@@ -107,7 +107,7 @@ class _Coordinator:
         if self.evaluator is not None:
             self.further = Further(self.evaluator, frozenset(self.roll.refused))
         strategy = self._strategy(model)
-        strategy.roster = self.roll
+        strategy.roster, strategy.wire = self.roll, self.settings.run.wire
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:

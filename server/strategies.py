@@ -72,6 +72,7 @@ class FederationStrategy(Strategy):
         self.completed = completed
         self.report = RoundReport()
         self.roster: Roster | None = None
+        self.wire = "float32"
 
     @abstractmethod
     def model_for(self, hospital: str) -> Arrays:
@@ -133,7 +134,7 @@ class FederationStrategy(Strategy):
             hospital = left.pop(message.metadata.src_node_id, None)
             if hospital is None:
                 continue
-            reply = messages.read_reply(message, hospital, self.model_for(hospital))
+            reply = messages.read_reply(message, hospital, self.model_for(hospital), self.wire)
             del message  # its bytes are a second copy
             if reply.error is not None:
                 failed[hospital] = reply.error
