@@ -135,6 +135,17 @@ def evaluate(
 
 
 @app.command()
+def guard(
+    site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")],
+) -> None:
+    """Guard a site's data and ledger: answer the app's requests on a socket, until a signal."""
+    from clients.guard.process import run as stand_guard
+
+    logging.getLogger("fedmed").setLevel(logging.INFO)
+    stand_guard(site, lambda its: typer.echo(f"ready: {its.name} on {its.socket}"))
+
+
+@app.command()
 def plan(
     experiment: Annotated[
         Path | None,

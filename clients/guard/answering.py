@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clients import evaluating, hospital
 from clients.hospital import Hospital, Refusal, refusing
-from fedmed import __version__, exchange, sites
+from fedmed import __version__, exchange, models, sites
 from fedmed.config import UNPROTECTED, Settings
 from fedmed.data import network
 from fedmed.errors import RunError, UserError
@@ -123,6 +123,7 @@ class Guard:
         if not (finite(_floats(request.model)) and finite(_floats(request.frozen))):
             raise Refusal("not-finite")
         member = hospital.hospital_for(settings, 0, 0, where)
+        self._check_model(request, member)
         if request.kind == "evaluate":
             found = evaluating.evaluate(
                 member, request.run, request.model, request.frozen, request.edges
@@ -158,6 +159,12 @@ class Guard:
         elif settings.privacy.reproducible_noise and not self.policy.allow_reproducible_noise:
             log.warning("the policy does not allow reproducible noise")
             raise Refusal("policy")
+
+    def _check_model(self, request: Request, member: Hospital) -> None:
+        """Before anything is spent: the hospital's own model, whole, split as it is here."""
+        model = member.model_with({**request.frozen, **request.model})
+        if request.model.keys() != models.trainable(model).keys():
+            raise Refusal("mismatch")
 
     def _check_round(self, request: Request, member: Hospital) -> None:
         """Rounds go forward: an earlier one, or the same with another model, is no round of it."""

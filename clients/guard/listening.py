@@ -22,6 +22,8 @@ log = logging.getLogger("fedmed.guard")
 READING: Final = 120.0  # seconds for a whole frame: a model of a gigabyte over a local socket
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: ucred of socket(7)
 _LONGEST_NAME: Final = 107  # bytes of a Unix socket's path
+_LINGER: Final = 0.5  # seconds, and pieces of 64 KiB, that are read after a reply and dropped
+_MOST_UNREAD: Final = 64
 _A_LINE_EACH: Final = 60.0  # seconds between two lines about a stranger who tries again
 
 Answer = Callable[[dict[str, Any], bytes, int], tuple[dict[str, Any], bytes]]
@@ -163,3 +165,9 @@ def _one(
     # Whoever hung up meanwhile may ask again, and gets the stored bytes.
     with contextlib.suppress(OSError):
         send_frame(connection, *reply, seconds=reading)
+        # What was not read would reset the connection, and take the code with it.
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(_LINGER)
+        for _ in range(_MOST_UNREAD):
+            if not connection.recv(1 << 16):
+                break

@@ -1,0 +1,248 @@
+"""A guard as a process of its own: ready in time, and closed to the app's user."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from support import goes_red
+from support_guard import CONFIG, POLICY, SITE, write_site
+
+from clients import app as client_app
+from fedmed import models
+from fedmed.config import from_flat
+from fedmed.federation import messages
+from fedmed.federation.inline import InlineGrid
+from fedmed.privacy.ledger import Ledger
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STRANGER = 65_534  # nobody: owns nothing here
+root = pytest.mark.skipif(
+    not hasattr(os, "getuid") or os.getuid() != 0,
+    reason="needs root, to run guard and app as users of their own",
+)
+
+
+@contextmanager
+def guarding(site: Path, user: int | None = None) -> Iterator[float]:
+    """A guard process; how many seconds it took to be ready."""
+    env = {k: v for k, v in os.environ.items() if k != "FEDMED_HOME"}
+    env |= {"PYTHONPATH": str(REPOSITORY), "HOME": str(site.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedmed.cli", "guard", str(site)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=env,
+        user=user,
+        group=user,
+        extra_groups=[] if user else None,
+        cwd=site.parent,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("ready: st-mary on "), line
+        yield time.monotonic() - started
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.stdout.close()
+
+
+def as_user(code: str, user: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python code of an app that runs as another user."""
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        user=user,
+        group=user,
+        extra_groups=[],
+        env=env,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def open_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder that every user reaches, as pytest's own is not."""
+    folder = Path("/tmp") / f"fedmed-guard-{os.getpid()}-{tmp_path.name[-8:]}"
+    folder.mkdir(mode=0o755)
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+MODEL = {"model.name": "resnet9"}
+
+
+def context(site: Path, config: dict[str, object], grid: InlineGrid) -> Context:
+    node = {"guard": str(site.parent / "run" / "guard.sock")}
+    return Context(
+        run_id=5,
+        node_id=2,
+        node_config=node,  # type: ignore[arg-type]
+        state=RecordDict(),
+        run_config=config,  # type: ignore[arg-type]
+    )
+
+
+def test_the_app_relays_and_nothing_but_the_noised_update_comes_back(tmp_path: Path) -> None:
+    site = write_site(tmp_path)
+    config = CONFIG | MODEL
+    settings = from_flat(dict(config) | {"data.source": "phantom"})
+    built = models.build(settings.model, 16, seed=0)
+    parameters = messages.parameters_of(built)
+    frozen = messages.encode_arrays(messages.frozen_of(built))
+    grid = InlineGrid(client_app.app, 1, {})
+    with guarding(site) as seconds:
+        assert seconds < 30
+        here = context(site, config, grid)
+
+        def ask(content: RecordDict, kind: str) -> Message:
+            return client_app.app(Message(content, 2, kind), here)
+
+        joining = messages.read_join(ask(messages.query_content("run-1"), MessageType.QUERY))
+        assert isinstance(joining, messages.Joining)
+        assert (joining.hospital, joining.accepts, joining.public_size) == ("st-mary", True, 40)
+        content = messages.train_content(parameters, frozen, 1, "run-1")
+        answers = [ask(content, MessageType.TRAIN) for _ in range(2)]
+        assert sorted(answers[0].content) == ["reply", "update"]
+        first, again = (messages.read_reply(a, "st-mary", parameters) for a in answers)
+        assert first.error is None
+        assert first.update is not None
+        assert again.update is not None
+        assert all(torch.equal(first.update[n], again.update[n]) for n in parameters)
+        here.run_config["privacy.arm"] = "none"
+        refused = messages.read_reply(ask(content, MessageType.TRAIN), "st-mary", parameters)
+        assert refused.error == "policy"
+        second = subprocess.run(
+            [sys.executable, "-m", "fedmed.cli", "guard", str(site)],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert second.returncode == 2
+        assert "another guard" in second.stderr
+        assert second.stderr.count("\n") <= 3
+    ledger = Ledger(tmp_path / "state" / "ledger.sqlite")
+    assert ledger.steps("run-1") == 7
+    assert ledger.verify() > 0
+    assert not (tmp_path / "run" / "guard.sock").exists()
+    gone = ConfigRecord({"run": "run-1"})
+    answer = client_app.app(Message(RecordDict({"request": gone}), 2, MessageType.QUERY), here)
+    assert messages.read_join(answer) == "guard"
+
+
+RELAYING = """
+import sys
+import clients.app, clients.relay
+bad = [m for m in sys.modules if m.startswith(("fedmed.data", "clients.hospital", "clients.member",
+       "clients.evaluating", "fedmed.privacy.ledger", "clients.guard"))]
+print(bad)
+"""
+GUARDING = """
+import sys
+import clients.guard.process
+print([m for m in sys.modules if m.split(".")[0] in ("flwr", "ray", "grpc")])
+"""
+
+
+@pytest.mark.parametrize("code", [RELAYING, GUARDING], ids=["no data code", "no Flower"])
+def test_app_and_guard_import_nothing_of_each_other(code: str) -> None:
+    def check(code: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            check=True,
+        )
+        assert done.stdout.strip() == "[]"
+
+    check(code)
+    goes_red(check, code.replace("import sys", "import sys, clients.member, flwr.app"))
+
+
+# What an app that came from outside may try once it runs, as its own user.
+HOSTILE = """
+import glob, json, os, sqlite3, sys
+from pathlib import Path
+site = Path(sys.argv[1])
+got = []
+for pattern in ("state", "state/*", "state/**/*", "state/ledger.sqlite", "cohort/*"):
+    for name in glob.glob(str(site / pattern), recursive=True) or [str(site / pattern)]:
+        try:
+            got.append(open(name, "rb").read(16).hex()) if not os.path.isdir(name) else \
+                got.extend(os.listdir(name))
+        except OSError:
+            pass
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        if b"guard" in open(f"/proc/{pid}/cmdline", "rb").read():
+            got.append(open(f"/proc/{pid}/environ", "rb").read(10).hex())
+            got.append(open(f"/proc/{pid}/mem", "rb").read(1).hex())
+    except OSError:
+        pass
+for name, mode in (("state/ledger.sqlite", "ab"), ("policy.toml", "ab"), ("run/evil", "wb")):
+    try:
+        open(site / name, mode).close()
+        got.append(name)
+    except OSError:
+        pass
+try:
+    os.unlink(site / "run/guard.sock")
+    got.append("socket")
+except OSError:
+    pass
+print(json.dumps(got))
+"""
+ASKING = """
+import sys
+from fedmed.site import asking
+try:
+    print(asking.status(sys.argv[1], seconds=30)["hospital"])
+except asking.GuardRefusal as refusal:
+    print("refused", refusal.code)
+"""
+
+
+@root
+def test_an_app_of_another_user_reads_neither_shard_nor_ledger(open_path: Path) -> None:
+    """As root: the guard is user 65533, the app 65534 (or, sabotaged, the guard's own user)."""
+    owner = STRANGER - 1
+    text = SITE.replace("[data]", f"peers = [{STRANGER}]\n[data]")
+    site = write_site(open_path, POLICY, text)
+    for name in (site, open_path / "policy.toml"):
+        name.chmod(0o644)
+    os.chown(open_path, owner, owner)
+    with guarding(site, owner):
+        asked = as_user(ASKING, STRANGER, str(open_path / "run" / "guard.sock"))
+        assert asked.stdout.strip() == "st-mary", asked.stderr
+
+        def check(user: int) -> None:
+            done = as_user(HOSTILE, user, str(open_path))
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout) == []
+
+        check(STRANGER)
+        other = as_user(ASKING, STRANGER - 2, str(open_path / "run" / "guard.sock"))
+        assert other.stdout.split() == ["refused", "guard"], other.stderr
+        goes_red(check, owner)
