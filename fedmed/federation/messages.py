@@ -68,6 +68,7 @@ __all__ = [
     "read_join",
     "read_reply",
     "request_fingerprint",
+    "take_arrays",
     "train_content",
     "unpack",
     "update_content",
@@ -82,6 +83,14 @@ def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
 def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     """A Flower record to CPU tensors, names and order kept."""
     return dict(record.to_torch_state_dict())
+
+
+def take_arrays(record: ArrayRecord) -> dict[str, Tensor]:
+    """As :func:`decode_arrays`, and the record is emptied: at no time are there two copies."""
+    taken = {}
+    for name in list(record):
+        taken[name] = torch.from_numpy(record.pop(name).numpy())
+    return taken
 
 
 def query_content(run: str) -> RecordDict:
@@ -208,6 +217,8 @@ def update_content(reply: Reply) -> RecordDict:
 def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> Reply:
     """A checked answer: the names, shapes and dtypes of ``like``, all finite, else an error code.
 
+    The message is emptied: what is read is in the answer alone.
+
     Flower's own error replies carry a text; it is dropped here and never logged.
     """
     if message.has_error():
@@ -216,7 +227,7 @@ def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> R
     if "error" in content:
         return Reply(hospital, error=_code(content))
     try:
-        update = decode_arrays(content.array_records["update"])
+        update = take_arrays(content.array_records["update"])
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
         return Reply(hospital, error="bad-update")
     fits = update.keys() == like.keys() and all(
