@@ -23,6 +23,7 @@ NAME = f"fedmed-e2e-{os.getpid()}"
 PORT = 8000
 CONFIG = {
     "data.sites": ",".join(HOSPITALS),
+    "data.hospitals": len(HOSPITALS),
     "data.image-size": 16,
     "evaluation.where": "hospitals",
     "train.rounds": 2,
@@ -60,7 +61,7 @@ def federation(engine: str, folder: Path, started: list[str]) -> None:
     until("server", lambda: "Uvicorn running" in logs(engine, "server"), engine)
     times = {"server": time.monotonic() - begun}
     for number, hospital in enumerate(HOSPITALS):
-        register(folder, hospital)
+        register(engine, folder, services, hospital)
         begun = time.monotonic()
         start(engine, folder, services, f"{hospital}-guard", started)
         socket = folder / "trial" / hospital / "run" / "guard.sock"
@@ -71,7 +72,7 @@ def federation(engine: str, folder: Path, started: list[str]) -> None:
         until(hospital, lambda n=number: logs(engine, "server").count("Activated node") > n, engine)
         times[hospital] = time.monotonic() - begun
     print(json.dumps({f"{k} ready, s": round(v, 1) for k, v in times.items()}))
-    train(engine, folder)
+    train(engine, folder, services)
     check(engine, folder)
 
 
@@ -92,27 +93,34 @@ def start(
     started: list[str],
     more: list[str] | None = None,
 ) -> None:
+    """Start one service in the background."""
+    started.append(f"{NAME}-{name}")
+    done = run(engine, folder, services[name], ["--detach", f"--name={NAME}-{name}"], more or [])
+    if done.returncode:
+        sys.exit(f"{name} did not start: {done.stderr[-1000:]}")
+
+
+def run(
+    engine: str, folder: Path, service: dict[str, Any], options: list[str], more: list[str]
+) -> subprocess.CompletedProcess[str]:
     """Run one service as its part of the compose file says, on the host's network if any."""
-    service = services[name]
-    command = [engine, "run", "--detach", f"--name={NAME}-{name}", f"--user={service['user']}"]
-    command += [f"--network={service.get('network_mode', 'host')}"]
+    network = "none" if service.get("network_mode") == "none" else "host"
+    command = [engine, "run", *options, f"--user={service['user']}", f"--network={network}"]
     command += ["--read-only"] if service["read_only"] else []
     command += [f"--cap-drop={capability}" for capability in service["cap_drop"]]
-    command += [
-        f"--security-opt={option.replace(':true', '')}" for option in service["security_opt"]
-    ]
+    command += [f"--security-opt={option.partition(':')[0]}" for option in service["security_opt"]]
     command += [f"--tmpfs={place}" for place in service["tmpfs"]]
     command += [f"--pids-limit={service['pids_limit']}"] if "pids_limit" in service else []
+    command += [f"--env={key}={value}" for key, value in service.get("environment", {}).items()]
+    command += [f"--entrypoint={part}" for part in service.get("entrypoint", [])]
     for volume in service["volumes"]:
-        command.append(f"--volume={folder}/{volume.removeprefix('./')}")
-    started.append(f"{NAME}-{name}")
-    done = subprocess.run(
-        [*command, service["image"], *service.get("command", []), *(more or [])],
+        where, _, rest = volume.partition(":")
+        command.append(f"--volume={ROOT if where == '.' else folder / where}:{rest}")
+    return subprocess.run(
+        [*command, service["image"], *service.get("command", []), *more],
         capture_output=True,
         text=True,
     )
-    if done.returncode:
-        sys.exit(f"{name} did not start: {done.stderr[-1000:]}")
 
 
 def logs(engine: str, name: str) -> str:
@@ -130,38 +138,25 @@ def until(name: str, ready: Any, engine: str, seconds: float = 180.0) -> None:
         time.sleep(0.2)
 
 
-def flwr(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The coordinator's ``flwr`` command."""
-    environment = {
-        **os.environ,
-        "FLWR_HOME": str(folder / "trial" / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    return subprocess.run(
-        ["flwr", *arguments], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-
-
-def register(folder: Path, hospital: str) -> None:
+def register(engine: str, folder: Path, services: dict[str, Any], hospital: str) -> None:
     """What the coordinator does with a hospital's public key."""
-    key = folder / "trial" / hospital / "keys" / "node.pub"
-    done = flwr(folder, "supernode", "register", str(key), "trial")
+    key = f"/trial/{hospital}/keys/node.pub"
+    order = ["supernode", "register", key, "trial"]
+    done = run(engine, folder, services["coordinator"], ["--rm"], order)
     if done.returncode:
         sys.exit(f"{hospital} could not be registered: {done.stdout}{done.stderr}")
 
 
-def train(engine: str, folder: Path) -> None:
+def train(engine: str, folder: Path, services: dict[str, Any]) -> None:
     """A run under DP-SGD on the three hospitals' own images."""
     settings = " ".join(f"{key}={json.dumps(value)}" for key, value in CONFIG.items())
     begun = time.monotonic()
-    done = flwr(folder, "run", ".", "trial", "--stream", "--run-config", settings)
+    order = ["run", "/app", "trial", "--stream", "--run-config", settings]
+    done = run(engine, folder, services["coordinator"], ["--rm"], order)
     result = folder / "trial" / "state" / "run" / "result.json"
     if not result.is_file():
-        ends = "\n".join(
-            f"{n}: {logs(engine, n)[-1500:]}" for n in ("server", "north-guard", "north")
-        )
+        last = ("server", "north-guard", "north")
+        ends = "\n".join(f"{name}: {logs(engine, name)[-1500:]}" for name in last)
         sys.exit(f"the run left no result:\n{(done.stdout + done.stderr)[-3000:]}\n{ends}")
     print(json.dumps({"run, s": round(time.monotonic() - begun, 1)}))
 

@@ -23,7 +23,9 @@ SIZE = 16
 def write_trial(folder: Path, server: str) -> None:
     """Write everything below ``folder``, owned by the containers' users where root asks for it."""
     host = server.rpartition(":")[0]
-    make_certificates(folder / "pki", list(dict.fromkeys([host, "server", "localhost"])))
+    make_certificates(
+        folder / "pki", list(dict.fromkeys([host, "server", "localhost", "127.0.0.1"]))
+    )
     (folder / "state").mkdir()
     for number, (name, patients) in enumerate(HOSPITALS.items()):
         site = folder / name
@@ -46,7 +48,7 @@ def write_trial(folder: Path, server: str) -> None:
         (site / "site.toml").write_text(
             text.replace(str((site / "data").resolve()), "/site/data"), encoding="utf-8"
         )
-    write_flower(folder, f"localhost:{server.rpartition(':')[2]}")
+    write_flower(folder, server.rpartition(":")[2])
     if os.geteuid() == 0:
         hand_over(folder)
 
@@ -68,14 +70,13 @@ def draw_images(folder: Path, hospital: str, patients: int, seed: int) -> None:
     )
 
 
-def write_flower(folder: Path, address: str) -> None:
-    """Configuration of the coordinator's ``flwr`` command: the federation ``trial``."""
+def write_flower(folder: Path, port: str) -> None:
+    """Configuration of the coordinator's ``flwr`` command, as its container sees the files."""
     home = folder / "flwr"
     home.mkdir()
-    ca = (folder / "pki" / "ca.crt").resolve()
     (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "trial"\n\n[superlink.trial]\naddress = "{address}"\n'
-        f'root-certificates = "{ca}"\n',
+        f'[superlink]\ndefault = "trial"\n\n[superlink.trial]\naddress = "localhost:{port}"\n'
+        'root-certificates = "/run/secrets/ca.crt"\n',
         encoding="utf-8",
     )
 
@@ -83,7 +84,8 @@ def write_flower(folder: Path, address: str) -> None:
 def hand_over(folder: Path) -> None:
     """Let the containers' users own what they must read or write."""
     os.chown(folder / "pki" / "server.key", SERVER, GROUP)
-    os.chown(folder / "state", SERVER, GROUP)
+    for path in (folder / "state", folder / "flwr", folder / "flwr" / "config.toml"):
+        os.chown(path, SERVER, GROUP)
     for name in HOSPITALS:
         data = folder / name / "data"
         for path in (data, *data.iterdir()):
