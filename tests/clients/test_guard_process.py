@@ -33,7 +33,7 @@ root = pytest.mark.skipif(
 
 
 @contextmanager
-def guarding(site: Path, user: int | None = None) -> Iterator[float]:
+def guarding(site: Path) -> Iterator[float]:
     """A guard process; how many seconds it took to be ready."""
     env = {k: v for k, v in os.environ.items() if k != "FEDMED_HOME"}
     env |= {"PYTHONPATH": str(REPOSITORY), "HOME": str(site.parent), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -44,9 +44,6 @@ def guarding(site: Path, user: int | None = None) -> Iterator[float]:
         stderr=subprocess.DEVNULL,
         text=True,
         env=env,
-        user=user,
-        group=user,
-        extra_groups=[] if user else None,
         cwd=site.parent,
     )
     assert process.stdout is not None
@@ -63,20 +60,27 @@ def guarding(site: Path, user: int | None = None) -> Iterator[float]:
             process.stdout.close()
 
 
-def as_user(code: str, user: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python code of an app that runs as another user."""
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        user=user,
-        group=user,
-        extra_groups=[],
-        env=env,
+BECOMING = """
+import os, sys
+user = int(sys.argv.pop(1))
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
+"""
+
+
+def as_user(imports: str, code: str, user: int, *arguments: str) -> str:
+    """What Python code prints that runs as another user, who may not reach Python's own files."""
+    done = subprocess.run(
+        [sys.executable, "-c", imports + BECOMING + code, str(user), *arguments],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         cwd="/",
         capture_output=True,
         text=True,
         timeout=120,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.fixture
@@ -183,8 +187,6 @@ def test_app_and_guard_import_nothing_of_each_other(code: str) -> None:
 
 # What an app that came from outside may try once it runs, as its own user.
 HOSTILE = """
-import glob, json, os, sqlite3, sys
-from pathlib import Path
 site = Path(sys.argv[1])
 got = []
 for pattern in ("state", "state/*", "state/**/*", "state/ledger.sqlite", "cohort/*"):
@@ -215,8 +217,6 @@ except OSError:
 print(json.dumps(got))
 """
 ASKING = """
-import sys
-from fedmed.site import asking
 try:
     print(asking.status(sys.argv[1], seconds=30)["hospital"])
 except asking.GuardRefusal as refusal:
@@ -226,23 +226,25 @@ except asking.GuardRefusal as refusal:
 
 @root
 def test_an_app_of_another_user_reads_neither_shard_nor_ledger(open_path: Path) -> None:
-    """As root: the guard is user 65533, the app 65534 (or, sabotaged, the guard's own user)."""
-    owner = STRANGER - 1
+    """The guard's files against an app as user 65534 (and, sabotaged, as the guard's own)."""
     text = SITE.replace("[data]", f"peers = [{STRANGER}]\n[data]")
     site = write_site(open_path, POLICY, text)
-    for name in (site, open_path / "policy.toml"):
-        name.chmod(0o644)
-    os.chown(open_path, owner, owner)
-    with guarding(site, owner):
-        asked = as_user(ASKING, STRANGER, str(open_path / "run" / "guard.sock"))
-        assert asked.stdout.strip() == "st-mary", asked.stderr
+    (open_path / "cohort").mkdir(mode=0o700)
+    (open_path / "cohort" / "shard.csv").write_text("patient_id\np1\n")
 
-        def check(user: int) -> None:
-            done = as_user(HOSTILE, user, str(open_path))
-            assert done.returncode == 0, done.stderr
-            assert json.loads(done.stdout) == []
+    def check(user: int) -> None:
+        got = as_user(
+            "import glob, json, os\nfrom pathlib import Path", HOSTILE, user, str(open_path)
+        )
+        assert json.loads(got) == []
 
+    def ask(user: int) -> list[str]:
+        path = str(open_path / "run" / "guard.sock")
+        return as_user("from fedmed.site import asking", ASKING, user, path).split()
+
+    with guarding(site):
+        assert ask(STRANGER) == ["st-mary"]
         check(STRANGER)
-        other = as_user(ASKING, STRANGER - 2, str(open_path / "run" / "guard.sock"))
-        assert other.stdout.split() == ["refused", "guard"], other.stderr
-        goes_red(check, owner)
+        assert ask(STRANGER - 2) == ["refused", "guard"]
+        assert ask(os.getuid()) == ["refused", "guard"]
+        goes_red(check, os.getuid())
