@@ -10,6 +10,7 @@ from fedmed.config.checks import (
     check_names,
     check_privacy,
     check_source_keys,
+    check_targets,
     check_volumes,
 )
 from fedmed.config.flat import flatten, put, unflatten
@@ -79,6 +80,7 @@ class Settings(Section):
         if data.source in ("medmnist", "kermany") and not data.path:
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         check_source_keys(data)
+        check_targets(data, self.evaluation)
         check_volumes(data, self.model)
         check_model(self.model, train)
         check_privacy(self.privacy, data)
