@@ -368,5 +368,7 @@ def refusing(code: str, name: str) -> Iterator[None]:
 def _model(model: Model, data: Data, device: torch.device) -> nn.Module:
     """The process's one model; every round overwrites its whole state with the server's."""
     fresh = models.without_weights(model, data.image_size)
-    built = models.build(fresh, data.image_size, seed=0, dimensions=data.dimensions)
+    built = models.build(
+        fresh, data.image_size, seed=0, dimensions=data.dimensions, outputs=data.outputs
+    )
     return built.to(device)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from fedmed import files, models
 from fedmed.config import Settings
+from fedmed.data.cohort import LABEL_PREFIX
 from fedmed.data.form import Form
 from fedmed.data.network import POOLED, load_network, member_names
 from fedmed.data.shard import Shard
@@ -111,7 +112,7 @@ def _row(settings: Settings, member: str, out: Path) -> Row:
     decision = decide(settings, member, plan, policy, ledger, patients_of(settings, member))
     gradient = part(plan, GradientPlan)
     data = settings.data
-    parameters = trained_parameters(settings.model, data.image_size, data.dimensions)
+    parameters = trained_parameters(settings.model, data.image_size, data.dimensions, data.outputs)
     return Row(
         hospital=member,
         unit=plan.unit,
@@ -161,12 +162,15 @@ def _step_seconds(settings: Settings, private: bool, images: int) -> float:
             "image": [str(i) for i in range(images)],
             "label": [i % 2 for i in range(images)],
             "patient_id": [str(i) for i in range(images)],
+            **{LABEL_PREFIX + name: [i % 2 for i in range(images)] for name in data.targets},
         }
     )
     shard = Shard("timed", rng.integers(0, 256, shape, dtype=np.uint8), table)
     small = settings.replaced({"train.batch-size": images, "train.local-epochs": 3.0})
     fresh = models.without_weights(settings.model, data.image_size)
-    built = models.build(fresh, data.image_size, seed=0, dimensions=data.dimensions)
+    built = models.build(
+        fresh, data.image_size, seed=0, dimensions=data.dimensions, outputs=data.outputs
+    )
     model = built.to(pick_device(settings.run.device))
     if isinstance(model, FeatureNetwork) and is_fixed(model, settings.train.augment):
         features = compute(model, shard.images, settings.model.channels, data.dimensions)

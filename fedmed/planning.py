@@ -89,10 +89,12 @@ def public_sizes(settings: Settings) -> dict[str, int]:
 
 
 @functools.lru_cache(maxsize=8)
-def trained_parameters(model: Model, image_size: int, dimensions: Literal[2, 3] = 2) -> int:
+def trained_parameters(
+    model: Model, image_size: int, dimensions: Literal[2, 3] = 2, outputs: int = 1
+) -> int:
     """How many numbers training changes."""
     fresh = models.without_weights(model, image_size)
-    built = models.build(fresh, image_size, seed=0, dimensions=dimensions)
+    built = models.build(fresh, image_size, seed=0, dimensions=dimensions, outputs=outputs)
     return sum(p.numel() for p in models.trainable(built).values())
 
 
@@ -102,7 +104,7 @@ def check_signal(settings: Settings, plan: Plan, member: str) -> None:
     if not limit or plan.steps_per_round == 0:
         return
     data = settings.data
-    parameters = trained_parameters(settings.model, data.image_size, data.dimensions)
+    parameters = trained_parameters(settings.model, data.image_size, data.dimensions, data.outputs)
     found = plan.noise_to_signal(parameters) or 0.0
     if found <= limit:
         return

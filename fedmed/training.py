@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmed.augmentation import augment, seeded
 from fedmed.config import Settings
@@ -18,6 +17,7 @@ from fedmed.errors import RunError
 from fedmed.models import trainable
 from fedmed.optimisation import LocalSteps
 from fedmed.privacy.gradients import Clipping, Options, make_engine
+from fedmed.privacy.gradients.engine import binary
 from fedmed.privacy.gradients.memory import keep_freed_memory
 from fedmed.privacy.gradients.noise import GaussianNoise
 from fedmed.privacy.noise import NoiseSource
@@ -99,8 +99,7 @@ def train_plain(
         images = augment(images, settings.train.augment, 1, draws)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
             logits = model(images)
-        logits = logits.float().squeeze(1)
-        loss = binary_cross_entropy_with_logits(logits, labels[torch.from_numpy(rows).to(device)])
+        loss = binary(logits, labels[torch.from_numpy(rows).to(device)]) / len(rows)
         loss.backward()  # type: ignore[no-untyped-call]  # torch
         steps.step()
         losses.append(loss.detach())
@@ -154,7 +153,9 @@ def train_private(
             )
             draws = source.torch("augmentation", *context, step)
             images = augment(images, train.augment, train.views, draws)
-            answers = labels[torch.from_numpy(rows).to(device)].repeat_interleave(train.views)
+            answers = labels[torch.from_numpy(rows).to(device)].repeat_interleave(
+                train.views, dim=0
+            )
             batch = engine.clipped_sum(images, answers, plan.clipping_norm, train.views)
             if batch.sensitivity > plan.clipping_norm:
                 raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
@@ -213,20 +214,21 @@ def predict(
     dimensions: int = 2,
     unscored: float | None = None,
 ) -> NDArray[np.float64]:
-    """Scores (n,) in [0, 1]; a model whose output is not finite raises :class:`RunError`.
+    """Scores (n,) in [0, 1], of several labels (n, k).
 
-    With ``unscored`` an image without a finite output has that logit instead: where scores are
-    private, an error would tell of one patient's image.
-    Of large images fewer than ``batch_size`` are scored at a time.
+    A model whose output is not finite raises :class:`RunError`. With ``unscored`` an image without
+    a finite output has that logit instead: where scores are private, an error would tell of one
+    patient's image. Of large images fewer than ``batch_size`` are scored at a time.
     """
     device = next(model.parameters()).device
     model.eval()
     at_once = max(1, min(batch_size, _POINTS_AT_ONCE // max(1, math.prod(images.shape[1:]))))
     parts = [
-        model(to_input(images[rows], channels, device, dimensions)).squeeze(1).double().cpu()
+        model(to_input(images[rows], channels, device, dimensions)).double().cpu()
         for rows in _slices(len(images), at_once)
     ]
-    logits = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    logits = torch.cat(parts) if parts else torch.zeros(0, 1, dtype=torch.float64)
+    logits = logits.squeeze(1)
     finite = torch.isfinite(logits)
     if unscored is not None:
         logits = torch.where(finite, logits, unscored)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedmed import models, timing
 from fedmed.config import Settings
+from fedmed.data.cohort import LABEL_PREFIX, SOFT_PREFIX
 from fedmed.data.network import held_out_shard
 from fedmed.data.pseudonym import pseudonyms
 from fedmed.data.shard import Shard
@@ -71,20 +72,44 @@ class Evaluator:
         return self._auroc({"": parameters}, "test")
 
     def _auroc(self, owners: Mapping[str, Mapping[str, Tensor]], split: str) -> float | None:
+        """Of several labels the mean over those that show both classes."""
         rows = np.flatnonzero(self.table["split"] == split)
-        labels = self.table["label"].to_numpy(dtype=np.int64)[rows]
-        if len(np.unique(labels)) < 2:
+        known = {name: labels[rows] for name, labels in self._labels().items()}
+        if not any(_both(labels) for labels in known.values()):
             return None
-        return float(auroc(labels, self.scores(owners, rows)))
+        scores = self.scores(owners, rows)
+        found = [
+            auroc(labels[~np.isnan(labels)].astype(np.int64), scores[~np.isnan(labels), place])
+            for place, labels in enumerate(known.values())
+            if _both(labels)
+        ]
+        return float(np.mean(found))
+
+    def _labels(self) -> dict[str, NDArray[np.float64]]:
+        """Labels by target, NaN where not known or uncertain; ``""`` names the only one."""
+        if not self.settings.data.targets:
+            return {"": self.table["label"].to_numpy(dtype=np.float64)}
+        found = {}
+        for name in self.settings.data.targets:
+            labels = self.table[LABEL_PREFIX + name].to_numpy(dtype=np.float64, na_value=np.nan)
+            soft = self.table.get(SOFT_PREFIX + name)
+            if soft is not None:
+                labels = np.where(soft.notna().to_numpy(dtype=bool), np.nan, labels)
+            found[name] = labels
+        return found
 
     def predictions(
         self, owners: Mapping[str, Mapping[str, Tensor]], split: str = ""
     ) -> pd.DataFrame:
-        """The predictions table, identifiers replaced by pseudonyms; all rows or a split's."""
+        """The predictions table, identifiers replaced by pseudonyms; all rows or a split's.
+
+        Of several labels it is long: one row per image and ``target``, without those not known.
+        """
         rows = np.arange(len(self.table))
         if split:
             rows = np.flatnonzero(self.table["split"] == split)
         table = self.table.iloc[rows].reset_index(drop=True)
+        scores = self.scores(owners, rows)
         result = pd.DataFrame(
             {
                 "image": pseudonyms(table["image"], "image"),
@@ -92,7 +117,7 @@ class Evaluator:
                 "hospital": self.hospital.iloc[rows].reset_index(drop=True).astype("string"),
                 "split": table["split"],
                 "label": table["label"].astype("int64"),
-                "score": self.scores(owners, rows),
+                "score": scores[:, 0],
             }
         )
         unknown = pd.Series(pd.NA, index=table.index, dtype="object")
@@ -102,13 +127,19 @@ class Evaluator:
         for column in ("finding", "comorbidities"):
             if column in table:
                 result[column] = table[column]
-        return result
+        if not self.settings.data.targets:
+            return result
+        parts = []
+        for place, (name, labels) in enumerate(self._labels().items()):
+            one = result.assign(target=name, label=labels[rows], score=scores[:, place])
+            parts.append(one[one["label"].notna()])
+        return pd.concat(parts, ignore_index=True).astype({"label": "int64"})
 
     def scores(
         self, owners: Mapping[str, Mapping[str, Tensor]], rows: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Scores of some rows; several owners score the rows of their own hospital each."""
-        scores = np.full(len(rows), np.nan)
+        """Scores (n, labels) of some rows; of several owners each scores its own hospital's."""
+        scores = np.full((len(rows), self.settings.data.outputs), np.nan)
         with timing.measured("evaluation"):
             for owner, parameters in owners.items():
                 mine = np.ones(len(rows), dtype=bool)
@@ -116,13 +147,19 @@ class Evaluator:
                     mine = (self.hospital.to_numpy() == owner)[rows]
                 messages.install(self.model, parameters)
                 chosen = self.images[rows[mine]]
-                scores[mine] = predict(
+                found = predict(
                     self.model,
                     chosen,
                     self.settings.model.channels,
                     dimensions=self.settings.data.dimensions,
                 )
+                scores[mine] = found.reshape(len(found), scores.shape[1])
         return scores
+
+
+def _both(labels: NDArray[np.float64]) -> bool:
+    """Whether known labels show both classes."""
+    return len(np.unique(labels[~np.isnan(labels)])) == 2
 
 
 def initial_model(settings: Settings) -> nn.Module:
@@ -137,4 +174,10 @@ def initial_model(settings: Settings) -> nn.Module:
         model = model.model_copy(update={"weights": str(weights_path(settings))})
     with torch.no_grad():
         data = settings.data
-        return models.build(model, data.image_size, settings.run.seed, dimensions=data.dimensions)
+        return models.build(
+            model,
+            data.image_size,
+            settings.run.seed,
+            dimensions=data.dimensions,
+            outputs=data.outputs,
+        )

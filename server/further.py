@@ -150,12 +150,19 @@ def _released(shard: Shard, mechanism: ImageMechanism, settings: Settings) -> Sh
 
 
 def _figures(table: pd.DataFrame) -> dict[str, Any]:
+    """Of several labels: the shares over all rows, and the mean of the labels' AUROCs."""
     labels = table["label"].to_numpy(dtype=np.int64)
-    scores = table["score"].to_numpy(dtype=np.float64)
-    both = len(np.unique(labels)) == 2
+    right = (table["score"].to_numpy(dtype=np.float64) >= HALF) == labels
+    parts = [part for _, part in table.groupby("target")] if "target" in table else [table]
+    aurocs = [
+        auroc(part["label"].to_numpy(dtype=np.int64), part["score"].to_numpy(dtype=np.float64))
+        for part in parts
+        if part["label"].nunique() == 2
+    ]
+    shares = [part["label"].mean() for part in parts if len(part)]
     return {
-        "accuracy": float(((scores >= HALF) == labels).mean()) if len(labels) else None,
-        "auroc": float(auroc(labels, scores)) if both else None,
-        "majority": float(max(labels.mean(), 1 - labels.mean())) if len(labels) else None,
+        "accuracy": float(right.mean()) if len(labels) else None,
+        "auroc": float(np.mean(aurocs)) if aurocs else None,
+        "majority": float(np.mean([max(s, 1 - s) for s in shares])) if shares else None,
         "images": len(labels),
     }

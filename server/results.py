@@ -77,7 +77,10 @@ def write_results(
         noise_source(settings),
         refused=list(outcome.refused),
         parameters=trained_parameters(
-            settings.model, settings.data.image_size, settings.data.dimensions
+            settings.model,
+            settings.data.image_size,
+            settings.data.dimensions,
+            settings.data.outputs,
         ),
         evaluation=None if collected is None else _released(settings, directory, collected),
     )

@@ -61,6 +61,20 @@ def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluati
         )
 
 
+def check_targets(data: Data, evaluation: Evaluation) -> None:
+    """Several labels are named once each, and scored by the server."""
+    if "" in data.targets or len(set(data.targets)) != len(data.targets):
+        raise ValueError(
+            f"data.target: '{data.target}' has an empty or a repeated name; give each label once, "
+            "split by '|'"
+        )
+    if data.targets and evaluation.where != "server":
+        raise ValueError(
+            "evaluation.where: hospitals' histograms are of one label, data.target names "
+            f"{len(data.targets)}; set evaluation.where = 'server', or name one label"
+        )
+
+
 def check_volumes(data: Data, model: Model) -> None:
     """Keys of volumes belong to volumes, and a model's channels to their slices."""
     volumes = data.dimensions == 3 or data.slices > 0

@@ -11,6 +11,7 @@ from fedmed.config.checks import (
     check_privacy,
     check_sites,
     check_source_keys,
+    check_targets,
     check_volumes,
 )
 from fedmed.config.flat import flatten, put, unflatten
@@ -82,6 +83,7 @@ class Settings(Section):
             raise ValueError(f"data.path: the {data.source} source needs it; set it")
         check_source_keys(data)
         check_sites(data, train, self.privacy, self.evaluation)
+        check_targets(data, self.evaluation)
         check_volumes(data, self.model)
         check_model(self.model, train)
         check_privacy(self.privacy, data)

@@ -39,7 +39,7 @@ class Data(Section):
     index: str = ""  # medmnist: CSV with split, row, patient_id
     mapping: Literal["", "nih-chestxray14", "chexpert", "mimic-cxr-jpg"] = ""
     columns: Columns = Columns()
-    target: str = ""  # which label of a multi-label cohort is trained on
+    target: str = ""  # label(s) of a multi-label cohort that are trained on, split by '|'
     positive: str = ""  # table: the value(s) of the label column that mean disease, split by '|'
     uncertain: Literal["refuse", "negative", "positive", "ignore", "smooth"] = "refuse"
     uncertain_label: Annotated[float, Field(gt=0, lt=1)] = 0.5  # smooth: what training aims at
@@ -66,6 +66,17 @@ class Data(Section):
     def site_names(self) -> tuple[str, ...]:
         """Names of a deployed federation's hospitals; empty in a simulation."""
         return tuple(name.strip() for name in self.sites.split(",") if name.strip())
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The labels that are trained on, where there are several; empty for one."""
+        names = tuple(name.strip() for name in self.target.split("|"))
+        return names if len(names) > 1 else ()
+
+    @property
+    def outputs(self) -> int:
+        """Logits of the model: one for each label."""
+        return max(1, len(self.targets))
 
 
 class Model(Section):

@@ -16,6 +16,9 @@ Columns (a column that is missing is missing, never invented):
 =================  =========================================================================
 
 Sources may add ``soft``: what training aims at where a label is uncertain, <NA> for all others.
+A cohort that is trained on several labels keeps their columns ``label:<name>``, <NA> where one is
+not known, and ``soft:<name>``; its ``label`` is then 1 where any of them is, by which patients are
+dealt and split.
 """
 
 from dataclasses import dataclass, field, replace
@@ -41,6 +44,7 @@ COLUMNS = (
     "split",
 )
 LABEL_PREFIX = "label:"
+SOFT_PREFIX = "soft:"
 SPLITS = ("train", "val", "test")
 _TEXT = ("image", "finding", "patient_id", "sex", "view", "site", "split")
 
@@ -126,6 +130,11 @@ def label_columns(table: pd.DataFrame) -> list[str]:
     """Names of the label columns: ``label`` alone, or each ``label:<name>``."""
     if "label" in table.columns:
         return ["label"]
+    return target_columns(table)
+
+
+def target_columns(table: pd.DataFrame) -> list[str]:
+    """Each ``label:<name>``: in a cohort, the labels that are trained on where they are several."""
     return [c for c in table.columns if c.startswith(LABEL_PREFIX)]
 
 

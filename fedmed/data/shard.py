@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed import files
-from fedmed.data.cohort import Cohort
+from fedmed.data.cohort import LABEL_PREFIX, SOFT_PREFIX, Cohort, target_columns
 from fedmed.data.form import Form
 
 
@@ -35,12 +35,26 @@ class Shard:
 
     @property
     def labels(self) -> NDArray[np.float32]:
-        """What training aims at (n,): 0 or 1, or between them where a label is uncertain."""
+        """What training aims at (n,): 0 or 1, or between them where a label is uncertain.
+
+        Of several labels (n, k), NaN where one is not known.
+        """
+        several = target_columns(self.table)
+        if several:
+            return np.stack([self._aims(name) for name in several], axis=1)
         labels = self.table["label"].to_numpy(dtype=np.float32)
         if "soft" in self.table.columns:
             soft = self.table["soft"].to_numpy(dtype=np.float32, na_value=np.nan)
             labels = np.where(np.isnan(soft), labels, soft)
         return labels
+
+    def _aims(self, column: str) -> NDArray[np.float32]:
+        labels = self.table[column].to_numpy(dtype=np.float32, na_value=np.nan)
+        soft = self.table.get(SOFT_PREFIX + column.removeprefix(LABEL_PREFIX))
+        if soft is None:
+            return labels
+        aims = soft.to_numpy(dtype=np.float32, na_value=np.nan)
+        return np.where(np.isnan(aims), labels, aims)
 
     def fingerprint(self) -> str:
         """What the data are now: the rows' and images' key, and the state of the images' file."""

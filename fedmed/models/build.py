@@ -21,13 +21,14 @@ def build(
     seed: int,
     dimensions: Literal[2, 3] = 2,
     in_channels: int | None = None,
+    outputs: int = 1,
 ) -> nn.Module:
-    """The classifier that ``model`` describes, initialised from ``seed``; one logit per image.
+    """The classifier that ``model`` describes, initialised from ``seed``; one logit per label.
 
     Input (batch, channels, image_size, image_size), for volumes one ``image_size`` more, float32;
-    output (batch, 1). ``in_channels`` is ``model.channels`` unless given. With pretrained weights
-    the first convolution is averaged over its input channels and the last layer is new. What
-    ``model.trains`` leaves out needs no gradient. Raises :class:`fedmed.errors.UserError` for
+    output (batch, ``outputs``). ``in_channels`` is ``model.channels`` unless given. With pretrained
+    weights the first convolution is averaged over its input channels and the last layer is new.
+    What ``model.trains`` leaves out needs no gradient. Raises :class:`fedmed.errors.UserError` for
     weights that do not fit, and for images that the architecture does not take.
     """
     channels = in_channels or model.channels
@@ -40,7 +41,7 @@ def build(
             )
         network = _squeezenet(channels, model.feature_size or image_size)
     else:
-        network = _residual(model, body, image_size, seed, channels, dimensions)
+        network = _residual(model, body, image_size, seed, channels, dimensions, outputs)
     if model.weights != "none":
         from fedmed.models.pretrained import load_weights
 
@@ -56,6 +57,7 @@ def build(
             standard=model.standardise,
             components=model.components,
             hidden=model.hidden,
+            outputs=outputs,
         )
     _freeze(network, model, body)
     return network
@@ -79,6 +81,7 @@ def _residual(
     seed: int,
     channels: int,
     dimensions: Literal[2, 3],
+    outputs: int,
 ) -> nn.Module:
     if dimensions == 3 and model.norm == "frozen-batch":
         raise UserError(
@@ -94,6 +97,7 @@ def _residual(
         activation=model.activation,
         standardised=model.weight_standardisation,
         dimensions=dimensions,
+        outputs=outputs,
     )
 
 

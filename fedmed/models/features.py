@@ -65,7 +65,7 @@ class ResidualBody(nn.Module):
 
 
 class FeatureNetwork(nn.Module):
-    """A body, pooling, a standardisation by public constants, and a small head; one logit.
+    """A body, pooling, a standardisation by public constants, and a small head; a logit per label.
 
     ``forward`` takes images (batch, channels, *sides) or features (batch, n) that were pooled
     before. ``feature_size`` is the side that images are enlarged to first; 0 = as they are.
@@ -93,6 +93,7 @@ class FeatureNetwork(nn.Module):
         standard: Standard = "layer",
         components: int = 0,
         hidden: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.body = body
@@ -105,7 +106,7 @@ class FeatureNetwork(nn.Module):
             kept = components or self.width
             self.register_buffer("centre", torch.zeros(self.width))
             self.register_buffer("project", torch.eye(self.width)[:, :kept].clone())
-        self.fc: nn.Module = nn.Linear(hidden or kept, 1)
+        self.fc: nn.Module = nn.Linear(hidden or kept, outputs)
         if hidden:
             self.fc = nn.Sequential(nn.Linear(kept, hidden), nn.Mish(), self.fc)
 
@@ -133,7 +134,7 @@ class FeatureNetwork(nn.Module):
         return maps.flatten(2).mean(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, 1)."""
+        """Logits (batch, outputs)."""
         features = self.pooled(x) if x.dim() > 2 else x
         if self.standard == "layer":
             features = layer_norm(features, features.shape[1:]) / features.shape[1] ** 0.5

@@ -60,8 +60,9 @@ def resnet(
     activation: Literal["relu", "mish"] = "relu",
     standardised: bool = False,
     dimensions: Literal[2, 3] = 2,
+    outputs: int = 1,
 ) -> nn.Module:
-    """A ResNet initialised from ``seed``: (batch, channels, size, size[, size]) to (batch, 1).
+    """A ResNet initialised from ``seed``: (batch, channels, *sides) to (batch, outputs).
 
     ``resnet9`` has one block in each of the four stages where ``resnet18`` has two; with ``mish``
     (Misra 2019) it is the network of Tayebi Arasteh et al. 2024. Parameters are named as in
@@ -71,7 +72,9 @@ def resnet(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = FrozenBatchNorm2d if norm == "frozen-batch" else group_norm
-        network: nn.Module = ResNet(OutOfPlaceBlock, BLOCKS[name], num_classes=1, norm_layer=layer)
+        network: nn.Module = ResNet(
+            OutOfPlaceBlock, BLOCKS[name], num_classes=outputs, norm_layer=layer
+        )
         _set_stem(network, stem, channels)
         if dimensions == 3:
             _in_three_dimensions(network)

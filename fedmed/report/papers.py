@@ -123,7 +123,7 @@ def _beside(arms: Sequence[Arm]) -> dict[str, Callable[[Arm], Estimate]]:
         "Noised test accuracy": lambda arm: Estimate(value=at_half(arm, "noised", "accuracy")),
         "Train AUROC": lambda arm: Estimate(value=at_half(arm, "train", "auroc")),
         "Noised test AUROC": lambda arm: Estimate(value=at_half(arm, "noised", "auroc")),
-        "Test AUROC": lambda arm: arm.estimate,
+        "Test AUROC, 95 % interval": lambda arm: arm.estimate,
     }
     return {
         title: found

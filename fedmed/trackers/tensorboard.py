@@ -86,7 +86,12 @@ class RunLog:
             yield from self._spent(number)
 
     def _planned(self) -> Iterator[Scalar]:
-        parameters = trained_parameters(self.settings.model, self.settings.data.image_size)
+        parameters = trained_parameters(
+            self.settings.model,
+            self.settings.data.image_size,
+            self.settings.data.dimensions,
+            self.settings.data.outputs,
+        )
         found = [plan.noise_to_signal(parameters) for plan in self._plans]
         known = [value for value in found if value is not None]
         if known:

@@ -135,6 +135,18 @@ def test_the_report_has_the_section_its_figures_and_their_files(directory: Path)
     assert "0.844" in page  # their ceiling at scale 2
 
 
+def test_the_gap_by_sex_is_women_less_men(directory: Path) -> None:
+    """The fabricated films of women are scored worse."""
+    arm = arms_of(directory)["none"]
+    by_sex = {g.name: g.metrics["auroc"].value or 0.0 for g in arm.groups("sex")}
+    found = papers.OURS["auroc_women_less_men"](arm)
+    assert found == pytest.approx(by_sex["F"] - by_sex["M"])
+    assert found < 0
+    section = papers.section("tayebi2024-ct", [arm])
+    assert section is not None
+    assert section["rows"][0]["pairs"] == [(0.997, arm.auroc), (-0.010, found)]
+
+
 def test_an_unknown_paper_is_refused_and_an_older_report_still_opens(directory: Path) -> None:
     refuses(lambda: published.load("singh2021"), "singh2021", "singh2020")
     about = json.loads((directory / "experiment.json").read_text()) | {"paper": "gone"}

@@ -5,7 +5,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.config import Data
-from fedmed.data.cohort import LABEL_PREFIX, Cohort, label_columns, validate
+from fedmed.data.cohort import (
+    LABEL_PREFIX,
+    SOFT_PREFIX,
+    Cohort,
+    label_columns,
+    target_columns,
+    validate,
+)
 from fedmed.data.sources import kermany, medmnist, phantom, table
 from fedmed.errors import UserError
 
@@ -22,11 +29,13 @@ UNCERTAIN = -1
 def load(data: Data) -> Cohort:
     """The cohort that ``data.source`` names, validated, with one 0/1 column ``label``.
 
-    Of several labels ``data.target`` picks one; uncertain ones (-1) become what ``data.uncertain``
-    says, and under ``smooth`` a column ``soft`` holds what training aims at for them. Raises
-    :class:`UserError` naming the file, row or key and the remedy.
+    Of several labels ``data.target`` picks one, or some (:func:`several`); uncertain ones (-1)
+    become what ``data.uncertain`` says, and under ``smooth`` a column ``soft`` holds what training
+    aims at for them. Raises :class:`UserError` naming the file, row or key and the remedy.
     """
     cohort = _SOURCES[data.source](data)
+    if data.targets:
+        return cohort.with_table(several(cohort.table, data, cohort.name))
     table, where = _choose(cohort.table, data, cohort.name), cohort.name
     if "label" in table.columns:
         table, uncertain, ignored = _settle(table, data, where)
@@ -62,6 +71,48 @@ def _choose(table: pd.DataFrame, data: Data, where: str) -> pd.DataFrame:
         raise UserError(f"data.target = '{data.target}' is no label of {where}; use: {names}")
     others = [column for column in columns if column != chosen]
     return table.drop(columns=others).rename(columns={chosen: "label"})
+
+
+def several(table: pd.DataFrame, data: Data, where: str) -> pd.DataFrame:
+    """A validated table with a column ``label:<name>`` for each target, and ``label`` for any.
+
+    ``data.uncertain`` holds for each target on its own: what ``ignore`` leaves out of one is <NA>
+    there, and what ``smooth`` softens is in ``soft:<name>``. An image without any known label is
+    left out. Raises :class:`UserError` naming the target, and the row where one is to blame.
+    """
+    given = label_columns(table)
+    if given == ["label"]:
+        raise UserError(f"{where} has one label; remove data.target = '{data.target}'")
+    names = ", ".join(column.removeprefix(LABEL_PREFIX) for column in given)
+    kept = table.drop(columns=given)
+    soft: dict[str, pd.Series] = {}
+    for target in data.targets:
+        column = LABEL_PREFIX + target
+        if column not in given:
+            raise UserError(f"data.target: '{target}' is no label of {where}; use: {names}")
+        one = table[[column]].rename(columns={column: "label"}).reset_index(drop=True)
+        settled, uncertain, ignored = _settle(one, data, f"{where}, label '{target}'")
+        values = settled["label"].mask(pd.Series(ignored), pd.NA)
+        blank = pd.to_numeric(values, errors="coerce").isna().to_numpy() & ~ignored
+        if blank.any():
+            raise UserError(
+                f"{where}, row {int(blank.argmax()) + 1}: label '{target}' is empty or no number; "
+                "fill it, or set data.uncertain = 'ignore' to leave it out of this label"
+            )
+        kept[column] = values.to_numpy(dtype=object)
+        if data.uncertain == "smooth":
+            aims = pd.Series(data.uncertain_label, index=values.index, dtype="Float32")
+            soft[SOFT_PREFIX + target] = aims.mask(~uncertain)
+    found = validate(kept, where)
+    labels = found[target_columns(found)]
+    for column in target_columns(found):
+        if labels[column].nunique() < 2:
+            raise UserError(
+                f"{where}: label '{column.removeprefix(LABEL_PREFIX)}' has one class only; take it "
+                "out of data.target, or give images with and without it"
+            )
+    found = found.assign(label=labels.max(axis=1).astype("Int8"), **soft)
+    return found[labels.notna().any(axis=1)].reset_index(drop=True)
 
 
 def _settle(

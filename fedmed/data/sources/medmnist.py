@@ -98,7 +98,8 @@ def _labels(values: NDArray[np.int64], data: Data, path: Path) -> dict[str, NDAr
     classes = list(range(values.shape[1])) if several else sorted(int(v) for v in np.unique(values))
     if not several and not data.target and set(classes) <= {0, 1}:
         return {"label": values[:, 0]}
-    names = {} if data.target.isdecimal() else _class_names(path.stem.partition("_")[0])
+    numbered = all(t.strip().isdecimal() for t in data.target.split("|"))
+    names = {} if numbered else _class_names(path.stem.partition("_")[0])
     columns = {
         number: (values[:, number] if several else (values[:, 0] == number).astype(np.int64))
         for number in classes

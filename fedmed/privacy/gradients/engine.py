@@ -38,11 +38,22 @@ class Loss:
         return value * rows if self.reduction == "mean" else value
 
 
-def _binary(outputs: Tensor, labels: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(outputs.float().squeeze(1), labels, reduction="sum")
+def binary(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Sum over images of the cross entropy, of several labels the mean over them.
+
+    ``outputs`` (n, 1) and ``labels`` (n,), or both (n, k). A label that is NaN is not known and
+    adds nothing; the divisor stays k, so that no image's term rests on how many it has.
+    """
+    if labels.dim() == 1:
+        return binary_cross_entropy_with_logits(outputs.float().squeeze(1), labels, reduction="sum")
+    known = ~labels.isnan()
+    each = binary_cross_entropy_with_logits(
+        outputs.float(), torch.where(known, labels, 0.0), reduction="none"
+    )
+    return torch.where(known, each, 0.0).sum() / labels.shape[1]
 
 
-BINARY = Loss(_binary)  # one logit (n, 1) per image, labels (n,) in {0, 1}
+BINARY = Loss(binary)  # labels from 0 to 1
 
 
 @dataclass(frozen=True)
