@@ -16,7 +16,7 @@ from fedmed.config import Settings
 from fedmed.data.network import member_names
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
-from fedmed.planning import make_member_plan, make_plans, public_sizes
+from fedmed.planning import epsilon_after, make_member_plan, make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
@@ -294,6 +294,9 @@ class _Coordinator:
                 "hospitals": strategy.report.hospitals,
                 "failures": strategy.report.failures,
                 "train_loss": strategy.report.loss,
+                "bytes_sent": strategy.report.sent,
+                "bytes_received": strategy.report.received,
+                "epsilon_spent": self._epsilon_spent(round_number),
                 **strategy.report.extra,
             }
         )
@@ -310,6 +313,11 @@ class _Coordinator:
         self.directory.keep_selected(self.best)
         self.on_round(round_number, self.settings.train.rounds, auroc)
         return None if auroc is None else MetricRecord({"AUROC": auroc})
+
+    def _epsilon_spent(self, round_number: int) -> float | None:
+        """By the plans of those who take part; see :func:`epsilon_after`."""
+        taking_part = [p for name, p in self.plans.items() if name not in self.refused]
+        return epsilon_after(self.settings, taking_part, round_number)
 
     def _auroc_of(self, round_number: int) -> float | None:
         values = [h["auroc"] for h in self.history if h["round"] == round_number]

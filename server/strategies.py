@@ -34,11 +34,13 @@ class BudgetSpent(Exception):
 
 @dataclass
 class RoundReport:
-    """What the history says of a round."""
+    """What the history says of a round; ``sent`` and ``received`` are bytes of encoded arrays."""
 
     hospitals: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     loss: float | None = None
+    sent: int = 0
+    received: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -64,7 +66,7 @@ class FederationStrategy(Strategy):
         self.frozen = frozen
         self.completed = completed
         self.report = RoundReport()
-        self._current: Arrays = {}
+        self._sent = 0
 
     @abstractmethod
     def model_for(self, hospital: str) -> Arrays:
@@ -94,6 +96,7 @@ class FederationStrategy(Strategy):
             record = encoded.setdefault(id(model), messages.encode_arrays(model))
             content = messages.train_content(record, self.frozen, round_number, self.run)
             outgoing.append(Message(content, node, MessageType.TRAIN, group_id=str(round_number)))
+        self._sent = sum(messages.size_of(message) for message in outgoing)
         return outgoing
 
     def aggregate_train(
@@ -105,7 +108,9 @@ class FederationStrategy(Strategy):
         member has no steps left.
         """
         received: dict[str, Reply] = {}
+        size = 0
         for message in replies:
+            size += messages.size_of(message)
             hospital = self.members[message.metadata.src_node_id]
             like = self.model_for(hospital)
             received[hospital] = messages.read_reply(message, hospital, like)
@@ -117,6 +122,8 @@ class FederationStrategy(Strategy):
             len(good),
             [{"hospital": r.hospital, "code": str(r.error)} for r in failures],
             sum(losses) / len(losses) if losses and len(losses) == len(good) else None,
+            sent=self._sent,
+            received=size,
         )
         if any(r.error == "budget" for r in failures):
             for reply in failures:

@@ -109,6 +109,13 @@ def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     return dict(record.to_torch_state_dict())
 
 
+def size_of(message: Message) -> int:
+    """Bytes of a message's arrays as they are encoded; 0 where it carries none."""
+    if not message.has_content():
+        return 0
+    return sum(record.count_bytes() for record in message.content.array_records.values())
+
+
 def parameters_of(model: nn.Module) -> dict[str, Tensor]:
     """Copy of the trainable parameters, on the CPU."""
     return {name: p.detach().cpu().clone() for name, p in trainable(model).items()}
