@@ -306,8 +306,11 @@ def _summary(record: Statement) -> str:
 
 def _training_summary(record: Statement) -> str:
     if record.unit == "none":
+        noised = record.arm != "none"
         return (
-            "This run protects nobody: the models that hospitals send, and the final model, may "
+            "What this run does to the images gives no guarantee. "
+            * noised
+            + "This run protects nobody: the models that hospitals send, and the final model, may "
             "reveal whether a patient took part and what the images show."
         )
     if record.epsilon is None or record.delta is None:

@@ -29,6 +29,15 @@ def comparison(arms: Sequence[Arm]) -> str:
     )
 
 
+def changes(arms: Sequence[Arm], base: Arm | None, attributes: Sequence[str]) -> str:
+    """Why no change of a gap is shown; empty where one arm alone leaves nothing to compare."""
+    if len(arms) < 2:
+        return ""
+    if base is None:
+        return "there is no arm without privacy to compare with"
+    return gaps(arms, attributes)
+
+
 def gaps(arms: Sequence[Arm], attributes: Sequence[str]) -> str:
     """Why no gap of these attributes could be compared between the arms, without a full stop."""
     groups = [group for arm in arms for name in attributes for group in arm.groups(name)]

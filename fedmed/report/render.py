@@ -16,11 +16,13 @@ from PIL import Image
 import fedmed
 from fedmed.files import safe_name, write_bytes, write_text
 from fedmed.report import (
+    absent,
     answer,
     chart,
     costs,
     epsilon,
     groups,
+    hospitals,
     learning,
     palette,
     sections,
@@ -144,7 +146,10 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "gaps": [(one, groups.first(one.figure.name[5:])) for one in named("gaps-")],
         "fairness": sections.gap_tables(arms, base),
         "correlations": sections.correlations(comparison),
-        "histograms": sections.from_histograms(results),
+        "histograms": any(absent.from_histograms(arm) for arm in arms),
+        "at_hospitals": hospitals.at_hospitals(arms),
+        "no_gaps": absent.changes(arms, base, groups.attributes(arms)),
+        "uncompared": absent.comparison(arms),
         "samples": _samples(comparison),
         "chains": trust.chains(arms),
         "statements": [statements.statement(arm) for arm in arms],
