@@ -130,7 +130,7 @@ def find(out: Path) -> Runs:
         else:
             runs.paths.setdefault(arm, {})[number] = path
             runs.results.setdefault(arm, {})[number] = result
-    if not runs.paths and histograms == len(runs.notes) > 0:
+    if not runs.paths and histograms:
         raise UserError(
             f"{out}: its {histograms} finished run(s) were evaluated at the hospitals, which send "
             "histograms and no predictions, so differences between arms cannot be tested; the "

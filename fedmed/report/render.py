@@ -26,6 +26,7 @@ from fedmed.report import (
     learning,
     palette,
     sections,
+    spending,
     statements,
     trust,
     words,
@@ -86,7 +87,7 @@ def _figures(arms: Sequence[Arm]) -> dict[str, Figure]:
     for attribute in groups.attributes(arms):
         found += [groups.metric_figure(attribute, metric, arms) for metric in groups.METRICS]
         found.append(groups.change_figure(attribute, arms))
-    found += [*learning.panels(arms), costs.figure(arms)]
+    found += [*learning.panels(arms), costs.figure(arms), *spending.panels(arms)]
     figures: dict[str, Figure] = {}
     for number, figure in enumerate((one for one in found if one is not None), start=1):
         stem = safe_name(figure.name)[:_STEM]
@@ -157,6 +158,8 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "costs": spent,
         "traffic": any(row["traffic"] is not None for row in spent),
         "cost_figures": named("cost"),
+        "rounds": chart.address(spending.rounds(arms)),
+        "apart": [a.name for a in arms if a.scheme != "federated"],
         "settings": comparison.base,
         "changes": sections.changes(comparison, arms),
         "versions": sections.merged(results, "versions"),
