@@ -283,8 +283,16 @@ def machines(results: Sequence[Json]) -> list[str]:
 
 
 def notes(arms: Sequence[Arm]) -> list[str]:
-    """What the evaluation could not measure, per arm."""
-    return list(dict.fromkeys(f"{arm.name}: {note}" for arm in arms for note in arm.notes()))
+    """What the evaluation could not measure; arms with the same note share a line."""
+    found: dict[str, list[str]] = {}
+    for arm in arms:
+        for note in arm.notes():
+            found.setdefault(note, []).append(arm.name)
+    every = len(arms) > 1
+    return [
+        f"{'every arm' if every and len(names) == len(arms) else ', '.join(names)}: {note}"
+        for note, names in found.items()
+    ]
 
 
 def plain(value: Any) -> str:

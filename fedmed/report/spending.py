@@ -85,7 +85,11 @@ def _panel(
         under = sum(curve(other) == found for other in later)
         layers.append(
             chart.layer(
-                {"type": "line", "strokeWidth": _WIDTH * (1 + 2 * under)},
+                {
+                    "type": "line",
+                    "strokeWidth": _WIDTH * (1 + 2 * under),
+                    "opacity": 0.45 if under else 1.0,
+                },
                 _points(arm, found),
                 {"x": x, "y": y, "color": chart.colour(arms)},
             )
@@ -110,7 +114,7 @@ def _panel(
     )
     return Figure(
         name=f"cost-epsilon-{unit}",
-        title=f"Epsilon per {unit} after each round",
+        title=f"Epsilon per {unit} by round",
         alternative=f"Epsilon per {unit} spent after each round: {said}.",
         caption="",
         view=chart.view(layers, arms, _HEIGHT),

@@ -12,7 +12,7 @@ from fedmed.errors import UserError
 from fedmed.report import build, summary_table, write_summary
 from fedmed.report.arms import reference, summarise
 from fedmed.report.load import load
-from fedmed.report.sections import correlations, measures, targets
+from fedmed.report.sections import correlations, measures, notes, targets
 
 
 def test_one_row_per_arm_and_seed_in_the_experiments_order(
@@ -243,3 +243,14 @@ def test_correlations_without_enough_points_are_one_line(
         "label difficulty vs AUROC loss and positives vs AUROC loss (a, b: too few points); "
         "epsilon vs sex gap, AUROC gap (ε per image: too few points)"
     )
+
+
+def test_a_note_that_every_arm_has_is_one_line(make_runs: ModuleType, tmp_path: Path) -> None:
+    for arm in ("none", "dp-sgd", "pooled"):
+        metrics = make_runs.enrich(make_runs.evaluate(make_runs.table(2.0, 0)))
+        metrics["notes"] = ["no DeLong interval", *(["flat"] if arm != "none" else [])]
+        make_runs.write_arm(tmp_path, arm, 0, metrics=metrics)
+    make_runs.write_about(tmp_path, ["none", "dp-sgd", "pooled"], [0])
+    arms = summarise(load(tmp_path))
+    assert notes(arms) == ["every arm: no DeLong interval", "dp-sgd, pooled: flat"]
+    assert notes(arms[1:2]) == ["dp-sgd: no DeLong interval", "dp-sgd: flat"]
