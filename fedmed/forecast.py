@@ -29,6 +29,7 @@ from fedmed.planning import (
 )
 from fedmed.privacy import accounting, solve
 from fedmed.privacy.deciding import decide
+from fedmed.privacy.evaluating import evaluation_plan
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.mechanism import Mechanism, gaussian
 from fedmed.privacy.noise import NoiseSource
@@ -57,6 +58,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What the histograms of one seed cost each evaluation patient."""
+
+    epsilon: float
+    delta: float
+    noise_multiplier: float
+    images_per_patient: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """One arm: its hospitals, or why it is impossible and what comes nearest."""
 
@@ -65,6 +76,7 @@ class Forecast:
     reason: str
     seconds: float | None  # of training, all hospitals one after the other, one seed
     hospitals: list[Row]
+    evaluation: Evaluation | None = None  # None where hospitals tell nothing, or tell it exactly
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
@@ -102,7 +114,26 @@ def _arm(
     possible = len(accepted) >= settings.train.minimum_hospitals
     reason = "" if possible else "too few hospitals accept: " + rows[0].reason
     seconds = _seconds(settings, members, known) if timed and possible else None
-    return Forecast(arm=name, possible=possible, reason=reason, seconds=seconds, hospitals=rows)
+    return Forecast(
+        arm=name,
+        possible=possible,
+        reason=reason,
+        seconds=seconds,
+        hospitals=rows,
+        evaluation=_evaluation(settings),
+    )
+
+
+def _evaluation(settings: Settings) -> Evaluation | None:
+    plan = None if settings.evaluation.where == "server" else evaluation_plan(settings)
+    if plan is None:
+        return None
+    return Evaluation(
+        epsilon=plan.spent_epsilon(),
+        delta=plan.delta,
+        noise_multiplier=plan.noise_multiplier,
+        images_per_patient=plan.cap,
+    )
 
 
 def _row(settings: Settings, member: str, out: Path) -> Row:

@@ -2,8 +2,9 @@
 
 import functools
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from fedmed import models
 from fedmed.config import Model, Settings, nearest
@@ -16,6 +17,8 @@ from fedmed.privacy.evaluating import check_delta, evaluation_plan
 from fedmed.privacy.plan import Plan, declared_size, make_plan
 from fedmed.privacy.plans import GradientPlan, part
 from fedmed.privacy.policy import Policy, load_policy
+
+_POINTS: Final = 50  # rounds of a run whose epsilon is composed
 
 
 def member_shard(settings: Settings, member: str) -> Shard:
@@ -86,6 +89,27 @@ def public_sizes(settings: Settings) -> dict[str, int]:
         member: declared_size(settings, member) or len(member_shard(settings, member))
         for member in member_names(settings)
     }
+
+
+def epsilon_after(settings: Settings, plans: Iterable[Plan], round_number: int) -> float | None:
+    """Epsilon that the plans' steps have spent after a round, the largest over ``plans``.
+
+    Noised images are released before round 1, so that round 0 has all of theirs. None where nothing
+    is claimed, and in long runs for all but about 50 rounds and the last, as each value is composed
+    anew. A round that was interrupted and run again cost more: the ledgers, and so the statement,
+    count that.
+    """
+    rounds = settings.train.rounds
+    if settings.privacy.reproducible_noise:
+        return None  # nothing is claimed against who knows the seed
+    if round_number % -(-rounds // _POINTS) and round_number != rounds:
+        return None
+    found = [plan.epsilon(_steps(plan, round_number)) for plan in plans]
+    return max((epsilon for epsilon in found if epsilon is not None), default=None)
+
+
+def _steps(plan: Plan, rounds: int) -> int:
+    return min(plan.steps, rounds * plan.steps_per_round) if plan.steps_per_round else plan.steps
 
 
 @functools.lru_cache(maxsize=8)

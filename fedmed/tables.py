@@ -62,6 +62,13 @@ def print_plans(forecasts: Iterable[Forecast]) -> None:
         for row in forecast.hospitals:
             if not row.accepted:
                 typer.echo(f"  {row.hospital} refuses: {row.reason}")
+        if forecast.evaluation is not None:
+            cost = forecast.evaluation
+            typer.echo(
+                f"  evaluation: epsilon {_number(up(cost.epsilon, 4))}, delta "
+                f"{_number(cost.delta)} for one evaluation patient, sigma "
+                f"{_number(cost.noise_multiplier)}"
+            )
         typer.echo("")
 
 

@@ -17,7 +17,7 @@ from fedmed.data.network import member_names
 from fedmed.errors import RunError
 from fedmed.federation import messages
 from fedmed.federation.streaming import StreamingGrid
-from fedmed.planning import make_plans, public_sizes
+from fedmed.planning import epsilon_after, make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
@@ -243,6 +243,9 @@ class _Coordinator:
                 "failures": strategy.report.failures,
                 "train_loss": strategy.report.loss,
                 **({} if curves is None else {"curves": curves}),
+                "bytes_sent": strategy.report.sent,
+                "bytes_received": strategy.report.received,
+                "epsilon_spent": self._epsilon_spent(round_number),
                 **strategy.report.extra,
             }
         )
@@ -263,6 +266,11 @@ class _Coordinator:
     def _trained(self) -> list[str]:
         """Whose models are trained where each has its own: also of those that come late."""
         return [name for name in self.roll.expected if name not in self.roll.refused]
+
+    def _epsilon_spent(self, round_number: int) -> float | None:
+        """By the plans of those who take part; see :func:`epsilon_after`."""
+        taking_part = [p for name, p in self.plans.items() if name not in self.roll.refused]
+        return epsilon_after(self.settings, taking_part, round_number)
 
     def _auroc_of(self, round_number: int) -> float | None:
         values = [h["auroc"] for h in self.history if h["round"] == round_number]

@@ -26,11 +26,13 @@ class BudgetSpent(Exception):
 
 @dataclass
 class RoundReport:
-    """What the history says of a round."""
+    """What the history says of a round; ``sent`` and ``received`` are bytes of encoded arrays."""
 
     hospitals: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     loss: float | None = None
+    sent: int = 0
+    received: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -73,6 +75,7 @@ class FederationStrategy(Strategy):
         self.report = RoundReport()
         self.roster: Roster | None = None
         self.wire = "float32"
+        self._sent = 0
 
     @abstractmethod
     def model_for(self, hospital: str) -> Arrays:
@@ -108,6 +111,7 @@ class FederationStrategy(Strategy):
             record = encoded.setdefault(id(model), messages.encode_arrays(model))
             content = messages.train_content(record, self.frozen, round_number, self.run)
             outgoing.append(Message(content, node, MessageType.TRAIN, group_id=str(round_number)))
+        self._sent = sum(messages.size_of(message) for message in outgoing)
         return outgoing
 
     def aggregate_train(
@@ -129,11 +133,12 @@ class FederationStrategy(Strategy):
         left = dict(self.members)
         failed = dict.fromkeys(self.roster.absent, "absent") if self.roster else {}
         losses: dict[str, float] = {}
-        good = 0
+        good = size = 0
         for message in answers:
             hospital = left.pop(message.metadata.src_node_id, None)
             if hospital is None:
                 continue
+            size += messages.size_of(message)
             reply = messages.read_reply(message, hospital, self.model_for(hospital), self.wire)
             del message  # its bytes are a second copy
             if reply.error is not None:
@@ -150,6 +155,8 @@ class FederationStrategy(Strategy):
             good,
             [{"hospital": name, "code": failed[name]} for name in self._names() if name in failed],
             sum(losses[name] for name in order) / good if losses and len(losses) == good else None,
+            sent=self._sent,
+            received=size,
         )
         if "budget" in failed.values():
             for name, code in failed.items():

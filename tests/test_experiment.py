@@ -70,6 +70,24 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+def check_traffic_and_budget(history: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    """What a history says of bytes and epsilon by round, against the run's result."""
+    assert (history[0]["bytes_sent"], history[0]["bytes_received"]) == (0, 0)
+    sent, received = history[1]["bytes_sent"], history[1]["bytes_received"]
+    assert all((h["bytes_sent"], h["bytes_received"]) == (sent, received) for h in history[1:])
+    assert 0 < received <= sent  # what training never changes travels one way only
+    spent = [h["epsilon_spent"] for h in history]
+    if result["epsilon"] is None:
+        assert spent == [None] * 4
+    elif result["unit"] == "image":
+        assert spent == [result["epsilon"]] * 4  # released before round 1
+    else:
+        assert spent[0] == 0
+        assert spent == sorted(set(spent))
+        assert spent[1] > result["epsilon"] / 3  # composition grows slower than addition
+        assert spent[3] == pytest.approx(result["epsilon"], rel=1e-9)
+
+
 def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     results = {r["name"]: r for r in run(file, out)}
@@ -107,6 +125,7 @@ def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> N
         tables[name] = predictions.read(folder / "predictions.parquet")
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         assert [h["round"] for h in history] == [0, 1, 2, 3]
+        check_traffic_and_budget(history, results[name])
         losses = [h["train_loss"] for h in history[1:]]
         if results[name]["arm"] == "none":
             assert all(isinstance(loss, float) for loss in losses)
@@ -321,6 +340,9 @@ def test_a_crash_between_checkpoint_and_history_loses_no_round(
     assert resumed["rounds"] == 3
     lines = (tmp_path / "cut/none/seed-0/history.jsonl").read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [0, 1, 2, 3]
+    uncut = (tmp_path / "whole/none/seed-0/history.jsonl").read_text().splitlines()
+    for line, other in zip(lines, uncut, strict=True):
+        assert json.loads(line)["bytes_sent"] == json.loads(other)["bytes_sent"]
 
 
 def test_replacing_a_hospital_costs_more_than_zeroing_it_out(file: Path, tmp_path: Path) -> None:

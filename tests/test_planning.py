@@ -17,6 +17,7 @@ from fedmed.data.cohort import Cohort, validate
 from fedmed.data.network import Network, load_network
 from fedmed.data.stores import ArrayStore
 from fedmed.planning import (
+    epsilon_after,
     make_member_plan,
     make_plans,
     member_shard,
@@ -287,3 +288,41 @@ def test_equal_hospitals_get_the_same_noise_and_others_their_own(target: float) 
         )
         assert found == plan.epsilon()
     assert plans["hospital-1"].noise_multiplier < plans["hospital-2"].noise_multiplier
+
+
+def test_epsilon_after_a_round_is_that_of_the_worst_member() -> None:
+    """By the mistakes: an equal share per round, one member's plan, one round's epsilon."""
+    plans = make_plans(SETTINGS.replaced({"train.rounds": 4}))
+    settings = SETTINGS.replaced({"train.rounds": 4})
+    found = [epsilon_after(settings, plans.values(), number) for number in range(5)]
+    for number, value in enumerate(found):
+        each = [gradient(p).epsilon(number * p.steps_per_round) for p in plans.values()]
+        assert value == max(each)
+    assert found[0] == 0
+    assert found[4] is not None
+    assert found[1] is not None
+    assert found[1] > found[4] / 4
+
+
+def test_long_runs_have_fifty_points_of_epsilon_and_the_last() -> None:
+    settings = SETTINGS.replaced({"train.rounds": 120})
+    plans = [SimplePlan()]
+    known = [n for n in range(121) if epsilon_after(settings, plans, n) is not None]  # type: ignore[arg-type]
+    assert known == list(range(0, 121, 3))
+    assert epsilon_after(settings.replaced({"train.rounds": 121}), plans, 121) == 121  # type: ignore[arg-type]
+
+
+def test_noise_that_can_be_repeated_spends_nothing_that_is_claimed() -> None:
+    settings = SETTINGS.replaced({"privacy.reproducible-noise": True})
+    assert epsilon_after(settings, [SimplePlan()], 2) is None  # type: ignore[list-item]
+
+
+@dataclasses.dataclass
+class SimplePlan:
+    """One step a round, each of epsilon 1."""
+
+    steps: int = 1000
+    steps_per_round: int = 1
+
+    def epsilon(self, taken: int) -> float:
+        return float(taken)

@@ -113,6 +113,7 @@ def find(out: Path) -> Runs:
     ]
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
     runs = Runs()
+    histograms = 0
     for arm, number, folder in found:
         result = _object(folder / "result.json")
         path = folder / "predictions.parquet"
@@ -120,6 +121,7 @@ def find(out: Path) -> Runs:
         if not result:
             runs.notes.append(f"{name} is not finished: left out")
         elif (result.get("metrics") or {}).get("source") == "histograms":
+            histograms += 1
             runs.notes.append(
                 f"{name} was evaluated at the hospitals and has no table of predictions: left out"
             )
@@ -128,6 +130,13 @@ def find(out: Path) -> Runs:
         else:
             runs.paths.setdefault(arm, {})[number] = path
             runs.results.setdefault(arm, {})[number] = result
+    if not runs.paths and histograms:
+        raise UserError(
+            f"{out}: its {histograms} finished run(s) were evaluated at the hospitals, which send "
+            "histograms and no predictions, so differences between arms cannot be tested; the "
+            "report has each arm's own AUROC, gaps and intervals, and evaluation.where = 'both' "
+            "adds predictions of images that the server holds"
+        )
     if not runs.paths:
         why = f" ({runs.notes[0]})" if runs.notes else ""
         raise UserError(f"{out} holds no finished run{why}; give the folder that fedmed run wrote")

@@ -87,6 +87,13 @@ def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     return dict(record.to_torch_state_dict())
 
 
+def size_of(message: Message) -> int:
+    """Bytes of a message's arrays as they are encoded; 0 where it carries none."""
+    if not message.has_content():
+        return 0
+    return sum(record.count_bytes() for record in message.content.array_records.values())
+
+
 def encode_update(update: Mapping[str, Tensor], wire: str) -> ArrayRecord:
     """An update as it travels: float32, or bfloat16 as the int16 of the same bits.
 

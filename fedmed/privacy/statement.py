@@ -384,8 +384,11 @@ def _training_summary(record: Statement) -> str:
     if any(member.guarantee for member in record.hospitals):
         return _mixed_summary(record)
     if record.unit == "none":
+        noised = record.arm != "none"
         return (
-            "This run protects nobody: the models that hospitals send, and the final model, may "
+            "What this run does to the images gives no guarantee. "
+            * noised
+            + "This run protects nobody: the models that hospitals send, and the final model, may "
             "reveal whether a patient took part and what the images show."
         )
     if record.epsilon is None or record.delta is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from fedmed.report import absent
 from fedmed.report.arms import Arm, reference
 from fedmed.report.evidence import Difference
 from fedmed.report.groups import GAPS, change
+from fedmed.report.reading import number
 from fedmed.report.words import fixed, guarantee, interval, listed, p_value, signed
 
 _CHANCE: Final = 0.5
@@ -28,17 +30,11 @@ def answer(arms: Sequence[Arm]) -> list[str]:
     base = reference(measured)
     sentences: list[str] = []
     if base is not None:
-        name = "training together" if base.scheme == "federated" else f"the {base.scheme} baseline"
-        sentences.append(
-            f"Without privacy, {name} ({base.name}) reaches a test AUROC of {_measured(base)}."
-        )
+        sentences.append(_reached(base))
     if private:
         sentences.append(_costs(private, base))
-        blind = _blind(private)
-        # A gap between groups means little where the model knows nothing.
-        groups = _groups([arm for arm in private if arm not in blind and arm is not base], base)
-        if groups:
-            sentences.append(groups)
+        others = [arm for arm in private if arm is not base]
+        sentences += [_groups(others, base)] if others else []
     elif base is None:
         best = max(measured, key=lambda arm: arm.auroc or 0.0)
         sentences.append(f"The best arm, {best.name}, reaches {_measured(best)}.")
@@ -47,17 +43,25 @@ def answer(arms: Sequence[Arm]) -> list[str]:
 
 def cautions(arms: Sequence[Arm]) -> list[str]:
     """What a reader of the answer has to know beside it."""
-    blind = _blind(_private([arm for arm in arms if arm.auroc is not None]))
+    blind = _blind(arms)
     found = []
     if blind:
         names = listed([arm.name for arm in blind])
         found.append(f"Not shown to be better than chance (0.5): {names}.")
     if len(arms) > 1 and not any(arm.evidence for arm in arms):
-        found.append(
-            "The arms were not compared on the same resamples (comparison.json is absent): "
-            "differences have no intervals of their own here."
-        )
+        found.append(absent.comparison(arms))
     return found
+
+
+def _reached(base: Arm) -> str:
+    """What the arm that others are compared with reaches."""
+    if base.private:
+        return (
+            f"No arm is without privacy: the others are compared with {base.name} "
+            f"({guarantee(base)}), which reaches a test AUROC of {_measured(base)}."
+        )
+    name = "training together" if base.scheme == "federated" else f"the {base.scheme} baseline"
+    return f"Without privacy, {name} ({base.name}) reaches a test AUROC of {_measured(base)}."
 
 
 def _private(measured: Sequence[Arm]) -> list[Arm]:
@@ -65,8 +69,9 @@ def _private(measured: Sequence[Arm]) -> list[Arm]:
     return [arm for arm in private if arm.scheme == "federated"] or private
 
 
-def _blind(private: Sequence[Arm]) -> list[Arm]:
-    return [arm for arm in private if arm.low is not None and arm.low <= _CHANCE]
+def _blind(arms: Sequence[Arm]) -> list[Arm]:
+    """Arms whose interval does not leave chance below it, with or without privacy."""
+    return [arm for arm in arms if arm.low is not None and arm.low <= _CHANCE]
 
 
 def _costs(private: Sequence[Arm], base: Arm | None) -> str:
@@ -88,7 +93,7 @@ def _loss(arm: Arm, base: Arm | None) -> str:
         return ""
     found = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
     if found is not None and found.change.value is not None:
-        return f" ({_difference(found)})"
+        return f" ({_difference(found, _family(arm))})"
     change = signed(arm.auroc - base.auroc)
     overlap = (
         None not in (arm.low, arm.high, base.low, base.high)
@@ -98,12 +103,18 @@ def _loss(arm: Arm, base: Arm | None) -> str:
     return f" ({change}{', intervals overlap' if overlap else ''})"
 
 
-def _difference(found: Difference) -> str:
-    """A difference with its interval, and whether it can be told from zero."""
+def _difference(found: Difference, family: int, *, tested: bool = False) -> str:
+    """A difference with its interval, and whether it can be told from zero.
+
+    Where interval and test disagree the p-value is told, as it is wherever `tested`: an interval
+    looks at one difference, Holm's p at all `family` of them.
+    """
     text = signed(found.change.value)
     if found.change.outer[0] is not None:
         text += f", 95{_SPACE}% interval {interval(*found.change.outer, sign=True)}"
-    if found.distinguishable:
+    if tested or found.distinguishable != found.change.excludes_zero:
+        text += _holm(found, family)
+    if found.distinguishable or found.change.excludes_zero:
         return text
     text += ", not distinguishable from no change"
     if found.detectable is not None and abs(found.change.value or 0.0) < found.detectable:
@@ -112,40 +123,51 @@ def _difference(found: Difference) -> str:
 
 
 def _groups(private: Sequence[Arm], base: Arm | None) -> str:
-    """Where a gap between sexes or age bands changed most against no privacy."""
-    if base is None:
-        return ""
+    """Where a gap between sexes or age bands changed most against no privacy, or why unknown."""
+    unknown = "What privacy does to gaps between groups is not known"
+    if base is None or base.private:
+        return f"{unknown}: there is no arm without privacy to compare with."
+    # A gap between groups means little where the model knows nothing.
+    seeing = [arm for arm in private if not _blind([arm])]
+    if _blind([base]) or not seeing:
+        who = f"{base.name} is not" if _blind([base]) else "no arm with privacy is"
+        return f"{unknown}: {who} shown to be better than chance, where a gap says little."
     found = [
         change_
         for attribute in _WORDS
-        for arm in private
+        for arm in seeing
         for quantity in _HEADLINES
         if (change_ := change(arm, base, attribute, quantity)) is not None
         and change_.change.value is not None
     ]
     if not found:
-        return ""
+        why = absent.gaps([base, *seeing], list(_WORDS))
+        return f"Gaps between sexes or age bands could not be compared: {why}."
     tested = [one for one in found if one.change.outer[0] is not None or one.p is not None]
-    return _tested(tested) if tested else _untested(found)
+    return _tested(tested, _family(base)) if tested else _untested(found)
 
 
-def _tested(found: Sequence[Difference]) -> str:
+def _tested(found: Sequence[Difference], family: int) -> str:
     wider = [one for one in found if one.distinguishable and (one.change.value or 0.0) > 0.0]
     if wider:
         one = max(wider, key=lambda one: one.change.value or 0.0)
         several = f"; {len(wider)} of {len(found)} changes are clear" if len(wider) > 1 else ""
         return (
             f"Privacy widens the {_gap(one)} most clearly under {one.arm}: {fixed(one.before)} "
-            f"without privacy, {fixed(one.after)} with it ({_difference(one)}"
-            f"{_holm(one)}){several}."
+            f"without privacy, {fixed(one.after)} with it "
+            f"({_difference(one, family, tested=True)}){several}."
         )
     one = max(found, key=lambda one: one.change.value or 0.0)
-    text = (
-        "No widening of a gap between sexes or age bands can be told from chance; the largest, "
-        f"of the {_gap(one)} under {one.arm}, is {signed(one.change.value)}"
-    )
+    alone = any(one.change.excludes_zero and (one.change.value or 0.0) > 0.0 for one in found)
+    text = "No widening of a gap between sexes or age bands "
+    if alone:  # chance could be ruled out if this one had been the only question
+        text += "stands once all comparisons are counted"
+    else:
+        text += "can be told from chance"
+    text += f"; the largest, of the {_gap(one)} under {one.arm}, is {signed(one.change.value)}"
     if one.change.outer[0] is not None:
-        text += f" (95{_SPACE}% interval {interval(*one.change.outer, sign=True)}{_holm(one)})"
+        text += f" (95{_SPACE}% interval {interval(*one.change.outer, sign=True)}"
+        text += f"{_holm(one, family)})"
     if one.detectable is not None and abs(one.change.value or 0.0) < one.detectable:
         text += f", and a change under {one.detectable:.3f} could not be seen with these patients"
     return text + "."
@@ -169,10 +191,16 @@ def _gap(one: Difference) -> str:
     return f"{name} between {_WORDS[one.attribute]}"
 
 
-def _holm(one: Difference) -> str:
+def _holm(one: Difference, family: int) -> str:
     if one.p_holm is not None:
-        return f", p {p_value(one.p_holm)} after Holm"
+        over = f" over {family} comparisons" if family > 1 else ""
+        return f", p {p_value(one.p_holm)} after Holm{over}"
     return "" if one.p is None else f", p {p_value(one.p)}"
+
+
+def _family(arm: Arm) -> int:
+    """How many differences Holm's p-values correct for; 0 where it is not known."""
+    return int(number(arm.evidence.family.get("size")) or 0) if arm.evidence else 0
 
 
 def _measured(arm: Arm) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from fedmed.report import chart
+from fedmed.report import chart, spending
 from fedmed.report.arms import Arm
 from fedmed.report.chart import Figure, Rows
 from fedmed.report.load import MEGABYTE
@@ -20,8 +20,9 @@ _BYTES: Final = ("bytes_sent", "bytes_received", "bytes")
 def cost(arm: Arm) -> dict[str, Any]:
     """Seconds by purpose, memory and traffic in MB, and epsilon; means over seeds.
 
-    `epsilon_per_round` is the average; epsilon does not grow in equal steps. It is None where
-    noise enters once, before the first round.
+    `sent` (to hospitals) and `received` (from them) are of one round. `per_round` is the average;
+    epsilon does not grow in equal steps. It is None where noise enters once, before the first
+    round. `first` is what the first round spent, where it was recorded.
     """
     total, other = arm.cost("seconds", "total"), arm.cost("seconds", "other")
     memory, rounds, traffic = arm.cost("peak_memory_bytes"), arm.cost("rounds"), _traffic(arm)
@@ -38,10 +39,13 @@ def cost(arm: Arm) -> dict[str, Any]:
         "other": other,
         "share": other / total if total and other is not None else None,
         "memory": None if memory is None else memory / MEGABYTE,
+        "sent": _each_round(arm, "bytes_sent"),
+        "received": _each_round(arm, "bytes_received"),
         "traffic": None if traffic is None else traffic / MEGABYTE,
         "unit": arm.unit,
         "epsilon": arm.epsilon,
         "per_round": per_round,
+        "first": spending.curve(arm).get(1) if per_round is not None else None,
         "once": once and arm.epsilon is not None,
     }
 
@@ -131,12 +135,22 @@ def told(row: dict[str, Any]) -> str:
         return f"{epsilon_text(row['epsilon'])} per {row['unit']}, once, before round 1"
     if row["per_round"] is None:
         return f"{epsilon_text(row['epsilon'])} per {row['unit']} in all"
+    if row["first"] is not None:
+        spent = f"{epsilon_text(row['first'])} in round 1"
+        return f"{spent}, {epsilon_text(row['epsilon'])} per {row['unit']} in all"
     return f"{epsilon_text(row['per_round'])} per {row['unit']} on average"
 
 
 def _traffic(arm: Arm) -> float | None:
     """Bytes moved in a whole run, where result or rounds recorded them; mean over seeds."""
     return mean(_bytes(run.result or {}, run.history) for run in arm.runs)
+
+
+def _each_round(arm: Arm, key: str) -> float | None:
+    """MB of one round, mean over rounds and seeds; round 0 trains nothing."""
+    found = [entry.get(key) for run in arm.runs for entry in run.history if entry["round"] > 0]
+    average = mean(found)
+    return None if average is None else average / MEGABYTE
 
 
 def _bytes(result: Json, history: Sequence[Json]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,21 @@ class Estimate:
     both_high: Number = None
     training_sd: Number = None
     seeds: int = 0
+
+    def __neg__(self) -> Estimate:
+        """The same quantity counted the other way round."""
+
+        def minus(number: Number) -> Number:
+            return None if number is None else -number
+
+        return replace(
+            self,
+            value=minus(self.value),
+            low=minus(self.high),
+            high=minus(self.low),
+            both_low=minus(self.both_high),
+            both_high=minus(self.both_low),
+        )
 
     @property
     def outer(self) -> tuple[Number, Number]:
@@ -61,6 +76,21 @@ class Difference:
     delong_p: Number
     headline: bool
     detectable: Number
+
+    @property
+    def sized(self) -> Difference:
+        """The same with a change of the gap's size, above 0 where the gap grows.
+
+        The accuracy gap of the sexes has a sign, and its change too: where both gaps point the
+        other way the change is turned, and where the gap changes sides only its size is compared,
+        for which there is no interval. The p-values are those of the signed change.
+        """
+        before, after = self.before, self.after
+        if before is None or after is None or (before >= 0.0 and after >= 0.0):
+            return self
+        turned = before <= 0.0 and after <= 0.0
+        change = -self.change if turned else Estimate(value=abs(after) - abs(before))
+        return replace(self, change=change)
 
     @property
     def distinguishable(self) -> bool:

@@ -123,7 +123,7 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
                     arm.name,
                     fixed(found.before),
                     fixed(found.after),
-                    signed(found.change.value),
+                    signed(found.change.value) + (", turned" if _turned(found) else ""),
                     interval(*found.change.outer, sign=True),
                     p_value(found.p),
                     p_value(found.p_holm),
@@ -168,21 +168,19 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
 
 
 def change(arm: Arm, base: Arm, attribute: str, quantity: str) -> Difference | None:
-    """A gap's change against the baseline; without a paired comparison it has no interval."""
+    """How much larger a gap is than the baseline's; without a paired comparison no interval."""
     if arm.evidence is not None:
         found = arm.evidence.difference(arm.name, "gap", quantity, attribute)
         if found is not None:
-            return found
+            return found.sized
     before, after = (one.gap(attribute, quantity).value for one in (base, arm))
     if before is None or after is None:
         return None
-    if quantity == "accuracy_gap":  # it has a sign: what counts is how large it is
-        before, after = abs(before), abs(after)
     return Difference(
         arm=arm.name, kind="gap", quantity=quantity, attribute=attribute, group="", before=before,
         after=after, change=Estimate(value=after - before), p=None, p_holm=None, delong_p=None,
         headline=False, detectable=None,
-    )  # fmt: skip
+    ).sized  # fmt: skip
 
 
 def _block(
@@ -266,6 +264,8 @@ def _change_row(arm: Arm, found: Difference) -> Row:
         told += f", p {p_value(found.p)}"
     if found.p_holm is not None:
         told += f", Holm p {p_value(found.p_holm)}"
+    if _turned(found):
+        told += f"; turned from {signed(found.before)} to {signed(found.after)}"
     return Row(
         arm=arm,
         estimate=found.change,
@@ -273,6 +273,11 @@ def _change_row(arm: Arm, found: Difference) -> Row:
         band=found.detectable,
         told=told,
     )
+
+
+def _turned(found: Difference) -> bool:
+    """Whether a gap that has a sign changed sides."""
+    return (found.before or 0.0) * (found.after or 0.0) < 0.0
 
 
 def _change_record(found: Difference, base: Arm) -> dict[str, object]:

@@ -33,7 +33,7 @@ def labels(
 
     # What a name must not cover: start, end, height and half the size of lines, marks, names.
     taken = [(0.0, float(_PLOT), down(arm.auroc or 0.0), 1.0) for arm in baselines]
-    texts: dict[str, list[Json]] = {"left": [], "right": [], "line": []}
+    texts: dict[str, list[Json]] = {"left": [], "right": [], "over": [], "line": []}
     for arm in sorted(baselines, key=lambda arm: -(arm.auroc or 0.0)):
         text = f"{short(arm.name)} {fixed(arm.auroc)}"
         height = _free(taken, _PLOT - _LETTER * len(text), _PLOT, down(arm.auroc or 0.0) - 9)
@@ -43,17 +43,32 @@ def labels(
         taken.append((places[arm.name] - 7, places[arm.name] + 7, down(arm.auroc or 0.0), 6.0))
     for arm in sorted(points, key=lambda arm: -(arm.auroc or 0.0)):
         place, width = places[arm.name], _LETTER * len(short(arm.name))
-        side = "right" if place + 12 + width <= _PLOT or place < _PLOT / 2 else "left"
-        start = place + 11 if side == "right" else place - 11 - width
+        side, start = _side(place, width)
         height = _free(taken, start, start + width, down(arm.auroc or 0.0))
         texts[side].append(
-            {"arm": arm.name, "text": short(arm.name), "y": height, "epsilon": drawn[arm.name]}
+            {
+                "arm": arm.name,
+                "text": short(arm.name),
+                "y": height,
+                "epsilon": drawn[arm.name],
+                "moved": round(start + width / 2 - place, 1),
+            }
         )
     content = {"field": "text", "type": "nominal"}
     y = {"field": "y", "type": "quantitative", "scale": None, "title": None, "axis": None}
     layers: list[Json] = []
     for side, found in texts.items():
         mark: dict[str, Any] = {"type": "text", "baseline": "middle", "fontSize": 11.5}
+        if side == "over":  # how far it is moved aside is a property of the mark
+            layers += [
+                chart.layer(
+                    {**mark, "align": "center", "dx": one["moved"]},
+                    [one],
+                    {"x": x, "y": y, "text": content},
+                )
+                for one in found
+            ]
+            continue
         if side == "line":
             mark |= {"align": "right", "color": var("muted")}
             encoding: Json = {"x": {"value": "width"}, "y": y, "text": content}
@@ -64,6 +79,15 @@ def labels(
         if found:
             layers.append(chart.layer(mark, found, encoding))
     return layers
+
+
+def _side(place: float, width: float) -> tuple[str, float]:
+    """Where a name stands and where it begins: beside its mark, else over or under it."""
+    if place + 12 + width <= _PLOT:
+        return "right", place + 11
+    if place - 12 - width >= 0:
+        return "left", place - 11 - width
+    return "over", min(max(0.0, place - width / 2), max(0.0, _PLOT - width))
 
 
 def share(value: float, span: tuple[float, float]) -> float:

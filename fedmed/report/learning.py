@@ -34,6 +34,14 @@ def panels(arms: Sequence[Arm]) -> list[Figure]:
     ]
 
 
+def ticks(last: int) -> list[int]:
+    """Whole rounds for an axis from 0 to `last`: at most seven, in steps of 1, 2 or 5."""
+    step = next(
+        step * 10**power for power in range(9) for step in (1, 2, 5) if last <= 6 * step * 10**power
+    )
+    return list(range(0, last + 1, step))
+
+
 def noise_to_signal(arm: Arm) -> float | None:
     """Expected size of the noise over the largest signal it can hide, from the plan."""
     return number(arm.statement.get("noise_to_signal"))
@@ -61,9 +69,8 @@ def _panel(
         "scale": {"domain": [0, max(1, last, *beside)], "nice": False},
         "axis": {
             "grid": False,
-            "tickMinStep": 1,
+            "values": ticks(max(1, last, *beside)),
             "format": "d",
-            "tickCount": 6,
             "labelOverlap": True,
         },
     }

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.errors import UserError
+from fedmed.evaluation import predictions
 from fedmed.files import write_text
 from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, pair, table, texts
@@ -187,6 +188,7 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
             if not there and not (folder / name).exists()
         ]
         problems += [f"{arm}/seed-{seed}/{name} is absent: its part is missing" for name in absent]
+        problems += _unreadable(folder / "predictions.parquet", directory)
     return Run(
         arm=arm,
         seed=seed,
@@ -195,6 +197,18 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
         privacy=privacy,
         result=result or None,
     )
+
+
+def _unreadable(path: Path, directory: Path) -> list[str]:
+    """A line where a run's predictions are damaged; one that has none is not to be compared."""
+    if not path.exists():
+        return []
+    try:
+        predictions.read(path)
+    except UserError:
+        where = path.relative_to(directory)
+        return [f"{where} is damaged or no table of predictions: this run is not compared"]
+    return []
 
 
 def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:

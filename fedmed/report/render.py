@@ -16,16 +16,19 @@ from PIL import Image
 import fedmed
 from fedmed.files import safe_name, write_bytes, write_text
 from fedmed.report import (
+    absent,
     answer,
     chart,
     costs,
     epsilon,
     groups,
+    hospitals,
     learning,
     palette,
     papers,
     papers_figures,
     sections,
+    spending,
     statements,
     trust,
     words,
@@ -86,7 +89,7 @@ def _figures(arms: Sequence[Arm], paper: str = "") -> dict[str, Figure]:
     for attribute in groups.attributes(arms):
         found += [groups.metric_figure(attribute, metric, arms) for metric in groups.METRICS]
         found.append(groups.change_figure(attribute, arms))
-    found += [*learning.panels(arms), costs.figure(arms)]
+    found += [*learning.panels(arms), costs.figure(arms), *spending.panels(arms)]
     found += papers_figures.figures(paper, arms)
     figures: dict[str, Figure] = {}
     for number, figure in enumerate((one for one in found if one is not None), start=1):
@@ -152,7 +155,10 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "gaps": [(one, groups.first(one.figure.name[5:])) for one in named("gaps-")],
         "fairness": sections.gap_tables(arms, base),
         "correlations": sections.correlations(comparison),
-        "histograms": sections.from_histograms(results),
+        "histograms": any(absent.from_histograms(arm) for arm in arms),
+        "at_hospitals": hospitals.at_hospitals(arms),
+        "no_gaps": absent.changes(arms, base, groups.attributes(arms)),
+        "uncompared": absent.comparison(arms),
         "samples": _samples(comparison),
         "chains": trust.chains(arms),
         "statements": [statements.statement(arm) for arm in arms],
@@ -160,6 +166,8 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "costs": spent,
         "traffic": any(row["traffic"] is not None for row in spent),
         "cost_figures": named("cost"),
+        "rounds": chart.address(spending.rounds(arms)),
+        "apart": [a.name for a in arms if a.scheme != "federated"],
         "settings": comparison.base,
         "changes": sections.changes(comparison, arms),
         "versions": sections.merged(results, "versions"),

@@ -117,11 +117,6 @@ def targets(arms: Sequence[Arm]) -> Json:
     }
 
 
-def from_histograms(results: Sequence[Json]) -> bool:
-    """Whether numbers come from hospitals' histograms of scores rather than from predictions."""
-    return any(dig(result, "metrics", "source") == "histograms" for result in results)
-
-
 def progress(run: Run) -> tuple[str, str]:
     """An unfinished run and how far it has come."""
     done = max((int(entry["round"]) for entry in run.history), default=None)
@@ -190,14 +185,17 @@ def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -
 
 
 def _accuracy_gap(arm: Arm, attribute: str, found: Sequence[Json]) -> Json:
-    """The accuracy gap that is largest in size after each group's is averaged over seeds."""
+    """The accuracy gap, and of other attributes than sex the group that is furthest from the rest.
+
+    That group is the one whose signed gap is largest in size after averaging over seeds.
+    """
     names = dict.fromkeys(name for gaps in found for name in table(gaps, "accuracy_gaps"))
     means = {name: mean(dig(gaps, "accuracy_gaps", name) for gaps in found) for name in names}
     largest = max(means, key=lambda name: abs(means[name] or 0.0), default=None)
-    measured = arm.gap(attribute, "accuracy_gap")
-    if largest is not None and means[largest] != measured.value:
-        measured = Estimate(value=means[largest])  # an interval belongs to its own number only
-    return {"accuracy_gap": measured, "accuracy_gap_group": largest}
+    group = None
+    if largest is not None and attribute != "sex":
+        group = f"{largest} {'below' if (means[largest] or 0.0) < 0.0 else 'above'} the others"
+    return {"accuracy_gap": arm.gap(attribute, "accuracy_gap"), "accuracy_gap_group": group}
 
 
 def legend(arms: Sequence[Arm]) -> list[dict[str, str]]:
@@ -208,18 +206,40 @@ def legend(arms: Sequence[Arm]) -> list[dict[str, str]]:
     ]
 
 
-def correlations(comparison: Comparison) -> list[dict[str, Any]]:
-    """Pearson's r of what may go with a loss, as the comparison found it."""
+def correlations(comparison: Comparison) -> Json:
+    """Pearson's r of what may go with a loss: `rows`, and in one line those without a number."""
     found = comparison.evidence.correlations if comparison.evidence else []
-    return [
+    kept = [
         {
-            "name": str(row.get("name") or ""),
+            "name": _correlation(row),
+            "arm": str(row.get("arm") or "all with an epsilon"),
+            "unit": str(row.get("unit") or words.ABSENT),
             "r": number(row.get("r")),
             "n": number(row.get("n")),
-            "note": str(row.get("note") or ""),
         }
         for row in found
+        if number(row.get("r")) is not None
     ]
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in found:
+        if number(row.get("r")) is None:
+            few = str(row.get("note") or "").startswith("too few")
+            why = "too few points" if few else "one side does not vary"
+            of = row.get("arm") or (f"ε per {row['unit']}" if row.get("unit") else "")
+            where.setdefault((_correlation(row), why), []).append(str(of))
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (name, why), of in where.items():
+        alike.setdefault((why, ", ".join(filter(None, of))), []).append(name)
+    told = [
+        f"{words.listed(names)} ({f'{of}: ' if of else ''}{why})"
+        for (why, of), names in alike.items()
+    ]
+    return {"rows": kept, "left_out": "; ".join(told)}
+
+
+def _correlation(row: Json) -> str:
+    gap = {"accuracy_gap": ", accuracy gap", "auroc_gap": ", AUROC gap"}
+    return str(row.get("name") or "") + gap.get(str(row.get("quantity")), "")
 
 
 def changes(comparison: Comparison, arms: Sequence[Arm]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -263,8 +283,16 @@ def machines(results: Sequence[Json]) -> list[str]:
 
 
 def notes(arms: Sequence[Arm]) -> list[str]:
-    """What the evaluation could not measure, per arm."""
-    return list(dict.fromkeys(f"{arm.name}: {note}" for arm in arms for note in arm.notes()))
+    """What the evaluation could not measure; arms with the same note share a line."""
+    found: dict[str, list[str]] = {}
+    for arm in arms:
+        for note in arm.notes():
+            found.setdefault(note, []).append(arm.name)
+    every = len(arms) > 1
+    return [
+        f"{'every arm' if every and len(names) == len(arms) else ', '.join(names)}: {note}"
+        for note, names in found.items()
+    ]
 
 
 def plain(value: Any) -> str:

@@ -13,13 +13,18 @@ IMAGES, GRADIENTS, UPDATES, SUM = "images", "gradients", "updates", "sum"
 _PLACES: Final = {
     "pixel-laplace": IMAGES,
     "dp-pix": IMAGES,
-    "brightness-shift": IMAGES,
+    "brightness-shift": "",
     "dp-sgd": GRADIENTS,
     "local-update": UPDATES,
     "central-fixed": SUM,
     "central-adaptive": SUM,
     "none": "",
 }
+_SHIFT: Final = "brightness-shift"
+_SHIFTED: Final = (
+    "The brightness of every image is shifted once. That gives no guarantee: the difference "
+    "between any two pixels stays as it was, and the model may show what the images show."
+)
 _NOISE: Final = {
     IMAGES: "noise on every image, once, before training",
     GRADIENTS: "noise on the clipped gradients, in every step",
@@ -53,6 +58,7 @@ class Chain:
     trust: str
     claimed: bool
     stages: list[Stage]
+    warning: str = ""
 
 
 def chains(arms: Sequence[Arm]) -> list[Chain]:
@@ -60,7 +66,7 @@ def chains(arms: Sequence[Arm]) -> list[Chain]:
     found: dict[tuple[object, ...], list[Arm]] = {}
     for arm in arms:
         claimed = arm.epsilon is not None
-        key = (arm.scheme, places(arm), arm.trust, arm.unit, claimed)
+        key = (arm.scheme, places(arm), arm.trust, arm.unit, claimed, arm.kind == _SHIFT)
         found.setdefault(key, []).append(arm)
     return [
         Chain(
@@ -68,6 +74,7 @@ def chains(arms: Sequence[Arm]) -> list[Chain]:
             trust=same[0].trust,
             claimed=same[0].epsilon is not None,
             stages=_stages(same[0]),
+            warning=_SHIFTED if same[0].kind == _SHIFT else "",
         )
         for same in found.values()
     ]
@@ -119,9 +126,10 @@ def _stages(arm: Arm) -> list[Stage]:
             noised=claimed and bool(noise),
         )
         return [patient, holder, world]
+    shift = "shifts their brightness, " if arm.kind == _SHIFT else ""
     member = Stage(
         name="Hospital",
-        sees="sees its images, trains",
+        sees=f"sees its images, {shift}trains",
         trusted=hospital,
         protected=arm.unit if arm.unit == "hospital" else "",
         noise=at_home,

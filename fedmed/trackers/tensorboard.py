@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,10 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from fedmed import files
 from fedmed.config import Settings
 from fedmed.planning import make_plans, trained_parameters
-from fedmed.privacy.plans import Plan
 from fedmed.run_directory import RunDirectory
 
-_ROUNDS: Final = 50  # at most so many points of the epsilon: each one is composed anew
+_ROUND: Final = {
+    "auroc": "validation/auroc",
+    "train_loss": "training/loss",
+    "epsilon_spent": "privacy/epsilon_spent",
+}
 _METRICS: Final = ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "brier", "ece")
 
 Scalar = tuple[str, float, int]
@@ -80,10 +82,9 @@ class RunLog:
             if self._logged < 0:
                 yield from self._planned()
             self._logged = number
-            for key, name in (("auroc", "validation/auroc"), ("train_loss", "training/loss")):
+            for key, name in _ROUND.items():
                 if entry.get(key) is not None:
                     yield name, float(entry[key]), number
-            yield from self._spent(number)
 
     def _planned(self) -> Iterator[Scalar]:
         parameters = trained_parameters(
@@ -92,30 +93,11 @@ class RunLog:
             self.settings.data.dimensions,
             self.settings.data.outputs,
         )
-        found = [plan.noise_to_signal(parameters) for plan in self._plans]
+        plans = make_plans(self.settings).values()
+        found = [plan.noise_to_signal(parameters) for plan in plans]
         known = [value for value in found if value is not None]
         if known:
             yield "privacy/noise_to_signal", max(known), 0
-
-    def _spent(self, number: int) -> Iterator[Scalar]:
-        """Epsilon of the steps that the plan has for so many rounds, the largest over members.
-
-        Interrupted rounds cost more: the last point is the statement's, from the ledgers.
-        """
-        rounds = self.settings.train.rounds
-        every = -(-rounds // _ROUNDS)
-        if number % every and number != rounds:
-            return
-        if self.settings.privacy.reproducible_noise:
-            return  # nothing is claimed against who knows the seed
-        found = [plan.epsilon(_steps(plan, number)) for plan in self._plans]
-        known = [value for value in found if value is not None]
-        if known:
-            yield "privacy/epsilon_spent", max(known), number
-
-    @cached_property
-    def _plans(self) -> list[Plan]:
-        return list(make_plans(self.settings).values())
 
     def _add(self, scalar: Scalar) -> None:
         if self._writer is None:
@@ -143,10 +125,3 @@ def final_scalars(result: dict[str, Any], privacy: dict[str, Any]) -> Iterator[S
     evaluation = privacy.get("evaluation") or {}
     if evaluation.get("epsilon") is not None:
         yield "privacy/epsilon_of_evaluation", float(evaluation["epsilon"]), step
-
-
-def _steps(plan: Plan, rounds: int) -> int:
-    """Steps of so many rounds; noised images are released before the first."""
-    if not plan.steps_per_round:
-        return plan.steps
-    return min(plan.steps, rounds * plan.steps_per_round)

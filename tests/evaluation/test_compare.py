@@ -105,6 +105,19 @@ def test_runs_that_cannot_be_used_are_named_and_left_out(out: Path) -> None:
     assert str(out) not in notes
 
 
+def test_runs_that_hospitals_evaluated_have_no_differences_and_the_message_says_why(
+    tmp_path: Path,
+) -> None:
+    for arm in ("none", "dp-sgd"):
+        write_run(tmp_path, arm, 0, scored(BASE, 1.0, 5), metrics={"source": "histograms"})
+        (tmp_path / arm / "seed-0" / "predictions.parquet").unlink()
+    (tmp_path / "waiting" / "seed-0").mkdir(parents=True)
+    words = ("2 finished run(s) were evaluated at the hospitals", "evaluation.where = 'both'")
+    refuses(lambda: compare.find(tmp_path), *words, "the report has each arm's own AUROC")
+    (tmp_path / "none" / "seed-0" / "result.json").unlink()
+    refuses(lambda: compare.find(tmp_path), "1 finished run(s) were evaluated")
+
+
 def test_the_largest_epsilon_of_an_arms_seeds_counts(out: Path) -> None:
     write_run(out, "dp-sgd", 1, scored(BASE, 1.0, 5), **{**PRIVATE, "epsilon": 8.2})
     assert compare.find(out).epsilons() == {"dp-sgd": 8.2, "none": None}

@@ -23,7 +23,7 @@ PLANS: dict[str, tuple[Plan, str, str]] = {
     "central-fixed": (update_plan("server"), "hospital", "the server"),
     "central-adaptive": (update_plan("server", adaptive=ADAPTIVE), "hospital", "the server"),
     "dp-pix": (ImagePlan(mechanism=DPPix(2.0, 4, 16, 16)), "image", "nobody"),
-    "brightness-shift": (ImagePlan(mechanism=BrightnessShift(2.0)), "none", "the hospital"),
+    "brightness-shift": (ImagePlan(mechanism=BrightnessShift(2.0)), "none", "everyone"),
 }
 CLAIMING = [arm for arm, (_, unit, _) in PLANS.items() if unit != "none"]
 
@@ -141,7 +141,12 @@ def test_brightness_shift_claims_nothing() -> None:
     assert stated["epsilon_per_pixel"] is None
     assert stated["epsilon_by_pixels"] == {}
     assert "no differential privacy" in stated["mechanism"]
+    assert stated["summary"].startswith("What this run does to the images gives no guarantee.")
     assert "protects nobody" in stated["summary"]
+    assert stated["trust"] == "everyone", "whoever gets an update or the model could learn"
+    alone = state("brightness-shift", 1, scheme="local-only")
+    assert alone["trust"] == "everyone who gets a hospital's model"
+    assert "gives no guarantee" not in state("none", 1)["summary"]
 
 
 def test_dp_pix_names_each_of_its_epsilons() -> None:

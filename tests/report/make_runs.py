@@ -258,6 +258,13 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
+def spent(kind: str, epsilon: float | None, share: float) -> float | None:
+    """Epsilon after a share of the rounds: noised images are paid for before the first."""
+    if epsilon is None or kind == "pixel-laplace":
+        return epsilon
+    return float(epsilon * share**0.6)
+
+
 def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes: Any) -> None:
     """Write the folder of one finished arm and seed; `changes` replace keys of result.json."""
     kind, scheme, unit, epsilon, delta, strength, trust = ARMS[name]
@@ -275,6 +282,9 @@ def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes:
             "hospitals": 4,
             "failures": [],
             "train_loss": None if kind != "none" else 0.7 - 0.05 * r,
+            "bytes_sent": 180_000_000 if r else 0,
+            "bytes_received": 170_000_000 if r else 0,
+            "epsilon_spent": spent(kind, epsilon, r / rounds),
         }
         for r in range(rounds + 1)
     ]

@@ -51,7 +51,8 @@ def test_three_sentences_with_a_clear_loss_and_a_clear_widening(
     assert f"(−0.100, 95{SPACE}% interval −0.140 to −0.060)" in sentences[1]
     assert sentences[2] == (
         "Privacy widens the AUROC gap between age bands most clearly under dp-sgd: 0.050 without "
-        f"privacy, 0.130 with it (+0.080, 95{SPACE}% interval +0.030 to +0.130, p 0.02 after Holm)."
+        f"privacy, 0.130 with it (+0.080, 95{SPACE}% interval +0.030 to +0.130, p 0.02 after Holm "
+        f"over 11 comparisons)."
     )
 
 
@@ -80,8 +81,104 @@ def test_holm_decides_where_p_alone_would_not(make_runs: ModuleType, tmp_path: P
         tmp_path,
         {"sex auroc_gap": difference(0.05, 0.001, 0.1, p=0.04, p_holm=0.4)},
     )
-    assert sentences[2].startswith("No widening")
-    assert "p 0.40 after Holm" in sentences[2]
+    assert sentences[2].startswith(
+        "No widening of a gap between sexes or age bands stands once all comparisons are counted;"
+    )
+    assert "p 0.40 after Holm over 11 comparisons" in sentences[2]
+
+
+def test_an_interval_without_zero_is_never_called_no_change(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    """Holm's no is told as what it is, beside the interval that looks at one arm alone."""
+    loss = difference(-0.03, -0.058, -0.002, p=0.03, p_holm=0.3, minimum_detectable=0.04)
+    (_, costs, _) = told(make_runs, tmp_path, {"auroc": loss})
+    assert (
+        f"(−0.030, 95{SPACE}% interval −0.058 to −0.002, p 0.30 after Holm over 11 comparisons)"
+        in costs
+    )
+    assert "distinguishable" not in costs
+
+
+def test_a_significant_p_beside_an_interval_with_zero_is_told(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    loss = difference(-0.03, -0.061, 0.001, p=0.001, p_holm=0.01)
+    assert "p 0.01 after Holm" in told(make_runs, tmp_path, {"auroc": loss})[1]
+
+
+def without_groups(metrics: dict[str, Any], note: str | None) -> dict[str, Any]:
+    """Metrics whose groups by sex and age have a note instead of numbers, or are unknown."""
+    for attribute in ("sex", "age"):
+        rows = metrics["groups"][attribute]
+        if note is None:
+            rows[:] = [{**rows[0], "group": "unknown"}]
+        for row in rows:
+            row |= dict.fromkeys(("auroc", "fnr", "fpr", "accuracy", "selection_rate"))
+            row |= {"note": note, "intervals": {}}
+        metrics["fairness"][attribute] = {"notes": []}
+    return metrics
+
+
+@pytest.mark.parametrize(
+    ("note", "why"),
+    [
+        ("too few", "no two groups have enough images with and without disease (too few)"),
+        (None, "the test images do not say to which group their patients belong"),
+    ],
+)
+def test_gaps_that_cannot_be_measured_are_said_with_the_reason(
+    make_runs: ModuleType, tmp_path: Path, note: str | None, why: str
+) -> None:
+    for name in ("none", "dp-sgd"):
+        metrics = make_runs.enrich(make_runs.evaluate(make_runs.table(2.0, 0)))
+        make_runs.write_arm(tmp_path, name, 0, metrics=without_groups(metrics, note))
+    sentences = answer(summarise(load(tmp_path)))
+    assert len(sentences) == 3
+    assert sentences[2] == f"Gaps between sexes or age bands could not be compared: {why}."
+
+
+def test_models_that_know_nothing_have_no_gap_and_the_answer_says_so(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("none", "local-update"):
+        make_runs.write_arm(tmp_path, name, 0)
+    last = answer(summarise(load(tmp_path)))[2]
+    assert "not known: no arm with privacy is shown to be better than chance" in last
+
+
+def test_without_an_arm_without_privacy_nothing_is_said_of_its_price(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("dp-sgd", "central-fixed"):
+        make_runs.write_arm(tmp_path, name, 0)
+    assert "there is no arm without privacy" in answer(summarise(load(tmp_path)))[-1]
+    make_runs.write_comparison(tmp_path, baseline="dp-sgd")
+    first, *_, last = answer(summarise(load(tmp_path)))
+    assert first.startswith("No arm is without privacy: the others are compared with dp-sgd (ε")
+    assert "there is no arm without privacy" in last
+
+
+def test_arms_without_privacy_can_be_no_better_than_chance_too(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    known = make_runs.ARMS
+    changed = {
+        name: (*known[name][:5], 0.02, known[name][6]) for name in ("none", "pooled", "dp-sgd")
+    }
+    before = {name: known[name] for name in changed}
+    known.update(changed)
+    try:
+        for name in changed:
+            make_runs.write_arm(tmp_path, name, 0)
+    finally:
+        known.update(before)
+    arms = summarise(load(tmp_path))
+    assert cautions(arms)[0].startswith("Not shown to be better than chance (0.5): ")
+    assert {"none", "pooled", "dp-sgd"} == {
+        arm.name for arm in arms if arm.name in cautions(arms)[0]
+    }
+    assert "none is not shown to be better than chance" in answer(arms)[2]
 
 
 def test_a_narrower_gap_is_no_widening(make_runs: ModuleType, tmp_path: Path) -> None:

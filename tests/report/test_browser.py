@@ -148,7 +148,7 @@ def test_an_arm_is_toggled_everywhere_by_mouse_and_by_keyboard(browser: Any, rep
         assert marks(page, stem) == 12
         assert figure.locator(".live svg").bounding_box()["height"] == pytest.approx(height - 36)
         boxes = page.locator("input[data-arm='dp-sgd']")
-        assert boxes.count() == 4
+        assert boxes.count() == 5
         assert not any(box.is_checked() for box in boxes.all())
         assert page.locator("figure[data-only='dp-sgd']").is_hidden()
         assert marks(page, "epsilon-patient") == 0

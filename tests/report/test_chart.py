@@ -1,6 +1,8 @@
 """Specifications: valid, safe to embed, and drawn as they should be."""
 
 import json
+import math
+import re
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -10,10 +12,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from fedmed.report import chart, vega
+from fedmed.report import chart, learning, vega
 from fedmed.report.arms import Arm, summarise
 from fedmed.report.chart import Figure
 from fedmed.report.epsilon import panels
+from fedmed.report.learning import ticks
 from fedmed.report.load import load
 from fedmed.report.palette import DARK, LIGHT
 from fedmed.report.render import _figures
@@ -96,6 +99,71 @@ def test_names_of_points_do_not_cover_each_other(make_runs: ModuleType, tmp_path
     places = [value["epsilon"] for value in points[0]["data"]["values"]]
     assert len(set(places)) == 6  # side by side
     assert set(panel.data["epsilon"].dropna()) == {8.0}  # but told as they are
+
+
+def label_ends(panel: Figure) -> dict[str, tuple[float, float]]:
+    """Where the name of each point begins and ends, in the narrowest panel (215 pixels)."""
+    low, high = next(
+        layer["encoding"]["x"]["scale"]["domain"]
+        for layer in panel.view["layer"]
+        if layer["mark"]["type"] == "point"
+    )
+    found = {}
+    for layer in panel.view["layer"]:
+        if layer["mark"]["type"] != "text" or layer["encoding"]["x"].get("field") != "epsilon":
+            continue
+        for value in layer["data"]["values"]:
+            width = 6.6 * len(value["text"])
+            at = 215 * math.log(value["epsilon"] / low) / math.log(high / low)
+            at += layer["mark"]["dx"]
+            start = at - {"left": 0.0, "right": width, "center": width / 2}[layer["mark"]["align"]]
+            found[value["arm"]] = (start, start + width)
+    return found
+
+
+@pytest.mark.parametrize(
+    "names", [["central-adaptive"], ["central-adaptive", "central-fixed-much"]]
+)
+def test_long_names_of_points_end_inside_the_narrowest_panel(
+    make_runs: ModuleType, tmp_path: Path, names: list[str]
+) -> None:
+    for name in names:
+        make_runs.ARMS[name] = make_runs.ARMS["central-fixed"]
+    try:
+        for name in ["none", *names]:
+            make_runs.write_arm(tmp_path, name, 0)
+    finally:
+        for name in names:
+            del make_runs.ARMS[name]
+    ends = label_ends(panels(summarise(load(tmp_path)))[0])
+    assert set(ends) == set(names)
+    for start, end in ends.values():
+        assert start >= -0.1
+        assert end <= 215.1
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (1, [0, 1]),
+        (2, [0, 1, 2]),
+        (3, [0, 1, 2, 3]),
+        (7, [0, 2, 4, 6]),
+        (40, [0, 10, 20, 30, 40]),
+        (1000, [0, 200, 400, 600, 800, 1000]),
+    ],
+)
+def test_rounds_on_an_axis_are_whole_and_each_is_there_once(last: int, expected: list[int]) -> None:
+    assert ticks(last) == expected
+
+
+def test_the_axis_of_a_short_run_has_no_round_twice(make_runs: ModuleType, tmp_path: Path) -> None:
+    """As it is drawn: the specification alone does not say which labels there are."""
+    make_runs.write_arm(tmp_path, "none", 0, rounds=2)
+    (figure,) = learning.panels(summarise(load(tmp_path)))
+    _, (drawing,) = vega.render([{**figure.view, "width": 400}], {})
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", drawing.svg)
+    assert [text for text in texts if re.fullmatch(r"\d+", text)] == ["0", "1", "2"]
 
 
 def test_no_text_breaks_out_of_the_script() -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from fedmed.report.arms import Arm, summarise
 from fedmed.report.groups import attributes, change_figure, metric_figure
 from fedmed.report.load import load
+from fedmed.report.sections import gap_tables
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,72 @@ def test_no_threshold_is_said(make_runs: ModuleType, tmp_path: Path) -> None:
     figure = metric_figure("sex", "fnr", summarise(load(tmp_path)))
     assert figure is not None
     assert "no threshold" in figure.alternative
+
+
+def signed_gap(make_runs: ModuleType, folder: Path, before: float, after: float) -> list[Arm]:
+    """Two arms whose accuracy gaps between the sexes are these, women minus men."""
+    for name in ("none", "dp-sgd"):
+        make_runs.write_arm(folder, name, 0)
+    given = make_runs.write_comparison(folder)
+    for row in given["differences"]:
+        if (row["attribute"], row["quantity"]) == ("sex", "accuracy_gap"):
+            size = after - before
+            row |= {"baseline_value": before, "value": after}
+            row["difference"] = {"value": size, "low": size - 0.03, "high": size + 0.01}
+    make_runs.write(folder / "comparison.json", given)
+    return summarise(load(folder))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "drawn", "low", "high"),
+    [
+        (0.02, 0.05, 0.03, 0.0, 0.04),
+        (0.05, 0.02, -0.03, -0.06, -0.02),
+        (-0.05, -0.02, -0.03, -0.04, 0.0),  # signed +0.03, and yet the gap is smaller
+        (-0.02, -0.05, 0.03, 0.02, 0.06),
+        (-0.02, 0.05, 0.03, None, None),  # it changed sides: sizes have no interval
+        (0.05, -0.02, -0.03, None, None),
+    ],
+)
+def test_a_larger_gap_is_drawn_on_the_right_whatever_its_sign(
+    make_runs: ModuleType,
+    tmp_path: Path,
+    before: float,
+    after: float,
+    drawn: float,
+    low: float | None,
+    high: float | None,
+) -> None:
+    arms = signed_gap(make_runs, tmp_path, before, after)
+    figure = change_figure("sex", arms)
+    assert figure is not None
+    row = figure.data.set_index("quantity").loc["accuracy_gap"]
+    assert row["change"] == pytest.approx(drawn)
+    ends = [None if pd.isna(row[end]) else row[end] for end in ("low", "high")]
+    wanted = [None if end is None else pytest.approx(end, abs=1e-12) for end in (low, high)]
+    assert ends == wanted
+    assert (row["baseline_value"], row["value"]) == (before, after)
+    told = next(line for line in figure.rows if line[0] == "Accuracy gap")[4]
+    assert told.endswith("turned") is (before * after < 0)
+
+
+def test_an_accuracy_gap_has_the_interval_of_the_number_it_stands_beside(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    """Of age bands a size, counted in the direction of the group that stands out."""
+    for seed, (value, ends) in enumerate(((-0.10, [-0.16, -0.02]), (0.06, [0.01, 0.12]))):
+        metrics = make_runs.enrich(make_runs.evaluate(make_runs.table(2.0, seed)))
+        gaps = metrics["fairness"]["age"]
+        gaps |= {"accuracy_gap": value, "accuracy_gaps": {"0-40": value, "80+": -value / 3}}
+        gaps["intervals"]["accuracy_gap"] = ends
+        make_runs.write_arm(tmp_path, "none", seed, metrics=metrics)
+    arms = summarise(load(tmp_path))
+    row = next(t for t in gap_tables(arms, None) if t["attribute"] == "age")["rows"][0]
+    found = row["accuracy_gap"]
+    assert found.value == pytest.approx(0.08)
+    assert (found.low, found.high) == (pytest.approx(0.015), pytest.approx(0.14))
+    assert row["accuracy_gap_group"] == "0-40 below the others"  # -0.02 on average, against 0.007
+    make_runs.write_comparison(tmp_path)
+    found = summarise(load(tmp_path))[0].gap("age", "accuracy_gap")
+    assert found.low is not None
+    assert found.low <= (found.value or 0.0) <= (found.high or 0.0)

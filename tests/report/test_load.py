@@ -12,7 +12,7 @@ from fedmed.errors import UserError
 from fedmed.report import build, summary_table, write_summary
 from fedmed.report.arms import reference, summarise
 from fedmed.report.load import load
-from fedmed.report.sections import measures, targets
+from fedmed.report.sections import correlations, measures, notes, targets
 
 
 def test_one_row_per_arm_and_seed_in_the_experiments_order(
@@ -199,3 +199,58 @@ def test_further_measures_and_targets_are_read(make_runs: ModuleType, tmp_path: 
     assert (fixed.value, fixed.low, fixed.high) == (0.61, 0.5, 0.7)
     assert row["Brier score"].value == metrics["brier"]
     assert targets(arms)["rows"] == [("effusion", [0.81]), ("infiltrate", [None])]
+
+
+def test_damaged_predictions_are_told_as_not_complete(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    for arm in ("none", "dp-sgd", "pooled"):
+        make_runs.write_arm(tmp_path, arm, 0)
+    make_runs.write_about(tmp_path, ["none", "dp-sgd", "pooled"], [0])
+    path = tmp_path / "dp-sgd/seed-0/predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-200])
+    (tmp_path / "pooled/seed-0/predictions.parquet").unlink()  # passed on without it
+    assert load(tmp_path).problems == [
+        "dp-sgd/seed-0/predictions.parquet is damaged or no table of predictions: this run is not "
+        "compared"
+    ]
+
+
+def correlation(name: str, r: float | None, note: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"name": name, "r": r, "n": 4 if r else 1, "points": [], "note": note, **more}
+
+
+def test_correlations_without_enough_points_are_one_line(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    for arm in ("none", "dp-sgd"):
+        make_runs.write_arm(tmp_path, arm, 0)
+    few = "too few targets: 1, 3 needed"
+    unit = "too few arms with an epsilon (unit: image) and a gap: 1, 3 needed"
+    names = ("label difficulty vs AUROC loss", "positives vs AUROC loss")
+    given = [correlation(n, None, few, arm=a) for a in ("a", "b") for n in names]
+    sex = "epsilon vs sex gap"
+    given.append(correlation(sex, None, unit, unit="image", quantity="auroc_gap"))
+    given.append(correlation(sex, -0.5, unit="patient", quantity="accuracy_gap"))
+    given.append(correlation(names[0], 0.25, arm="c"))
+    make_runs.write_comparison(tmp_path, correlations=given)
+    found = correlations(load(tmp_path))
+    assert [(r["name"], r["arm"], r["unit"], r["r"]) for r in found["rows"]] == [
+        ("epsilon vs sex gap, accuracy gap", "all with an epsilon", "patient", -0.5),
+        ("label difficulty vs AUROC loss", "c", "–", 0.25),
+    ]
+    assert found["left_out"] == (
+        "label difficulty vs AUROC loss and positives vs AUROC loss (a, b: too few points); "
+        "epsilon vs sex gap, AUROC gap (ε per image: too few points)"
+    )
+
+
+def test_a_note_that_every_arm_has_is_one_line(make_runs: ModuleType, tmp_path: Path) -> None:
+    for arm in ("none", "dp-sgd", "pooled"):
+        metrics = make_runs.enrich(make_runs.evaluate(make_runs.table(2.0, 0)))
+        metrics["notes"] = ["no DeLong interval", *(["flat"] if arm != "none" else [])]
+        make_runs.write_arm(tmp_path, arm, 0, metrics=metrics)
+    make_runs.write_about(tmp_path, ["none", "dp-sgd", "pooled"], [0])
+    arms = summarise(load(tmp_path))
+    assert notes(arms) == ["every arm: no DeLong interval", "dp-sgd, pooled: flat"]
+    assert notes(arms[1:2]) == ["dp-sgd: no DeLong interval", "dp-sgd: flat"]

@@ -86,6 +86,7 @@ def test_the_report_is_one_small_offline_file(seven: Path, page: Page) -> None:
 
 def test_every_figure_is_a_file_too(seven: Path, page: Page) -> None:
     stems = re.findall(r'download="([^"]+)\.csv"', page.source)
+    stems.remove("rounds")  # every round's cost belongs to no figure
     assert len(stems) == len(set(stems)) == len(page.figures)
     assert {"epsilon-patient", "groups-sex-auroc", "gaps-age", "learning-dp-sgd", "cost"} <= {
         *stems
@@ -231,6 +232,75 @@ def test_nothing_finished_yet_still_makes_a_page(make_runs: ModuleType, tmp_path
     assert "SYNTHETIC" not in page.text
 
 
+def pooled(epsilon: float | None, mean_of_hospitals: float) -> dict[str, Any]:
+    """Metrics of a run that hospitals evaluated."""
+    noise = None if epsilon is None else {"epsilon": epsilon, "delta": 1e-4}
+    return {
+        "source": "histograms",
+        "auroc": 0.8123,
+        "auroc_bounds": [0.8101, 0.8145],
+        "auroc_interval": [0.7501, 0.8701],
+        "hospital_auroc_mean": mean_of_hospitals,
+        "hospitals": ["hospital-1", "hospital-2"],
+        "missing": {"hospital-3": "policy"},
+        "noise": noise,
+        "notes": ["hospital-3 sent no histograms: policy"],
+        "groups": {},
+        "fairness": {},
+    }
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_hospitals_evaluated_is_shown_and_not_called_a_bootstrap(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    make_runs.write_arm(tmp_path, "none", 0, metrics=pooled(None, 0.8555))
+    make_runs.write_arm(tmp_path, "dp-sgd", 0, metrics=pooled(2.0, 0.7444))
+    make_runs.write_about(tmp_path, ["none", "dp-sgd"], [0])
+    text = Page(build(tmp_path)).text
+    assert "bootstrap over test patients" not in text
+    assert "from histograms of their scores" in text
+    part = text.split("Evaluation at the hospitals")[1]
+    assert "0.810 to 0.815" in part  # the bounds of the bins
+    assert "0.856" in part  # the mean over hospitals, and not the AUROC
+    assert "not protected: exact counts" in part
+    assert "ε = 2 per patient δ = 1e-4" in part
+    assert "without hospital-3" in part
+    assert "AUROC at the server" not in part
+    assert "hospitals sent histograms and no predictions" in text
+    assert "comparison.json is absent" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_evaluation_at_both_places_stands_side_by_side(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    make_runs.write_arm(tmp_path, "none", 0, federated_evaluation=pooled(None, 0.8555))
+    metrics = json.loads((tmp_path / "none/seed-0/result.json").read_text())["metrics"]
+    text = Page(build(tmp_path)).text
+    assert "bootstrap over test patients" in text
+    part = text.split("Evaluation at the hospitals")[1]
+    assert "AUROC at the server" in part
+    assert f"0.856 {metrics['auroc']:.3f} 2" in part
+    assert "none, at the hospitals: hospital-3 sent no histograms: policy" in part
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_changes_of_gaps_that_cannot_be_measured_leave_a_reason(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    for name in ("none", "dp-sgd"):
+        make_runs.write_arm(tmp_path, name, 0, metrics=pooled(None, 0.8))
+    make_runs.write_about(tmp_path, ["none", "dp-sgd"], [0])
+    page = Page(build(tmp_path))
+    assert "gaps" in page.ids
+    said = "No change of a gap can be shown: the results hold no groups of patients."
+    assert said in page.text
+    (tmp_path / "none/seed-0/result.json").unlink()
+    make_runs.write_arm(tmp_path, "central-fixed", 0)
+    assert "there is no arm without privacy to compare with" in Page(build(tmp_path)).text
+
+
 @pytest.mark.parametrize("epsilon", [0.001, 8000.0, 12_582_912.0, None])
 @pytest.mark.usefixtures("undrawn")
 def test_any_epsilon_can_be_shown(
@@ -322,6 +392,6 @@ def test_six_arms_at_five_seeds_are_quick_and_small(make_runs: ModuleType, tmp_p
     assert path.stat().st_size < 8_000_000
     drawn = {path.stem for path in (directory / "figures").glob("*.png")}
     assert drawn == {path.stem for path in (directory / "figures").glob("*.svg")}
-    # Three units' epsilon panels, six arms' learning curves, cost, and per attribute (sex, age,
-    # sex and age, hospital) two panels of groups and one of gaps.
-    assert len(drawn) == 3 + 6 + 1 + 4 * 3
+    # Three units' epsilon panels, six arms' learning curves, cost with two units' epsilon by round,
+    # and per attribute (sex, age, sex and age, hospital) two panels of groups and one of gaps.
+    assert len(drawn) == 3 + 6 + 3 + 4 * 3

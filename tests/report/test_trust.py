@@ -63,14 +63,20 @@ def test_the_server_of_a_central_arm_sees_exact_updates(
 
 
 def test_noise_without_a_claim_protects_nothing(make_runs: ModuleType, tmp_path: Path) -> None:
-    shift = ("brightness-shift", "federated", "none", None, None, 2.6, "the hospital")
+    shift = ("brightness-shift", "federated", "none", None, None, 2.6, "everyone")
     make_runs.ARMS["brightness-shift"] = shift
     try:
         stages = one(make_runs, tmp_path, "brightness-shift")
+        (chain,) = chains(summarise(load(tmp_path)))
     finally:
         del make_runs.ARMS["brightness-shift"]
-    assert stages["Hospital"].noise == ("noise on every image, once, before training",)
-    assert not any(stage.noised or stage.protected for stage in stages.values())
+    assert not any(stage.noise or stage.noised or stage.protected for stage in stages.values())
+    assert [name for name, stage in stages.items() if stage.trusted] == [
+        "Hospital", "Server", "Everyone else",
+    ]  # fmt: skip
+    assert stages["Hospital"].sees == "sees its images, shifts their brightness, trains"
+    assert (stages["Hospital"].passes, stages["Server"].passes) == ("exact update", "exact model")
+    assert "gives no guarantee" in chain.warning
 
 
 def test_stacked_noise_enters_twice(make_runs: ModuleType, tmp_path: Path) -> None:

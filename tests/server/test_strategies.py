@@ -463,6 +463,24 @@ FAILURES = [
 ]
 
 
+def test_a_round_counts_the_bytes_of_every_array_that_travels() -> None:
+    """A refused update has travelled too; codes are no arrays. Numbers are 4 bytes each."""
+    strategy = averaging(**{"on-failure": "continue"})
+    numbers = 4 * (2 + 1)
+    sent = [
+        messages.size_of(message)
+        for message in strategy.configure_train(1, EMPTY, ConfigRecord(), InlineGrid(None, 1, {}))  # type: ignore[arg-type]
+    ]
+    assert len(set(sent)) == 1
+    overhead = sent[0] - numbers  # names and headers of the arrays
+    assert 0 < overhead < 400
+    strategy.aggregate_train(1, answers(with_nan(3), code(4, "data")))
+    assert strategy.report.sent == 3 * sent[0]
+    assert strategy.report.received == 2 * (numbers + overhead)
+    strategy.aggregate_train(2, answers())
+    assert strategy.report.received == 3 * (numbers + overhead)
+
+
 def test_replies_in_any_order_give_the_same_model() -> None:
     strategy = averaging()
     strategy.aggregate_train(1, answers())

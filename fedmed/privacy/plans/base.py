@@ -132,6 +132,11 @@ def holder(scheme: str) -> str:
     return "whoever holds the pooled data" if scheme == "pooled" else "the hospital"
 
 
+def everyone(scheme: str) -> str:
+    """Who has to be trusted where nothing is guaranteed."""
+    return "everyone who gets a hospital's model" if scheme == "local-only" else "everyone"
+
+
 def leaving(scheme: str) -> str:
     """What an unprotected run lets out."""
     if scheme == "local-only":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedmed.privacy import accounting
 from fedmed.privacy.images import ImageMechanism
 from fedmed.privacy.mechanism import Mechanism
-from fedmed.privacy.plans.base import Common, Payer, Words, holder, leaving
+from fedmed.privacy.plans.base import Common, Payer, Words, everyone, leaving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +56,10 @@ class NoPrivacy(Common):
 
     def words(self, scheme: str) -> Words:
         """See :class:`Plan`."""
-        alone = scheme == "local-only"
         return Words(
             unit="none",
             neighbouring="none",
-            trust="everyone who gets a hospital's model" if alone else "everyone",
+            trust=everyone(scheme),
             mechanism="none: no privacy is claimed",
             sampling="shuffled mini-batches",
             released=(leaving(scheme), "training losses and numbers of images"),
@@ -146,7 +145,7 @@ class ImagePlan(Common):
         return Words(
             unit="image" if claimed else "none",
             neighbouring=f"replace the {element}s of one image" if claimed else "none",
-            trust="nobody" if claimed else holder(scheme),
+            trust="nobody" if claimed else everyone(scheme),
             mechanism=f"{self.mechanism.words}, drawn once and stored",
             sampling="none: every image is noised once",
             released=tuple(released),

@@ -1,0 +1,51 @@
+"""What hospitals found where they evaluated the model, and what that cost their patients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedmed.report import absent
+from fedmed.report.arms import Arm
+from fedmed.report.evidence import Estimate
+from fedmed.report.reading import Json, mean, number, pair, table, texts
+
+
+def at_hospitals(arms: Sequence[Arm]) -> list[Json]:
+    """A row per arm that hospitals evaluated by histograms; means over seeds.
+
+    `server` is the AUROC on the server's own test images, where the arm was evaluated there too.
+    """
+    told = []
+    for arm in arms:
+        alone = absent.from_histograms(arm)
+        key = "metrics" if alone else "federated_evaluation"
+        found = [table(result, key) for result in arm.results if table(result, key)]
+        if not found:
+            continue
+        noise = table(found[0], "noise")
+        ends = [pair(one.get("auroc_interval")) for one in found]
+        bounds = [pair(one.get("auroc_bounds")) for one in found]
+        told.append(
+            {
+                "arm": arm.name,
+                "auroc": Estimate(
+                    value=mean(one.get("auroc") for one in found),
+                    low=mean(low for low, _ in ends),
+                    high=mean(high for _, high in ends),
+                ),
+                "bounds": (mean(low for low, _ in bounds), mean(high for _, high in bounds)),
+                "hospital_mean": mean(one.get("hospital_auroc_mean") for one in found),
+                "server": None if alone else arm.auroc,
+                "sent": _range([len(texts(one, "hospitals")) for one in found]),
+                "missing": sorted({name for one in found for name in table(one, "missing")}),
+                "epsilon": number(noise.get("epsilon")),
+                "delta": number(noise.get("delta")),
+                "notes": [] if alone else [n for one in found for n in texts(one, "notes")],
+            }
+        )
+    return told
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
