@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from support import goes_red, refuses
+from support_guard import SITE, write_site
 
+from clients.guard import process
 from clients.guard.listening import alone, bound, peers_of, private_folder, serve
 from fedmed.site import asking
 from fedmed.site.asking import GuardRefusal
@@ -58,6 +60,14 @@ def listening(
 
 
 OURS = (os.getuid(),)
+
+
+@pytest.fixture(autouse=True)
+def _same_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 def raw(path: Path, data: bytes) -> bytes:
@@ -205,6 +215,18 @@ def test_whether_the_guard_is_there_is_told_while_it_trains(tmp_path: Path) -> N
         asked.join(20)
     assert found == [True]
     assert [h["kind"] for h in book.answered] == ["status", "app"]
+
+
+@pytest.mark.parametrize("name", ["site.toml", "policy.toml"])
+def test_a_file_that_decides_and_others_may_write_is_refused(name: str, tmp_path: Path) -> None:
+    site = write_site(tmp_path)
+    (tmp_path / name).chmod(0o664)
+    refuses(lambda: process.run(site, lambda _: None), name, "chmod go-w")
+
+
+def test_a_socket_in_the_guards_own_folder_is_refused(tmp_path: Path) -> None:
+    site = write_site(tmp_path, site=SITE.replace("run/guard.sock", "state/guard.sock"))
+    refuses(lambda: process.run(site, lambda _: None), "folder of its own")
 
 
 def test_no_guard_is_a_code_too(tmp_path: Path) -> None:
