@@ -38,7 +38,7 @@ def train(message: Message, context: Context) -> RecordDict:
             messages.decode_arrays(content.array_records["model"]),
             messages.decode_arrays(content.array_records["frozen"]),
         )
-        return messages.update_content(reply)
+        return messages.update_content(reply, hospital.settings.run.wire)
 
     return _guarded(answer)
 

@@ -29,7 +29,8 @@ def relay(message: Message, context: Context, kind: str) -> RecordDict:
         model = messages.decode_arrays(content.array_records["model"])
         frozen = messages.decode_arrays(content.array_records["frozen"])
         return messages.update_content(
-            asking.train(socket, config, run, run_id, round_number, model, frozen)
+            asking.train(socket, config, run, run_id, round_number, model, frozen),
+            str(config.get("run.wire", "float32")),
         )
 
     def evaluate() -> RecordDict:

@@ -228,6 +228,7 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     hospitals_per_gpu: Count = 1  # ray: simulated hospitals that share one GPU
     threads: Annotated[int, Field(ge=0)] = 0  # CPU threads of torch per process; 0 = torch's choice
+    wire: Literal["float32", "bfloat16"] = "float32"  # of updates on their way to the server
     trackers: str = ""  # of fedmed run: tensorboard, mlflow, comma separated; each is an extra
 
     @property

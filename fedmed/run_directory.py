@@ -93,6 +93,31 @@ class RunDirectory:
         """Whether the run has its result."""
         return (self.path / "result.json").is_file()
 
+    def start(self) -> None:
+        """A run that begins or goes on is not stopped."""
+        (self.path / "stopped.json").unlink(missing_ok=True)
+
+    def stop(
+        self,
+        reason: str,
+        rounds: int,
+        *,
+        present: list[str],
+        absent: list[str],
+        refused: list[str],
+    ) -> None:
+        """Say in ``stopped.json`` why a run cannot go on, after how many whole rounds, and who was
+        there; the same command again goes on from there."""
+        content = {
+            "reason": reason,
+            "rounds": rounds,
+            "present": present,
+            "absent": absent,
+            "refused": refused,
+            "resume": "mend the reason and start the same run again, with the same run.out",
+        }
+        files.write_json(self.path / "stopped.json", content)
+
     def history(self) -> list[dict[str, Any]]:
         """Rounds so far; a line that a crash cut short is dropped."""
         path = self.path / "history.jsonl"

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,20 @@ from fedmed.config import Settings
 from fedmed.data.network import member_names
 from fedmed.errors import RunError
 from fedmed.federation import messages
+from fedmed.federation.streaming import StreamingGrid
 from fedmed.planning import make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
-from fedmed.privacy.plans import UpdatePlan, part
+from fedmed.privacy.plans import Plan, UpdatePlan, part
 from fedmed.run_directory import RunDirectory
 from server import federated
+from server.central import CentralGaussian
 from server.evaluation import Evaluator, initial_model
 from server.joining import Roll
 from server.results import Outcome, write_results
-from server.strategies import (
-    Arrays,
-    Averaging,
-    BudgetSpent,
-    CentralGaussian,
-    FederationStrategy,
-    LocalOnly,
-)
+from server.strategies import Averaging, BudgetSpent, FederationStrategy, LocalOnly
+from server.summing import Arrays
 
 log = logging.getLogger("fedmed.server")
 
@@ -71,30 +67,48 @@ class _Coordinator:
     directory: RunDirectory
     name: str
     on_round: OnRound
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
-        """The whole run."""
+        """The whole run; where it cannot go on, the run directory says why and how to."""
         self.directory.open(self.settings, self.name)
         if self.directory.finished:
             result: dict[str, Any] = files.read_json(self.directory.path / "result.json")
             return result
+        self.directory.start()
+        self.plans: dict[str, Plan] = {}
+        self.roll = Roll(self.grid, self.settings, self.directory, self.plans)
+        try:
+            return self._run()
+        except RunError as error:
+            self.directory.stop(
+                str(error),
+                self.history[-1]["round"] if self.history else 0,
+                present=list(self.roll.members.values()),
+                absent=self.roll.absent,
+                refused=list(self.roll.refused),
+            )
+            raise
+
+    def _run(self) -> dict[str, Any]:
         timing.reset()
         started = time.perf_counter()
         if self.settings.data.site_names:
             sites.check_coordinator(self.settings)
-        self.plans = {} if self.settings.data.site_names else make_plans(self.settings)
-        self.roll = Roll(self.grid, self.settings, self.directory, self.plans)
+        else:
+            self.plans.update(make_plans(self.settings))
         self.roll.gather()
         model = initial_model(self.settings)
         self.evaluator: Evaluator | None = None
         if self.settings.evaluation.where != "hospitals":
             self.evaluator = Evaluator.create(self.settings, model)
         strategy = self._strategy(model)
+        strategy.roster, strategy.wire = self.roll, self.settings.run.wire
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
             strategy.start(
-                self.grid,
+                StreamingGrid(self.grid),
                 ArrayRecord(),
                 num_rounds=self.settings.train.rounds - strategy.completed,
                 timeout=self.settings.train.timeout,

@@ -19,6 +19,7 @@ from fedmed.evaluation.histograms import Spec, around, equal_width, located
 from fedmed.evaluation.pooled import Pooled, evaluate_histograms
 from fedmed.federation import messages
 from fedmed.federation.messages import Histograms
+from fedmed.federation.streaming import StreamingGrid
 from fedmed.privacy.evaluating import (
     evaluation_bins,
     evaluation_cap,
@@ -26,7 +27,7 @@ from fedmed.privacy.evaluating import (
 )
 from fedmed.training import pick_device, predict
 from server.evaluation import initial_model
-from server.strategies import Arrays
+from server.summing import Arrays
 
 log = logging.getLogger("fedmed.server")
 
@@ -69,7 +70,7 @@ def collect(
         for node, name in members.items()
     ]
     answers = {name: Histograms(name, error="no-answer") for name in members.values()}
-    for reply in grid.send_and_receive(outgoing, timeout=settings.train.timeout):
+    for reply in StreamingGrid(grid).send_and_receive(outgoing, timeout=settings.train.timeout):
         name = members[reply.metadata.src_node_id]
         answers[name] = messages.read_histograms(reply, name, spec)
     missing = {name: a.error for name, a in answers.items() if a.error is not None}

@@ -24,7 +24,7 @@ from fedmed.run_directory import RunDirectory, save_arrays
 from server import federated
 from server.evaluation import Evaluator, initial_model
 from server.federated import Collected
-from server.strategies import Arrays
+from server.summing import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,31 +1,23 @@
 """How the hospitals' updates become the next model: Flower strategies."""
 
 import logging
-import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from torch import Tensor
 
 from fedmed.config import Train
 from fedmed.errors import RunError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from fedmed.privacy.filtering import OverBudget
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plans import UpdatePlan
-from fedmed.privacy.updates import GaussianNoise, clip, norm
 from server.optimizers import ServerOptimizer
+from server.summing import Arrays, WeightedSum
 
 log = logging.getLogger("fedmed.server")
-
-Arrays = dict[str, Tensor]
 
 
 class BudgetSpent(Exception):
@@ -40,6 +32,21 @@ class RoundReport:
     failures: list[dict[str, str]] = field(default_factory=list)
     loss: float | None = None
     extra: dict[str, float] = field(default_factory=dict)
+
+
+class Roster(Protocol):
+    """Who takes part, and may change between rounds: see :class:`server.joining.Roll`."""
+
+    members: dict[int, str]
+
+    @property
+    def absent(self) -> list[str]:
+        """Hospitals that are waited for."""
+        ...
+
+    def update(self) -> None:
+        """Look who is there now."""
+        ...
 
 
 class FederationStrategy(Strategy):
@@ -64,15 +71,19 @@ class FederationStrategy(Strategy):
         self.frozen = frozen
         self.completed = completed
         self.report = RoundReport()
-        self._current: Arrays = {}
+        self.roster: Roster | None = None
+        self.wire = "float32"
 
     @abstractmethod
     def model_for(self, hospital: str) -> Arrays:
         """The model this hospital trains next."""
 
     @abstractmethod
-    def combine(self, round_number: int, replies: list[Reply]) -> None:
-        """Take in a round's updates, sorted by hospital, failures already handled."""
+    def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
+        """Take in a round's updates as they come, in any order; the model changes after the last.
+
+        ``replies`` raises where the round cannot count: nothing may have changed until it ends.
+        """
 
     @abstractmethod
     def models(self) -> dict[str, Arrays]:
@@ -87,6 +98,9 @@ class FederationStrategy(Strategy):
     ) -> Iterable[Message]:
         """One train message for every member."""
         round_number = server_round + self.completed
+        if self.roster is not None:
+            self.roster.update()
+            self.members = dict(self.roster.members)
         encoded: dict[int, ArrayRecord] = {}
         outgoing = []
         for node, hospital in self.members.items():
@@ -104,44 +118,63 @@ class FederationStrategy(Strategy):
         Raises :class:`RunError` where the round cannot count and :class:`BudgetSpent` where a
         member has no steps left.
         """
-        received: dict[str, Reply] = {}
-        for message in replies:
-            hospital = self.members[message.metadata.src_node_id]
-            like = self.model_for(hospital)
-            received[hospital] = messages.read_reply(message, hospital, like)
-        checked = [received.get(h, Reply(h, error="no-answer")) for h in self.members.values()]
-        failures = [r for r in checked if r.error is not None]
-        good = sorted((r for r in checked if r.error is None), key=lambda r: r.hospital)
-        losses = [r.loss for r in good if r.loss is not None]
-        self.report = RoundReport(
-            len(good),
-            [{"hospital": r.hospital, "code": str(r.error)} for r in failures],
-            sum(losses) / len(losses) if losses and len(losses) == len(good) else None,
-        )
-        if any(r.error == "budget" for r in failures):
-            for reply in failures:
-                log.warning(
-                    "%s: %s (%s)", reply.hospital, reply.error, messages.ERRORS[str(reply.error)]
-                )
-            raise BudgetSpent
-        if failures and all(r.error == "policy" for r in checked):
-            raise BudgetSpent
-        self._handle(failures, len(good))
-        self.combine(server_round + self.completed, good)
+        self.combine(server_round + self.completed, self._checked(replies))
         return None, None
 
-    def _handle(self, failures: list[Reply], good: int) -> None:
+    def _checked(self, answers: Iterable[Message]) -> Iterator[Reply]:
+        """The good replies as they arrive; after the last, the report, and failures are handled.
+
+        An answer of a node that was not asked, or a second one, is dropped.
+        """
+        left = dict(self.members)
+        failed = dict.fromkeys(self.roster.absent, "absent") if self.roster else {}
+        losses: dict[str, float] = {}
+        good = 0
+        for message in answers:
+            hospital = left.pop(message.metadata.src_node_id, None)
+            if hospital is None:
+                continue
+            reply = messages.read_reply(message, hospital, self.model_for(hospital), self.wire)
+            del message  # its bytes are a second copy
+            if reply.error is not None:
+                failed[hospital] = reply.error
+                continue
+            good += 1
+            if reply.loss is not None:
+                losses[hospital] = reply.loss
+            yield reply
+            del reply
+        failed |= dict.fromkeys(left.values(), "no-answer")
+        order = sorted(losses)
+        self.report = RoundReport(
+            good,
+            [{"hospital": name, "code": failed[name]} for name in self._names() if name in failed],
+            sum(losses[name] for name in order) / good if losses and len(losses) == good else None,
+        )
+        if "budget" in failed.values():
+            for name, code in failed.items():
+                log.warning("%s: %s (%s)", name, code, messages.ERRORS[code])
+            raise BudgetSpent
+        if failed and not good and set(failed.values()) == {"policy"}:
+            raise BudgetSpent
+        self._handle({name: failed[name] for name in self._names() if name in failed}, good)
+
+    def _names(self) -> list[str]:
+        """Every hospital that could answer, in the members' order, then those that are absent."""
+        return [*self.members.values(), *(self.roster.absent if self.roster else [])]
+
+    def _handle(self, failures: Mapping[str, str], good: int) -> None:
         if not failures:
             return
         # A policy's no is a right, not a fault: the federation goes on without that hospital.
-        faults = [r for r in failures if r.error != "policy"]
-        first = faults[0] if faults else failures[0]
-        text = f"{first.hospital}: {first.error} ({messages.ERRORS[str(first.error)]})"
+        faults = [name for name, code in failures.items() if code != "policy"]
+        first = faults[0] if faults else next(iter(failures))
+        text = f"{first}: {failures[first]} ({messages.ERRORS[failures[first]]})"
         if faults and self.train.on_failure == "stop":
             raise RunError(f"{text}; mend it, or set train.on-failure = 'continue'")
         if good < self.train.minimum_hospitals:
             raise RunError(
-                f"{good} of {len(self.members)} hospitals answered, fewer than "
+                f"{good} of {len(self._names())} hospitals answered, fewer than "
                 f"train.minimum-hospitals = {self.train.minimum_hospitals}; first failure: {text}"
             )
         log.warning("going on without %d hospital(s); first: %s", len(failures), text)
@@ -190,90 +223,21 @@ class Averaging(FederationStrategy):
         """The one global model."""
         return {"global": self.parameters}
 
-    def combine(self, round_number: int, replies: list[Reply]) -> None:
+    def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Give the weighted mean of the updates to the server's optimiser."""
-        if self.train.weighting == "equal":
-            weights = {r.hospital: 1 / len(replies) for r in replies}
-        else:
-            total = sum(self.sizes[r.hospital] for r in replies)
-            weights = {r.hospital: self.sizes[r.hospital] / total for r in replies}
-        self._add(weighted_sum(replies, weights), 1.0)
+        total = WeightedSum()
+        for reply in replies:
+            equal = self.train.weighting == "equal"
+            weight = 1.0 if equal else float(self.sizes[reply.hospital])
+            total.add(reply.hospital, reply.update or {}, weight)
+        self._step(total.over(total.weight))
 
-    def _add(self, update: Arrays, divisor: float) -> None:
-        mean = {n: v / divisor for n, v in update.items()} if divisor != 1 else update
+    def _step(self, mean: Arrays) -> None:
         self.parameters = self.optimizer.step(self.parameters, mean)
 
     def state(self) -> dict[str, Arrays]:
         """The server optimiser's."""
         return self.optimizer.state
-
-
-class CentralGaussian(Averaging):
-    """Clipped updates are summed, noised once, and divided by the number of hospitals *planned*.
-
-    The noise and the divisor never depend on who replied (or how many), and every update is clipped
-    here again, because a sensitivity that others promise is none (McMahan et al. 2018).
-    """
-
-    def __init__(
-        self,
-        train: Train,
-        members: Mapping[int, str],
-        frozen: ArrayRecord,
-        completed: int,
-        initial: Arrays,
-        plan: UpdatePlan,
-        ledger: Ledger,
-        source: NoiseSource,
-        *,
-        run: str = "",
-        clipping_norm: float | None = None,
-        state: Mapping[str, Arrays] | None = None,
-    ) -> None:
-        super().__init__(train, members, frozen, completed, initial, {}, run=run, state=state)
-        self.plan = plan
-        self.ledger = ledger
-        self.source = source
-        self.clipping_norm = clipping_norm or plan.clipping_norm
-
-    def combine(self, round_number: int, replies: list[Reply]) -> None:
-        """Reserve the round in the server's ledger, sum, noise, divide, add."""
-        model = messages.fingerprint(self.parameters)
-        try:
-            self.ledger.reserve(
-                self.run, round_number, model, 1, repeatable=self.source.reproducible
-            )
-        except OverBudget as error:
-            raise BudgetSpent from error
-        bound = self.clipping_norm
-        clipped = [Reply(r.hospital, clip(r.update or {}, bound)) for r in replies]
-        total = weighted_sum(clipped, {r.hospital: 1.0 for r in clipped})
-        noise = GaussianNoise(self.plan.noise_at(bound))
-        generator = self.source.torch("central", round_number, model)
-        self._add(noise.add(total, generator), float(self.plan.hospitals))
-        if self.plan.adaptive is not None:
-            within = sum(norm(r.update or {}) <= bound for r in replies)
-            self.clipping_norm = self._next_norm(within, len(replies), round_number, model)
-            self.report.extra["clipping_norm"] = bound
-
-    def _next_norm(self, within: int, replies: int, round_number: int, model: str) -> float:
-        """The next round's clipping norm (Andrew et al. 2021, Algorithm 1).
-
-        Each update adds +1/2 or -1/2 to a count, and zeroing one out takes that away: sensitivity
-        1/2. The noised count is divided by the hospitals planned, whoever replied.
-        """
-        adaptive, multiplier = self.plan.adaptive, self.plan.count_multiplier
-        if adaptive is None or multiplier is None:
-            return self.clipping_norm
-        generator = self.source.torch("clip", round_number, model)
-        noise = torch.empty(1, dtype=torch.float64).normal_(
-            0.0, multiplier * 0.5, generator=generator
-        )
-        share = (within - replies / 2 + float(noise)) / self.plan.hospitals + 0.5
-        step = adaptive.rate * (share - adaptive.quantile)
-        # The noise of few hospitals can be large: no round changes the norm by more than e.
-        moved = self.clipping_norm * math.exp(-min(1.0, max(-1.0, step)))
-        return min(max(moved, self.plan.clipping_norm * 1e-6), self.plan.clipping_norm * 1e6)
 
 
 class LocalOnly(FederationStrategy):
@@ -306,9 +270,9 @@ class LocalOnly(FederationStrategy):
         """Every hospital's model, by its name."""
         return dict(self.own)
 
-    def combine(self, round_number: int, replies: list[Reply]) -> None:
+    def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Each update changes its own hospital's model, by an optimiser of its own."""
-        for reply in replies:
+        for reply in list(replies):
             own = self.own[reply.hospital]
             self.own[reply.hospital] = self.optimizers[reply.hospital].step(own, reply.update or {})
 
@@ -319,18 +283,3 @@ class LocalOnly(FederationStrategy):
             for hospital, optimizer in self.optimizers.items()
             for moment, arrays in optimizer.state.items()
         }
-
-
-def weighted_sum(replies: Iterable[Reply], weights: Mapping[str, float]) -> Arrays:
-    """Sum of updates times weights; the order of ``replies`` fixes the order of additions."""
-    total: Arrays = {}
-    for reply in replies:
-        weight = weights[reply.hospital]
-        for name, value in (reply.update or {}).items():
-            if name in total:
-                total[name].add_(value, alpha=weight)
-            else:
-                total[name] = value * weight
-    if not total or not all(math.isfinite(w) for w in weights.values()):
-        raise RunError("no hospital sent an update; nothing can be aggregated")
-    return total

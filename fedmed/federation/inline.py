@@ -15,7 +15,7 @@ _CLIENT_FAILED = 1  # any non-zero code: the text of an exception never travels
 
 
 class InlineGrid(Grid):
-    """Calls one :class:`ClientApp` for every node, one after the other, when messages are pushed.
+    """Calls one :class:`ClientApp` for every node, one after the other, when answers are pulled.
 
     Nodes are numbered from 2 (1 is the server); node ``i + 2`` gets ``partition-id = i``, as in
     Flower's simulation.
@@ -29,7 +29,7 @@ class InlineGrid(Grid):
         TaskIdentity.task_id, TaskIdentity.run_id = 1, 1
         TaskIdentity.node_id = SUPERLINK_NODE_ID
         self._numbers = itertools.count(1)
-        self._replies: dict[str, Message] = {}
+        self._pushed: dict[str, Message] = {}
         self._contexts = {
             number + 2: Context(
                 run_id=1,
@@ -66,23 +66,24 @@ class InlineGrid(Grid):
         return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run each message's node at once and keep its reply."""
+        """Keep the messages: a node runs when its answer is asked for, and none waits in memory."""
         numbers: list[str] = []
         for message in messages:
             number = str(next(self._numbers))
             message.metadata.__dict__["_message_id"] = number
-            node = message.metadata.dst_node_id
-            try:
-                reply = self._app(message, self._contexts[node])
-            except Exception:  # its text could hold data: a code goes on
-                reply = Message(Error(code=_CLIENT_FAILED), reply_to=message)
-            self._replies[number] = reply
+            self._pushed[number] = message
             numbers.append(number)
         return numbers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies to these messages, each once."""
-        return [self._replies.pop(m) for m in message_ids if m in self._replies]
+        return [self._answer(self._pushed.pop(m)) for m in message_ids if m in self._pushed]
+
+    def _answer(self, message: Message) -> Message:
+        try:
+            return self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception:  # its text could hold data: a code goes on
+            return Message(Error(code=_CLIENT_FAILED), reply_to=message)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

@@ -12,7 +12,8 @@ query      ``reply``           hospital's name (public), whether its policy take
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm)
 train      ``request``         the run's name, round number
-reply      ``update``          change of the trainable parameters, noised where the arm says so
+reply      ``update``          change of the trainable parameters, noised where the arm says so,
+                               float32 or (``run.wire``) the bits of bfloat16
 reply      ``reply``           hospital's name and version; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
 evaluate   ``model``           trainable parameters of the final model, float32
@@ -55,6 +56,7 @@ __all__ = [
     "Reply",
     "decode_arrays",
     "encode_arrays",
+    "encode_update",
     "evaluate_content",
     "fingerprint",
     "frozen_of",
@@ -68,6 +70,7 @@ __all__ = [
     "read_join",
     "read_reply",
     "request_fingerprint",
+    "take_arrays",
     "train_content",
     "unpack",
     "update_content",
@@ -82,6 +85,33 @@ def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
 def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     """A Flower record to CPU tensors, names and order kept."""
     return dict(record.to_torch_state_dict())
+
+
+def encode_update(update: Mapping[str, Tensor], wire: str) -> ArrayRecord:
+    """An update as it travels: float32, or bfloat16 as the int16 of the same bits.
+
+    numpy, and so Flower, knows no bfloat16. Rounding comes after clipping and noise: it is
+    post-processing. Where the server adds the noise it clips what it has decoded.
+    """
+    if wire == "float32":
+        return encode_arrays(update)
+    return encode_arrays({n: v.to(torch.bfloat16).view(torch.int16) for n, v in update.items()})
+
+
+def take_arrays(record: ArrayRecord, wire: str = "float32") -> dict[str, Tensor]:
+    """Arrays of :func:`encode_update`; the record is emptied, so that there are never two copies.
+
+    Raises ``ValueError`` for bits of another kind.
+    """
+    taken = {}
+    for name in list(record):
+        value = torch.from_numpy(record.pop(name).numpy())
+        if wire == "bfloat16":
+            if value.dtype != torch.int16:
+                raise ValueError(f"array '{name}' is {value.dtype}, not the bits of bfloat16")
+            value = value.view(torch.bfloat16).float()
+        taken[name] = value
+    return taken
 
 
 def query_content(run: str) -> RecordDict:
@@ -188,13 +218,13 @@ def _code(content: RecordDict) -> str:
     return code if code in ERRORS else "internal"
 
 
-def update_content(reply: Reply) -> RecordDict:
-    """Content of a hospital's answer."""
+def update_content(reply: Reply, wire: str = "float32") -> RecordDict:
+    """Content of a hospital's answer; ``wire`` is ``run.wire``."""
     if reply.error is not None:
         error = ConfigRecord({"hospital": reply.hospital, "code": reply.error})
         return RecordDict({"error": error})
     content = RecordDict({"reply": ConfigRecord({"hospital": reply.hospital})})
-    content["update"] = encode_arrays(reply.update or {})
+    content["update"] = encode_update(reply.update or {}, wire)
     metrics: dict[str, int | float | list[int] | list[float]] = {}
     if reply.loss is not None:
         metrics["loss"] = reply.loss
@@ -205,8 +235,12 @@ def update_content(reply: Reply) -> RecordDict:
     return content
 
 
-def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> Reply:
+def read_reply(
+    message: Message, hospital: str, like: Mapping[str, Tensor], wire: str = "float32"
+) -> Reply:
     """A checked answer: the names, shapes and dtypes of ``like``, all finite, else an error code.
+
+    The message is emptied: what is read is in the answer alone.
 
     Flower's own error replies carry a text; it is dropped here and never logged.
     """
@@ -216,7 +250,7 @@ def read_reply(message: Message, hospital: str, like: Mapping[str, Tensor]) -> R
     if "error" in content:
         return Reply(hospital, error=_code(content))
     try:
-        update = decode_arrays(content.array_records["update"])
+        update = take_arrays(content.array_records["update"], wire)
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
         return Reply(hospital, error="bad-update")
     fits = update.keys() == like.keys() and all(

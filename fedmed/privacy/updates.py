@@ -48,6 +48,17 @@ def clip(update: Mapping[str, Tensor], clipping_norm: float) -> Update:
     return {name: value / size * clipping_norm for name, value in update.items()}
 
 
+def clip_factor(update: Mapping[str, Tensor], clipping_norm: float) -> float:
+    """What :func:`clip` multiplies an update with, for a sum in float64; 1 where it is short.
+
+    Raises as :func:`clip` does.
+    """
+    if not clipping_norm > 0:
+        raise UserError(f"privacy.clipping-norm = {clipping_norm}: it must be above 0")
+    size = norm(update)
+    return 1.0 if size <= clipping_norm else clipping_norm / size
+
+
 @dataclass(frozen=True)
 class GaussianNoise:
     """Adds N(0, standard_deviation^2) to every coordinate of an update."""

@@ -39,8 +39,8 @@ from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import make_plan
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UpdatePlan
 from fedmed.privacy.policy import Policy
-from server import strategies
-from server.strategies import CentralGaussian
+from server.central import CentralGaussian
+from server.summing import WeightedSum
 
 DELTA = 1e-5
 MEMBERS = {node: f"hospital-{node - 1}" for node in range(2, 7)}
@@ -125,13 +125,13 @@ def test_pitfall_02_noise_for_equal_weights_is_not_added_to_weights_by_size(
 ) -> None:
     """Hospitals of 10000 and 4 x 500 patients: by size the effective multiplier is 0.24."""
     check_noise_covers_the_largest_hospital()
-    real = strategies.weighted_sum
+    real = WeightedSum.add
 
-    def by_size(replies: list[Reply], weights: dict[str, float]) -> dict[str, torch.Tensor]:
-        sizes = {name: 10_000 if name == "hospital-1" else 500 for name in weights}
-        return real(replies, {name: 5 * size / 12_000 for name, size in sizes.items()})
+    def by_size(self: WeightedSum, hospital: str, update: Any, weight: float = 1.0) -> None:
+        size = 10_000 if hospital == "hospital-1" else 500
+        real(self, hospital, update, weight * 5 * size / 12_000)
 
-    monkeypatch.setattr(strategies, "weighted_sum", by_size)
+    monkeypatch.setattr(WeightedSum, "add", by_size)
     goes_red(check_noise_covers_the_largest_hospital)
 
     def check(weighting: str) -> None:

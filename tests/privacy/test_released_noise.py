@@ -38,7 +38,7 @@ from fedmed.privacy.images import BrightnessShift, DPPix, ImageMechanism, PixelL
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import AdaptiveClipping, GradientPlan, UpdatePlan
 from fedmed.privacy.updates import GaussianNoise
-from server.strategies import CentralGaussian
+from server.central import CentralGaussian
 
 ALARM = 1e-6
 STILL = 1e-300  # a learning rate that float32 takes for 0: an update is noise alone

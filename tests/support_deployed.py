@@ -1,0 +1,249 @@
+"""A deployed federation of processes on loopback: SuperLink, guards, SuperNodes, TLS and keys."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fedmed.config import Scalar
+from fedmed.federation.launch import free_ports, stage_app
+from fedmed.site.certs import make_certificates, write_secret
+from fedmed.site.connection import new_key
+
+SITES = ("a-clinic", "b-clinic", "c-clinic")
+POLICY = """public-size = 24
+allow-reproducible-noise = true
+maximum-epsilon = 500.0
+delta = 1e-3
+arms = ["dp-sgd", "pixel-laplace"]
+"""
+_PATIENCE = 120.0  # seconds for a process to be ready
+
+Settings = dict[str, Scalar]
+
+
+def write_tables(folder: Path, patients: int = 40, size: int = 16) -> Path:
+    """``all.csv`` with a column ``site`` and each site's own table, over a folder of small PNGs."""
+    draw = np.random.default_rng(7)
+    images = folder / "images"
+    images.mkdir(parents=True)
+    rows = []
+    for site in SITES:
+        for number in range(patients):
+            name = f"{site}-{number}.png"
+            label = number % 2
+            pixels = draw.integers(0, 160, (size, size)) + 60 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(images / name)
+            split = "train" if number < 24 else ("val" if number < 30 else "test")
+            row = {"image": name, "label": label, "patient_id": f"{site}-p{number}"}
+            rows.append({**row, "site": site, "split": split, "sex": "FM"[number // 2 % 2]})
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "all.csv", index=False)
+    for site, own in table.groupby("site"):
+        (folder / str(site)).mkdir()
+        own.drop(columns="site").to_csv(folder / str(site) / "cohort.csv", index=False)
+    return folder
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Of a process that shares neither Flower's nor fedmed's home with another."""
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home / "flwr"),
+        "FEDMED_HOME": str(home / "fedmed"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+@dataclass
+class Processes:
+    """What a test started, each with a log of its own, all of it ended by process id."""
+
+    folder: Path
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: list[str], home: Path) -> None:
+        """Start ``command``; its output goes to ``NAME.log``."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                command,
+                env=environment(home),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait_for(self, name: str, words: str, times: int = 1) -> None:
+        """Until the log of ``name`` holds ``words``; fails with its end where that never comes."""
+        deadline = time.monotonic() + _PATIENCE
+        while self.log(name).count(words) < times:
+            alive = self.running[name].poll() is None
+            assert alive, f"{name} ended: {self.log(name)[-3000:]}"
+            assert time.monotonic() < deadline, f"{name} waits: {self.log(name)[-3000:]}"
+            time.sleep(0.2)
+
+    def wait_for_end(self, name: str) -> int:
+        """Exit status of a process that cannot go on; fails where it does."""
+        try:
+            return self.running[name].wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{name} goes on: {self.log(name)[-3000:]}") from None
+        finally:
+            self.stop(name)
+
+    def stop(self, name: str) -> None:
+        """End one process and what it started: they are a session of their own."""
+        process = self.running.pop(name)
+        for signal in (15, 9):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=15)
+                break
+
+    def stop_all(self) -> None:
+        for name in reversed(list(self.running)):
+            self.stop(name)
+
+
+@dataclass
+class Deployment:
+    """A running federation; ``flwr`` commands talk to its SuperLink as ``deployed``."""
+
+    folder: Path
+    processes: Processes
+    fleet: str
+    home: Path
+
+    def flwr(self, *words: str, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """A command of Flower's as the coordinator's researcher gives it."""
+        return subprocess.run(
+            ["flwr", *words],
+            env=environment(self.home),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def prepare(self, site: str, settings: str = "") -> Path:
+        """A site's files and key beside its table; returns its folder."""
+        home = self.folder / site
+        private, public = new_key()
+        write_secret(home / "node.key", private)
+        (home / "node.pub").write_bytes(public + b"\n")
+        (home / "policy.toml").write_text(POLICY)
+        (home / "site.toml").write_text(
+            f'name = "{site}"\npolicy = "policy.toml"\nledger = "state/ledger.sqlite"\n'
+            # A socket's path may not be long, and pytest's folders are.
+            f'socket = "{self._short(site)}/g.sock"\n[data]\nsource = "table"\n'
+            f'path = "cohort.csv"\nimages = "../images"\n[settings]\n"run.device" = "cpu"\n'
+            f'"run.threads" = 1\n{settings}\n'
+        )
+        return home
+
+    def register(self, site: str) -> None:
+        """What the coordinator does with the public key that a site sends."""
+        key = str(self.folder / site / "node.pub")
+        done = self.flwr("supernode", "register", key, "deployed")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start_guards(self, *names: str) -> None:
+        """Start the guards of these sites, and wait until all listen."""
+        code = (
+            "import sys, pathlib; from clients.guard.process import run; "
+            "run(pathlib.Path(sys.argv[1]), lambda site: print('ready', flush=True))"
+        )
+        for name in names:
+            home = self.folder / name
+            command = [sys.executable, "-c", code, str(home / "site.toml")]
+            self.processes.start(f"guard-{name}", command, home)
+        for name in names:
+            self.processes.wait_for(f"guard-{name}", "ready")
+
+    def start_node(self, site: str) -> None:
+        """Start a site's SuperNode with its key and its guard's socket."""
+        home, (port,) = self.folder / site, free_ports(1)
+        self.processes.start(
+            f"node-{site}",
+            [
+                *["flower-supernode", "--root-certificates", str(self.folder / "ca.crt")],
+                *["--superlink", self.fleet, "--port", str(port)],
+                *["--auth-supernode-private-key", str(home / "node.key")],
+                *["--node-config", f'guard="{self._short(site)}/g.sock"'],
+            ],
+            home,
+        )
+
+    def run(self, settings: Settings, out: Path, timeout: float = 300.0) -> dict[str, Any]:
+        """``flwr run`` against this federation; the result of the run."""
+        app = self.folder / f"app-{out.name}"
+        stage_app(app, settings | {"run.out": str(out)})
+        done = self.flwr("run", str(app), "deployed", "--stream", timeout=timeout)
+        told = done.stdout + done.stderr
+        logs = "".join(
+            f"\n--- {name}\n{self.processes.log(name)[-1500:]}" for name in self.processes.running
+        )
+        assert (out / "result.json").is_file(), told[-4000:] + logs
+        found: dict[str, Any] = json.loads((out / "result.json").read_text())
+        return found
+
+    def _short(self, site: str) -> str:
+        return f"{self.home}/{SITES.index(site)}"
+
+
+@contextlib.contextmanager
+def deployment(folder: Path) -> Iterator[Deployment]:
+    """A SuperLink with TLS and node authentication, and nobody joined yet; all ends with it."""
+    make_certificates(folder, ["127.0.0.1", "localhost"])
+    (port,) = free_ports(1)
+    with tempfile.TemporaryDirectory(prefix="fm-") as short:
+        home = Path(short)
+        for number in range(len(SITES)):
+            (home / str(number)).mkdir(mode=0o700)
+        (home / "flwr").mkdir()
+        (home / "flwr" / "config.toml").write_text(
+            f'[superlink]\ndefault = "deployed"\n[superlink.deployed]\n'
+            f'address = "127.0.0.1:{port}"\nroot-certificates = "{folder / "ca.crt"}"\n'
+        )
+        processes = Processes(folder)
+        try:
+            processes.start(
+                "superlink",
+                [
+                    *["flower-superlink", "--enable-supernode-auth", "--isolation", "subprocess"],
+                    *["--ssl-ca-certfile", str(folder / "ca.crt")],
+                    *["--ssl-certfile", str(folder / "server.crt")],
+                    *["--ssl-keyfile", str(folder / "server.key")],
+                    *["--host", "127.0.0.1", "--port", str(port)],
+                ],
+                home,
+            )
+            time.sleep(1)
+            found = Deployment(folder, processes, f"127.0.0.1:{port}", home)
+            deadline = time.monotonic() + _PATIENCE
+            while (done := found.flwr("supernode", "list", "deployed")).returncode != 0:
+                assert time.monotonic() < deadline, done.stdout + processes.log("superlink")[-3000:]
+                time.sleep(0.5)
+            yield found
+        finally:
+            processes.stop_all()
