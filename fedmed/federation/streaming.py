@@ -62,6 +62,7 @@ class StreamingGrid(Grid):
         of the node that was asked.
         """
         outgoing = list(messages)
+        del messages
         end = time.monotonic() + (timeout or float("inf"))
         ids = list(self._grid.push_messages(outgoing)) if outgoing else []
         # Without their contents: the model is not needed until the last answer.

@@ -30,7 +30,7 @@ import json, sys, ray
 from ray._private import state
 
 ray.init(address=sys.argv[1], log_to_driver=False)
-actors = [a for a in state.actors().values() if "VirtualClient" in a["ActorClassName"]]
+actors = [a for a in state.actors().values() if a["ActorClassName"] == "ClientAppActor"]
 print(json.dumps(sorted({a["Address"]["NodeID"] for a in actors})))
 """
 
