@@ -169,7 +169,7 @@ def _under_ceiling(paper: Paper, arms: Sequence[Arm]) -> Figure | None:
             every=True,
         ),
         chart.layer(
-            {"type": "text", "align": "right", "dy": -7, "dx": -2},
+            {"type": "text", "align": "right", "dy": -13, "dx": -2},
             [
                 {"scale": 8, "value": papers.ceiling(8, share), "who": who}
                 for who, share in shares.items()
