@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint setup clean
+.PHONY: run test lint setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -27,6 +27,22 @@ lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Docker where its daemon answers, else Podman. BUILD: more options of build, such as
+# --build-arg TORCH_OPTIONS='--extra-index-url URL' for wheels of torch without CUDA.
+ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
+BUILD ?=
+FORMAT = $(if $(findstring podman,$(ENGINE)),--format docker)
+
+images:  ## the images of a hospital and of the server
+	$(ENGINE) build $(FORMAT) $(BUILD) -f clients/Dockerfile -t localhost/fedmed-client .
+	$(ENGINE) build $(FORMAT) $(BUILD) -f server/Dockerfile -t localhost/fedmed-server .
+
+trial: $(READY)  ## certificates, keys and images for compose.yaml
+	$(BIN)/python containers/trial.py trial
+
+e2e-containers: $(READY) images  ## a federation of real containers, from nothing to a result
+	ENGINE=$(ENGINE) $(BIN)/python containers/e2e.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

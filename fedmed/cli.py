@@ -15,6 +15,7 @@ import typer
 from fedmed import __version__, files
 from fedmed.errors import RunError, UserError
 from fedmed.rounding import up
+from fedmed.site.cli import doctor, site_app
 
 app = typer.Typer(
     help="What does privacy cost a network of hospitals?",
@@ -26,6 +27,8 @@ data_app = typer.Typer(help="Look at a cohort before training.", no_args_is_help
 app.add_typer(data_app, name="data")
 ledger_app = typer.Typer(help="Read and check a hospital's ledger.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(site_app, name="site")
+app.command()(doctor)
 
 Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The comparison to run.")]
 Set = Annotated[
@@ -129,6 +132,17 @@ def evaluate(
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
         show(found, str(table))
+
+
+@app.command()
+def guard(
+    site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")],
+) -> None:
+    """Guard a site's data and ledger: answer the app's requests on a socket, until a signal."""
+    from clients.guard.process import run as stand_guard
+
+    logging.getLogger("fedmed").setLevel(logging.INFO)
+    stand_guard(site, lambda its: typer.echo(f"ready: {its.name} on {its.socket}"))
 
 
 @app.command()

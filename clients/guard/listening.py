@@ -4,9 +4,11 @@ import contextlib
 import fcntl
 import logging
 import os
+import queue
 import socket
 import stat
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +17,17 @@ from typing import Any, Final
 from fedmed.errors import UserError
 from fedmed.files import disk_errors
 from fedmed.site.file import SiteFile
-from fedmed.site.wire import BadFrame, read_frame, send_frame
+from fedmed.site.wire import BadFrame, read_body, read_header, send_frame
 
 log = logging.getLogger("fedmed.guard")
 
-READING: Final = 120.0  # seconds for a whole frame: a model of a gigabyte over a local socket
+READING: Final = 120.0  # seconds for a frame's body: a model of a gigabyte over a local socket
+_HEADER: Final = 5.0  # seconds for its header, while nobody else is heard
+_MOST_WAITING: Final = 8  # requests
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: ucred of socket(7)
 _LONGEST_NAME: Final = 107  # bytes of a Unix socket's path
+_LINGER: Final = 0.5  # seconds, and pieces of 64 KiB, that are read after a reply and dropped
+_MOST_UNREAD: Final = 64
 _A_LINE_EACH: Final = 60.0  # seconds between two lines about a stranger who tries again
 
 Answer = Callable[[dict[str, Any], bytes, int], tuple[dict[str, Any], bytes]]
@@ -34,14 +40,23 @@ def peers_of(site: SiteFile) -> tuple[int, ...]:
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder that only its owner can look into; raises :class:`UserError` where it cannot.
+    """Make a folder that only its owner can look into; raises :class:`UserError` where it is not.
 
     Whoever may write into a ledger's or a cache's folder can replace what is in it.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+        found = folder.stat()
+        if not stat.S_IMODE(found.st_mode) & 0o077:
+            return
+        # Root may own folders that many others need.
+        if found.st_uid == os.getuid() != 0:
             folder.chmod(0o700)
+            return
+    raise UserError(
+        f"{folder}: other users may look into it; give ledger, log and cache a folder of the "
+        f"guard's own, or run chmod 700 {folder}"
+    )
 
 
 @contextlib.contextmanager
@@ -126,21 +141,76 @@ def serve(
     *,
     reading: float = READING,
 ) -> None:
-    """Answer one connection after the other until ``running`` says no."""
+    """Hear connections until ``running`` says no: one request is answered after the other.
+
+    Whether the guard is there (``status``) is answered meanwhile. What is being answered at the
+    end is finished first.
+    """
     strangers: dict[int, float] = {}
-    while running():
-        listener.settimeout(0.5)
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
-            continue
-        with connection:
+    waiting: queue.Queue[_Waiting | None] = queue.Queue(_MOST_WAITING)
+    worker = threading.Thread(target=_work, args=(waiting, answer, refuse, reading))
+    worker.start()
+    try:
+        while running():
+            listener.settimeout(0.5)
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
             uid = peer_of(connection)
             if uid in peers:
-                _one(connection, uid, answer, refuse, reading)
-            elif time.monotonic() - strangers.get(uid, -_A_LINE_EACH) >= _A_LINE_EACH:
+                _hear(connection, uid, waiting, answer, refuse, reading)
+                continue
+            connection.close()
+            if time.monotonic() - strangers.get(uid, -_A_LINE_EACH) >= _A_LINE_EACH:
                 strangers[uid] = time.monotonic()
                 refuse("peer", peer=uid)
+    finally:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left = waiting.get_nowait()
+                if left is not None:
+                    left[0].close()
+        waiting.put(None)
+        worker.join()
+
+
+_Waiting = tuple[socket.socket, int, dict[str, Any], int]
+
+
+def _hear(
+    connection: socket.socket,
+    uid: int,
+    waiting: "queue.Queue[_Waiting | None]",
+    answer: Answer,
+    refuse: Refuse,
+    reading: float,
+) -> None:
+    """Read a header; whether the guard is there is told at once, all else waits its turn."""
+    try:
+        header, size = read_header(connection, seconds=min(reading, _HEADER))
+        if header == {"kind": "status"} and not size:
+            _send(connection, answer(header, b"", uid), reading)
+            return
+        waiting.put_nowait((connection, uid, header, size))
+    except BadFrame as error:
+        _send(connection, refuse("frame", peer=uid, reason=str(error)), reading)
+    except queue.Full:
+        _send(connection, refuse("guard", peer=uid, reason="too many requests wait"), reading)
+
+
+def _work(
+    waiting: "queue.Queue[_Waiting | None]", answer: Answer, refuse: Refuse, reading: float
+) -> None:
+    while (item := waiting.get()) is not None:
+        connection, uid, header, size = item
+        try:
+            reply = answer(header, read_body(connection, size, seconds=reading), uid)
+        except BadFrame as error:
+            reply = refuse("frame", peer=uid, reason=str(error))
+        except MemoryError:
+            reply = refuse("memory", peer=uid)
+        _send(connection, reply, reading)
 
 
 def peer_of(connection: socket.socket) -> int:
@@ -149,17 +219,13 @@ def peer_of(connection: socket.socket) -> int:
     return int(_CREDENTIALS.unpack(raw)[1]) % 2**32
 
 
-def _one(
-    connection: socket.socket, uid: int, answer: Answer, refuse: Refuse, reading: float
-) -> None:
-    try:
-        header, body = read_frame(connection, seconds=reading)
-    except BadFrame as error:
-        reply = refuse("frame", peer=uid, reason=str(error))
-    except MemoryError:
-        reply = refuse("memory", peer=uid)
-    else:
-        reply = answer(header, body, uid)
+def _send(connection: socket.socket, reply: tuple[dict[str, Any], bytes], reading: float) -> None:
     # Whoever hung up meanwhile may ask again, and gets the stored bytes.
-    with contextlib.suppress(OSError):
+    with connection, contextlib.suppress(OSError):
         send_frame(connection, *reply, seconds=reading)
+        # What was not read would reset the connection, and take the code with it.
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(_LINGER)
+        for _ in range(_MOST_UNREAD):
+            if not connection.recv(1 << 16):
+                break

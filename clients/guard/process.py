@@ -23,6 +23,14 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
     """
     site = read_site(path)
     os.umask(0o077)
+    _only_ours_to_write(site.where)
+    _only_ours_to_write(site.policy)
+    for folder in (site.ledger.parent, site.audit.parent):
+        if site.socket.is_relative_to(folder):
+            raise UserError(
+                f"{site.where}: the socket lies in {folder}, which is the guard's alone; give the "
+                "ledger a folder of its own"
+            )
     private_folder(site.ledger.parent)
     private_folder(site.audit.parent)
     os.environ.setdefault("FEDMED_HOME", str(site.ledger.parent / "home"))
@@ -47,6 +55,12 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
             guard.ledger.note("guard started", site=site.name)
             ready(site)
             serve(listener, peers, guard.answer, guard.refuse, lambda: not stop.is_set())
+
+
+def _only_ours_to_write(path: Path) -> None:
+    """What decides must not be the app's to change."""
+    if path.exists() and path.stat().st_mode & 0o022:
+        raise UserError(f"{path}: other users may write to it; run chmod go-w {path}")
 
 
 def _others_read(path: Path) -> bool:

@@ -90,7 +90,7 @@ def _ask(
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(60.0)
             connection.connect(path)
-            send_frame(connection, *write_request(request))
+            send_frame(connection, *write_request(request), seconds=seconds)
             header, body = read_frame(connection, seconds=seconds)
             about = header.get("arrays")
             kinds = (*DTYPES, torch.float64)

@@ -71,7 +71,7 @@ def make_site(folder: Path, wish: Wish) -> str:
     with files.disk_errors(folder):
         (folder / "state").mkdir(mode=0o700)
         (folder / "run").mkdir()
-        (folder / "run").chmod(0o750)
+        (folder / "run").chmod(0o2750)  # the socket is for the group
         if os.geteuid() == 0:
             _hand_over(folder)
     return public.decode("ascii")

@@ -38,7 +38,15 @@ def send_frame(
 def read_frame(
     connection: socket.socket, *, seconds: float, largest: int = LARGEST_BODY
 ) -> tuple[dict[str, Any], bytes]:
-    """One frame's header and body, ``seconds`` in all; raises :class:`BadFrame`."""
+    """One frame's header and body, each within ``seconds``; raises :class:`BadFrame`."""
+    header, size = read_header(connection, seconds=seconds, largest=largest)
+    return header, read_body(connection, size, seconds=seconds)
+
+
+def read_header(
+    connection: socket.socket, *, seconds: float, largest: int = LARGEST_BODY
+) -> tuple[dict[str, Any], int]:
+    """A frame's header, and how many bytes of body follow; raises :class:`BadFrame`."""
     deadline = time.monotonic() + seconds
     magic, header_size, body_size = _FRONT.unpack(_read(connection, _FRONT.size, deadline))
     if magic != MAGIC:
@@ -52,7 +60,12 @@ def read_frame(
         raise BadFrame("a header that is no JSON") from error
     if not isinstance(header, dict):
         raise BadFrame("a header that is no object")
-    return header, _read(connection, body_size, deadline)
+    return header, body_size
+
+
+def read_body(connection: socket.socket, size: int, *, seconds: float) -> bytes:
+    """The body that follows a header; raises :class:`BadFrame`."""
+    return _read(connection, size, time.monotonic() + seconds)
 
 
 def _no_constant(name: str) -> float:

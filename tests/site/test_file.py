@@ -92,3 +92,11 @@ def test_reading_a_site_imports_neither_flower_nor_torch() -> None:
     code = "import sys, fedmed.site.file; print({'flwr', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_example_of_the_guide_is_a_site(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guard.md").read_text(encoding="utf-8")
+    text = guide.partition("<!-- site -->\n```toml\n")[2].partition("```")[0]
+    site = read_site(written(tmp_path, text))
+    assert site.settings == {"run.device": "cpu", "privacy.epsilon": 2.0}
+    assert site.data["data.columns.label"] == "finding"

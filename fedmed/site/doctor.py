@@ -1,0 +1,191 @@
+"""What ``fedmed doctor`` looks at before a site joins; nothing but a lock file is written."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from fedmed.config import Settings
+from fedmed.errors import RunError, UserError
+from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.policy import read_policy
+from fedmed.site.connection import NAME, Connection, read_connection
+from fedmed.site.file import SiteFile, read_site
+from fedmed.site.reach import Check, knock
+from fedmed.site.settings import site_settings
+
+SPACE: Final = 2 * 2**30
+"""Bytes that should be free beside the ledger: decoded images and the last replies lie there."""
+
+_SAMPLE: Final = 8  # images that are decoded
+
+Look = Callable[[Connection], list[Check]]
+
+
+def examine(path: Path, look: Look = knock) -> list[Check]:
+    """Every check of the site at ``path``; those that rest on a failed one are left out."""
+    try:
+        site = read_site(path)
+    except UserError as error:
+        return [Check("site file", False, str(error))]
+    return [
+        Check("site file", True, f"{site.where}: {site.name}"),
+        _policy(site),
+        *_connection(site, look),
+        *_data(site),
+        _device(site),
+        _disk(site),
+        *_ledger(site),
+    ]
+
+
+def _policy(site: SiteFile) -> Check:
+    try:
+        policy = read_policy(site.policy)
+    except UserError as error:
+        return Check("policy", False, str(error))
+    if not policy.public_size:
+        text = f"{site.policy}: public-size is missing; declare a size that everybody may know"
+        return Check("policy", False, text)
+    if not policy.maximum_epsilon and not policy.arms:
+        text = f"{site.policy}: neither maximum-epsilon nor arms: anything may be asked; set one"
+        return Check("policy", False, text)
+    most = f"epsilon {policy.maximum_epsilon:g}" if policy.maximum_epsilon else "no epsilon"
+    return Check("policy", True, f"{most} at most, arms {', '.join(policy.arms) or 'as limited'}")
+
+
+def _connection(site: SiteFile, look: Look) -> Iterator[Check]:
+    path = site.where.parent / NAME
+    try:
+        connection = read_connection(path)
+    except UserError as error:
+        yield Check("connection", False, str(error))
+        return
+    found = look(connection)
+    yield from found
+    if all(check.ok for check in found):
+        yield _registered(connection)
+
+
+def _registered(connection: Connection) -> Check:
+    from fedmed.federation.registered import registered
+
+    try:
+        node = registered(connection)
+    except OSError as error:
+        return Check("registered", False, f"{connection.address}: {error}; try again", later=True)
+    if node is None:
+        text = (
+            f"the server does not take the key, or its SuperNode is running already; send "
+            f"{connection.key}.pub to the coordinator: flwr supernode register"
+        )
+        return Check("registered", False, text)
+    return Check("registered", True, f"as node {node} (found by joining for a moment)")
+
+
+def _data(site: SiteFile) -> Iterator[Check]:
+    # The last of a request's keys are not known before it comes: here with their defaults.
+    from fedmed.data.network import load_network
+
+    try:
+        settings = site_settings(site, {"evaluation.where": "hospitals"}).used
+        for key in ("path", "images", "index"):
+            _readable(str(site.data.get(f"data.{key}", "")), f"data.{key}")
+        network = load_network(settings.data)
+        training = network.training(network.names[0])
+        table = network.cohort.table
+        names = list(training.table["image"])
+        for name in names[:: max(1, len(names) // _SAMPLE)][:_SAMPLE]:
+            network.cohort.images.read(name)
+    except UserError as error:
+        yield Check("data", False, str(error))
+        return
+    yield Check("data", True, f"{len(table)} images, {len(training)} for training")
+    shared = table.groupby("patient_id")["split"].nunique()
+    if (shared > 1).any():
+        text = f"{int((shared > 1).sum())} patients are in several splits; set data.split"
+        yield Check("patients", False, text)
+    else:
+        yield Check("patients", True, f"{len(shared)}, each in one split only")
+    yield from _cohort(site, int(training.table["patient_id"].nunique()))
+
+
+def _readable(path: str, key: str) -> None:
+    if path and Path(path).exists() and not os.access(path, os.R_OK):
+        raise UserError(
+            f"{key} = '{path}': this user may not read it; give the guard's user that right"
+        )
+
+
+def _cohort(site: SiteFile, patients: int) -> Iterator[Check]:
+    try:
+        least = read_policy(site.policy).minimum_cohort
+    except UserError:
+        return
+    if patients < least:
+        text = f"{patients} training patients, and the policy's minimum-cohort is {least}: " + (
+            "every request will be refused; lower it, or add patients"
+        )
+        yield Check("cohort", False, text)
+
+
+def _device(site: SiteFile) -> Check:
+    import torch
+
+    wanted = str(site.settings.get("run.device", Settings().run.device))
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        text = "run.device is cuda and there is none; install the driver and start the GPU image"
+        return Check("device", False, text)
+    named = torch.cuda.get_device_name() if there and wanted != "cpu" else "no GPU, training on CPU"
+    return Check("device", True, named)
+
+
+def _disk(site: SiteFile) -> Check:
+    folder = _existing(site.ledger.parent)
+    free = shutil.disk_usage(folder).free
+    if free < SPACE:
+        text = f"{free / 2**30:.1f} GiB free at {folder}; free {SPACE / 2**30:.0f} GiB"
+        return Check("disk", False, text)
+    return Check("disk", True, f"{free / 2**30:.0f} GiB free")
+
+
+def _ledger(site: SiteFile) -> Iterator[Check]:
+    ledger = Ledger(site.ledger, site.audit, patience=5.0)
+    try:
+        if site.ledger.exists() or ledger.log.path.exists():
+            yield Check("ledger", True, f"{ledger.verify()} rows, whole")
+        else:
+            yield Check("ledger", True, "none yet; the guard's first request makes it")
+    except (RunError, UserError) as error:
+        yield Check("ledger", False, str(error))
+    for path in dict.fromkeys((site.ledger, site.audit)):
+        text = _unwritable(path)
+        if text:
+            yield Check("ledger", False, text)
+            return
+
+
+def _unwritable(path: Path) -> str:
+    """Why ``path`` cannot be written, and what to do; "" where it can."""
+    remedy = "nothing is trained without a ledger that can be written"
+    if path.exists() and not os.access(path, os.W_OK):
+        return f"{path} cannot be written; mount its volume writable for the guard's user: {remedy}"
+    folder = _existing(path.parent)
+    try:
+        # SQLite makes files beside the ledger.
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return (
+            f"{folder} cannot be written ({error.strerror}); mount it writable for the guard's "
+            f"user: {remedy}"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
