@@ -23,6 +23,8 @@ from typing import Any
 
 import torch
 
+import clients.member
+import server.coordinator
 from fedmed import machine
 from fedmed.config import Settings
 from fedmed.federation import messages
@@ -31,6 +33,8 @@ from fedmed.planning import member_shard
 from fedmed.training import train_plain
 
 BATCH = 8
+# Part of the base process in every measurement, whichever part uses them.
+IMPORTED = (clients.member, server.coordinator)
 
 
 def settings_for(hospitals: int, rounds: int, size: int, model: str) -> Settings:
