@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,8 @@ def main() -> None:
     engine = os.environ.get("ENGINE", "docker")
     if not shutil.which(engine) or os.geteuid() != 0:
         sys.exit(f"containers/e2e.py: needs root, and ENGINE={engine} to be installed")
+    # Whoever ends this ends its containers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fedmed-e2e-") as name:
         folder = Path(name)
@@ -165,7 +168,7 @@ def check(engine: str, folder: Path) -> None:
     """Each hospital paid into its own ledger, and no node can see data or ledger."""
     for hospital in HOSPITALS:
         state = folder / "trial" / hospital / "state"
-        if not (state / "ledger.sqlite").is_file() or not (state / "audit.jsonl").is_file():
+        if not (state / "ledger.sqlite").is_file() or not (state / "ledger.audit.jsonl").is_file():
             sys.exit(f"{hospital}: no ledger or no audit log in {state}")
         for path in ("/site/state", "/site/data", "/site/policy.toml"):
             seen = subprocess.run(

@@ -137,7 +137,7 @@ def _site(wish: Wish) -> str:
         f"name = {json.dumps(wish.name)}  # as the federation knows this hospital",
         'policy = "policy.toml"',
         'ledger = "state/ledger.sqlite"',
-        'audit = "state/audit.jsonl"',
+        'audit = "state/ledger.audit.jsonl"',
         'socket = "run/guard.sock"',
         f"peers = [{NODE}]  # the SuperNode's user: who else asks gets nothing",
         "",

@@ -247,11 +247,11 @@ def test_ledger_on_a_read_only_volume(site: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_ledger_that_was_edited(site: Path) -> None:
     state = site.parent / "state"
-    ledger = Ledger(state / "ledger.sqlite", state / "audit.jsonl")
+    ledger = Ledger(state / "ledger.sqlite", state / "ledger.audit.jsonl")
     ledger.note("guard started")
     assert wrong(examine(site, away)) == {}
-    edited(state / "audit.jsonl", "guard started", "guard stopped")
-    told(examine(site, away), "ledger", "audit.jsonl", "edited")
+    edited(state / "ledger.audit.jsonl", "guard started", "guard stopped")
+    told(examine(site, away), "ledger", "ledger.audit.jsonl", "edited")
 
 
 def test_no_connection_file(site: Path) -> None:
