@@ -186,7 +186,13 @@ class Deployment:
         self.processes.start(
             f"node-{site}",
             [
-                *["flower-supernode", "--root-certificates", str(self.folder / "ca.crt")],
+                *[
+                    sys.executable,
+                    "-m",
+                    "clients.node",
+                    "--root-certificates",
+                    str(self.folder / "ca.crt"),
+                ],
                 *["--superlink", self.fleet, "--port", str(port)],
                 *["--auth-supernode-private-key", str(home / "node.key")],
                 *["--node-config", f'guard="{self._short(site)}/g.sock"'],

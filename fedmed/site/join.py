@@ -64,7 +64,7 @@ def supernode(connection: Connection, guard: Path, port: int = PORT) -> list[str
                 f"--port {port}: taken by another process ({error.strerror}); name another port"
             ) from error
     return [
-        "flower-supernode",
+        "fedmed-supernode",
         f"--superlink={connection.address}",
         f"--root-certificates={connection.ca}",
         f"--auth-supernode-private-key={connection.key}",

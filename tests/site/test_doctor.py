@@ -170,6 +170,7 @@ def test_no_secret_is_on_the_supernode_s_command_line(tmp_path: Path) -> None:
     assert "--insecure" not in command
     assert f"--auth-supernode-private-key={connection.key}" in command
     assert f"--root-certificates={connection.ca}" in command
+    assert command[0] == "fedmed-supernode", "which checks the app bundle"
     assert command[4] == f'--node-config=guard="{at}"'
     refuses(lambda: join.supernode(connection, tmp_path / "none"), "--guard", "fedmed guard")
 
