@@ -36,6 +36,7 @@ from fedmed.privacy.policy import SIMULATION, Policy, read_policy
 from fedmed.privacy.statement import Spend, schema, statement
 from fedmed.privacy.totals import totals
 from fedmed.rounding import up
+from fedmed.site.file import read_site
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -47,6 +48,7 @@ PAGES = sorted(
     ]
 )
 MARKED = re.compile(r"<!-- experiment -->\n```toml\n(.*?)```", re.DOTALL)
+SITE = re.compile(r"<!-- site -->\n```toml\n(.*?)```", re.DOTALL)
 POLICY = re.compile(r"<!-- policy -->\n```toml\n(.*?)```", re.DOTALL)
 SHOWN = re.compile(r"^```sh\n([^\n]*)\n```\n+^```(?:json)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -101,8 +103,19 @@ def test_every_toml_block_is_a_tested_example() -> None:
     assert len(examples()) >= 10
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        tested = len(MARKED.findall(text)) + len(POLICY.findall(text))
+        tested = len(MARKED.findall(text)) + len(POLICY.findall(text)) + len(SITE.findall(text))
         assert text.count("```toml") == tested, name_of(page)
+
+
+def test_the_guides_site_file_is_one(tmp_path: Path) -> None:
+    (text,) = SITE.findall((ROOT / "docs" / "guard.md").read_text(encoding="utf-8"))
+    (tmp_path / "site.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "policy.toml").write_text("public-size = 100\n", encoding="utf-8")
+    for folder in ("state", "run"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    site = read_site(tmp_path / "site.toml")
+    assert (site.name, site.peers) == ("st-mary", (10001,))
+    assert site.socket == tmp_path / "run" / "guard.sock"
 
 
 def parse(arguments: list[str]) -> click.Context:
@@ -375,5 +388,5 @@ def test_the_numbers_of_the_privacy_guide_are_the_codes() -> None:
 def test_the_picture_is_small() -> None:
     path = ROOT / "docs" / "images" / "report.png"
     with Image.open(path) as picture:
-        assert picture.width == 1280
+        assert picture.width == 1440
     assert path.stat().st_size < 300_000

@@ -36,8 +36,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import fedmed.models
 from clients import app as client_app
 from clients import hospital as module
+from clients import member
 from clients.hospital import Hospital, Refusal
-from fedmed import training
+from fedmed import exchange, training
 from fedmed.config import Settings
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
@@ -103,7 +104,7 @@ def test_pitfall_03_no_state_dict_is_clipped_no_zero_divides_and_no_nan_passes(
     with monkeypatch.context() as patch:
         patch.setattr(module, "clip", naive_clip)
         goes_red(check_only_finite_parameters_are_clipped)
-    monkeypatch.setattr(messages, "trainable", lambda network: network.state_dict())
+    monkeypatch.setattr(exchange, "trainable", lambda network: network.state_dict())
     goes_red(check_only_finite_parameters_are_clipped)
 
 
@@ -274,8 +275,9 @@ def released_sum(
     )
     settings = settings_of("dp-sgd", learning_rate=1.0)
     one = tiny_hospital("dp-sgd", shard=shard, plan=plan, settings=settings)
-    parameters = messages.parameters_of(network or tiny_network())
-    return flat(one.train("run", 1, parameters, {}).update) * 24
+    started = network or tiny_network()
+    parameters, frozen = messages.parameters_of(started), messages.frozen_of(started)
+    return flat(one.train("run", 1, parameters, frozen).update) * 24
 
 
 def check_one_patient_moves_the_sum_by_the_clipping_norm(
@@ -402,9 +404,10 @@ class Unchecked:
 
 
 def check_a_network_that_mixes_patients_is_refused() -> None:
-    parameters = messages.parameters_of(with_batch_norm())
+    network = with_batch_norm()
+    parameters, frozen = messages.parameters_of(network), messages.frozen_of(network)
     one = tiny_hospital("dp-sgd")
-    refuses(lambda: one.train("run", 1, parameters, {}), "plan", error=Refusal)
+    refuses(lambda: one.train("run", 1, parameters, frozen), "plan", error=Refusal)
 
 
 def test_pitfall_14_no_batch_norm_mixes_patients(
@@ -557,7 +560,7 @@ def test_pitfall_30_no_exceptions_text_is_sent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = tiny_hospital("dp-sgd", shard=Failing())
-    monkeypatch.setattr(client_app, "hospital_for", lambda *_: one)
+    monkeypatch.setattr(member, "hospital_for", lambda *_: one)
     check_no_text_of_an_error_travels(caplog)
 
     def with_text(answer: Callable[[], RecordDict]) -> RecordDict:
@@ -566,7 +569,7 @@ def test_pitfall_30_no_exceptions_text_is_sent(
         except Exception as error:
             return RecordDict({"error": ConfigRecord({"hospital": "", "code": str(error)})})
 
-    monkeypatch.setattr(client_app, "_guarded", with_text)
+    monkeypatch.setattr(member, "_guarded", with_text)
     goes_red(check_no_text_of_an_error_travels, caplog)
 
 
