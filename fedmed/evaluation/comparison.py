@@ -17,6 +17,7 @@ from fedmed.evaluation.estimates import (
     estimate,
     estimate_change,
     estimate_gap,
+    estimate_share,
     null_difference,
     p_change,
     p_value,
@@ -137,7 +138,8 @@ def _place(told: Json, item: Item, names: list[str]) -> None:
     elif item.attribute is not None:
         place = told["gaps"][item.attribute]
     if item.gap is None:
-        place[item.name] = estimate(item.quantity.select(names))
+        own = item.quantity.select(names)
+        place[item.name] = estimate(own) if item.kind == "gap" else estimate_share(own)
     else:
         place[item.name] = estimate_gap(item.gap.select(names))
 
@@ -203,7 +205,7 @@ def _put_targets(
 ) -> None:
     for arm, runs in paired.runs.items():
         by_arm[arm]["targets"] = {
-            target: {"auroc": estimate(single.quantity("auroc").select(list(runs.values())))}
+            target: {"auroc": estimate_share(single.quantity("auroc").select(list(runs.values())))}
             for target, single in by_target.items()
         }
 

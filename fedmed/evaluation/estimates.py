@@ -37,6 +37,18 @@ def estimate(quantity: Quantity) -> Json:
     return _told(quantity, found.low, found.high)
 
 
+def estimate_share(quantity: Quantity) -> Json:
+    """:func:`estimate` of what lies between 0 and 1, as every metric here does.
+
+    Student's t over few seeds knows no bounds, and its limits are cut to them.
+    """
+    told = estimate(quantity)
+    for key in ("training_low", "training_high", "both_low", "both_high"):
+        if told[key] is not None:
+            told[key] = min(1.0, max(0.0, told[key]))
+    return told
+
+
 def estimate_gap(gap: Gap) -> Json:
     """:func:`estimate` of a gap: its interval is that of the differences it is the largest of."""
     if not gap.contrasts:
