@@ -7,7 +7,7 @@ from fedmed.evaluation.quantity import Quantity
 
 
 def test_a_share_has_no_limit_beyond_nought_and_one() -> None:
-    """AUROCs of three trainings, 0.30 to 0.82: Student t with two degrees of freedom passes both."""
+    """Three trainings, 0.30 to 0.82: Student t with two degrees of freedom passes both."""
     values = np.array([0.30, 0.80, 0.82])
     samples = values + np.random.default_rng(0).normal(0.0, 0.03, (400, 1))
     quantity = Quantity(("0", "1", "2"), values, samples, lambda: np.full((900, 3), 0.001))
