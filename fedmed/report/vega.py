@@ -45,21 +45,30 @@ def render(
     """
     if not specifications:
         return "", []
-    workers = max(1, min(_MOST, (os.cpu_count() or 1) - 1, len(specifications)))
-    # Neighbours are alike: every n-th one makes shares of about the same size.
-    shares = [list(range(first, len(specifications), workers)) for first in range(workers)]
-    jobs: list[dict[str, Any]] = [{"script": True}]
-    jobs += [
-        {"specifications": [specifications[i] for i in share], "replaced": replaced}
-        for share in shares
+    processes = min(_MOST, os.cpu_count() or 1)
+    # Vega is slow until it is warm, so that with two processors one process draws everything.
+    with ThreadPoolExecutor(1) as pool:
+        script = pool.submit(_ask, {"script": True})
+        drawers = max(1, processes - 1)
+        texts = _shared("specifications", specifications, drawers, replaced=replaced)
+        pictures = _shared("papers", [paper for _, paper in texts], processes)
+    found = [
+        Drawing(svg, paper, base64.b64decode(picture))
+        for (svg, paper), picture in zip(texts, pictures, strict=True)
     ]
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        script, *drawn = pool.map(_ask, jobs)
-    found: dict[int, Drawing] = {}
-    for share, answers in zip(shares, drawn, strict=True):
-        for place, one in zip(share, answers, strict=True):
-            found[place] = Drawing(one["svg"], one["paper"], base64.b64decode(one["png"]))
-    return script, [found[place] for place in range(len(specifications))]
+    return script.result(), found
+
+
+def _shared(kind: str, items: Sequence[Any], processes: int, **others: Any) -> list[Any]:
+    """The answers for `items`, in their order, from so many processes."""
+    # Neighbours are alike: every n-th one makes shares of about the same size.
+    count = min(processes, len(items))
+    jobs = [{kind: list(items[first::count]), **others} for first in range(count)]
+    found: list[Any] = [None] * len(items)
+    with ThreadPoolExecutor(count) as pool:
+        for first, answer in enumerate(pool.map(_ask, jobs)):
+            found[first::count] = answer
+    return found
 
 
 def _ask(job: dict[str, Any]) -> Any:
@@ -86,14 +95,16 @@ def _ask(job: dict[str, Any]) -> Any:
 def _work(job: dict[str, Any]) -> Any:
     if job.get("script"):
         return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VERSION)
+    if "papers" in job:
+        pictures = [vl_convert.svg_to_png(paper, scale=_SCALE) for paper in job["papers"]]
+        return [base64.b64encode(picture).decode("ascii") for picture in pictures]
     drawn = []
     for specification in job["specifications"]:
         svg = vl_convert.vegalite_to_svg(specification, vl_version=VERSION)
         paper = svg
         for text, other in job["replaced"].items():
             paper = paper.replace(text, other)
-        png = vl_convert.svg_to_png(paper, scale=_SCALE)
-        drawn.append({"svg": svg, "paper": paper, "png": base64.b64encode(png).decode("ascii")})
+        drawn.append((svg, paper))
     return drawn
 
 
