@@ -29,7 +29,7 @@ lint: $(READY)  ## format, lint, types
 	$(BIN)/mypy
 
 # Docker where its daemon answers, else Podman. BUILD: more options of build, such as
-# --build-arg TORCH_OPTIONS='--extra-index-url URL' for wheels of torch without CUDA.
+# --build-arg TORCH_OPTIONS='...' (options of pip) for wheels of torch without CUDA.
 ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
 BUILD ?=
 FORMAT = $(if $(findstring podman,$(ENGINE)),--format docker)

@@ -15,7 +15,7 @@ pip install --quiet --no-cache-dir $TORCH_OPTIONS -c /tmp/constraints.txt \
 found=$(python -c 'import torch; print("gpu" if torch.version.cuda else "cpu")')
 if [ "$found" != "$VARIANT" ]; then
   echo "VARIANT=$VARIANT, but this torch is built for $found; name an index that has the other with" \
-    "--build-arg TORCH_OPTIONS='--extra-index-url URL', or set VARIANT=$found" >&2
+    "--build-arg TORCH_OPTIONS='...' (options of pip that name them), or set VARIANT=$found" >&2
   exit 2
 fi
 

@@ -72,6 +72,7 @@ class _Coordinator:
 
     def run(self) -> dict[str, Any]:
         """The whole run; where it cannot go on, the run directory says why and how to."""
+        self.interrupted = (self.directory.path / "config.json").is_file()
         self.directory.open(self.settings, self.name)
         if self.directory.finished:
             result: dict[str, Any] = files.read_json(self.directory.path / "result.json")
@@ -268,7 +269,13 @@ class _Coordinator:
         return [name for name in self.roll.expected if name not in self.roll.refused]
 
     def _epsilon_spent(self, round_number: int) -> float | None:
-        """By the plans of those who take part; see :func:`epsilon_after`."""
+        """By the plans of those who take part; see :func:`epsilon_after`.
+
+        None once the run was interrupted: the round that was cut short may have been paid for as
+        well, so that the plans would tell less than the ledgers.
+        """
+        if self.interrupted:
+            return None
         taking_part = [p for name, p in self.plans.items() if name not in self.roll.refused]
         return epsilon_after(self.settings, taking_part, round_number)
 

@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from support import goes_red, use_tiny_models
 
 import clients.hospital
+import server.coordinator
 from fedmed.config import Settings
 from fedmed.errors import RunError, UserError
 from fedmed.evaluation import predictions
 from fedmed.experiment import load_experiment, run_experiment
 from fedmed.federation.launch import run_inline
+from fedmed.planning import epsilon_after
 from fedmed.privacy.accounting import epsilon
 from fedmed.privacy.statement import check as check_statement
 from fedmed.progress import Silent
@@ -236,6 +238,30 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_numbers(
     right = weights(tmp_path / "cut" / arm / "seed-0")
     for name, value in left.items():
         torch.testing.assert_close(value, right[name], rtol=0, atol=1e-6)
+
+
+def test_no_round_after_an_interruption_tells_less_epsilon_than_the_ledgers(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(out: Path) -> None:
+        with monkeypatch.context() as patch:
+            crash_in(patch, "train_private", 4)
+            with pytest.raises(Interrupted):
+                run(file, out, "dp-sgd")
+        run(file, out, "dp-sgd")
+        lines = (out / "dp-sgd/seed-0/history.jsonl").read_text().splitlines()
+        told = [json.loads(line)["epsilon_spent"] for line in lines]
+        assert told[1] > 0, "of the rounds before it everything is known"
+        assert len(told) > 2
+        assert told[2:] == [None] * (len(told) - 2)
+
+    check(tmp_path / "a")
+    monkeypatch.setattr(
+        server.coordinator._Coordinator,
+        "_epsilon_spent",
+        lambda self, number: epsilon_after(self.settings, self.plans.values(), number),
+    )
+    goes_red(check, tmp_path / "b")
 
 
 def test_a_resumed_run_goes_on_with_the_clipping_norm_of_its_checkpoint(
