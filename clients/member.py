@@ -1,5 +1,6 @@
 """A simulated hospital's side of the app: its data are read in this process."""
 
+import functools
 import logging
 from collections.abc import Callable
 
@@ -9,10 +10,12 @@ from clients import evaluating
 from clients.hospital import Refusal, Site, hospital_for, review
 from fedmed import config
 from fedmed.errors import UserError
+from fedmed.exchange import Buffers
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 
 log = logging.getLogger("fedmed.hospital")
+_BUFFERS = Buffers()  # this process's, whichever hospital trains in it
 
 
 def query(message: Message, context: Context) -> RecordDict:
@@ -32,13 +35,16 @@ def train(message: Message, context: Context) -> RecordDict:
         hospital = hospital_for(*_member(context), context.run_id, _site(context))
         content = message.content
         request = content.config_records["request"]
+        frozen = _BUFFERS.resolve(messages.read_frozen(content))
+        if frozen is None:
+            raise Refusal("buffers")
         reply = hospital.train(
             str(request["run"]),
             int(str(request["round"])),
             messages.decode_arrays(content.array_records["model"]),
-            messages.decode_arrays(content.array_records["frozen"]),
+            frozen,
         )
-        return messages.update_content(reply, hospital.settings.run.wire)
+        return messages.update_content(reply, hospital.settings.run.wire, spend=True)
 
     return _guarded(answer)
 
@@ -80,10 +86,16 @@ def _guarded(answer: Callable[[], RecordDict]) -> RecordDict:
 
 def _member(context: Context) -> tuple[config.Settings, int]:
     try:
-        settings = config.from_flat(dict(context.run_config))
+        settings = _settings(tuple(context.run_config.items()))
     except UserError as error:
         raise Refusal("plan") from error
     return settings, int(context.node_config["partition-id"])
+
+
+@functools.lru_cache(maxsize=8)
+def _settings(flat: tuple[tuple[str, config.Scalar], ...]) -> config.Settings:
+    """The run's settings, which come with every message."""
+    return config.from_flat(dict(flat))
 
 
 def _site(context: Context) -> Site:

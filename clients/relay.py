@@ -27,10 +27,11 @@ def relay(message: Message, context: Context, kind: str) -> RecordDict:
     def train() -> RecordDict:
         round_number = int(str(request["round"]))
         model = messages.decode_arrays(content.array_records["model"])
-        frozen = messages.decode_arrays(content.array_records["frozen"])
+        frozen = messages.read_frozen(content)
         return messages.update_content(
             asking.train(socket, config, run, run_id, round_number, model, frozen),
             str(config.get("run.wire", "float32")),
+            spend=True,
         )
 
     def evaluate() -> RecordDict:

@@ -34,6 +34,7 @@ ERRORS: Final = {
     "bad-update": "the update had another form, or numbers that are not finite",
     "version": "the hospital runs another version of fedmed than the server",
     "app": "the hospital's policy does not name this app bundle",
+    "buffers": "the hospital no longer has the buffers that no training changes",
     "frame": "the request to the hospital's guard had another form",
     "guard": "the hospital's guard cannot be reached",
     "peer": "the hospital's guard does not hear this user",
@@ -121,6 +122,24 @@ def fingerprint(arrays: Mapping[str, Tensor]) -> str:
 def request_fingerprint(arrays: Mapping[str, Tensor], spec: Spec) -> str:
     """SHA-256 of a model and the public cells: which release of histograms was asked for."""
     return hashlib.sha256(f"{fingerprint(arrays)}|{spec!r}".encode()).hexdigest()
+
+
+class Buffers:
+    """What a hospital's process keeps of a model between rounds: what no training changes.
+
+    It comes once and is known by its fingerprint from then on. The last model's is kept.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[str, Tensor]] = {}
+
+    def resolve(self, given: dict[str, Tensor] | str) -> dict[str, Tensor] | None:
+        """The buffers that came, which are kept, or those of a fingerprint; None where unknown."""
+        if isinstance(given, str):
+            return self._kept.get(given)
+        if given:
+            self._kept = {fingerprint(given): given}
+        return given
 
 
 def pack(update: Mapping[str, Tensor]) -> bytes:

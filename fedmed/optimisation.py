@@ -46,8 +46,13 @@ class LocalSteps:
         self._done += 1
 
     def finish(self) -> None:
-        """Put the average of the round's parameters in their place."""
+        """Put the average of the round's parameters in their place, and let moments go.
+
+        An optimiser is part of a cycle of references: it would lie in memory until some later
+        collection, as large as one or two models.
+        """
         self._average.apply()
+        self._optimizer.state.clear()
 
 
 def schedule(train: Train, step: int, steps: int) -> float:

@@ -54,6 +54,7 @@ class CentralGaussian(Averaging):
             factor = clip_factor(reply.update or {}, bound)
             total.add(reply.hospital, reply.update or {}, factor)
             within += factor == 1.0
+            del reply  # or its update would stay until the next one is there
         model = messages.fingerprint(self.parameters)
         try:
             self.ledger.reserve(

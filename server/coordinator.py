@@ -108,12 +108,13 @@ class _Coordinator:
         if self.evaluator is not None:
             self.further = Further(self.evaluator, frozenset(self.roll.refused))
         strategy = self._strategy(model)
+        del model  # the evaluator has it, or nobody
         strategy.roster, strategy.wire = self.roll, self.settings.run.wire
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
             strategy.start(
-                StreamingGrid(self.grid),
+                StreamingGrid(self.grid, strategy.again),
                 ArrayRecord(),
                 num_rounds=self.settings.train.rounds - strategy.completed,
                 timeout=self.settings.train.timeout,

@@ -59,10 +59,13 @@ def collect(
     kept by the hospitals, and a run that goes on gets it again.
     """
     spec = make_spec(settings, owners)
-    first = next(iter(owners.values()))
+    everyone = next(iter(owners))
+    asked = {owner: messages.encode_arrays(owners[owner]) for owner in owners}  # each once
     outgoing = [
         Message(
-            messages.evaluate_content(owners.get(name, first), frozen, spec.edges, run),
+            messages.evaluate_content(
+                asked[name if name in owners else everyone], frozen, spec.edges, run
+            ),
             node,
             MessageType.EVALUATE,
             group_id="evaluate",

@@ -76,10 +76,19 @@ class FederationStrategy(Strategy):
         self.roster: Roster | None = None
         self.wire = "float32"
         self._sent = 0
+        self._round = completed
+        self._records: dict[int, ArrayRecord] = {}  # encoded models, by the model's identity
+        self._buffers = messages.fingerprint(messages.decode_arrays(frozen)) if frozen else ""
+        self._have: set[int] = set()  # nodes that were sent the buffers in this process
+        self._forget: set[int] = set()  # nodes that did not keep them
 
     @abstractmethod
     def model_for(self, hospital: str) -> Arrays:
         """The model this hospital trains next."""
+
+    @abstractmethod
+    def hold(self, hospital: str, model: Arrays) -> None:
+        """Keep these equal arrays, which share their memory with a message, as its model."""
 
     @abstractmethod
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
@@ -100,19 +109,39 @@ class FederationStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One train message for every member."""
-        round_number = server_round + self.completed
+        self._round = server_round + self.completed
         if self.roster is not None:
             self.roster.update()
             self.members = dict(self.roster.members)
-        encoded: dict[int, ArrayRecord] = {}
-        outgoing = []
-        for node, hospital in self.members.items():
-            model = self.model_for(hospital)
-            record = encoded.setdefault(id(model), messages.encode_arrays(model))
-            content = messages.train_content(record, self.frozen, round_number, self.run)
-            outgoing.append(Message(content, node, MessageType.TRAIN, group_id=str(round_number)))
-        self._sent = sum(messages.size_of(message) for message in outgoing)
-        return outgoing
+        self._sent, self._records = 0, {}
+        return [self._message(node) for node in self.members]
+
+    def _message(self, node: int) -> Message:
+        """What this node is asked; the buffers go with it unless it has them."""
+        hospital = self.members[node]
+        model = self.model_for(hospital)
+        record = self._records.get(id(model))
+        if record is None:
+            record = messages.encode_arrays(model)
+            model = messages.decode_arrays(record)  # no second copy beside what is sent
+            self.hold(hospital, model)
+            self._records[id(model)] = record
+        has = self._buffers and node in self._have and node not in self._forget
+        frozen = self._buffers if has else self.frozen
+        self._have.add(node)
+        content = messages.train_content(record, frozen, self._round, self.run)
+        message = Message(content, node, MessageType.TRAIN, group_id=str(self._round))
+        self._sent += messages.size_of(message)
+        return message
+
+    def again(self, answer: Message) -> Message | None:
+        """The same request with the buffers, for a hospital that kept none; else None."""
+        node = answer.metadata.src_node_id
+        lost = node in self.members and messages.error_of(answer) == "buffers"
+        if not lost or node in self._forget:
+            return None
+        self._forget.add(node)
+        return self._message(node)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -226,6 +255,10 @@ class Averaging(FederationStrategy):
         """The one global model."""
         return self.parameters
 
+    def hold(self, hospital: str, model: Arrays) -> None:
+        """See :meth:`FederationStrategy.hold`."""
+        self.parameters = model
+
     def models(self) -> dict[str, Arrays]:
         """The one global model."""
         return {"global": self.parameters}
@@ -237,6 +270,7 @@ class Averaging(FederationStrategy):
             equal = self.train.weighting == "equal"
             weight = 1.0 if equal else float(self.sizes[reply.hospital])
             total.add(reply.hospital, reply.update or {}, weight)
+            del reply  # or its update would stay until the next one is there
         self._step(total.over(total.weight))
 
     def _step(self, mean: Arrays) -> None:
@@ -272,6 +306,10 @@ class LocalOnly(FederationStrategy):
     def model_for(self, hospital: str) -> Arrays:
         """The hospital's own model."""
         return self.own[hospital]
+
+    def hold(self, hospital: str, model: Arrays) -> None:
+        """See :meth:`FederationStrategy.hold`."""
+        self.own[hospital] = model
 
     def models(self) -> dict[str, Arrays]:
         """Every hospital's model, by its name."""

@@ -14,6 +14,7 @@ from fedmed import __version__, exchange, models, sites
 from fedmed.config import UNPROTECTED, Settings
 from fedmed.data import network
 from fedmed.errors import RunError, UserError
+from fedmed.exchange import Buffers
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.policy import Policy, read_policy
 from fedmed.privacy.updates import finite
@@ -35,6 +36,7 @@ class Guard:
     policy: Policy
     ledger: Ledger
     _last: Settings | None = field(default=None, repr=False)
+    _buffers: Buffers = field(default_factory=Buffers, repr=False)
 
     @classmethod
     def open(cls, site: SiteFile) -> "Guard":
@@ -120,6 +122,10 @@ class Guard:
         where = hospital.Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
         if request.kind == "query":
             return self._joining(request, both, where), {}, told
+        frozen = self._buffers.resolve(request.buffers or request.frozen)
+        if frozen is None:
+            raise Refusal("buffers")
+        request = replace(request, frozen=frozen)
         if not (finite(_floats(request.model)) and finite(_floats(request.frozen))):
             raise Refusal("not-finite")
         member = hospital.hospital_for(settings, 0, 0, where)

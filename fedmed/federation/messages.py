@@ -10,8 +10,10 @@ query      ``reply``           hospital's name (public), whether its policy take
                                declared size and its version of fedmed; beside it ``own``: the
                                settings that its plan rests on and that are not those asked for
 train      ``model``           trainable parameters of the global model, float32
-train      ``frozen``          buffers that no training changes (empty with group norm)
-train      ``request``         the run's name, round number
+train      ``frozen``          buffers that no training changes (empty with group norm): with the
+                               first message alone, and again to a hospital that lost them
+train      ``request``         the run's name, round number; ``frozen``: where the buffers are not
+                               there, their fingerprint
 reply      ``update``          change of the trainable parameters, noised where the arm says so,
                                float32 or (``run.wire``) the bits of bfloat16
 reply      ``reply``           hospital's name and version; nothing computed from its data
@@ -47,6 +49,13 @@ from fedmed.exchange import (
     request_fingerprint,
     unpack,
 )
+from fedmed.federation.arrays import (
+    decode_arrays,
+    encode_arrays,
+    encode_update,
+    size_of,
+    take_arrays,
+)
 from fedmed.privacy.updates import finite
 
 __all__ = [
@@ -57,6 +66,7 @@ __all__ = [
     "decode_arrays",
     "encode_arrays",
     "encode_update",
+    "error_of",
     "evaluate_content",
     "fingerprint",
     "frozen_of",
@@ -66,59 +76,17 @@ __all__ = [
     "pack",
     "parameters_of",
     "query_content",
+    "read_frozen",
     "read_histograms",
     "read_join",
     "read_reply",
     "request_fingerprint",
+    "size_of",
     "take_arrays",
     "train_content",
     "unpack",
     "update_content",
 ]
-
-
-def encode_arrays(arrays: Mapping[str, Tensor]) -> ArrayRecord:
-    """Tensors of any device to a Flower record, names and order kept."""
-    return ArrayRecord({name: value.detach().cpu().contiguous() for name, value in arrays.items()})
-
-
-def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
-    """A Flower record to CPU tensors, names and order kept."""
-    return dict(record.to_torch_state_dict())
-
-
-def size_of(message: Message) -> int:
-    """Bytes of a message's arrays as they are encoded; 0 where it carries none."""
-    if not message.has_content():
-        return 0
-    return sum(record.count_bytes() for record in message.content.array_records.values())
-
-
-def encode_update(update: Mapping[str, Tensor], wire: str) -> ArrayRecord:
-    """An update as it travels: float32, or bfloat16 as the int16 of the same bits.
-
-    numpy, and so Flower, knows no bfloat16. Rounding comes after clipping and noise: it is
-    post-processing. Where the server adds the noise it clips what it has decoded.
-    """
-    if wire == "float32":
-        return encode_arrays(update)
-    return encode_arrays({n: v.to(torch.bfloat16).view(torch.int16) for n, v in update.items()})
-
-
-def take_arrays(record: ArrayRecord, wire: str = "float32") -> dict[str, Tensor]:
-    """Arrays of :func:`encode_update`; the record is emptied, so that there are never two copies.
-
-    Raises ``ValueError`` for bits of another kind.
-    """
-    taken = {}
-    for name in list(record):
-        value = torch.from_numpy(record.pop(name).numpy())
-        if wire == "bfloat16":
-            if value.dtype != torch.int16:
-                raise ValueError(f"array '{name}' is {value.dtype}, not the bits of bfloat16")
-            value = value.view(torch.bfloat16).float()
-        taken[name] = value
-    return taken
 
 
 def query_content(run: str) -> RecordDict:
@@ -168,20 +136,43 @@ def read_join(message: Message) -> Joining | str:
 
 
 def train_content(
-    model: Mapping[str, Tensor] | ArrayRecord, frozen: ArrayRecord, round_number: int, run: str
+    model: Mapping[str, Tensor] | ArrayRecord,
+    frozen: ArrayRecord | str,
+    round_number: int,
+    run: str,
 ) -> RecordDict:
-    """Content of a train message; ``run`` names the run in the hospitals' ledgers."""
+    """Content of a train message; ``run`` names the run in the hospitals' ledgers.
+
+    ``frozen``: the buffers, or the fingerprint of those that the hospital has.
+    """
     record = model if isinstance(model, ArrayRecord) else encode_arrays(model)
-    request = ConfigRecord({"round": round_number, "run": run})
-    return RecordDict({"model": record, "frozen": frozen, "request": request})
+    content = RecordDict({"model": record})
+    if isinstance(frozen, str):
+        request = ConfigRecord({"round": round_number, "run": run, "frozen": frozen})
+    else:
+        request = ConfigRecord({"round": round_number, "run": run})
+        content["frozen"] = frozen
+    content["request"] = request
+    return content
+
+
+def read_frozen(content: RecordDict) -> dict[str, Tensor] | str:
+    """A train message's buffers, or the fingerprint of those that the hospital should have."""
+    if "frozen" in content:
+        return decode_arrays(content.array_records["frozen"])
+    return str(content.config_records["request"]["frozen"])
 
 
 def evaluate_content(
-    model: Mapping[str, Tensor], frozen: ArrayRecord, edges: Sequence[float], run: str
+    model: Mapping[str, Tensor] | ArrayRecord,
+    frozen: ArrayRecord,
+    edges: Sequence[float],
+    run: str,
 ) -> RecordDict:
     """Content of an evaluate message."""
+    record = model if isinstance(model, ArrayRecord) else encode_arrays(model)
     request = ConfigRecord({"run": run, "edges": list(edges)})
-    return RecordDict({"model": encode_arrays(model), "frozen": frozen, "request": request})
+    return RecordDict({"model": record, "frozen": frozen, "request": request})
 
 
 def histogram_content(answer: Histograms) -> RecordDict:
@@ -220,18 +211,25 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
     return Histograms(hospital, {n: given[n].numpy() for n in spec.families}, clustering)
 
 
+def error_of(message: Message) -> str | None:
+    """The code of an answer that is an error, or None."""
+    if message.has_error() or not message.has_content():
+        return "no-answer"
+    return _code(message.content) if "error" in message.content else None
+
+
 def _code(content: RecordDict) -> str:
     code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
     return code if code in ERRORS else "internal"
 
 
-def update_content(reply: Reply, wire: str = "float32") -> RecordDict:
-    """Content of a hospital's answer; ``wire`` is ``run.wire``."""
+def update_content(reply: Reply, wire: str = "float32", *, spend: bool = False) -> RecordDict:
+    """Content of a hospital's answer; ``wire`` is ``run.wire``; ``spend`` empties its update."""
     if reply.error is not None:
         error = ConfigRecord({"hospital": reply.hospital, "code": reply.error})
         return RecordDict({"error": error})
     content = RecordDict({"reply": ConfigRecord({"hospital": reply.hospital})})
-    content["update"] = encode_update(reply.update or {}, wire)
+    content["update"] = encode_update(reply.update or {}, wire, spend=spend)
     metrics: dict[str, int | float | list[int] | list[float]] = {}
     if reply.loss is not None:
         metrics["loss"] = reply.loss

@@ -1,7 +1,7 @@
 """Answers as they arrive, one in memory at a time: what keeps a server flat in its hospitals."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -16,10 +16,14 @@ class StreamingGrid(Grid):
 
     Flower's own collects all answers in a list. Here an answer stays with the SuperLink until the
     one before it is dealt with. What is left at the deadline is never pulled: it came too late.
+    ``again`` may give an answer's sender something else to answer, in its place.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(
+        self, grid: Grid, again: Callable[[Message], Message | None] = lambda answer: None
+    ) -> None:
         self._grid = grid
+        self._again = again
 
     def set_run(self, run: Run) -> None:
         """See :class:`flwr.serverapp.Grid`."""
@@ -64,13 +68,7 @@ class StreamingGrid(Grid):
         outgoing = list(messages)
         del messages
         end = time.monotonic() + (timeout or float("inf"))
-        ids = list(self._grid.push_messages(outgoing)) if outgoing else []
-        # Without their contents: the model is not needed until the last answer.
-        waiting = {
-            i: Message(RecordDict(), m.metadata.dst_node_id, m.metadata.message_type)
-            for i, m in zip(ids, outgoing, strict=False)
-            if i
-        }
+        waiting = self._push(outgoing)
         outgoing.clear()
         pause = _SHORTEST
         while waiting:
@@ -78,7 +76,11 @@ class StreamingGrid(Grid):
             for number in list(waiting):
                 for answer in self._grid.pull_messages([number]):
                     asked = waiting.pop(number)
-                    if answer.metadata.src_node_id != asked.metadata.dst_node_id:
+                    more = self._again(answer)
+                    if more is not None:
+                        waiting |= self._push([more])
+                        del more
+                    elif answer.metadata.src_node_id != asked.metadata.dst_node_id:
                         error = Error(code=ErrorCode.MESSAGE_UNAVAILABLE)
                         yield Message(error, reply_to=asked)
                     else:
@@ -89,3 +91,15 @@ class StreamingGrid(Grid):
             if waiting:
                 pause = _SHORTEST if len(waiting) < before else min(2 * pause, _LONGEST)
                 time.sleep(min(pause, max(0.0, end - time.monotonic())))
+
+    def _push(self, outgoing: list[Message]) -> dict[str, Message]:
+        """Push messages; what is kept of each until its answer, by its number.
+
+        Without their contents: the model is not needed until the last answer.
+        """
+        numbers = list(self._grid.push_messages(outgoing)) if outgoing else []
+        return {
+            number: Message(RecordDict(), m.metadata.dst_node_id, m.metadata.message_type)
+            for number, m in zip(numbers, outgoing, strict=False)
+            if number
+        }

@@ -51,10 +51,14 @@ def train(
     run_id: int,
     round_number: int,
     model: dict[str, Tensor],
-    frozen: dict[str, Tensor],
+    frozen: dict[str, Tensor] | str,
 ) -> Reply:
-    """One round at the site; raises :class:`GuardRefusal`."""
-    values = {"round_number": round_number, "model": model, "frozen": frozen}
+    """One round at the site; raises :class:`GuardRefusal`.
+
+    ``frozen``: the buffers that no training changes, or the fingerprint of those that it has.
+    """
+    values: dict[str, Any] = {"round_number": round_number, "model": model}
+    values["buffers" if isinstance(frozen, str) else "frozen"] = frozen
     header, arrays = _ask(path, _request("train", config, run, run_id, **values))
     return Reply(header["hospital"], arrays, header["loss"], header["images"])
 

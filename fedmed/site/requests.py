@@ -18,7 +18,7 @@ _KEYS: Final = {
     "status": (),
     "app": ("app",),
     "query": ("version", "config", "run", "run-id"),
-    "train": ("version", "config", "run", "run-id", "round", "model", "frozen"),
+    "train": ("version", "config", "run", "run-id", "round", "buffers", "model", "frozen"),
     "evaluate": ("version", "config", "run", "run-id", "edges", "model", "frozen"),
 }
 _MOST_KEYS, _MOST_ARRAYS, _MOST_EDGES, _LARGEST = 1000, 10_000, 5000, 1e300
@@ -30,6 +30,7 @@ class Request:
     """One request, of the right form; whether it is granted is another question.
 
     ``config`` is the flat run config as the app has it: what the researcher asks for.
+    ``buffers`` is the fingerprint of what would be ``frozen`` and did not come again.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Request:
     round_number: int = 0
     edges: tuple[float, ...] = ()
     app: str = ""
+    buffers: str = ""
     model: dict[str, Tensor] = field(default_factory=dict)
     frozen: dict[str, Tensor] = field(default_factory=dict)
 
@@ -55,6 +57,7 @@ def write_request(request: Request) -> tuple[dict[str, Any], bytes]:
         "round": request.round_number,
         "edges": list(request.edges),
         "app": request.app,
+        "buffers": request.buffers,
         # Their order is that of noise and of fingerprints, and safetensors keeps none.
         "model": {"bytes": len(model), "names": list(request.model)},
         "frozen": {"bytes": len(frozen), "names": list(request.frozen)},
@@ -88,6 +91,8 @@ def read_request(header: dict[str, Any], body: bytes) -> Request:
         )
         if parts[0].keys() & parts[1].keys():
             raise BadFrame("an array that is there twice")
+        if parts[1] and header.get("buffers"):
+            raise BadFrame("buffers and the fingerprint of others")
     return Request(
         kind=kind,
         version=header.get("version", ""),
@@ -97,6 +102,7 @@ def read_request(header: dict[str, Any], body: bytes) -> Request:
         round_number=header.get("round", 0),
         edges=tuple(float(edge) for edge in header.get("edges", ())),
         app=header.get("app", ""),
+        buffers=header.get("buffers", ""),
         model=parts[0],
         frozen=parts[1],
     )
@@ -167,6 +173,7 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "round": _whole(1_000_000),
     "edges": _edges,
     "app": _like(r"[0-9a-f]{64}"),
+    "buffers": _like(r"([0-9a-f]{64})?"),
     "model": _about_arrays,
     "frozen": _about_arrays,
 }

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from support import goes_red, refuses
+from support import goes_red, refuses, tiny_network
 from support import use_tiny_models as use
 from support_guard import CONFIG, POLICY, SITE, ask, code, guard, model, request
 
 from clients import hospital
 from clients.guard import answering
 from clients.guard.answering import Guard
+from fedmed import exchange, models
 from fedmed.privacy.filtering import Limit
 from fedmed.site.file import read_site
 from fedmed.site.settings import site_settings
@@ -51,6 +52,38 @@ def test_an_honest_app_joins_trains_and_evaluates(tmp_path: Path) -> None:
     assert header["clustering"] == 1.0
     assert one.ledger.verify() == len(one.ledger.rows())
     assert one.ledger.steps("run-1") == 2 * 7  # 40 declared units in batches of 6
+
+
+def test_buffers_that_came_once_are_known_by_their_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guard that was started again has none: it says so before anything is spent."""
+
+    def half_frozen(*_: Any, **__: Any) -> torch.nn.Module:
+        made = tiny_network()
+        made[0].requires_grad_(False)
+        return made
+
+    monkeypatch.setattr(models, "build", half_frozen)
+    whole = model()
+    frozen = {n: v for n, v in whole.items() if n.startswith("0.")}
+    trained = {n: v for n, v in whole.items() if n not in frozen}
+    known = exchange.fingerprint(frozen)
+    assert min(len(frozen), len(trained)) == 2
+    one = guard(tmp_path)
+    by_name = request(model=trained, buffers=known)
+    assert code(one, by_name) == "buffers"
+    assert one.ledger.rows() == []
+    first = ask(one, request(model=trained, frozen=frozen))[1]
+    assert sorted(first) == sorted(trained)
+    assert code(one, request(model=trained, buffers="0" * 64)) == "buffers"
+    by_name = request(model=trained, buffers=known, round_number=2)
+    second = ask(one, by_name)[1]
+    assert sorted(second) == sorted(trained)
+    again = guard(tmp_path)
+    assert code(again, by_name) == "buffers"
+    assert code(again, request(model=trained, frozen=frozen, round_number=2)) == ""
+    assert all(torch.equal(ask(again, by_name)[1][n], second[n]) for n in second)
 
 
 def test_a_repeated_round_gives_the_stored_bytes_and_costs_nothing(tmp_path: Path) -> None:
