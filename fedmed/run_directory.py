@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fedmed import __version__, files
@@ -177,11 +177,12 @@ class RunDirectory:
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             return None
-        data = path.read_bytes()
         try:
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-            loaded = load(data)
-            arrays = {name: loaded[name] for name in json.loads(header["order"])}
+            # The arrays are the file's own pages, read when they are used. A later checkpoint is
+            # another file under this name: it does not change them.
+            with safe_open(path, "pt") as opened:
+                header = opened.metadata()
+                arrays = {name: opened.get_tensor(name) for name in json.loads(header["order"])}
         except Exception as error:
             raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
         owners: dict[str, dict[str, Tensor]] = {}

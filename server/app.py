@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedmed import config, files
 from fedmed.errors import RunError, UserError
+from fedmed.privacy.gradients.memory import return_freed_memory
 from server.coordinator import coordinate
 
 log = logging.getLogger("fedmed.server")
@@ -19,6 +20,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one arm with the settings of the run config and leave its run directory."""
     _log_to_stream()
+    return_freed_memory()
     try:
         settings = config.from_flat(dict(context.run_config))
         _check_paths(settings)

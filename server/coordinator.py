@@ -16,6 +16,7 @@ from fedmed.config import Settings
 from fedmed.data.network import member_names
 from fedmed.errors import RunError
 from fedmed.federation import messages
+from fedmed.federation.inline import InlineGrid
 from fedmed.federation.streaming import StreamingGrid
 from fedmed.planning import epsilon_after, make_plans, public_sizes
 from fedmed.privacy.filtering import Request
@@ -110,6 +111,8 @@ class _Coordinator:
         strategy = self._strategy(model)
         del model  # the evaluator has it, or nobody
         strategy.roster, strategy.wire = self.roll, self.settings.run.wire
+        if isinstance(strategy, Averaging) and not isinstance(self.grid, InlineGrid):
+            strategy.recall = self._recall  # an inline grid holds what is sent in any case
         earlier = sum(h["seconds"] for h in self.history)
         self.round_started = time.perf_counter()
         try:
@@ -198,6 +201,13 @@ class _Coordinator:
         return Averaging(
             train, members, frozen, completed, owners["global"], sizes, run=run, state=state
         )
+
+    def _recall(self) -> Arrays:
+        """The global model of the last whole round."""
+        kept = self.directory.load_checkpoint()
+        if kept is None:
+            raise RunError(f"the checkpoint in {self.directory.path} is gone; run again")
+        return kept[2]["global"]
 
     def _central_ledger(self, plan: UpdatePlan) -> Ledger:
         """The server's own ledger, with this run's plan opened in it."""

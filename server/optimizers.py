@@ -24,11 +24,13 @@ class ServerOptimizer:
         self.state: dict[str, Arrays] = dict(state or {})
 
     @torch.no_grad()
-    def step(self, parameters: Arrays, update: Arrays) -> Arrays:
-        """The next model; neither argument is changed."""
+    def step(self, parameters: Arrays, update: Arrays, *, spend: bool = False) -> Arrays:
+        """The next model; ``parameters`` stay, and with ``spend`` the average takes ``update``."""
         train = self._train
         rate, decay = train.server_learning_rate, train.server_momentum
         if train.server_optimizer == "average":
+            if spend:
+                return {n: update.pop(n).mul_(rate).add_(v) for n, v in parameters.items()}
             return {n: v + rate * update[n] for n, v in parameters.items()}
         first = self.state.get("first") or {n: torch.zeros_like(v) for n, v in parameters.items()}
         if train.server_optimizer == "momentum":

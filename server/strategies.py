@@ -2,10 +2,11 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -90,6 +91,13 @@ class FederationStrategy(Strategy):
     def hold(self, hospital: str, model: Arrays) -> None:
         """Keep these equal arrays, which share their memory with a message, as its model."""
 
+    def park(self) -> None:
+        """Answers have begun to come: forget a model that is only needed after the last one."""
+
+    def form_of(self, hospital: str) -> Arrays:
+        """Arrays of its model's names, shapes and dtypes; their numbers mean nothing."""
+        return self.model_for(hospital)
+
     @abstractmethod
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Take in a round's updates as they come, in any order; the model changes after the last.
@@ -168,7 +176,8 @@ class FederationStrategy(Strategy):
             if hospital is None:
                 continue
             size += messages.size_of(message)
-            reply = messages.read_reply(message, hospital, self.model_for(hospital), self.wire)
+            self.park()
+            reply = messages.read_reply(message, hospital, self.form_of(hospital), self.wire)
             del message  # its bytes are a second copy
             if reply.error is not None:
                 failed[hospital] = reply.error
@@ -232,7 +241,11 @@ class FederationStrategy(Strategy):
 
 
 class Averaging(FederationStrategy):
-    """Federated averaging (McMahan et al. 2017) of updates, weighted equally or by size."""
+    """Federated averaging (McMahan et al. 2017) of updates, weighted equally or by size.
+
+    Where ``recall`` is given (it reads the model of the last whole round), the model is not kept in
+    memory while answers come.
+    """
 
     def __init__(
         self,
@@ -247,9 +260,31 @@ class Averaging(FederationStrategy):
         state: Mapping[str, Arrays] | None = None,
     ) -> None:
         super().__init__(train, members, frozen, completed, run=run)
-        self.parameters = initial
+        self._form = {n: torch.empty_like(v, device="meta") for n, v in initial.items()}
+        self._parameters: Arrays | None = initial
+        self.recall: Callable[[], Arrays] | None = None
         self.sizes = sizes
         self.optimizer = ServerOptimizer(train, state)
+
+    @property
+    def parameters(self) -> Arrays:
+        """The one global model; parked, it comes back from where ``recall`` finds it."""
+        if self._parameters is None and self.recall is not None:
+            self._parameters = self.recall()
+        return self._parameters or {}
+
+    @parameters.setter
+    def parameters(self, arrays: Arrays) -> None:
+        self._parameters = arrays
+
+    def park(self) -> None:
+        """The checkpoint has the model: while answers come, their sum is what needs memory."""
+        if self.recall is not None:
+            self._parameters, self._records = None, {}
+
+    def form_of(self, hospital: str) -> Arrays:
+        """See :meth:`FederationStrategy.form_of`; without numbers."""
+        return self._form
 
     def model_for(self, hospital: str) -> Arrays:
         """The one global model."""
@@ -274,7 +309,7 @@ class Averaging(FederationStrategy):
         self._step(total.over(total.weight))
 
     def _step(self, mean: Arrays) -> None:
-        self.parameters = self.optimizer.step(self.parameters, mean)
+        self.parameters = self.optimizer.step(self.parameters, mean, spend=True)
 
     def state(self) -> dict[str, Arrays]:
         """The server optimiser's."""

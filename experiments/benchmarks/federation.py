@@ -13,24 +13,35 @@ round over the bare one, and ``server_models`` the peak of resident memory beyon
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 
+import clients.app
 import clients.member
 import server.coordinator
 from fedmed import machine
 from fedmed.config import Settings
 from fedmed.federation import messages
+from fedmed.federation.inline import InlineGrid
 from fedmed.federation.launch import run_inline
 from fedmed.planning import member_shard
+from fedmed.privacy.gradients.memory import return_freed_memory
 from fedmed.training import train_plain
+from server.coordinator import coordinate
 
 BATCH = 8
 # Part of the base process in every measurement, whichever part uses them.
@@ -100,6 +111,122 @@ def framework(settings: Settings) -> dict[str, Any]:
     }
 
 
+def alone(settings: Settings) -> dict[str, Any]:
+    """The server's process, with its hospitals in another one, as in a deployment."""
+    peaks: list[int] = []
+    ours, theirs = multiprocessing.Pipe()
+    hospitals = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
+    hospitals.start()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        here = settings.replaced({"run.out": str(out.resolve())})
+        grid = ElsewhereGrid(here, ours)
+        return_freed_memory()  # as the server's app does
+        before = machine.peak_memory()
+        coordinate(grid, here, out, on_round=lambda *_: peaks.append(machine.peak_memory()))
+        grid.close()
+    hospitals.join()
+    return {"peak_memory_bytes": peaks[-1], "before_bytes": before, "each": peaks}
+
+
+class ElsewhereGrid(Grid):
+    """Hospitals in a child process; every array crosses alone, so that the pipe holds no copy.
+
+    A SuperLink between them would keep messages in its own process.
+    """
+
+    def __init__(self, settings: Settings, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._numbers = itertools.count(1)
+        self._waiting: dict[str, Message] = {}
+        self._inner = InlineGrid(clients.app.app, settings.nodes, settings.to_flat())
+        pipe.send((settings.nodes, settings.to_flat()))
+
+    def close(self) -> None:
+        """End the child."""
+        self._pipe.send(None)
+
+    def set_run(self, run: Run) -> None:
+        """See :class:`flwr.serverapp.Grid`."""
+        self._inner.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self._inner.run
+
+    def create_message(self, *given: Any, **named: Any) -> Message:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self._inner.create_message(*given, **named)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self._inner.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Over the pipe at once; nothing of their content stays here."""
+        numbers = []
+        for message in messages:
+            number = str(next(self._numbers))
+            about = message.metadata
+            self._pipe.send((number, about.dst_node_id, about.message_type, about.group_id))
+            _send(self._pipe, message.content)
+            self._waiting[number] = Message(RecordDict(), about.dst_node_id, about.message_type)
+            numbers.append(number)
+        return numbers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Each answer, asked for and read when it is wanted."""
+        answers = []
+        for number in message_ids:
+            self._pipe.send(number)
+            answers.append(Message(_receive(self._pipe), reply_to=self._waiting.pop(number)))
+        return answers
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """See :class:`flwr.serverapp.Grid`."""
+        return self.pull_messages(self.push_messages(messages))
+
+
+def _serve(pipe: Connection) -> None:
+    """The child: every hospital through the same app, when its answer is asked for."""
+    nodes, flat = pipe.recv()
+    grid = InlineGrid(clients.app.app, nodes, flat)
+    names: dict[str, str] = {}
+    while (asked := pipe.recv()) is not None:
+        if isinstance(asked, str):
+            (answer,) = grid.pull_messages([names.pop(asked)])
+            _send(pipe, answer.content)
+        else:
+            number, node, kind, group = asked
+            (names[number],) = grid.push_messages(
+                [Message(_receive(pipe), node, kind, group_id=group)]
+            )
+
+
+def _send(pipe: Connection, content: RecordDict) -> None:
+    arrays = {name: list(record) for name, record in content.array_records.items()}
+    others = {n: r for n, r in content.items() if n not in arrays}
+    pipe.send((arrays, others))
+    for record in content.array_records.values():
+        for array in record.values():
+            pipe.send((array.dtype, array.shape, array.stype))
+            pipe.send_bytes(array.data)
+
+
+def _receive(pipe: Connection) -> RecordDict:
+    arrays, others = pipe.recv()
+    content = RecordDict(others)
+    for name, keys in arrays.items():
+        content[name] = ArrayRecord()
+        for key in keys:
+            about = pipe.recv()
+            content.array_records[name][key] = Array(*about, pipe.recv_bytes())
+    return content
+
+
 def base(settings: Settings) -> dict[str, Any]:
     """A process that has imported everything and read the data, and holds no model."""
     from fedmed.data.network import member_names
@@ -109,7 +236,7 @@ def base(settings: Settings) -> dict[str, Any]:
     return {"peak_memory_bytes": machine.peak_memory()}
 
 
-PARTS = {"base": base, "bare": bare, "framework": framework}
+PARTS = {"base": base, "bare": bare, "framework": framework, "alone": alone}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
