@@ -110,19 +110,20 @@ class Processes:
         finally:
             self.stop(name)
 
-    def stop(self, name: str) -> None:
-        """End one process and what it started: they are a session of their own."""
-        process = self.running.pop(name)
+    def stop(self, *names: str) -> None:
+        """End processes and what they started: each is a session of its own."""
+        ending = [self.running.pop(name) for name in names]
         for signal in (15, 9):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=15)
-                break
+            for process in ending:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal)
+            for process in ending:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=15)
+            ending = [process for process in ending if process.poll() is None]
 
     def stop_all(self) -> None:
-        for name in reversed(list(self.running)):
-            self.stop(name)
+        self.stop(*self.running)
 
 
 @dataclass

@@ -38,12 +38,14 @@ RUN = {
     "train.local-epochs": 1.0,
     "train.batch-size": 8,
     "train.timeout": 200.0,
+    "train.join-timeout": 200.0,
     "privacy.arm": "dp-sgd",
     "privacy.epsilon": 4.0,
     "privacy.delta": 1e-3,
     "evaluation.where": "hospitals",
     "evaluation.epsilon": 4.0,
-    "evaluation.resamples": 20,
+    "evaluation.resamples": 100,
+    "run.out": "",
     "run.device": "cpu",
     "run.threads": 1,
 }
@@ -154,7 +156,7 @@ def test_a_bundle_that_one_policy_does_not_name_runs_only_at_the_others(
     federation: Deployment,
 ) -> None:
     app, digest = bundle(federation)
-    federation.register(B)
+    refusing = federation.register(B)
     for site, allowed in ((A, digest), (B, "0" * 64)):
         (federation.folder / site / "policy.toml").write_text(f'{POLICY}apps = ["{allowed}"]\n')
     home, out = federation.folder / B, federation.folder / "run"
@@ -170,10 +172,13 @@ def test_a_bundle_that_one_policy_does_not_name_runs_only_at_the_others(
         return done.stdout + done.stderr
 
     told = run(15.0)
+    assert (out / "stopped.json").is_file(), told[-3000:] + federation.logs()
     stopped = json.loads((out / "stopped.json").read_text())
-    assert stopped["absent"] == [B], told[-3000:] + federation.logs()
-    assert f"{B} did not join" in stopped["reason"]
-    assert "app (the hospital's policy does not name this app bundle)" in stopped["reason"]
+    # On a machine that is busy with other things A may be late too.
+    assert B in stopped["absent"], told[-3000:] + federation.logs()
+    assert "did not join within train.join-timeout = 15 s" in stopped["reason"]
+    why = f"node {refusing} did not join: app (the hospital's policy does not name this app bundle)"
+    assert why in stopped["reason"]
     assert stopped["reason"] in told
     assert unpacked(federation.folder / A), "where to look"
     assert unpacked(home) == []
