@@ -4,22 +4,29 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.primitives.asymmetric import generate_key_pairs
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.run import Run
+from flwr.supernode import fleet_http_connection as fleet
 from flwr.supernode import start_client_internal as node
 from flwr.supernode.nodestate import NodeStateFactory
 from support import goes_red, refuses
 
-from clients.node import check_bundles, guard_of
+from clients.node import NO_LONGER, NOT_LET_IN, check_bundles, guard_of, hear_refusals
+from fedmed.errors import RunError
 from fedmed.federation.inline import InlineGrid
 
 BUNDLE = b"an app"
 DIGEST = hashlib.sha256(BUNDLE).hexdigest()
 ORIGINAL = node._pull_and_store_message, node._verify_fab
+SIGNING = vars(fleet)["NodeAuthHttpInterceptor"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +34,7 @@ def _unpatched() -> Iterator[None]:
     InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]  # a sender
     yield
     node._pull_and_store_message, node._verify_fab = ORIGINAL
+    vars(fleet).update(NodeAuthHttpInterceptor=SIGNING)
 
 
 class Unpacked(Exception):
@@ -105,6 +113,35 @@ def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "_pull_and_store_message", lambda state, receive: None)
     with pytest.raises(Exception, match="version of Flower"):
         check_bundles(lambda _: True)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "told"),
+    [
+        ("ActivateNode", 412, [NOT_LET_IN]),
+        ("ActivateNode", 401, [NOT_LET_IN]),
+        ("ActivateNode", 200, []),
+        ("ActivateNode", 503, []),
+        ("PullMessages", 401, [NO_LONGER]),
+        ("PushObject", 401, [NO_LONGER]),
+        ("PullMessages", 412, []),
+        ("PullMessages", 403, []),
+    ],
+)
+def test_only_a_refused_key_is_told_as_one(method: str, status: int, told: list[str]) -> None:
+    heard: list[str] = []
+    hear_refusals(heard.append)
+    request = httpx.Request("POST", "https://127.0.0.1")
+    context = ProtobufRequestContext(f"/flwr.proto.Fleet/{method}", PullMessagesRequest(), request)
+    signing = vars(fleet)["NodeAuthHttpInterceptor"](*generate_key_pairs())
+    answer = signing.intercept(context, lambda _: httpx.Response(status, request=request))
+    assert (answer.status_code, heard) == (status, told)
+    assert len(request.headers) > len(httpx.Request("POST", "https://127.0.0.1").headers), "signed"
+
+
+def test_a_flower_that_signs_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(fleet, "NodeAuthHttpInterceptor")
+    refuses(lambda: hear_refusals(print), "version of Flower", error=RunError)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,13 @@ def test_the_text_of_flowers_own_error_is_dropped(caplog: pytest.LogCaptureFixtu
     assert "no-answer" in ERRORS
 
 
+@pytest.mark.parametrize(("code", "told"), [(7, "app"), (6, "no-answer")])
+def test_a_refused_bundle_is_told_from_a_silent_hospital(code: int, told: str) -> None:
+    asked = Message(RecordDict(), 2, MessageType.QUERY)
+    error = Error(code=code, reason="The FAB could not be verified.")
+    assert messages.read_join(Message(error, reply_to=asked)) == told
+
+
 def test_install_fills_the_model_and_refuses_what_does_not_fit() -> None:
     source, target = tiny_network(1), tiny_network(2)
     messages.install(target, messages.parameters_of(source) | messages.frozen_of(source))
