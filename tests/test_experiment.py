@@ -8,68 +8,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
-from support import goes_red, use_tiny_models
+from support import goes_red
+from support_runs import ALL_ARMS, run, weights, written
 
 import clients.hospital
 import server.coordinator
 from fedmed.config import Settings
 from fedmed.errors import RunError, UserError
 from fedmed.evaluation import predictions
-from fedmed.experiment import load_experiment, run_experiment
-from fedmed.federation.launch import run_inline
+from fedmed.experiment import load_experiment
 from fedmed.planning import epsilon_after
 from fedmed.privacy.accounting import epsilon
 from fedmed.privacy.statement import check as check_statement
-from fedmed.progress import Silent
 from fedmed.report import build, write_summary
 from fedmed.run_directory import RunDirectory
 
-TEXT = """
-name = "tiny"
-seeds = [0]
-arms = ["none", "pixel-laplace", "dp-pix", "brightness-shift", "dp-sgd", "local-update",
-        "central-fixed", "central-adaptive", "pooled", "local-only"]
-[data]
-patients = 60
-image-size = 16
-hospitals = 2
-[train]
-rounds = 3
-local-epochs = 1
-batch-size = 8
-[privacy]
-delta = 1e-3
-cell = 4
-[arm.pixel-laplace.privacy]
-laplace-scale = 0.5
-"""
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small models, and hospitals that no other test has prepared."""
-    use_tiny_models(monkeypatch)
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """The experiment of this module."""
-    path = tmp_path / "tiny.toml"
-    path.write_text(TEXT)
-    return path
-
-
-def run(file: Path, out: Path, *arms: str, **options: Any) -> list[dict[str, Any]]:
-    """Run some arms of a file in this process."""
-    return run_experiment(load_experiment(file, arms=arms, **options), out, run_inline, Silent())
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The final model of a run."""
-    return load_file(folder / "model.safetensors")
+    """The experiment of every arm."""
+    return written(tmp_path, ALL_ARMS)
 
 
 def check_traffic_and_budget(history: list[dict[str, Any]], result: dict[str, Any]) -> None:
@@ -500,7 +460,7 @@ def test_a_folder_of_another_experiment_is_left_alone(file: Path, tmp_path: Path
     run(file, out, "none")
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     other = tmp_path / "other.toml"
-    other.write_text(TEXT.replace('"tiny"', '"other"'))
+    other.write_text(ALL_ARMS.replace('"tiny"', '"other"'))
     with pytest.raises(UserError, match="experiment 'tiny', not 'other'"):
         run(other, out, "none")
     with pytest.raises(UserError, match=r"data.patients = 60, not 80"):

@@ -3,28 +3,16 @@
 from pathlib import Path
 
 import pytest
+from support_runs import tiny_text
 
 from fedmed.experiment import load_experiment
 from fedmed.forecast import forecast
 from fedmed.privacy import accounting
 from fedmed.tables import print_plans
 
-TEXT = """
-arms = ["none", "dp-sgd"]
-[data]
-patients = 160
-image-size = 16
-hospitals = 2
-[train]
-rounds = 2
-local-epochs = 1
-batch-size = 8
-[privacy]
-delta = 1e-3
-[evaluation]
-where = "{where}"
-epsilon = 2.0
-"""
+TEXT = tiny_text(
+    ["none", "dp-sgd"], '[evaluation]\nwhere = "{where}"\nepsilon = 2.0\n', patients=160
+)
 
 
 def planned(folder: Path, where: str) -> dict[str, object]:

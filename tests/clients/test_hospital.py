@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
 from support import goes_red, gradient_plan, make, refuses, tiny_network, tiny_shard, update_plan
-from support import use_tiny_models as use
 from torch import Tensor
 
 from clients import app as client_app
@@ -40,15 +39,7 @@ PLANS: dict[str, Plan] = {
 RUN = "a run"
 OWN = ("dp-sgd", "local-update")  # arms whose spend the hospital itself writes down
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use(monkeypatch)
-    module._model.cache_clear()
-    module.hospital_for.cache_clear()
-    yield
-    module._model.cache_clear()
-    module.hospital_for.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 def settings_of(arm: str) -> Settings:
