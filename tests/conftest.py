@@ -45,3 +45,11 @@ def tiny_hospitals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
     yield
     forget()
+
+
+@pytest.fixture
+def flower_sender() -> None:
+    """Flower's messages can be made here: they need a sender, which a grid sets."""
+    from fedmed.federation.inline import InlineGrid
+
+    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]  # never called

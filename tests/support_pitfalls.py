@@ -160,3 +160,19 @@ def keyed_by(choose: Callable[[tuple[str | int, ...]], object]) -> Callable[...,
         return seeded((str(choose(context)),))
 
     return key
+
+
+NUMBERS = 305  # in the tiny model
+STILL = 1e-300  # a learning rate that float32 takes for 0: an update is noise alone
+
+
+def check_noise(update: Tensor, deviation: float) -> None:
+    """Five standard errors of mean and deviation: a false alarm once in 1e6 each."""
+    assert abs(float(update.mean())) < 5 * deviation / NUMBERS**0.5
+    assert abs(float(update.std()) / deviation - 1) < 5 / (2 * NUMBERS) ** 0.5
+
+
+def check_uncorrelated(first: Tensor, second: Tensor) -> None:
+    """Five standard errors of a correlation: a false alarm once in 1e6."""
+    correlation = float(torch.corrcoef(torch.stack([first, second]))[0, 1])
+    assert abs(correlation) < 5 / NUMBERS**0.5

@@ -21,7 +21,6 @@ from support import goes_red, refuses
 
 from clients.node import NO_LONGER, NOT_LET_IN, check_bundles, guard_of, hear_refusals
 from fedmed.errors import RunError
-from fedmed.federation.inline import InlineGrid
 
 BUNDLE = b"an app"
 DIGEST = hashlib.sha256(BUNDLE).hexdigest()
@@ -30,8 +29,7 @@ SIGNING = vars(fleet)["NodeAuthHttpInterceptor"]
 
 
 @pytest.fixture(autouse=True)
-def _unpatched() -> Iterator[None]:
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]  # a sender
+def _unpatched(flower_sender: None) -> Iterator[None]:
     yield
     node._pull_and_store_message, node._verify_fab = ORIGINAL
     vars(fleet).update(NodeAuthHttpInterceptor=SIGNING)

@@ -19,16 +19,13 @@ from support import tiny_network
 from torch import Tensor
 
 from fedmed.federation import messages
-from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import ERRORS, Reply, read_reply, update_content
 
 LIKE = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 GOOD = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.0, -2.0, 3.0])}
 
 
-@pytest.fixture(autouse=True)
-def _sender() -> None:
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]
+pytestmark = pytest.mark.usefixtures("flower_sender")
 
 
 def answer(content: RecordDict) -> Message:
