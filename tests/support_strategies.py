@@ -50,7 +50,7 @@ def model(strategy: FederationStrategy, owner: str = "global") -> list[float]:
 
 def answer(node: int, content: RecordDict | Error) -> Message:
     """A node's reply to a train message."""
-    return Message(content, reply_to=Message(RecordDict(), node, MessageType.TRAIN))  # type: ignore[call-overload]
+    return Message(content, reply_to=Message(RecordDict(), node, MessageType.TRAIN))
 
 
 def answers(*failing: Message | int) -> list[Message]:

@@ -62,7 +62,7 @@ def test_an_extra_that_is_not_installed_is_one_line_before_anything_is_read(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow"):
         settings = Settings().replaced({"run.trackers": name})
-        refuses(lambda s=settings: trackers.check(s), f"names {name}", f"'fedmed[{name}]'")  # type: ignore[misc]
+        refuses(lambda s=settings: trackers.check(s), f"names {name}", f"'fedmed[{name}]'")  # type: ignore[misc]  # bound by default; mypy infers no type
     loaded = experiment(tmp_path, "mlflow")
     with pytest.raises(SystemExit) as caught:
         cli.main(["run", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")])

@@ -139,7 +139,7 @@ def test_views_of_an_image_are_averaged_before_clipping(monkeypatch: pytest.Monk
     def as_samples(*arguments: Any) -> Any:
         made = engine(*arguments)
         inner = made.clipped_sum
-        made.clipped_sum = lambda images, labels, bound, views: inner(images, labels, bound)  # type: ignore[method-assign]
+        made.clipped_sum = lambda images, labels, bound, views: inner(images, labels, bound)  # type: ignore[method-assign]  # the mistake
         return made
 
     monkeypatch.setattr(training, "make_engine", as_samples)

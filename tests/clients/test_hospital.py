@@ -94,7 +94,7 @@ class Reader:
     """A shard that notes whether the ledger had its entry when the images were read."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.shard, self.ledger, self.seen = tiny_shard(), ledger, []  # type: ignore[var-annotated]
+        self.shard, self.ledger, self.seen = tiny_shard(), ledger, []  # type: ignore[var-annotated]  # filled later
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -115,7 +115,7 @@ class ReservesAfterwards(Ledger):
         return 1
 
     def commit(self, entry: int, reply: bytes, *, cohort: str | None = None) -> None:
-        entry = super().reserve(*self.waiting)  # type: ignore[attr-defined]
+        entry = super().reserve(*self.waiting)  # type: ignore[attr-defined]  # set by the test
         super().commit(entry, reply, cohort=cohort)
 
 
@@ -173,7 +173,7 @@ def test_no_request_beyond_the_plan_is_answered(
 
     def check(planned: int) -> None:
         folder = tmp_path / str(planned)
-        plan = dataclasses.replace(PLANS[arm], rounds=planned)  # type: ignore[type-var]
+        plan = dataclasses.replace(PLANS[arm], rounds=planned)  # type: ignore[type-var]  # one of several dataclasses
         one = hospital(arm, folder, source=source, plan=plan)
         one.train(RUN, 1, model(1), {})
         one.train(RUN, 2, model(2), {})

@@ -22,6 +22,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from support_deployed import POLICY, SITES, Deployment, Processes, deployment, write_tables
 
 from clients.node import NO_LONGER, NOT_LET_IN
+from fedmed.config import Scalar
 from fedmed.federation.launch import free_ports, stage_app
 from fedmed.site.certs import make_certificates
 from fedmed.site.connection import Connection, read_connection, read_key
@@ -29,7 +30,7 @@ from fedmed.site.connection import Connection, read_connection, read_key
 pytestmark = pytest.mark.slow
 
 A, B, C = SITES
-RUN = {
+RUN: dict[str, Scalar] = {
     "data.sites": f"{A}, {B}",
     "data.hospitals": 2,
     "data.image-size": 16,

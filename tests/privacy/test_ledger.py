@@ -31,11 +31,11 @@ class InMemory(Ledger):
         object.__setattr__(self, "taken", 0)
 
     def reserve(self, run: str, round_number: int, model: str, steps: int, **_: Any) -> int:
-        object.__setattr__(self, "taken", self.taken + steps)  # type: ignore[attr-defined]
+        object.__setattr__(self, "taken", self.taken + steps)  # type: ignore[attr-defined]  # set without the frozen class's knowledge
         return 1
 
     def steps(self, run: str) -> int:
-        return int(self.taken)  # type: ignore[attr-defined]
+        return int(self.taken)  # type: ignore[attr-defined]  # set without the frozen class's knowledge
 
 
 class Unchecked(Ledger):

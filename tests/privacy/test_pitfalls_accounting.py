@@ -393,7 +393,7 @@ def check_changed_data_open_no_fresh_budget(folder: Path) -> None:
     train = {"settings": settings_of("dp-sgd"), "ledger": Ledger(folder / "ledger.sqlite")}
     first: Hospital = tiny_hospital("dp-sgd", policy=limited, **train)
     first.train("run-1", 1, model(), {})
-    plan = dataclasses.replace(first.plan, declared=True)  # type: ignore[type-var]
+    plan = dataclasses.replace(first.plan, declared=True)  # type: ignore[type-var]  # one of several dataclasses
     for shard in (tiny_shard(25), tiny_shard(seed=1)):
         again = tiny_hospital("dp-sgd", policy=limited, shard=shard, plan=plan, **train)
         run = f"run-{shard.key}"
@@ -427,7 +427,7 @@ def check_hospital_level_claim(arm: str) -> None:
 
 
 def check_everybody_is_asked(strategy_of: type[CentralGaussian]) -> None:
-    grid = InlineGrid(lambda message, context: message, 5, {})  # type: ignore[arg-type]
+    grid = InlineGrid(lambda message, context: message, 5, {})  # type: ignore[arg-type]  # never called
     strategy = strategy_of(
         make(data={"hospitals": 5}).train,
         MEMBERS,
@@ -439,7 +439,7 @@ def check_everybody_is_asked(strategy_of: type[CentralGaussian]) -> None:
         NoiseSource(),
     )
     empty = messages.encode_arrays({})
-    sent = list(strategy.configure_train(1, empty, None, grid))  # type: ignore[arg-type]
+    sent = list(strategy.configure_train(1, empty, None, grid))  # type: ignore[arg-type]  # no config is read
     assert sorted(m.metadata.dst_node_id for m in sent) == sorted(MEMBERS)
 
 

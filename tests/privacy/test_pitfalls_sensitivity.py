@@ -224,7 +224,7 @@ class Sees(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         self.given.append(images)
-        return super().forward(images)  # type: ignore[no-any-return]
+        return super().forward(images)  # type: ignore[no-any-return]  # torch has no types here
 
 
 def by_own_statistics(

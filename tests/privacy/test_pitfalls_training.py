@@ -56,7 +56,7 @@ class WithCounter(nn.Sequential):
 
 def naive_clip(update: Update, clipping_norm: float) -> Update:
     """No case for zero, and NaN passes."""
-    size = torch.sqrt(sum((v.double() ** 2).sum() for v in update.values()))  # type: ignore[arg-type]
+    size = torch.sqrt(sum((v.double() ** 2).sum() for v in update.values()))  # type: ignore[arg-type]  # sum starts at the number 0
     return {name: (v * (clipping_norm / size)).float() for name, v in update.items()}
 
 

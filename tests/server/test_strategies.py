@@ -58,7 +58,7 @@ def test_updates_and_the_old_model_are_not_changed() -> None:
 
 def test_local_only_keeps_the_models_apart() -> None:
     def check(strategy: FederationStrategy) -> None:
-        grid = InlineGrid(lambda message, context: message, 3, {})  # type: ignore[arg-type]
+        grid = InlineGrid(lambda message, context: message, 3, {})  # type: ignore[arg-type]  # never called
         strategy.aggregate_train(1, answers())
         sent = list(strategy.configure_train(2, ArrayRecord(), ConfigRecord(), grid))
         found = [messages.decode_arrays(m.content.array_records["model"])["b"][0] for m in sent]
