@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.supercore.control import ControlHttpClient
 from PIL import Image
 
 from fedmed.config import Scalar
@@ -202,11 +204,11 @@ class Deployment:
         )
 
     def nodes(self) -> dict[int, str]:
-        """The status of each node, by its number, as the coordinator sees it."""
-        done = self.flwr("supernode", "list", "deployed", "--verbose", "--format", "json")
-        assert done.returncode == 0, done.stdout + done.stderr
-        found = json.loads(done.stdout)["nodes"]
-        return {int(node["node-id"]): str(node["status"]) for node in found}
+        """The status of each node, by its number, as ``flwr supernode list`` asks for it."""
+        authority = (self.folder / "ca.crt").read_bytes()
+        with ControlHttpClient.from_server_address(self.fleet, False, authority, []) as client:
+            found = client.ListNodes(ListNodesRequest()).nodes_info
+        return {node.node_id: node.status for node in found}
 
     def run(self, settings: Settings, out: Path, timeout: float = 300.0) -> dict[str, Any]:
         """``flwr run`` against this federation; the result of the run."""

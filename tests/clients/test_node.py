@@ -1,7 +1,12 @@
 """The SuperNode's check of app bundles: before any code of one is unpacked."""
 
 import hashlib
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,8 +24,17 @@ from flwr.supernode import start_client_internal as node
 from flwr.supernode.nodestate import NodeStateFactory
 from support import goes_red, refuses
 
-from clients.node import NO_LONGER, NOT_LET_IN, check_bundles, guard_of, hear_refusals
+from clients.node import (
+    NO_LONGER,
+    NOT_LET_IN,
+    check_bundles,
+    guard_of,
+    hear_refusals,
+    may_run,
+)
 from fedmed.errors import RunError
+from fedmed.site.requests import read_request
+from fedmed.site.wire import read_frame, send_frame
 
 BUNDLE = b"an app"
 DIGEST = hashlib.sha256(BUNDLE).hexdigest()
@@ -105,6 +119,40 @@ def test_a_bundle_under_another_name_than_its_bytes_is_never_unpacked(
 ) -> None:
     check_bundles(lambda digest: digest == DIGEST)
     assert "could not be verified" in pull(monkeypatch, given, announced)
+
+
+@pytest.mark.parametrize(
+    ("answer", "allowed"),
+    [({}, True), ({"error": "app"}, False), ({"error": "frame"}, False), (None, False)],
+    ids=["yes", "no", "not understood", "no answer"],
+)
+def test_a_bundle_runs_only_where_the_guard_says_so(
+    tmp_path: Path, answer: dict[str, str] | None, allowed: bool
+) -> None:
+    heard = []
+
+    def guard(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            heard.append(read_frame(connection, seconds=20))
+            if answer is not None:
+                send_frame(connection, answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "g.sock"))
+        listener.listen()
+        thread = threading.Thread(target=guard, args=(listener,))
+        thread.start()
+        assert may_run(str(tmp_path / "g.sock"), DIGEST) is allowed
+        thread.join()
+    assert read_request(*heard[0]).app == DIGEST, "as a guard reads it"
+    assert not may_run(str(tmp_path / "none"), DIGEST)
+
+
+def test_a_node_is_there_before_torch() -> None:
+    """Which takes seconds, and which only the app needs."""
+    code = "import sys, clients.node; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=100, check=False).returncode == 0
 
 
 def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import json
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,44 @@ RUN: dict[str, Scalar] = {
 }
 
 
+@dataclass
+class Joined:
+    """A federation of A and B, and the app that is run there: B's policy does not name it."""
+
+    federation: Deployment
+    numbers: dict[str, int]
+    app: Path
+    digest: str
+
+
 @pytest.fixture(scope="module")
-def federation(fedmed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """One server for all tests of this file, and A's key registered."""
-    with deployment(write_tables(tmp_path_factory.mktemp("admission"))) as found:
-        for site in SITES:
-            found.prepare(site)
-        found.register(A)
-        yield found
+def joined(fedmed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
+    """One server for all tests of this file; guards and nodes become ready meanwhile."""
+    with deployment(write_tables(tmp_path_factory.mktemp("admission"))) as federation:
+        app, digest = bundle(federation)
+        numbers = {}
+        for site, allowed in ((A, digest), (B, "0" * 64), (C, digest)):
+            federation.prepare(site, policy=naming(allowed))
+        federation.start_guards(A, B)
+        for site in (A, B):
+            numbers[site] = federation.register(site)
+            federation.start_node(site)
+        yield Joined(federation, numbers, app, digest)
+
+
+def bundle(federation: Deployment) -> tuple[Path, str]:
+    """The app that is run, and its hash as docs/guard.md tells to take it."""
+    app = federation.folder / "app"
+    stage_app(app, RUN)
+    done = federation.flwr("build", "--app", str(app))
+    assert done.returncode == 0, done.stdout + done.stderr
+    [built] = federation.home.glob("*.fab")
+    return app, hashlib.sha256(built.read_bytes()).hexdigest()
+
+
+def naming(digest: str) -> str:
+    """A policy that lets one bundle run."""
+    return f'{POLICY}apps = ["{digest}"]\n'
 
 
 @contextlib.contextmanager
@@ -68,10 +99,6 @@ def listening(path: str) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as guard:
         guard.bind(path)
         yield
-
-
-def errors(log: str) -> list[str]:
-    return [line for line in log.splitlines() if line.startswith("error: ")]
 
 
 def heard(connection: Connection, number: int) -> list[bool]:
@@ -97,39 +124,39 @@ def heard(connection: Connection, number: int) -> list[bool]:
     return found
 
 
-def test_a_key_is_let_in_from_its_registration_until_it_is_taken_back(
-    federation: Deployment,
-) -> None:
-    processes, name = federation.processes, f"node-{C}"
-    connection, registered = (
+def test_a_key_is_let_in_from_its_registration_until_it_is_taken_back(joined: Joined) -> None:
+    federation, processes, name = joined.federation, joined.federation.processes, f"node-{C}"
+    mine, registered = (
         read_connection(federation.folder / site / "connection.toml") for site in (C, A)
     )
-    others = federation.nodes()
-    assert list(others.values()) == ["registered"]
+
+    def refused(times: int, line: str) -> None:
+        """The node has ended, and its log has this many lines that say why, the last this one."""
+        assert processes.wait_for_end(name) == 2
+        told = [x for x in processes.log(name).splitlines() if x.startswith("error: ")]
+        assert (len(told), told[-1]) == (times, f"error: {line}")
+
     with listening(federation.socket(C)):
         federation.start_node(C)
-        assert processes.wait_for_end(name) == 2
-        assert errors(processes.log(name)) == [f"error: {NOT_LET_IN}"]
-        assert federation.nodes() == others
+        refused(1, NOT_LET_IN)
+        assert federation.nodes().keys() == {*joined.numbers.values()}
 
         number = federation.register(C)
-        assert federation.nodes() == others | {number: "registered"}
+        assert federation.nodes()[number] == "registered"
         federation.start_node(C)
         processes.wait_for(name, f"SuperNode ID: {number}")
-        assert federation.nodes() == others | {number: "online"}
-        assert heard(connection, number) == [True, True]
+        assert federation.nodes()[number] == "online"
+        assert heard(mine, number) == [True, True]
         assert heard(registered, number) == [False, False], "one hospital's key for another's node"
 
         done = federation.flwr("supernode", "unregister", str(number), "deployed")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert heard(connection, number) == [False, False]
-        assert processes.wait_for_end(name) == 2
-        assert errors(processes.log(name))[1:] == [f"error: {NO_LONGER}"]
-        assert federation.nodes() == others | {number: "unregistered"}
+        assert federation.nodes()[number] == "unregistered"
+        assert heard(mine, number) == [False, False]
+        refused(2, NO_LONGER)
         federation.start_node(C)
-        assert processes.wait_for_end(name) == 2
-        assert errors(processes.log(name))[2:] == [f"error: {NOT_LET_IN}"]
-        assert federation.nodes() == others | {number: "unregistered"}
+        refused(3, NOT_LET_IN)
+        assert federation.nodes()[number] == "unregistered"
 
 
 def audit(site: Path) -> list[dict[str, Any]]:
@@ -143,27 +170,9 @@ def unpacked(site: Path) -> list[str]:
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
-def bundle(federation: Deployment) -> tuple[Path, str]:
-    """The app that is run, and its hash as docs/guard.md tells to take it."""
-    app = federation.folder / "app"
-    stage_app(app, RUN)
-    done = federation.flwr("build", "--app", str(app))
-    assert done.returncode == 0, done.stdout + done.stderr
-    [built] = federation.home.glob("*.fab")
-    return app, hashlib.sha256(built.read_bytes()).hexdigest()
-
-
-def test_a_bundle_that_one_policy_does_not_name_runs_only_at_the_others(
-    federation: Deployment,
-) -> None:
-    app, digest = bundle(federation)
-    refusing = federation.register(B)
-    for site, allowed in ((A, digest), (B, "0" * 64)):
-        (federation.folder / site / "policy.toml").write_text(f'{POLICY}apps = ["{allowed}"]\n')
+def test_a_bundle_that_one_policy_does_not_name_runs_only_at_the_others(joined: Joined) -> None:
+    federation, app, digest = joined.federation, joined.app, joined.digest
     home, out = federation.folder / B, federation.folder / "run"
-    federation.start_guards(A, B)
-    for site in (A, B):
-        federation.start_node(site)
     for site in (A, B):
         federation.processes.wait_for(f"node-{site}", "SuperNode ID")
 
@@ -178,8 +187,8 @@ def test_a_bundle_that_one_policy_does_not_name_runs_only_at_the_others(
     # On a machine that is busy with other things A may be late too.
     assert B in stopped["absent"], told[-3000:] + federation.logs()
     assert "did not join within train.join-timeout = 15 s" in stopped["reason"]
-    why = f"node {refusing} did not join: app (the hospital's policy does not name this app bundle)"
-    assert why in stopped["reason"]
+    why = "app (the hospital's policy does not name this app bundle)"
+    assert f"node {joined.numbers[B]} did not join: {why}" in stopped["reason"]
     assert stopped["reason"] in told
     assert unpacked(federation.folder / A), "where to look"
     assert unpacked(home) == []
@@ -189,7 +198,7 @@ def test_a_bundle_that_one_policy_does_not_name_runs_only_at_the_others(
     assert {line["kind"] for line in lines if line["what"] == "request"} == {"app"}, "no app spoke"
 
     federation.processes.stop(f"guard-{B}")
-    (home / "policy.toml").write_text(f'{POLICY}apps = ["{digest}"]\n')
+    (home / "policy.toml").write_text(naming(digest))
     federation.start_guards(B)
     told = run(200.0)
     assert (out / "result.json").is_file(), told[-3000:] + federation.logs()
@@ -246,16 +255,16 @@ def test_a_server_goes_without_tls_only_where_it_is_told_to_and_warns(
 
 
 def test_a_site_joins_no_server_that_another_ca_signed_and_none_without_tls(
-    federation: Deployment, processes: Processes, tmp_path: Path
+    joined: Joined, processes: Processes, tmp_path: Path
 ) -> None:
     make_certificates(tmp_path, ["127.0.0.1"])
-    home = federation.folder / C
+    home = joined.federation.folder / C
     text = (home / "connection.toml").read_text()
     assert "../ca.crt" in text
     (home / "other-ca.toml").write_text(text.replace("../ca.crt", str(tmp_path / "ca.crt")))
     guard = str(tmp_path / "g.sock")
     (port,) = free_ports(1)
-    supernode = [sys.executable, "-m", "clients.node", "--superlink", federation.fleet]
+    supernode = [sys.executable, "-m", "clients.node", "--superlink", joined.federation.fleet]
     supernode += ["--auth-supernode-private-key", str(home / "node.key"), "--port", str(port)]
     supernode += ["--node-config", f'guard="{guard}"']
     join = [sys.executable, "-m", "fedmed.cli", "site", "join", str(home / "other-ca.toml")]
@@ -264,7 +273,6 @@ def test_a_site_joins_no_server_that_another_ca_signed_and_none_without_tls(
         processes.start("bare", [*supernode, "--insecure"], tmp_path)
         assert processes.wait_for_end("join") == 2
         assert processes.wait_for_end("bare") != 0
-    [line] = errors(processes.log("join"))
-    assert "certificate: the server's certificate was not signed by" in line
-    assert len(processes.log("join").splitlines()) == 1
+    [line] = processes.log("join").splitlines()
+    assert line.startswith("error: certificate: the server's certificate was not signed by")
     assert "requires a secure TLS connection" in processes.log("bare")
