@@ -48,6 +48,17 @@ def tiny_hospitals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def tiny_hospitals_on_one_thread(tiny_hospitals: None) -> Iterator[None]:
+    """The same, quicker where many models are trained for a moment each."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def flower_sender() -> None:
     """Flower's messages can be made here: they need a sender, which a grid sets."""
     from fedmed.federation.inline import InlineGrid

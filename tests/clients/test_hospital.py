@@ -12,7 +12,8 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
-from support import goes_red, gradient_plan, make, refuses, tiny_network, tiny_shard, update_plan
+from support import goes_red, gradient_plan, make, refuses, tiny_shard, update_plan
+from support_pitfalls import PLANS, SECRET, Failing, flat, model, tiny_hospital
 from torch import Tensor
 
 from clients import app as client_app
@@ -24,18 +25,9 @@ from fedmed.config import Settings
 from fedmed.errors import UserError
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
-from fedmed.privacy.images import PixelLaplace
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan
 
-PLANS: dict[str, Plan] = {
-    "none": NoPrivacy(),
-    "pixel-laplace": ImagePlan(mechanism=PixelLaplace(1.0, 256)),
-    "dp-sgd": gradient_plan(),
-    "local-update": update_plan("hospital"),
-    "central-fixed": update_plan("server"),
-}
 RUN = "a run"
 OWN = ("dp-sgd", "local-update")  # arms whose spend the hospital itself writes down
 
@@ -50,24 +42,9 @@ def settings_of(arm: str) -> Settings:
 
 
 def hospital(arm: str, folder: Path, **changes: Any) -> Hospital:
-    values: dict[str, Any] = {
-        "name": "hospital-1",
-        "settings": settings_of(arm),
-        "shard": tiny_shard(),
-        "plan": PLANS[arm],
-        "ledger": Ledger(folder / "ledger.sqlite"),
-        "source": NoiseSource(),
-    }
-    return Hospital(**(values | changes))
-
-
-def model(seed: int = 0) -> dict[str, Tensor]:
-    return messages.parameters_of(tiny_network(seed))
-
-
-def flat(update: dict[str, Tensor] | None) -> Tensor:
-    assert update is not None
-    return torch.cat([update[name].flatten() for name in sorted(update)])
+    """With a ledger on the disk, and momentum."""
+    own = {"settings": settings_of(arm), "ledger": Ledger(folder / "ledger.sqlite")}
+    return tiny_hospital(arm, **(own | changes))
 
 
 def cost(arm: str) -> int:
@@ -288,18 +265,6 @@ def test_a_hospital_that_joins_in_round_3_trains_privately(tmp_path: Path) -> No
 
 
 # The app around it: what is serialised when things go wrong.
-
-SECRET = "patient 123"
-
-
-class Failing:
-    """A shard whose every use raises an error with a patient's data in its text."""
-
-    def __len__(self) -> int:
-        return 24
-
-    def __getattr__(self, name: str) -> object:
-        raise ValueError(f"{SECRET}: {name}")
 
 
 def ask(app: ClientApp, settings: Settings, kind: str = MessageType.TRAIN) -> Message:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from support_pitfalls import (
     settings_of,
     some_rows,
     tiny_hospital,
-    tiny_process,
 )
 
 from clients import hospital as module
@@ -46,10 +44,7 @@ DELTA = 1e-5
 MEMBERS = {node: f"hospital-{node - 1}" for node in range(2, 7)}
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tiny_process(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
 
 def dp_sgd(**privacy: Any) -> Settings:

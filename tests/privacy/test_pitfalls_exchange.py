@@ -1,7 +1,7 @@
 """Mistakes of what leaves a hospital: each test fails where its mistake is made."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from support import (
     goes_red,
 )
 from support_pitfalls import (
+    SECRET,
     STILL,
+    Failing,
     LedgerInMemory,
     check_noise,
     check_uncorrelated,
@@ -22,7 +24,6 @@ from support_pitfalls import (
     model,
     settings_of,
     tiny_hospital,
-    tiny_process,
 )
 
 from clients import app as client_app
@@ -38,11 +39,7 @@ from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.policy import SIMULATION
 from fedmed.privacy.updates import GaussianNoise
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tiny_process(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
 
 def check_only_the_update_leaves(arm: str) -> None:
@@ -87,19 +84,6 @@ def test_pitfall_29_noise_is_not_reused_on_another_model_nor_drawn_again_for_the
     check_another_request_has_other_noise()
     monkeypatch.setattr(NoiseSource, "_key", keyed_by(lambda context: context[:3]))
     goes_red(check_another_request_has_other_noise)
-
-
-SECRET = "patient 123"
-
-
-class Failing:
-    """A shard whose every use raises an error with a patient's data in its text."""
-
-    def __len__(self) -> int:
-        return 24
-
-    def __getattr__(self, name: str) -> object:
-        raise ValueError(f"{SECRET}: {name}")
 
 
 def ask(settings: Settings, kind: str = MessageType.TRAIN) -> Message:

@@ -1,7 +1,6 @@
 """Mistakes of how far one patient moves a sum: tests that fail where one is made."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from support_pitfalls import (
     settings_of,
     some_rows,
     tiny_hospital,
-    tiny_process,
 )
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -32,11 +30,7 @@ from fedmed import training
 from fedmed.federation import messages
 from fedmed.privacy.gradients import ClippedSum, make_engine
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tiny_process(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
 
 # How far one patient moves the sum that DP-SGD releases, noise aside.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from support_pitfalls import (
     model,
     settings_of,
     tiny_hospital,
-    tiny_process,
 )
 from torch import Tensor, nn
 
@@ -40,10 +38,7 @@ from fedmed.privacy.noise import NoiseSource
 Update = dict[str, Tensor]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tiny_process(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
 
 class WithCounter(nn.Sequential):
