@@ -10,15 +10,19 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+import httpx
 from flwr.common.config import parse_config_args
 from flwr.supercore.fab import Fab
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode import fleet_http_connection as fleet
 from flwr.supernode import start_client_internal as node
 from flwr.supernode.cli import flower_supernode
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedmed.errors import RunError, UserError
-from fedmed.site import asking
+from fedmed.site.wire import BadFrame, exchange
 
 log = logging.getLogger("fedmed.node")
 
@@ -61,6 +65,44 @@ def check_bundles(allowed: Callable[[str], bool]) -> None:
     vars(node).update(_verify_fab=check, _pull_and_store_message=checked)
 
 
+NOT_LET_IN: Final = (
+    "the server lets nobody in with this site's key: it is not registered, or was taken back, or "
+    "its SuperNode is running already (one that was killed counts as running for a minute); send "
+    "the public key to the coordinator: flwr supernode register"
+)
+NO_LONGER: Final = (
+    "the server no longer takes this site's key: the coordinator took it back, or this machine's "
+    "clock is wrong; ask the coordinator, and run fedmed doctor"
+)
+
+
+def hear_refusals(tell: Callable[[str], None]) -> None:
+    """Have Flower's SuperNode, in this process, say in one line that its key was refused.
+
+    By itself it names no reason, and takes a key that was taken back for a request to end well.
+    Raises :class:`RunError` where this version of Flower has no such place.
+    """
+    if vars(fleet).get("NodeAuthHttpInterceptor") is not NodeAuthHttpInterceptor:
+        raise RunError("this version of Flower is not the one that fedmed was made for; install it")
+
+    class Hearing(NodeAuthHttpInterceptor):
+        def intercept(
+            self, context: ProtobufRequestContext, call_next: ProtobufCall
+        ) -> httpx.Response:
+            answer = super().intercept(context, call_next)
+            joining = context.rpc_method.endswith("/ActivateNode")
+            if joining and answer.status_code in (
+                httpx.codes.UNAUTHORIZED,
+                httpx.codes.PRECONDITION_FAILED,
+            ):
+                tell(NOT_LET_IN)
+            elif answer.status_code == httpx.codes.UNAUTHORIZED:
+                tell(NO_LONGER)
+            return answer
+
+    vars(fleet).update(NodeAuthHttpInterceptor=Hearing)
+
+
 def guard_of(arguments: list[str]) -> str:
     """The guard's socket in the node config; raises :class:`UserError` where there is none."""
     given = ""
@@ -78,14 +120,36 @@ def guard_of(arguments: list[str]) -> str:
 
 
 def main() -> None:
-    """Run the SuperNode with the arguments of the command line."""
+    """Run the SuperNode with the arguments of the command line; exit code 2 for a refused key."""
+    refusals: list[str] = []
     try:
         socket = guard_of(sys.argv[1:])
-        check_bundles(lambda digest: asking.may_run(socket, digest))
+        check_bundles(lambda digest: may_run(socket, digest))
+        hear_refusals(refusals.append)
     except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    flower_supernode()
+        _fail(str(error))
+    try:
+        flower_supernode()
+    finally:
+        if refusals:
+            _fail(refusals[0])
+
+
+def may_run(guard: str, digest: str) -> bool:
+    """Whether the site's policy names this app bundle (or names none); no where nobody says so.
+
+    No part of fedmed that needs torch: a node is there seconds sooner.
+    """
+    try:
+        answer, _ = exchange(guard, {"kind": "app", "app": digest}, seconds=60.0)
+    except (OSError, BadFrame):
+        return False
+    return "error" not in answer
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ class Roll:
         """One answer: a member, a refusal, or a fault, which a simulation does not survive."""
         try:
             if isinstance(answer, str):
-                raise RunError(f"a hospital did not join: {answer} ({messages.ERRORS[answer]})")
+                who = f"node {node}" if self.deployed else "a hospital"
+                raise RunError(f"{who} did not join: {answer} ({messages.ERRORS[answer]})")
             self._join(node, answer, nodes)
         except (RunError, UserError) as error:
             if not self.deployed:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from flwr.proto.control_pb2 import ListNodesRequest
+from flwr.supercore.control import ControlHttpClient
 from PIL import Image
 
 from fedmed.config import Scalar
@@ -110,19 +112,20 @@ class Processes:
         finally:
             self.stop(name)
 
-    def stop(self, name: str) -> None:
-        """End one process and what it started: they are a session of their own."""
-        process = self.running.pop(name)
+    def stop(self, *names: str) -> None:
+        """End processes and what they started: each is a session of its own."""
+        ending = [self.running.pop(name) for name in names]
         for signal in (15, 9):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=15)
-                break
+            for process in ending:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal)
+            for process in ending:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=15)
+            ending = [process for process in ending if process.poll() is None]
 
     def stop_all(self) -> None:
-        for name in reversed(list(self.running)):
-            self.stop(name)
+        self.stop(*self.running)
 
 
 @dataclass
@@ -143,29 +146,34 @@ class Deployment:
             text=True,
             timeout=timeout,
             check=False,
+            cwd=self.home,
         )
 
-    def prepare(self, site: str, settings: str = "") -> Path:
+    def prepare(self, site: str, settings: str = "", policy: str = POLICY) -> Path:
         """A site's files and key beside its table; returns its folder."""
         home = self.folder / site
         private, public = new_key()
         write_secret(home / "node.key", private)
         (home / "node.pub").write_bytes(public + b"\n")
-        (home / "policy.toml").write_text(POLICY)
+        (home / "policy.toml").write_text(policy)
+        (home / "connection.toml").write_text(
+            f'server = "{self.fleet}"\nca = "../ca.crt"\nkey = "node.key"\n'
+        )
         (home / "site.toml").write_text(
             f'name = "{site}"\npolicy = "policy.toml"\nledger = "state/ledger.sqlite"\n'
             # A socket's path may not be long, and pytest's folders are.
-            f'socket = "{self._short(site)}/g.sock"\n[data]\nsource = "table"\n'
+            f'socket = "{self.socket(site)}"\n[data]\nsource = "table"\n'
             f'path = "cohort.csv"\nimages = "../images"\n[settings]\n"run.device" = "cpu"\n'
             f'"run.threads" = 1\n{settings}\n'
         )
         return home
 
-    def register(self, site: str) -> None:
-        """What the coordinator does with the public key that a site sends."""
+    def register(self, site: str) -> int:
+        """What the coordinator does with the public key that a site sends; the node's number."""
         key = str(self.folder / site / "node.pub")
-        done = self.flwr("supernode", "register", key, "deployed")
+        done = self.flwr("supernode", "register", key, "deployed", "--format", "json")
         assert done.returncode == 0, done.stdout + done.stderr
+        return int(json.loads(done.stdout)["node-id"])
 
     def start_guards(self, *names: str) -> None:
         """Start the guards of these sites, and wait until all listen."""
@@ -180,25 +188,27 @@ class Deployment:
         for name in names:
             self.processes.wait_for(f"guard-{name}", "ready")
 
-    def start_node(self, site: str) -> None:
-        """Start a site's SuperNode with its key and its guard's socket."""
-        home, (port,) = self.folder / site, free_ports(1)
+    def start_node(self, site: str, **changed: str) -> None:
+        """Start a site's SuperNode as ``fedmed site join`` does, with its guard's socket."""
+        (port,) = free_ports(1)
+        options = {"guard": self.socket(site), "port": str(port), **changed}
+        home = self.folder / site
         self.processes.start(
             f"node-{site}",
             [
-                *[
-                    sys.executable,
-                    "-m",
-                    "clients.node",
-                    "--root-certificates",
-                    str(self.folder / "ca.crt"),
-                ],
-                *["--superlink", self.fleet, "--port", str(port)],
-                *["--auth-supernode-private-key", str(home / "node.key")],
-                *["--node-config", f'guard="{self._short(site)}/g.sock"'],
+                *[sys.executable, "-m", "fedmed.cli", "site", "join"],
+                str(home / "connection.toml"),
+                *(word for name, value in options.items() for word in (f"--{name}", value)),
             ],
             home,
         )
+
+    def nodes(self) -> dict[int, str]:
+        """The status of each node, by its number, as ``flwr supernode list`` asks for it."""
+        authority = (self.folder / "ca.crt").read_bytes()
+        with ControlHttpClient.from_server_address(self.fleet, False, authority, []) as client:
+            found = client.ListNodes(ListNodesRequest()).nodes_info
+        return {node.node_id: node.status for node in found}
 
     def run(self, settings: Settings, out: Path, timeout: float = 300.0) -> dict[str, Any]:
         """``flwr run`` against this federation; the result of the run."""
@@ -206,15 +216,18 @@ class Deployment:
         stage_app(app, settings | {"run.out": str(out)})
         done = self.flwr("run", str(app), "deployed", "--stream", timeout=timeout)
         told = done.stdout + done.stderr
-        logs = "".join(
-            f"\n--- {name}\n{self.processes.log(name)[-1500:]}" for name in self.processes.running
-        )
-        assert (out / "result.json").is_file(), told[-4000:] + logs
+        assert (out / "result.json").is_file(), told[-4000:] + self.logs()
         found: dict[str, Any] = json.loads((out / "result.json").read_text())
         return found
 
-    def _short(self, site: str) -> str:
-        return f"{self.home}/{SITES.index(site)}"
+    def logs(self) -> str:
+        """The end of every running process's log."""
+        logs = self.processes.running
+        return "".join(f"\n--- {name}\n{self.processes.log(name)[-1500:]}" for name in logs)
+
+    def socket(self, site: str) -> str:
+        """Where the guard of a site listens: a short path."""
+        return f"{self.home}/{SITES.index(site)}/g.sock"
 
 
 @contextlib.contextmanager
@@ -236,7 +249,8 @@ def deployment(folder: Path) -> Iterator[Deployment]:
             processes.start(
                 "superlink",
                 [
-                    *["flower-superlink", "--enable-supernode-auth", "--isolation", "subprocess"],
+                    *[sys.executable, "-m", "server.superlink", "--enable-supernode-auth"],
+                    *["--isolation", "subprocess"],
                     *["--ssl-ca-certfile", str(folder / "ca.crt")],
                     *["--ssl-certfile", str(folder / "server.crt")],
                     *["--ssl-keyfile", str(folder / "server.key")],

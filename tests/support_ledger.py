@@ -87,3 +87,6 @@ def granted(path: Path, limit: Limit | None, make: Callable[[Path], Ledger] = Le
             continue
         found += 1
     return found
+
+
+ROWS = 8  # of a ledger that is ``filled``

@@ -1,7 +1,6 @@
 """A tiny hospital and a tiny server, for tests of what is released and of what can go wrong."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support import gradient_plan, make, tiny_network, tiny_shard, update_plan, use_tiny_models
+from support import gradient_plan, make, tiny_network, tiny_shard, update_plan
 from torch import Tensor, nn
 
-from clients import hospital as module
 from clients.hospital import Hospital
 from fedmed import training
 from fedmed.config import Settings
@@ -70,20 +68,6 @@ class LedgerInMemory(Ledger):
 
     def note(self, what: str, **details: Any) -> None:
         pass
-
-
-@contextlib.contextmanager
-def tiny_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tiny models on one thread, nothing kept from the test before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    use_tiny_models(monkeypatch)
-    module._model.cache_clear()
-    module.hospital_for.cache_clear()
-    yield
-    module._model.cache_clear()
-    module.hospital_for.cache_clear()
-    torch.set_num_threads(threads)
 
 
 def settings_of(arm: str, **changes: Any) -> Settings:
@@ -160,3 +144,32 @@ def keyed_by(choose: Callable[[tuple[str | int, ...]], object]) -> Callable[...,
         return seeded((str(choose(context)),))
 
     return key
+
+
+NUMBERS = 305  # in the tiny model
+STILL = 1e-300  # a learning rate that float32 takes for 0: an update is noise alone
+
+
+def check_noise(update: Tensor, deviation: float) -> None:
+    """Five standard errors of mean and deviation: a false alarm once in 1e6 each."""
+    assert abs(float(update.mean())) < 5 * deviation / NUMBERS**0.5
+    assert abs(float(update.std()) / deviation - 1) < 5 / (2 * NUMBERS) ** 0.5
+
+
+def check_uncorrelated(first: Tensor, second: Tensor) -> None:
+    """Five standard errors of a correlation: a false alarm once in 1e6."""
+    correlation = float(torch.corrcoef(torch.stack([first, second]))[0, 1])
+    assert abs(correlation) < 5 / NUMBERS**0.5
+
+
+SECRET = "patient 123"
+
+
+class Failing:
+    """A shard whose every use raises an error with a patient's data in its text."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getattr__(self, name: str) -> object:
+        raise ValueError(f"{SECRET}: {name}")

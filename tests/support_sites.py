@@ -70,7 +70,7 @@ class SiteGrid(InlineGrid):
         self.present = set(self.files)
         self.numbers = {name: number + 2 for number, name in enumerate(self.files)}
         self.meddle: Meddle = lambda name, message, reply: reply
-        super().__init__(self._site, len(self.files) + 10, run_config)  # type: ignore[arg-type]
+        super().__init__(self._site, len(self.files) + 10, run_config)  # type: ignore[arg-type]  # a site for each node
 
     def get_node_ids(self) -> list[int]:
         """The nodes of the sites that are there."""

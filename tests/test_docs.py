@@ -280,7 +280,7 @@ def test_flwr_run_agrees_with_the_configuration(line: list[str]) -> None:
 
 
 def test_the_quickstart_lists_every_option_of_run() -> None:
-    run = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    run = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]  # a group of commands
     long = {max(p.opts, key=len) for p in run.params if p.opts[0].startswith("-")}
     text = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(--[\w-]+)`", text, re.MULTILINE)) == long - {"--help"}

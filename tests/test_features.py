@@ -40,7 +40,7 @@ def network(seed: int = 0, **keys: Any) -> FeatureNetwork:
 
 
 def head(model: torch.nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in model.fc.parameters()])  # type: ignore[union-attr]
+    return torch.cat([p.detach().flatten() for p in model.fc.parameters()])  # type: ignore[union-attr]  # a layer
 
 
 def test_training_and_scores_on_features_are_those_on_the_images() -> None:

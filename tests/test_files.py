@@ -32,13 +32,13 @@ def test_a_failed_write_names_the_file_and_leaves_the_old_one(
         raise OSError(number, "stop")
 
     def check(write: object) -> None:
-        refuses(lambda: write(path, half), str(path), words)  # type: ignore[operator]
+        refuses(lambda: write(path, half), str(path), words)  # type: ignore[operator]  # a parameter of the test
         assert path.read_text() == before
         assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
     def in_place(path: Path, write: object) -> None:
         with files.disk_errors(path):
-            write(path)  # type: ignore[operator]
+            write(path)  # type: ignore[operator]  # a parameter of the test
 
     check(files.write_atomically)
     goes_red(check, in_place)

@@ -3,28 +3,16 @@
 from pathlib import Path
 
 import pytest
+from support_runs import tiny_text
 
 from fedmed.experiment import load_experiment
 from fedmed.forecast import forecast
 from fedmed.privacy import accounting
 from fedmed.tables import print_plans
 
-TEXT = """
-arms = ["none", "dp-sgd"]
-[data]
-patients = 160
-image-size = 16
-hospitals = 2
-[train]
-rounds = 2
-local-epochs = 1
-batch-size = 8
-[privacy]
-delta = 1e-3
-[evaluation]
-where = "{where}"
-epsilon = 2.0
-"""
+TEXT = tiny_text(
+    ["none", "dp-sgd"], '[evaluation]\nwhere = "{where}"\nepsilon = 2.0\n', patients=160
+)
 
 
 def planned(folder: Path, where: str) -> dict[str, object]:
@@ -43,8 +31,8 @@ def test_histograms_are_planned_with_their_own_epsilon(
     assert found["none"] is None, "exact counts: nothing is protected, so nothing is charged"
     cost = found["dp-sgd"]
     assert cost is not None
-    assert 1.99 < cost.epsilon <= 2.0  # type: ignore[attr-defined]
-    assert cost.epsilon == accounting.epsilon(cost.noise_multiplier, 1.0, 1, 1e-3)  # type: ignore[attr-defined]
+    assert 1.99 < cost.epsilon <= 2.0  # type: ignore[attr-defined]  # a mechanism
+    assert cost.epsilon == accounting.epsilon(cost.noise_multiplier, 1.0, 1, 1e-3)  # type: ignore[attr-defined]  # a mechanism
     lines = [line for line in capsys.readouterr().out.splitlines() if "evaluation" in line]
     assert len(lines) == 1
     assert "delta 0.001 for one evaluation patient, sigma" in lines[0]

@@ -307,14 +307,14 @@ def test_epsilon_after_a_round_is_that_of_the_worst_member() -> None:
 def test_long_runs_have_fifty_points_of_epsilon_and_the_last() -> None:
     settings = SETTINGS.replaced({"train.rounds": 120})
     plans = [SimplePlan()]
-    known = [n for n in range(121) if epsilon_after(settings, plans, n) is not None]  # type: ignore[arg-type]
+    known = [n for n in range(121) if epsilon_after(settings, plans, n) is not None]  # type: ignore[arg-type]  # plans of one kind; SimplePlan has what is read
     assert known == list(range(0, 121, 3))
-    assert epsilon_after(settings.replaced({"train.rounds": 121}), plans, 121) == 121  # type: ignore[arg-type]
+    assert epsilon_after(settings.replaced({"train.rounds": 121}), plans, 121) == 121  # type: ignore[arg-type]  # plans of one kind; SimplePlan has what is read
 
 
 def test_noise_that_can_be_repeated_spends_nothing_that_is_claimed() -> None:
     settings = SETTINGS.replaced({"privacy.reproducible-noise": True})
-    assert epsilon_after(settings, [SimplePlan()], 2) is None  # type: ignore[list-item]
+    assert epsilon_after(settings, [SimplePlan()], 2) is None  # type: ignore[list-item]  # plans of one kind; SimplePlan has what is read
 
 
 @dataclasses.dataclass

@@ -3,14 +3,13 @@
 import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import goes_red, refuses, use_tiny_models
+from support import goes_red, refuses
+from support_runs import tiny_text
 
-import clients.hospital
 from fedmed import cli, trackers
 from fedmed.config import Settings
 from fedmed.errors import RunError, UserError
@@ -20,23 +19,7 @@ from fedmed.planning import make_plans, trained_parameters
 from fedmed.progress import Silent
 from fedmed.report import summary_table
 
-TEXT = """
-name = "tiny"
-seeds = [0]
-arms = ["none", "dp-sgd"]
-[data]
-patients = 160
-image-size = 16
-hospitals = 2
-[train]
-rounds = 2
-local-epochs = 1
-batch-size = 8
-[privacy]
-delta = 1e-3
-[run]
-trackers = "{}"
-"""
+TEXT = tiny_text(["none", "dp-sgd"], '[run]\ntrackers = "{}"\n', patients=160)
 TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 MLFLOW = importlib.util.find_spec("mlflow") is not None
 needs_tensorboard = pytest.mark.skipif(
@@ -46,15 +29,7 @@ needs_mlflow = pytest.mark.skipif(
     not MLFLOW, reason="mlflow is not installed: pip install 'fedmed[mlflow]'"
 )
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_tiny_models(monkeypatch)
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
-    yield
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 def experiment(folder: Path, names: str) -> Experiment:
@@ -87,7 +62,7 @@ def test_an_extra_that_is_not_installed_is_one_line_before_anything_is_read(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("tensorboard", "mlflow"):
         settings = Settings().replaced({"run.trackers": name})
-        refuses(lambda s=settings: trackers.check(s), f"names {name}", f"'fedmed[{name}]'")  # type: ignore[misc]
+        refuses(lambda s=settings: trackers.check(s), f"names {name}", f"'fedmed[{name}]'")  # type: ignore[misc]  # bound by default; mypy infers no type
     loaded = experiment(tmp_path, "mlflow")
     with pytest.raises(SystemExit) as caught:
         cli.main(["run", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")])

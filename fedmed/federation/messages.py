@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from fedmed.evaluation.histograms import Spec
@@ -112,7 +113,10 @@ def join_content(answer: Joining) -> RecordDict:
 
 def read_join(message: Message) -> Joining | str:
     """A hospital's answer to a query, or the code of its error."""
-    if message.has_error() or not message.has_content():
+    if message.has_error():
+        # What a SuperNode answers for a bundle that it does not unpack.
+        return "app" if message.error.code == ErrorCode.INVALID_FAB else "no-answer"
+    if not message.has_content():
         return "no-answer"
     content = message.content
     if "reply" not in content:

@@ -1,6 +1,5 @@
 """How an app asks a site's guard: one connection for each request, no file of the site."""
 
-import socket
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,7 +10,7 @@ from fedmed import __version__
 from fedmed.config import Scalar
 from fedmed.exchange import ERRORS, Histograms, Joining, Reply
 from fedmed.site.requests import DTYPES, Request, read_arrays, write_request
-from fedmed.site.wire import BadFrame, read_frame, send_frame
+from fedmed.site.wire import BadFrame, exchange
 
 _PATIENCE: Final = 24 * 3600.0  # seconds for one round of training; the server's timeout is shorter
 
@@ -27,15 +26,6 @@ class GuardRefusal(Exception):
 def status(path: str, *, seconds: float = 5.0) -> dict[str, Any]:
     """Name of the site and version of a guard that is ready; raises :class:`GuardRefusal`."""
     return _ask(path, Request(kind="status"), seconds)[0]
-
-
-def may_run(path: str, digest: str) -> bool:
-    """Whether the site's policy names this app bundle (or names none)."""
-    try:
-        _ask(path, Request(kind="app", app=digest), 60.0)
-    except GuardRefusal:
-        return False
-    return True
 
 
 def query(path: str, config: Mapping[str, Scalar], run: str, run_id: int) -> Joining:
@@ -91,14 +81,10 @@ def _ask(
     path: str, request: Request, seconds: float = _PATIENCE
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(60.0)
-            connection.connect(path)
-            send_frame(connection, *write_request(request), seconds=seconds)
-            header, body = read_frame(connection, seconds=seconds)
-            about = header.get("arrays")
-            kinds = (*DTYPES, torch.float64)
-            arrays = {} if about is None else read_arrays(body, about["names"], kinds)
+        header, body = exchange(path, *write_request(request), seconds=seconds)
+        about = header.get("arrays")
+        kinds = (*DTYPES, torch.float64)
+        arrays = {} if about is None else read_arrays(body, about["names"], kinds)
     except (OSError, BadFrame) as error:
         raise GuardRefusal("guard") from error
     if "error" in header:

@@ -96,12 +96,12 @@ def join(
 ) -> None:
     """Check the connection and become the SuperNode; a server that is away is waited for."""
     from fedmed.site.connection import read_connection
-    from fedmed.site.join import await_server, supernode
+    from fedmed.site.join import await_server, environment, supernode
 
     found = read_connection(connection)
     command = supernode(found, guard.absolute(), port)
     await_server(found, lambda line: typer.echo(line, err=True))
-    os.execvp(command[0], command)  # noqa: S606 -- the SuperNode gets its signals itself
+    os.execve(command[0], command, environment())  # noqa: S606 -- it gets its signals itself
 
 
 def doctor(

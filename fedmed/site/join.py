@@ -1,6 +1,8 @@
 """Starting a site's SuperNode: first what would make it fail or unsafe is looked at."""
 
+import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,10 +66,19 @@ def supernode(connection: Connection, guard: Path, port: int = PORT) -> list[str
                 f"--port {port}: taken by another process ({error.strerror}); name another port"
             ) from error
     return [
-        "fedmed-supernode",
+        # fedmed-supernode of this very installation, whatever PATH or the current folder holds.
+        *[sys.executable, "-P", "-m", "clients.node"],
         f"--superlink={connection.address}",
         f"--root-certificates={connection.ca}",
         f"--auth-supernode-private-key={connection.key}",
         f'--node-config=guard="{guard}"',
         f"--port={port}",
     ]
+
+
+def environment() -> dict[str, str]:
+    """This process's, in which the SuperNode finds the programs that were installed with it."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }

@@ -24,6 +24,20 @@ class BadFrame(Exception):
     """What came is no frame of this protocol, is too large, stopped short, or took too long."""
 
 
+def exchange(
+    path: str, header: dict[str, Any], body: bytes = b"", *, seconds: float
+) -> tuple[dict[str, Any], bytes]:
+    """Ask the guard that listens at ``path`` and take its answer, each within ``seconds``.
+
+    Raises ``OSError`` where nobody listens, :class:`BadFrame` for what is no answer.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(60.0)
+        connection.connect(path)
+        send_frame(connection, header, body, seconds=seconds)
+        return read_frame(connection, seconds=seconds)
+
+
 def send_frame(
     connection: socket.socket, header: dict[str, Any], body: bytes = b"", *, seconds: float = 600.0
 ) -> None:

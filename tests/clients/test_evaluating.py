@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from flwr.app import Message, MessageType, RecordDict
-from support import goes_red, make, tiny_network, use_tiny_models
+from support import goes_red, make, tiny_network
 from torch import Tensor
 
 from clients import app as client_app
 from clients import evaluating as module
-from clients import hospital as hospital_module
 from clients.hospital import Hospital, Refusal
 from fedmed.config import Settings
 from fedmed.data.network import Network, evaluation_shard, load_network
@@ -34,15 +33,7 @@ RUN = "a run"
 EDGES = equal_width(6)
 ARMS = ("pixel-laplace", "dp-sgd", "local-update", "central-fixed")
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_tiny_models(monkeypatch)
-    hospital_module._model.cache_clear()
-    hospital_module.hospital_for.cache_clear()
-    yield
-    hospital_module._model.cache_clear()
-    hospital_module.hospital_for.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 def settings_of(arm: str, **evaluation: Any) -> Settings:

@@ -115,9 +115,9 @@ def context(site: Path, config: dict[str, object], grid: InlineGrid) -> Context:
     return Context(
         run_id=5,
         node_id=2,
-        node_config=node,  # type: ignore[arg-type]
+        node_config=node,  # type: ignore[arg-type]  # Flower's own, wider type
         state=RecordDict(),
-        run_config=config,  # type: ignore[arg-type]
+        run_config=config,  # type: ignore[arg-type]  # Flower's own, wider type
     )
 
 

@@ -16,6 +16,7 @@ from support_guard import SITE, write_site
 
 from clients.guard import process
 from clients.guard.listening import alone, bound, peers_of, private_folder, serve
+from clients.node import may_run
 from fedmed.site import asking
 from fedmed.site.asking import GuardRefusal
 from fedmed.site.wire import send_frame
@@ -207,7 +208,7 @@ def test_whether_the_guard_is_there_is_told_while_it_trains(tmp_path: Path) -> N
 
     found: list[bool] = []
     with listening(path, OURS, reading=20, book=Slow()) as book:
-        asked = threading.Thread(target=lambda: found.append(asking.may_run(str(path), "a" * 64)))
+        asked = threading.Thread(target=lambda: found.append(may_run(str(path), "a" * 64)))
         asked.start()
         assert asking.status(str(path), seconds=10)["hospital"] == "st-mary"
         assert found == []

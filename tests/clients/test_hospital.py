@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_to_proto
-from support import goes_red, gradient_plan, make, refuses, tiny_network, tiny_shard, update_plan
-from support import use_tiny_models as use
+from support import goes_red, gradient_plan, make, refuses, tiny_shard, update_plan
+from support_pitfalls import PLANS, SECRET, Failing, flat, model, tiny_hospital
 from torch import Tensor
 
 from clients import app as client_app
@@ -25,30 +25,13 @@ from fedmed.config import Settings
 from fedmed.errors import UserError
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
-from fedmed.privacy.images import PixelLaplace
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan
 
-PLANS: dict[str, Plan] = {
-    "none": NoPrivacy(),
-    "pixel-laplace": ImagePlan(mechanism=PixelLaplace(1.0, 256)),
-    "dp-sgd": gradient_plan(),
-    "local-update": update_plan("hospital"),
-    "central-fixed": update_plan("server"),
-}
 RUN = "a run"
 OWN = ("dp-sgd", "local-update")  # arms whose spend the hospital itself writes down
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use(monkeypatch)
-    module._model.cache_clear()
-    module.hospital_for.cache_clear()
-    yield
-    module._model.cache_clear()
-    module.hospital_for.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 def settings_of(arm: str) -> Settings:
@@ -59,24 +42,9 @@ def settings_of(arm: str) -> Settings:
 
 
 def hospital(arm: str, folder: Path, **changes: Any) -> Hospital:
-    values: dict[str, Any] = {
-        "name": "hospital-1",
-        "settings": settings_of(arm),
-        "shard": tiny_shard(),
-        "plan": PLANS[arm],
-        "ledger": Ledger(folder / "ledger.sqlite"),
-        "source": NoiseSource(),
-    }
-    return Hospital(**(values | changes))
-
-
-def model(seed: int = 0) -> dict[str, Tensor]:
-    return messages.parameters_of(tiny_network(seed))
-
-
-def flat(update: dict[str, Tensor] | None) -> Tensor:
-    assert update is not None
-    return torch.cat([update[name].flatten() for name in sorted(update)])
+    """With a ledger on the disk, and momentum."""
+    own = {"settings": settings_of(arm), "ledger": Ledger(folder / "ledger.sqlite")}
+    return tiny_hospital(arm, **(own | changes))
 
 
 def cost(arm: str) -> int:
@@ -103,7 +71,7 @@ class Reader:
     """A shard that notes whether the ledger had its entry when the images were read."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self.shard, self.ledger, self.seen = tiny_shard(), ledger, []  # type: ignore[var-annotated]
+        self.shard, self.ledger, self.seen = tiny_shard(), ledger, []  # type: ignore[var-annotated]  # filled later
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -124,7 +92,7 @@ class ReservesAfterwards(Ledger):
         return 1
 
     def commit(self, entry: int, reply: bytes, *, cohort: str | None = None) -> None:
-        entry = super().reserve(*self.waiting)  # type: ignore[attr-defined]
+        entry = super().reserve(*self.waiting)  # type: ignore[attr-defined]  # set by the test
         super().commit(entry, reply, cohort=cohort)
 
 
@@ -182,7 +150,7 @@ def test_no_request_beyond_the_plan_is_answered(
 
     def check(planned: int) -> None:
         folder = tmp_path / str(planned)
-        plan = dataclasses.replace(PLANS[arm], rounds=planned)  # type: ignore[type-var]
+        plan = dataclasses.replace(PLANS[arm], rounds=planned)  # type: ignore[type-var]  # one of several dataclasses
         one = hospital(arm, folder, source=source, plan=plan)
         one.train(RUN, 1, model(1), {})
         one.train(RUN, 2, model(2), {})
@@ -297,18 +265,6 @@ def test_a_hospital_that_joins_in_round_3_trains_privately(tmp_path: Path) -> No
 
 
 # The app around it: what is serialised when things go wrong.
-
-SECRET = "patient 123"
-
-
-class Failing:
-    """A shard whose every use raises an error with a patient's data in its text."""
-
-    def __len__(self) -> int:
-        return 24
-
-    def __getattr__(self, name: str) -> object:
-        raise ValueError(f"{SECRET}: {name}")
 
 
 def ask(app: ClientApp, settings: Settings, kind: str = MessageType.TRAIN) -> Message:

@@ -1,32 +1,52 @@
 """The SuperNode's check of app bundles: before any code of one is unpacked."""
 
 import hashlib
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.primitives.asymmetric import generate_key_pairs
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.run import Run
+from flwr.supernode import fleet_http_connection as fleet
 from flwr.supernode import start_client_internal as node
 from flwr.supernode.nodestate import NodeStateFactory
 from support import goes_red, refuses
 
-from clients.node import check_bundles, guard_of
-from fedmed.federation.inline import InlineGrid
+from clients.node import (
+    NO_LONGER,
+    NOT_LET_IN,
+    check_bundles,
+    guard_of,
+    hear_refusals,
+    may_run,
+)
+from fedmed.errors import RunError
+from fedmed.site.requests import read_request
+from fedmed.site.wire import read_frame, send_frame
 
 BUNDLE = b"an app"
 DIGEST = hashlib.sha256(BUNDLE).hexdigest()
 ORIGINAL = node._pull_and_store_message, node._verify_fab
+SIGNING = vars(fleet)["NodeAuthHttpInterceptor"]
 
 
 @pytest.fixture(autouse=True)
-def _unpatched() -> Iterator[None]:
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]  # a sender
+def _unpatched(flower_sender: None) -> Iterator[None]:
     yield
     node._pull_and_store_message, node._verify_fab = ORIGINAL
+    vars(fleet).update(NodeAuthHttpInterceptor=SIGNING)
 
 
 class Unpacked(Exception):
@@ -101,10 +121,73 @@ def test_a_bundle_under_another_name_than_its_bytes_is_never_unpacked(
     assert "could not be verified" in pull(monkeypatch, given, announced)
 
 
+@pytest.mark.parametrize(
+    ("answer", "allowed"),
+    [({}, True), ({"error": "app"}, False), ({"error": "frame"}, False), (None, False)],
+    ids=["yes", "no", "not understood", "no answer"],
+)
+def test_a_bundle_runs_only_where_the_guard_says_so(
+    tmp_path: Path, answer: dict[str, str] | None, allowed: bool
+) -> None:
+    heard = []
+
+    def guard(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            heard.append(read_frame(connection, seconds=20))
+            if answer is not None:
+                send_frame(connection, answer)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "g.sock"))
+        listener.listen()
+        thread = threading.Thread(target=guard, args=(listener,))
+        thread.start()
+        assert may_run(str(tmp_path / "g.sock"), DIGEST) is allowed
+        thread.join()
+    assert read_request(*heard[0]).app == DIGEST, "as a guard reads it"
+    assert not may_run(str(tmp_path / "none"), DIGEST)
+
+
+def test_a_node_is_there_before_torch() -> None:
+    """Which takes seconds, and which only the app needs."""
+    code = "import sys, clients.node; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=100, check=False).returncode == 0
+
+
 def test_another_flower_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "_pull_and_store_message", lambda state, receive: None)
     with pytest.raises(Exception, match="version of Flower"):
         check_bundles(lambda _: True)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "told"),
+    [
+        ("ActivateNode", 412, [NOT_LET_IN]),
+        ("ActivateNode", 401, [NOT_LET_IN]),
+        ("ActivateNode", 200, []),
+        ("ActivateNode", 503, []),
+        ("PullMessages", 401, [NO_LONGER]),
+        ("PushObject", 401, [NO_LONGER]),
+        ("PullMessages", 412, []),
+        ("PullMessages", 403, []),
+    ],
+)
+def test_only_a_refused_key_is_told_as_one(method: str, status: int, told: list[str]) -> None:
+    heard: list[str] = []
+    hear_refusals(heard.append)
+    request = httpx.Request("POST", "https://127.0.0.1")
+    context = ProtobufRequestContext(f"/flwr.proto.Fleet/{method}", PullMessagesRequest(), request)
+    signing = vars(fleet)["NodeAuthHttpInterceptor"](*generate_key_pairs())
+    answer = signing.intercept(context, lambda _: httpx.Response(status, request=request))
+    assert (answer.status_code, heard) == (status, told)
+    assert len(request.headers) > len(httpx.Request("POST", "https://127.0.0.1").headers), "signed"
+
+
+def test_a_flower_that_signs_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(fleet, "NodeAuthHttpInterceptor")
+    refuses(lambda: hear_refusals(print), "version of Flower", error=RunError)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_the_key_follows_content_size_and_preprocessing(monkeypatch: pytest.Monk
     key = shard_key(cohort(), Form(16))
     assert key == shard_key(cohort(), Form(16))
     changed = cohort()
-    changed.images.arrays["x"][5, 0, 0] ^= 1  # type: ignore[attr-defined]
+    changed.images.arrays["x"][5, 0, 0] ^= 1  # type: ignore[attr-defined]  # a shard of volumes
     check(key, shard_key(changed, Form(16)))
     check(key, shard_key(cohort(), Form(17)))
     relabelled = cohort().table.assign(label=0)
@@ -93,7 +93,7 @@ class Full(io.BytesIO):
     def write(self, data: object) -> int:
         if self.tell() > 200:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super().write(data)  # type: ignore[arg-type]
+        return super().write(data)  # type: ignore[arg-type]  # as os.write takes them
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def opened(path: Path, mode: str = "r", *rest: object, **named: object) -> object:
         full = path.name == "images.npy" and "w" in mode
-        return Full() if full else real(path, mode, *rest, **named)  # type: ignore[call-overload]
+        return Full() if full else real(path, mode, *rest, **named)  # type: ignore[call-overload]  # every overload is passed on
 
     monkeypatch.setattr(Path, "open", opened)
 

@@ -175,7 +175,7 @@ def test_the_ct_phantom_is_fixed_by_its_seed_and_says_that_it_is_synthetic() -> 
     pd.testing.assert_series_equal(flat.table["label"], cohort.table["label"])
     assert flat.images.digest("phantom/000007") != cohort.images.digest("phantom/000007")
     sliced = read("phantom", patients=40, seed=3, slices=3).images.read("phantom/000007")
-    np.testing.assert_array_equal(sliced.voxels, first.voxels)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(sliced.voxels, first.voxels)  # type: ignore[union-attr]  # both are there
 
 
 def test_the_drawing_of_this_version_has_not_changed() -> None:
@@ -202,7 +202,7 @@ def test_lesions_have_the_contrast_of_the_documented_effects() -> None:
 
     check(depth)
     goes_red(check, np.random.default_rng(0).random(len(label)))
-    scans = [s for s in cohort.images.films if s.contrast > 0]  # type: ignore[attr-defined]
+    scans = [s for s in cohort.images.films if s.contrast > 0]  # type: ignore[attr-defined]  # of this source
     women = np.mean([s.contrast for s in scans if s.female])
     men = np.mean([s.contrast for s in scans if not s.female])
     assert women / men == pytest.approx(EFFECTS.contrast_in_women, abs=0.12)

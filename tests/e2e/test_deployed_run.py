@@ -114,15 +114,3 @@ def test_three_sites_of_their_own_give_the_weights_of_one_process(folder: Path) 
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [line["hospitals"] for line in history] == [0, 3, 3]
     assert [line["failures"] for line in history] == [[], [], []]
-
-
-@pytest.mark.slow
-def test_a_key_that_nobody_registered_does_not_join(fedmed_home: Path, tmp_path: Path) -> None:
-    (tmp_path / C).mkdir()
-    with deployment(tmp_path) as federation:
-        federation.prepare(C)
-        federation.start_node(C)
-        assert federation.processes.wait_for_end(f"node-{C}") != 0
-        assert "No SuperNode found with the given public key" in federation.processes.log(
-            "superlink"
-        )

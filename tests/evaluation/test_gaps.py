@@ -23,7 +23,7 @@ def drawn(truth: np.ndarray, generator: np.random.Generator, errors: np.ndarray)
             ("run",),
             values[[g]],
             samples[:, [g]],
-            lambda g=g: np.eye(len(truth))[:, [g]] * errors[g],  # type: ignore[misc]
+            lambda g=g: np.eye(len(truth))[:, [g]] * errors[g],  # type: ignore[misc]  # bound by default; mypy infers no type
         )
         for g in range(len(truth))
     ]
@@ -77,7 +77,7 @@ def test_a_change_of_gaps_is_covered(before: list[float], after: list[float]) ->
             ("run",),
             second.values - first.values,
             second.samples - first.samples,
-            lambda a=first, b=second: np.concatenate([b.influence, a.influence]),  # type: ignore[misc]
+            lambda a=first, b=second: np.concatenate([b.influence, a.influence]),  # type: ignore[misc]  # bound by default; mypy infers no type
         )
         told = estimate_change(change, null)
         inside += told["low"] <= truth <= told["high"]
@@ -105,7 +105,7 @@ def test_a_noisier_arm_opens_no_gap() -> None:
             ("run",),
             b.values - a.values,
             b.samples - a.samples,
-            lambda a=a, b=b: np.concatenate([b.influence, a.influence]),  # type: ignore[misc]
+            lambda a=a, b=b: np.concatenate([b.influence, a.influence]),  # type: ignore[misc]  # bound by default; mypy infers no type
         )
         null = without_gap(second) - without_gap(first)
         p = p_change(change, null)
@@ -150,7 +150,7 @@ def test_the_mean_over_seeds_of_a_gap_lies_in_its_interval_and_training_widens_i
             ("a", "b", "c"),
             np.concatenate([run[g].values for run in each]),
             np.concatenate([run[g].samples for run in each], axis=1),
-            lambda g=g: np.concatenate([run[g].influence for run in each], axis=1),  # type: ignore[misc]
+            lambda g=g: np.concatenate([run[g].influence for run in each], axis=1),  # type: ignore[misc]  # bound by default; mypy infers no type
         )
         for g in range(2)
     ]

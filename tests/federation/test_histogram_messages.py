@@ -17,16 +17,13 @@ from flwr.app import (
 
 from fedmed.evaluation.histograms import Spec
 from fedmed.federation import messages
-from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Histograms, histogram_content, read_histograms
 
 SPEC = Spec(edges=(0.25, 0.5), attributes=("sex",), cap=1)
 COUNTS = {f: np.arange(np.prod(SPEC.shape(f))).reshape(SPEC.shape(f)) - 2.5 for f in SPEC.families}
 
 
-@pytest.fixture(autouse=True)
-def _sender() -> None:
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]
+pytestmark = pytest.mark.usefixtures("flower_sender")
 
 
 def read(content: RecordDict | Error) -> Histograms:

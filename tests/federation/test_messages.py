@@ -19,16 +19,13 @@ from support import tiny_network
 from torch import Tensor
 
 from fedmed.federation import messages
-from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import ERRORS, Reply, read_reply, update_content
 
 LIKE = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 GOOD = {"w": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1.0, -2.0, 3.0])}
 
 
-@pytest.fixture(autouse=True)
-def _sender() -> None:
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]
+pytestmark = pytest.mark.usefixtures("flower_sender")
 
 
 def answer(content: RecordDict) -> Message:
@@ -141,6 +138,13 @@ def test_the_text_of_flowers_own_error_is_dropped(caplog: pytest.LogCaptureFixtu
     assert reply == Reply("hospital-1", error="no-answer")
     assert "patient 123" not in repr(reply) + caplog.text
     assert "no-answer" in ERRORS
+
+
+@pytest.mark.parametrize(("code", "told"), [(7, "app"), (6, "no-answer")])
+def test_a_refused_bundle_is_told_from_a_silent_hospital(code: int, told: str) -> None:
+    asked = Message(RecordDict(), 2, MessageType.QUERY)
+    error = Error(code=code, reason="The FAB could not be verified.")
+    assert messages.read_join(Message(error, reply_to=asked)) == told
 
 
 def test_install_fills_the_model_and_refuses_what_does_not_fit() -> None:

@@ -56,7 +56,7 @@ class Slow(InlineGrid):
     """Answers after as many looks as their nodes' numbers say."""
 
     def __init__(self, looks: dict[int, int]) -> None:
-        super().__init__(lambda m, _: Message(RecordDict(), reply_to=m), 8, {})  # type: ignore[arg-type]
+        super().__init__(lambda m, _: Message(RecordDict(), reply_to=m), 8, {})  # type: ignore[arg-type]  # needs no context
         self.looks = looks
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -89,7 +89,7 @@ class Broken(InlineGrid):
     """Flower's answer where an upload broke off: an error of the server's own."""
 
     def __init__(self) -> None:
-        super().__init__(lambda m, _: Message(RecordDict(), reply_to=m), 2, {})  # type: ignore[arg-type]
+        super().__init__(lambda m, _: Message(RecordDict(), reply_to=m), 2, {})  # type: ignore[arg-type]  # needs no context
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         found = super().pull_messages(message_ids)
@@ -99,7 +99,7 @@ class Broken(InlineGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         first, *others = super().push_messages(messages)
-        return [first, *(None for _ in others)]  # type: ignore[list-item]
+        return [first, *(None for _ in others)]  # type: ignore[list-item]  # Flower's own answer for a message not taken
 
 
 def test_an_answer_that_flower_made_up_is_an_error_of_the_node_that_was_asked() -> None:

@@ -7,13 +7,9 @@ from support import goes_red
 from torch import Tensor
 
 from fedmed.federation import messages
-from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Reply, read_reply, update_content
 
-
-@pytest.fixture(autouse=True)
-def _sender() -> None:
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]
+pytestmark = pytest.mark.usefixtures("flower_sender")
 
 
 def update(size: int = 5000) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ def theirs() -> nn.Module:
     model = resnet18()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
-            module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+            module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]  # these layers keep statistics
+            module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]  # these layers keep statistics
     return model.eval()
 
 
@@ -89,7 +89,7 @@ def attempt(path: Path, **model: object) -> nn.Module:
 
 class Malicious:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path("owned"),)  # type: ignore[return-value]
+        return Path.touch, (Path("owned"),)  # type: ignore[return-value]  # what a pickle of it would run
 
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(

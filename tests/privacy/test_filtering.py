@@ -66,7 +66,7 @@ def check_never_exceeds(seed: int, steps_of: Callable[[int], int]) -> None:
         if sole:
             spent = ((wanted.step, wanted.steps),)
             assert wanted.step is not None
-            assert accounting.composed_epsilon(spent, limit.delta) <= limit.epsilon  # type: ignore[arg-type]
+            assert accounting.composed_epsilon(spent, limit.delta) <= limit.epsilon
             assert refused(partial(filtering.admit, request(steps=1), limit, plans, total))
             return
     if truth:

@@ -42,7 +42,7 @@ def test_a_ledger_gets_the_mechanism_back_as_it_was(mechanism: Mechanism) -> Non
 )
 def test_a_mechanism_that_means_nothing_cannot_be_made(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes)) + "|sampling_rate|not known"):
-        dataclasses.replace(gaussian(1.0, 0.1), **changes)  # type: ignore[arg-type]
+        dataclasses.replace(gaussian(1.0, 0.1), **changes)  # type: ignore[arg-type]  # what is refused
 
 
 def single(noise: float, rate: float) -> Mechanism:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from support_pitfalls import (
     settings_of,
     some_rows,
     tiny_hospital,
-    tiny_process,
 )
 
 from clients import hospital as module
@@ -46,10 +44,7 @@ DELTA = 1e-5
 MEMBERS = {node: f"hospital-{node - 1}" for node in range(2, 7)}
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tiny_process(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
 
 def dp_sgd(**privacy: Any) -> Settings:
@@ -393,7 +388,7 @@ def check_changed_data_open_no_fresh_budget(folder: Path) -> None:
     train = {"settings": settings_of("dp-sgd"), "ledger": Ledger(folder / "ledger.sqlite")}
     first: Hospital = tiny_hospital("dp-sgd", policy=limited, **train)
     first.train("run-1", 1, model(), {})
-    plan = dataclasses.replace(first.plan, declared=True)  # type: ignore[type-var]
+    plan = dataclasses.replace(first.plan, declared=True)  # type: ignore[type-var]  # one of several dataclasses
     for shard in (tiny_shard(25), tiny_shard(seed=1)):
         again = tiny_hospital("dp-sgd", policy=limited, shard=shard, plan=plan, **train)
         run = f"run-{shard.key}"
@@ -427,7 +422,7 @@ def check_hospital_level_claim(arm: str) -> None:
 
 
 def check_everybody_is_asked(strategy_of: type[CentralGaussian]) -> None:
-    grid = InlineGrid(lambda message, context: message, 5, {})  # type: ignore[arg-type]
+    grid = InlineGrid(lambda message, context: message, 5, {})  # type: ignore[arg-type]  # never called
     strategy = strategy_of(
         make(data={"hospitals": 5}).train,
         MEMBERS,
@@ -439,7 +434,7 @@ def check_everybody_is_asked(strategy_of: type[CentralGaussian]) -> None:
         NoiseSource(),
     )
     empty = messages.encode_arrays({})
-    sent = list(strategy.configure_train(1, empty, None, grid))  # type: ignore[arg-type]
+    sent = list(strategy.configure_train(1, empty, None, grid))  # type: ignore[arg-type]  # no config is read
     assert sorted(m.metadata.dst_node_id for m in sent) == sorted(MEMBERS)
 
 

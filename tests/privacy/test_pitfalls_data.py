@@ -1,6 +1,6 @@
 """Mistakes with images, patients and scores: each test is named after one, and fails where made."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from support import SIZE, goes_red, make, refuses, tiny_shard
-from support_pitfalls import model, settings_of, tiny_hospital, tiny_process
+from support_pitfalls import model, settings_of, tiny_hospital
 from torch import Tensor
 
 from fedmed import training
@@ -34,10 +34,10 @@ MECHANISM = PixelLaplace(SCALE, SIZE**2)
 
 
 @pytest.fixture(autouse=True)
-def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(
+    tmp_path: Path, tiny_hospitals_on_one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FEDMED_HOME", str(tmp_path / "home"))
-    with tiny_process(monkeypatch):
-        yield
 
 
 def check_pixels_have_their_own_noise() -> None:

@@ -93,7 +93,7 @@ def test_the_remedy_for_delta_is_itself_accepted(units: int) -> None:
 
 def _raise_value_error(call: object) -> None:
     try:
-        call()  # type: ignore[operator]
+        call()  # type: ignore[operator]  # a parameter of the test
     except plans.UserError as error:
         raise ValueError(str(error)) from error
 
@@ -227,7 +227,7 @@ def test_a_declared_size_is_what_rate_steps_divisor_and_delta_rest_on() -> None:
     assert isinstance(exact, GradientPlan)
     assert (exact.declared, exact.units) == (False, 200)
     # The size of a policy goes before that of the settings.
-    assert part(make_plan(settings, 200, "hospital-1", 300), GradientPlan).units == 300  # type: ignore[union-attr]
+    assert part(make_plan(settings, 200, "hospital-1", 300), GradientPlan).units == 300  # type: ignore[union-attr]  # it is there
 
 
 def test_delta_is_compared_with_the_declared_size() -> None:

@@ -9,7 +9,7 @@ what is broken differs by at least five standard errors more than the checks all
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from support_pitfalls import (
     model,
     settings_of,
     tiny_hospital,
-    tiny_process,
 )
 from torch import Tensor
 
@@ -46,10 +45,7 @@ MEMBERS = {2: "hospital-1", 3: "hospital-2", 4: "hospital-3"}
 Scores = NDArray[np.float64]
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tiny_process(monkeypatch):
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
 
 def check_scale(scores: Scores) -> None:

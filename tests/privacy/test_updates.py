@@ -19,7 +19,7 @@ Clip = Callable[[Update, float], Update]
 
 def naive_clip(update: Update, clipping_norm: float) -> Update:
     """Pitfall 3: no case for zero, NaN passes, every array counts."""
-    size = torch.sqrt(sum((v.double() ** 2).sum() for v in update.values()))  # type: ignore[arg-type]
+    size = torch.sqrt(sum((v.double() ** 2).sum() for v in update.values()))  # type: ignore[arg-type]  # sum starts at the number 0
     factor = clipping_norm / size
     return {name: (v * factor).float() for name, v in update.items()}
 

@@ -2,13 +2,13 @@
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
-from support import goes_red, refuses, use_tiny_models
+from support import goes_red, refuses
+from support_runs import tiny_text, written
 
 import clients.hospital
 from clients import member
@@ -25,43 +25,16 @@ from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.statement import check as check_statement
 from fedmed.progress import Silent
 
-TEXT = """
-name = "tiny"
-seeds = [0]
-arms = ["dp-sgd"]
-[data]
-patients = 60
-image-size = 16
-hospitals = 2
-[train]
-rounds = 3
-local-epochs = 1
-batch-size = 8
-[privacy]
-delta = 1e-3
-[run]
-policies = "policies"
-"""
+TEXT = tiny_text(["dp-sgd"], '[run]\npolicies = "policies"\n', rounds=3)
 LIMIT = "maximum-epsilon = {}\ndelta = 1e-3\n"
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_tiny_models(monkeypatch)
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
-    yield
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """The experiment of this module; its policies lie beside it."""
-    (tmp_path / "policies").mkdir()
-    path = tmp_path / "tiny.toml"
-    path.write_text(TEXT)
-    return path
+    return written(tmp_path, TEXT)
 
 
 def policy(file: Path, hospital: str, text: str) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from flwr.app import Message, MessageType
 from safetensors.torch import load_file
-from support import goes_red, make, refuses, tiny_network, use_tiny_models
+from support import goes_red, make, refuses, tiny_network
 from support_sites import SITES, SiteGrid, joined, make_site
 
 import clients.hospital
@@ -31,15 +30,9 @@ A, B, C = SITES
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_tiny_models(monkeypatch)
+def _tiny(tiny_hospitals: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joining, "_POLL", 0.01)
     monkeypatch.setattr(joining, "_ASK_AGAIN", 0.01)
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
-    yield
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
 
 
 def asked(arm: str = "none", **changes: Any) -> Settings:
@@ -431,7 +424,7 @@ def test_only_trainable_parameters_are_sent(
                 message.content.array_records["model"],
                 reply.content.array_records["update"],
             )
-            sent.append(tuple({n: a.dtype for n, a in r.items()} for r in records))  # type: ignore[arg-type]
+            sent.append(tuple({n: a.dtype for n, a in r.items()} for r in records))  # type: ignore[arg-type]  # arrays alone are recorded
         return reply
 
     grid.meddle = weigh

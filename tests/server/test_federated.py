@@ -1,12 +1,12 @@
 """Evaluation by the hospitals, from the settings to the result, the statement and the ledgers."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import goes_red, refuses, use_tiny_models
+from support import goes_red, refuses
+from support_runs import tiny_text, written
 
 import clients.hospital
 from clients import evaluating
@@ -25,46 +25,26 @@ from fedmed.report import build, write_summary
 from server import coordinator, federated
 from server.evaluation import Evaluator
 
-TEXT = """
-name = "tiny"
-seeds = [0]
-arms = ["none", "dp-sgd"]
-[data]
-patients = 160
-image-size = 16
-hospitals = 2
-[train]
-rounds = 2
-local-epochs = 1
-batch-size = 8
-learning-rate = 0.05
-[privacy]
-delta = 1e-3
+TEXT = tiny_text(
+    ["none", "dp-sgd"],
+    """
 [evaluation]
 where = "both"
 resamples = 200
 [run]
 policies = "policies"
-"""
+""",
+    patients=160,
+    train="learning-rate = 0.05",
+)
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_tiny_models(monkeypatch)
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
-    yield
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """The experiment of this module; its policies lie beside it."""
-    (tmp_path / "policies").mkdir()
-    path = tmp_path / "tiny.toml"
-    path.write_text(TEXT)
-    return path
+    return written(tmp_path, TEXT)
 
 
 def run(file: Path, out: Path, *arms: str, **changes: Any) -> list[dict[str, Any]]:

@@ -1,15 +1,14 @@
 """Training images and noised test images: what is scored, and what it must never cost."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import goes_red, make, refuses, tiny_shard, use_tiny_models
+from support import goes_red, make, refuses, tiny_shard
+from support_runs import tiny_text
 
-import clients.hospital
 from clients.hospital import Refusal, Site, review
 from fedmed import files
 from fedmed.data.released import released_shard
@@ -20,21 +19,9 @@ from fedmed.privacy.noise import NoiseSource
 from fedmed.progress import Silent
 from server import further
 
-TEXT = """
-name = "tiny"
-seeds = [0]
-arms = ["none", "brightness-shift", "pixel-laplace", "local-only"]
-[data]
-patients = 120
-image-size = 16
-hospitals = 2
-[train]
-rounds = 2
-local-epochs = 1
-batch-size = 8
-learning-rate = 0.05
-[privacy]
-delta = 1e-3
+TEXT = tiny_text(
+    ["none", "brightness-shift", "pixel-laplace", "local-only"],
+    """
 [evaluation]
 train-metrics = true
 noised-test = true
@@ -45,17 +32,12 @@ laplace-scale = 1.0
 clip-released = true
 [arm.pixel-laplace.privacy]
 laplace-scale = 1.0
-"""
+""",
+    patients=120,
+    train="learning-rate = 0.05",
+)
 
-
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    use_tiny_models(monkeypatch)
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
-    yield
-    clients.hospital.hospital_for.cache_clear()
-    clients.hospital._model.cache_clear()
+pytestmark = pytest.mark.usefixtures("tiny_hospitals")
 
 
 def results(tmp_path: Path, *, text: str = TEXT) -> tuple[Path, dict[str, dict[str, Any]]]:

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_expired_certificate_or_a_clock_far_off(
     with superlink(tmp_path / "pki", start=start) as address:
         site = a_site(tmp_path / "s", address, tmp_path / "pki" / "ca.crt")
         told(examine(site), "certificate", *words)
+        connection = read_connection(site.parent / "connection.toml")
+        refuses(lambda: join.await_server(connection, print), "certificate", *words)
 
 
 def test_certificate_of_another_host(tmp_path: Path) -> None:
@@ -170,8 +173,8 @@ def test_no_secret_is_on_the_supernode_s_command_line(tmp_path: Path) -> None:
     assert "--insecure" not in command
     assert f"--auth-supernode-private-key={connection.key}" in command
     assert f"--root-certificates={connection.ca}" in command
-    assert command[0] == "fedmed-supernode", "which checks the app bundle"
-    assert command[4] == f'--node-config=guard="{at}"'
+    assert command[:4] == [sys.executable, "-P", "-m", "clients.node"], "which checks app bundles"
+    assert f'--node-config=guard="{at}"' in command
     refuses(lambda: join.supernode(connection, tmp_path / "none"), "--guard", "fedmed guard")
 
 

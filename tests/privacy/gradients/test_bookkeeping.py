@@ -298,7 +298,7 @@ def test_automatic_clipping_normalises_every_sample() -> None:
     check(automatic, 0.1)
     check(automatic, 100.0)
     goes_red(check, Options(), 100.0)
-    refuses(lambda: Clipping("layerwise"), "privacy.clipping", "'automatic'")  # type: ignore[arg-type]
+    refuses(lambda: Clipping("layerwise"), "privacy.clipping", "'automatic'")  # type: ignore[arg-type]  # what is refused
 
 
 @pytest.mark.parametrize("engine", ["fedmed", "opacus", "loop"])
@@ -345,14 +345,14 @@ def test_bfloat16_autocast_keeps_norms_and_sums_in_float32() -> None:
     given, answers = images(6, 1, 16, 16), labels(6)
     for form in ("ghost", "direct"):
         low = Options(autocast=torch.bfloat16)
-        found = BookkeepingEngine(model, 8, low, form).clipped_sum(given, answers, 0.5)  # type: ignore[arg-type]
+        found = BookkeepingEngine(model, 8, low, form).clipped_sum(given, answers, 0.5)
         expected = LoopEngine(model).clipped_sum(given, answers, 0.5)
         for name, value in expected.gradients.items():
             assert found.gradients[name].dtype == torch.float32
             assert float((found.gradients[name] - value).norm() / value.norm()) < 0.05
         for row in range(6):  # the bound holds in float32, not to three digits
             one = slice(row, row + 1)
-            alone = BookkeepingEngine(model, 8, low, form).clipped_sum(  # type: ignore[arg-type]
+            alone = BookkeepingEngine(model, 8, low, form).clipped_sum(
                 given[one], answers[one], 1e-3
             )
             length = torch.cat([g.flatten() for g in alone.gradients.values()]).norm()

@@ -289,7 +289,7 @@ class AnyIndex(EmbeddingRule):
 def raw(rule: type[Any]) -> type[Any]:
     """Broken: the scale's gradient from the input as it came, not normalised."""
 
-    class Raw(rule):  # type: ignore[misc]
+    class Raw(rule):  # type: ignore[misc]  # the rule is a variable
         def sums(self, use: Use) -> dict[str, Tensor]:
             wrong, a = super().sums(use), use.a
             values = use.g * a if a.dim() == 2 else (use.g * a).transpose(1, -1).flatten(1, -2)
