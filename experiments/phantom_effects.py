@@ -19,18 +19,21 @@ All settings below were chosen, and the predictions written, before any test res
 """
 
 import argparse
+import hashlib
 import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import nn
 
@@ -47,13 +50,13 @@ from fedmed.data.sources.phantom import EFFECTS, Effects
 from fedmed.data.split import assign_splits
 from fedmed.experiment import load_experiment
 from fedmed.privacy.plan import make_plan, noise_source
-from fedmed.privacy.plans import GradientPlan
+from fedmed.privacy.plans import GradientPlan, Plan
 from fedmed.training import predict, train_plain, train_private
 
 RESULT = Path(__file__).parent / "results" / "phantom_effects.json"
 RECIPE = Path(__file__).parent / "quickstart.toml"
 COHORT = {
-    "data.patients": 12_000,
+    "data.patients": 10_000,
     "data.seed": 21,
     "data.test-fraction": 0.4,
     "data.validation-fraction": 0.1,
@@ -80,32 +83,39 @@ def draw(settings: Settings, effects: Effects) -> tuple[Cohort, npt.NDArray[np.u
     return cohort, np.stack([form.make(cohort.images.read(name), name) for name in names])
 
 
-def run_arm(
-    settings: Settings, cohort: Cohort, images: npt.NDArray[np.uint8], seeds: int, parts: int
-) -> tuple[Scored, list[float]]:
-    """Train a model on each of the first `seeds` of `parts` sets of patients, and score all others.
-
-    Also each seed's epsilon per patient, none without privacy.
-    """
-    table = cohort.table
-    rows = (table["split"] == "train").to_numpy()
-    patients = np.array(table.loc[rows, "patient_id"].unique(), dtype=object)
+def training_sets(settings: Settings, cohort: Cohort, parts: int) -> list[npt.NDArray[np.bool_]]:
+    """Rows [n] of `parts` disjoint sets of training patients of equal size."""
+    rows = (cohort.table["split"] == "train").to_numpy()
+    patients = np.array(cohort.table.loc[rows, "patient_id"].unique(), dtype=object)
     dealt = np.array_split(np.random.default_rng(settings.data.seed).permutation(patients), parts)
-    scores, epsilons = [], []
-    for seed in range(seeds):
-        chosen = rows & table["patient_id"].isin(dealt[seed]).to_numpy()
-        shard = Shard(str(seed), images[chosen], table[chosen].reset_index(drop=True))
+    return [rows & cohort.table["patient_id"].isin(each).to_numpy() for each in dealt]
+
+
+def plan_of(settings: Settings, table: pd.DataFrame) -> Plan:
+    """The privacy of training on these rows."""
+    return make_plan(settings, int(table["patient_id"].nunique()), POOLED)
+
+
+def run_arm(
+    settings: Settings,
+    cohort: Cohort,
+    images: npt.NDArray[np.uint8],
+    sets: Sequence[npt.NDArray[np.bool_]],
+) -> Scored:
+    """Train a model on each set of rows, its number being the seed; score all held-out films."""
+    held_out = (cohort.table["split"] != "train").to_numpy()
+    scores = []
+    for seed, rows in enumerate(sets):
+        shard = Shard(str(seed), images[rows], cohort.table[rows].reset_index(drop=True))
         here = settings.replaced({"run.seed": seed})
-        model, epsilon = _train(here, shard)
-        scores.append(predict(model, images[~rows], here.model.channels))
-        epsilons += [] if epsilon is None else [epsilon]
-    held_out = table[~rows].reset_index(drop=True)
-    return Scored(held_out.rename(columns={"site": "hospital"}), tuple(scores)), epsilons
+        scores.append(predict(_train(here, shard), images[held_out], here.model.channels))
+    table = cohort.table[held_out].reset_index(drop=True)
+    return Scored(table.rename(columns={"site": "hospital"}), tuple(scores))
 
 
-def _train(settings: Settings, shard: Shard) -> tuple[nn.Module, float | None]:
+def _train(settings: Settings, shard: Shard) -> nn.Module:
     model = models.build(settings.model, settings.data.image_size, seed=settings.run.seed)
-    plan = make_plan(settings, len(shard.patients()), POOLED)
+    plan = plan_of(settings, shard.table)
     for number in range(1, settings.train.rounds + 1):
         context = (POOLED, number)
         if isinstance(plan, GradientPlan):
@@ -113,7 +123,23 @@ def _train(settings: Settings, shard: Shard) -> tuple[nn.Module, float | None]:
             train_private(model, shard, settings, plan, source, context, number)
         else:
             train_plain(model, shard, settings, context, number)
-    return model, plan.epsilon(plan.steps) if isinstance(plan, GradientPlan) else None
+    return model
+
+
+def kept(folder: Path | None, key: Mapping[str, Any], make: Callable[[], Scored]) -> Scored:
+    """What `make` gives, kept in the folder under the hash of the settings that it comes from."""
+    if folder is None:
+        return make()
+    text = json.dumps(key, sort_keys=True)
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.parquet"
+    if not path.is_file():
+        made = make()
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {f"score {seed}": scores for seed, scores in enumerate(made.scores)}
+        made.table.assign(**columns).to_parquet(path)
+    table = pd.read_parquet(path)
+    names = [name for name in table if str(name).startswith("score ")]
+    return Scored(table.drop(columns=names), tuple(table[name].to_numpy() for name in names))
 
 
 def tell(title: str, result: Json) -> None:
@@ -140,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dp-seeds", type=int, default=3)
     parser.add_argument("--deals", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=2000)
+    parser.add_argument("--predictions", type=Path, help="folder to keep predictions in, to go on")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     started, busy = time.time(), time.process_time()
@@ -154,16 +181,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             "contrast": phantom_truth.by_contrast(effects, hospitals),
             "visible": phantom_truth.by_visible(cohort),
         }
-        arms = {truth: (plain, arguments.seeds)}
+        sets = training_sets(plain, cohort, arguments.seeds)
+        arms = {truth: (plain, sets)}
         if effects == EFFECTS:
-            arms["effects, epsilon 8"] = (private, arguments.dp_seeds)
-        for name, (settings, seeds) in arms.items():
+            arms["effects, epsilon 8"] = (private, sets[: arguments.dp_seeds])
+        for name, (settings, chosen) in arms.items():
             begun = time.time()
-            scored, epsilons = run_arm(settings, cohort, images, seeds, arguments.seeds)
+            key = {**settings.to_flat(), **asdict(effects), "": [arguments.seeds, len(chosen)]}
+            make = partial(run_arm, settings, cohort, images, chosen)
+            scored = kept(arguments.predictions, key, make)
             result = beside(measured(scored, arguments.resamples), signals, effects, hospitals)
             tell(name, result)
             result["gaps of seeds"] = gaps_of_seeds(scored, arguments.resamples)
-            result |= {"seeds": seeds, "epsilon per patient": rounded(epsilons)}
+            plans = [plan_of(settings, cohort.table[rows]) for rows in chosen]
+            result["epsilon per patient"] = rounded([plan.epsilon(plan.steps) for plan in plans])
+            result["training images"] = [int(rows.sum()) for rows in chosen]
             results[name] = result | {"seconds": round(time.time() - begun, 1)}
         if truth == "control":
             begun, held = time.time(), Counter[str]()

@@ -178,9 +178,10 @@ def dealt_again(scored: Scored, times: int, resamples: int, seed: int) -> Iterat
                 low is not None and high is not None and low <= 0.0 <= high
             )
         bands = compared(counts(labels, patients, pd.Series(members["age"])))
-        for name in GAPS:
-            reach = limits(gap_quantities(by, "age", bands)[name])
-            holds[f"{name}, age"] = reach is not None and reach[0] == 0.0
+        for name, gap in gap_quantities(by, "age", bands).items():
+            if name in GAPS:
+                reach = limits(gap)
+                holds[f"{name}, age"] = reach is not None and reach[0] == 0.0
         yield holds
 
 
