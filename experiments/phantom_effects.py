@@ -147,7 +147,8 @@ def tell(title: str, result: Json) -> None:
     overall = {name: value["value"] for name, value in result["overall"].items()}
     print(f"\n{title}: {overall}, held {result['held']} of {result['of']}")
     signals = list(result["held"])
-    for row in result["rows"]:
+    again = [{**row, "name": f"at one FPR: {row['name']}"} for row in result["at one fpr"]]
+    for row in (*result["rows"], *again):
         predicted = "  ".join(
             f"{row[signal]:7.3f}{' ' if row[f'{signal} held'] else '!'}" for signal in signals
         )
@@ -190,7 +191,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             key = {**settings.to_flat(), **asdict(effects), "": [arguments.seeds, len(chosen)]}
             make = partial(run_arm, settings, cohort, images, chosen)
             scored = kept(arguments.predictions, key, make)
-            result = beside(measured(scored, arguments.resamples), signals, effects, hospitals)
+            by = measured(scored, arguments.resamples)
+            result = beside(by, scored, signals, effects, hospitals)
             tell(name, result)
             result["gaps of seeds"] = gaps_of_seeds(scored, arguments.resamples)
             plans = [plan_of(settings, cohort.table[rows]) for rows in chosen]

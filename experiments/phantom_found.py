@@ -17,7 +17,8 @@ from fedmed.evaluation.fairness import compared, counts, gap_quantities
 from fedmed.evaluation.gaps import limits
 from fedmed.evaluation.intervals import interval
 from fedmed.evaluation.measures import Column, Measured, measure
-from fedmed.evaluation.resampling import clusters
+from fedmed.evaluation.quantity import Quantity
+from fedmed.evaluation.resampling import SEED, Design, clusters, for_each_block
 from fedmed.evaluation.thresholds import choose
 
 PARTS = {"sex": ("F", "M"), "age": tuple(BANDS), "view": ("AP", "PA")}
@@ -25,6 +26,7 @@ GAPS = ("auroc_gap", "fnr_gap", "fpr_gap", "statistical_parity_difference")
 METRICS = ("auroc", "fnr", "fpr", "sensitivity", "selection_rate", "accuracy", "ece")
 NAMES = {"auroc": "AUROC", "fnr": "FNR", "fpr": "FPR", "selection_rate": "selection rate"}
 Json = dict[str, Any]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,73 @@ def found(by: Measured) -> dict[str, Json]:
     return told
 
 
-def beside(by: Measured, signals: Mapping[str, Ill], effects: Effects, hospitals: int) -> Json:
+def at_one_fpr(scored: Scored, resamples: int) -> dict[str, Json]:
+    """FNR of groups whose thresholds are their own: each has the false positive rate of all films.
+
+    What is left when healthy films of one group look more ill than those of another, which the
+    observer does not know, is taken away. Rates and thresholds are those of the test films, found
+    again in each resample; intervals are percentiles. Added after the first table had been seen.
+    """
+    test = scored.test
+    labels = test["label"].to_numpy(dtype=np.int64)
+    design = Design.of(clusters(test["patient_id"]), labels, None)
+    columns = scored.columns()
+    members = {"sex": test["sex"], "age": groups.age_band(test["age"])}
+    chosen = {
+        name: (members[attribute] == name).to_numpy(dtype=bool)
+        for attribute in members
+        for name in PARTS[attribute]
+    }
+    missed = {name: np.empty((1 + resamples, len(columns))) for name in chosen}
+
+    def work(where: slice, weights: Floats) -> None:
+        of_images = weights[design.patient]
+        for number, column in enumerate(columns):
+            scores = np.asarray(column.scores)
+            healthy = labels == 0
+            called = healthy & (scores >= column.threshold)
+            fpr = of_images[called].sum(axis=0) / of_images[healthy].sum(axis=0)
+            for name, rows in chosen.items():
+                rate = missed_at(scores, labels, rows, of_images, fpr)
+                missed[name][where.start + 1 : where.stop + 1, number] = rate
+
+    work(slice(-1, 0), np.ones((design.patients, 1)))
+    for_each_block(design, resamples, SEED, work, threads=1)
+    nobody = np.zeros((design.patients, len(columns)))
+    names = tuple(column.name for column in columns)
+    each = {n: Quantity(names, v[0], v[1:], lambda: nobody) for n, v in missed.items()}
+    told = {f"FNR, {band}": estimate_share(each[band]) for band in BANDS}
+    return {"FNR, F minus M": estimate(each["F"] - each["M"]), **told}
+
+
+def missed_at(
+    scores: Floats,
+    labels: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.bool_],
+    weights: Floats,
+    fpr: Floats,
+) -> Floats:
+    """Share [resamples] of the ill among `rows` below the score that `fpr` of their healthy reach.
+
+    `weights` [n, resamples]: how often each film is drawn; `fpr` [resamples].
+    """
+    healthy, ill = (np.flatnonzero(rows & (labels == label)) for label in (0, 1))
+    healthy, ill = (which[np.argsort(-scores[which])] for which in (healthy, ill))
+    drawn, found = weights[healthy].cumsum(axis=0), weights[ill].cumsum(axis=0)
+    reached = (drawn <= fpr * drawn[-1]).sum(axis=0)  # healthy films that are called ill
+    above = np.searchsorted(-scores[ill], -scores[healthy])  # ill films above each healthy one
+    last = above[np.minimum(reached, healthy.size - 1)]
+    called = np.where(last > 0, found[last - 1, np.arange(fpr.size)], 0.0)
+    return np.asarray(1.0 - called / found[-1])
+
+
+def beside(
+    by: Measured,
+    scored: Scored,
+    signals: Mapping[str, Ill],
+    effects: Effects,
+    hospitals: int,
+) -> Json:
     """What is found over all films, and a row per quantity: predicted, found, whether it is held.
 
     The observer of a prediction is fitted to each seed; a row has the mean over seeds. `low` and
@@ -98,20 +166,10 @@ def beside(by: Measured, signals: Mapping[str, Ill], effects: Effects, hospitals
     share = pd.DataFrame(
         [phantom_truth.from_prevalence(effects, hospitals, one[2], one[1]) for one in each]
     ).mean()
-    rows = []
-    for name, told in found(by).items():
-        limit = limits_of(told)
-        if limit is None:
-            continue  # a band with too few films
-        low, high = limit
-        row: Json = {"name": name, "found": told["value"], "low": low, "high": high}
-        row["training_sd"] = told["training_sd"]
-        for signal, values in predicted.items():
-            row[signal] = float(values[name])
-            row[f"{signal} held"] = low <= row[signal] <= high
-        if name in share.index:
-            row["from prevalence"] = float(share[name])
-        rows.append(rounded(row))
+    rows = _rows(found(by), predicted)
+    for row in rows:
+        if row["name"] in share.index:
+            row["from prevalence"] = rounded(float(share[row["name"]]))
     return {
         "overall": {name: rounded(estimate_share(value)) for name, value in overall.items()},
         "auroc by seed": [round(float(value), 4) for value in overall["auroc"].values],
@@ -119,7 +177,24 @@ def beside(by: Measured, signals: Mapping[str, Ill], effects: Effects, hospitals
         "held": {signal: sum(row[f"{signal} held"] for row in rows) for signal in signals},
         "of": len(rows),
         "rows": rows,
+        "at one fpr": _rows(at_one_fpr(scored, by.resamples), predicted),
     }
+
+
+def _rows(told: Mapping[str, Json], predicted: Mapping[str, pd.Series]) -> list[Json]:
+    rows = []
+    for name, one in told.items():
+        limit = limits_of(one)
+        if limit is None:
+            continue  # a band with too few films
+        low, high = limit
+        row: Json = {"name": name, "found": one["value"], "low": low, "high": high}
+        row["training_sd"] = one["training_sd"]
+        for signal, values in predicted.items():
+            row[signal] = float(values[name])
+            row[f"{signal} held"] = low <= row[signal] <= high
+        rows.append(rounded(row))
+    return rows
 
 
 def limits_of(told: Json) -> tuple[float, float] | None:

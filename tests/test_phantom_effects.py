@@ -14,7 +14,14 @@ from support import goes_red
 
 from experiments import phantom_effects, phantom_truth
 from experiments.phantom_effects import NO_EFFECTS
-from experiments.phantom_found import Scored, beside, dealt_again, gaps_of_seeds, measured
+from experiments.phantom_found import (
+    Scored,
+    beside,
+    dealt_again,
+    gaps_of_seeds,
+    measured,
+    missed_at,
+)
 from fedmed.config import Data
 from fedmed.data.sources import phantom
 from fedmed.data.sources.phantom import EFFECTS, Effects
@@ -97,15 +104,24 @@ def test_of_the_observer_itself_the_evaluation_finds_what_is_predicted() -> None
 
     def held(effects: Effects) -> None:
         signals = {"contrast": phantom_truth.by_contrast(effects, HOSPITALS)}
-        result = beside(by, signals, effects, HOSPITALS)
+        result = beside(by, of_an_observer(), signals, effects, HOSPITALS)
         assert result["of"] == 32
         assert result["held"]["contrast"] >= result["of"] - 6
-        rows = {row["name"]: row for row in result["rows"]}
-        for name in ("AUROC, F minus M", "FNR, F minus M"):
-            assert rows[name]["contrast held"], name
+        for rows, names in (("rows", ["AUROC, F minus M"]), ("at one fpr", ["FNR, F minus M"])):
+            held = {row["name"]: row["contrast held"] for row in result[rows]}
+            assert all(held[name] for name in names), names
 
     held(EFFECTS)
     goes_red(held, replace(EFFECTS, contrast_in_women=1.0))
+
+
+def test_at_one_false_positive_rate_a_group_has_a_threshold_of_its_own() -> None:
+    scores = np.array([0.9, 0.5, 0.1, 0.95, 0.6, 0.3, 0.99])
+    labels, rows = np.array([0, 0, 0, 1, 1, 1, 0]), np.arange(7) < 6
+    weights = np.stack([np.ones(7), np.array([2.0, 1, 1, 1, 3, 1, 1])], axis=1)
+    for fpr, missed in (((0.34, 0.51), (1 / 3, 1 / 5)), ((0, 0.49), (2 / 3, 4 / 5))):
+        found = missed_at(scores, labels, rows, weights, np.array(fpr))
+        assert found == pytest.approx(missed)
 
 
 def test_the_gaps_of_each_seed_are_those_of_its_metrics() -> None:
