@@ -253,10 +253,12 @@ def dealt_again(scored: Scored, times: int, resamples: int, seed: int) -> Iterat
                 low is not None and high is not None and low <= 0.0 <= high
             )
         bands = compared(counts(labels, patients, pd.Series(members["age"])))
-        for name, gap in gap_quantities(by, "age", bands).items():
-            if name in GAPS:
-                reach = limits(gap)
-                holds[f"{name}, age"] = reach is not None and reach[0] == 0.0
+        without = [band for band in bands if band != YOUNG]  # of all bands the smallest
+        for names, called in ((bands, "age"), (without, f"age without {YOUNG}")):
+            for name, gap in gap_quantities(by, "age", names).items():
+                if name in GAPS:
+                    reach = limits(gap)
+                    holds[f"{name}, {called}"] = reach is not None and reach[0] == 0.0
         yield holds
 
 
