@@ -1,7 +1,7 @@
 """What the truth predicts of the phantom's gaps: formulas against draws, and the recorded run."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,30 @@ def test_training_sets_share_no_patient_with_each_other_or_with_what_is_scored()
     assert len(scored.scores[0]) == len(scored.table) == len(cohort) - (first | second).sum()
 
 
-def test_of_the_record() -> None:
+def test_of_the_record_women_are_ranked_worse_where_that_is_true_and_the_page_has_it() -> None:
     record = json.loads(phantom_effects.RESULT.read_text(encoding="utf-8"))
-    assert record
+    results = record["results"]
+    assert record["effects"] == asdict(EFFECTS)
+    assert record["cohort"] == phantom_effects.COHORT
+    rows = {
+        arm: {row["name"]: row for row in results[arm]["rows"]} for arm in ("effects", "control")
+    }
+
+    def worse(arm: str) -> None:
+        row = rows[arm]["AUROC, F minus M"]
+        assert row["found"] < 0
+        assert row["high"] < 0
+
+    worse("effects")
+    goes_red(worse, "control")
     page = (Path(__file__).parent.parent / "experiments" / "README.md").read_text(encoding="utf-8")
-    assert page
+    for name in ("AUROC, F minus M", "FNR, F minus M", "FPR, 80+", "auroc_gap, age"):
+        found, control = (
+            f"{row['found']:.3f} ({row['low']:.3f} to {row['high']:.3f})".replace("-0.000", "0.000")
+            for row in (rows["effects"][name], rows["control"][name])
+        )
+        assert f"| {found} | {control} |" in page, name
+    for arm in ("effects", "control"):
+        held = results[arm]["dealt again"]["held"]
+        for name in ("AUROC, F minus M", "auroc_gap, age"):
+            assert f" {100 * held[name]:.1f} " in page, (arm, name)
