@@ -11,7 +11,8 @@ from fedmed.config import Data
 from fedmed.data.cohort import Cohort
 from fedmed.data.decode import to_square
 from fedmed.data.sources import load
-from fedmed.data.sources.phantom import EFFECTS
+from fedmed.data.sources.phantom import EFFECTS, Effects
+from fedmed.data.sources.phantom import load as draw
 from fedmed.errors import UserError
 
 
@@ -47,6 +48,21 @@ def test_the_drawing_of_this_version_has_not_changed() -> None:
     assert 0 <= image.min() < image.max() <= 1
     assert float(image.mean()) == pytest.approx(0.33308, abs=2e-4)
     assert float(image.std()) == pytest.approx(0.22579, abs=2e-4)
+
+
+def test_another_truth_keeps_the_patients_and_changes_what_it_names() -> None:
+    data = Data(patients=300, hospitals=3, seed=2)
+    given, same = draw(data), draw(data, EFFECTS)
+    fainter, none = draw(data, Effects(contrast=0.19)), draw(data, Effects(log_odds_per_decade=0))
+    pd.testing.assert_frame_equal(given.table, same.table)
+    pd.testing.assert_frame_equal(given.table, fainter.table)
+    for number, label in enumerate(given.table["label"]):
+        name = f"phantom/{number:06d}"
+        assert given.images.digest(name) == same.images.digest(name)
+        assert (given.images.digest(name) == fainter.images.digest(name)) == (label == 0)
+    kept = ["patient_id", "age", "sex", "site", "comorbidities"]
+    pd.testing.assert_frame_equal(given.table[kept], none.table[kept])
+    assert (given.table["label"] != none.table["label"]).any()
 
 
 def test_patients_have_one_site_and_label_and_some_have_several_films(cohort: Cohort) -> None:

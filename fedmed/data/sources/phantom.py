@@ -71,28 +71,29 @@ class PhantomStore:
         return self.films[int(number)]
 
 
-def load(data: Data) -> Cohort:
+def load(data: Data, effects: Effects = EFFECTS) -> Cohort:
     """Draw ``data.patients`` patients in ``data.hospitals`` sites from ``data.seed``.
 
-    Without a ``split`` column: the split is drawn by patient. Raises :class:`UserError` where there
-    are more hospitals than patients.
+    Other ``effects`` draw another truth from the same random numbers: patients' ages, sexes and
+    hospitals stay. Without a ``split`` column: the split is drawn by patient. Raises
+    :class:`UserError` where there are more hospitals than patients.
     """
     if data.hospitals > data.patients:
         raise UserError(
             f"data.hospitals = {data.hospitals} is more than data.patients = {data.patients}; "
             "lower the first or raise the second"
         )
-    patients = _patients(data, np.random.default_rng([data.seed, 0]))
+    patients = _patients(data, effects, np.random.default_rng([data.seed, 0]))
     volumes = data.dimensions == 3 or data.slices > 0
-    table, films = _films(patients, np.random.default_rng([data.seed, 4]), volumes)
+    table, films = _films(patients, effects, np.random.default_rng([data.seed, 4]), volumes)
     store = PhantomStore(films, data.seed)
     kind = "CT scans" if volumes else "radiographs"
     notes = (f"synthetic {kind}: no patient is behind them",)
     return Cohort("phantom (synthetic)", table, store, synthetic=True, notes=notes)
 
 
-def _patients(data: Data, rng: np.random.Generator) -> pd.DataFrame:
-    count, truth = data.patients, EFFECTS
+def _patients(data: Data, truth: Effects, rng: np.random.Generator) -> pd.DataFrame:
+    count = data.patients
     age = np.floor(18 + 73 * rng.beta(2.2, 1.7, count)).clip(18, 90)
     site = rng.permutation(np.arange(count) % data.hospitals)
     rank = site / max(data.hospitals - 1, 1) * 2 - 1 if data.hospitals > 1 else np.zeros(count)
@@ -114,10 +115,9 @@ def _patients(data: Data, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _films(
-    patients: pd.DataFrame, rng: np.random.Generator, volumes: bool
+    patients: pd.DataFrame, truth: Effects, rng: np.random.Generator, volumes: bool
 ) -> tuple[pd.DataFrame, tuple[Film | Scan, ...]]:
     """One row per film (or scan), and what each is drawn from."""
-    truth = EFFECTS
     table = patients.loc[patients.index.repeat(patients["films"])].reset_index(names="patient")
     count = len(table)
     ill = table["label"].to_numpy() == 1
