@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients import evaluating
 from clients.hospital import Refusal, Site, hospital_for, review
@@ -22,7 +22,7 @@ def query(message: Message, context: Context) -> RecordDict:
     """Answer with the hospital's name and its policy's view of the plan, or an error code."""
 
     def answer() -> RecordDict:
-        run = str(message.content.config_records["request"]["run"])
+        run = str(messages.part_of(message.content, "request", ConfigRecord)["run"])
         return messages.join_content(review(*_member(context), context.run_id, _site(context), run))
 
     return _guarded(answer)
@@ -34,14 +34,14 @@ def train(message: Message, context: Context) -> RecordDict:
     def answer() -> RecordDict:
         hospital = hospital_for(*_member(context), context.run_id, _site(context))
         content = message.content
-        request = content.config_records["request"]
+        request = messages.part_of(content, "request", ConfigRecord)
         frozen = _BUFFERS.resolve(messages.read_frozen(content))
         if frozen is None:
             raise Refusal("buffers")
         reply = hospital.train(
             str(request["run"]),
             int(str(request["round"])),
-            messages.decode_arrays(content.array_records["model"]),
+            messages.decode_arrays(messages.part_of(content, "model", ArrayRecord)),
             frozen,
         )
         return messages.update_content(reply, hospital.settings.run.wire, spend=True)
@@ -55,13 +55,13 @@ def evaluate(message: Message, context: Context) -> RecordDict:
     def answer() -> RecordDict:
         hospital = hospital_for(*_member(context), context.run_id, _site(context))
         content = message.content
-        request = content.config_records["request"]
+        request = messages.part_of(content, "request", ConfigRecord)
         edges = request["edges"]
         reply = evaluating.evaluate(
             hospital,
             str(request["run"]),
-            messages.decode_arrays(content.array_records["model"]),
-            messages.decode_arrays(content.array_records["frozen"]),
+            messages.decode_arrays(messages.part_of(content, "model", ArrayRecord)),
+            messages.decode_arrays(messages.part_of(content, "frozen", ArrayRecord)),
             [float(str(edge)) for edge in (edges if isinstance(edges, list) else [])],
         )
         return messages.histogram_content(reply)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmed.exchange import Reply
 from fedmed.federation import messages
@@ -17,7 +17,7 @@ def relay(message: Message, context: Context, kind: str) -> RecordDict:
     """The guard's answer to a query, train or evaluate message, as a reply's content."""
     socket = str(context.node_config["guard"])
     content = message.content
-    request = content.config_records["request"]
+    request = messages.part_of(content, "request", ConfigRecord)
     run, run_id = str(request["run"]), context.run_id
     config = dict(context.run_config)
 
@@ -26,7 +26,7 @@ def relay(message: Message, context: Context, kind: str) -> RecordDict:
 
     def train() -> RecordDict:
         round_number = int(str(request["round"]))
-        model = messages.decode_arrays(content.array_records["model"])
+        model = messages.decode_arrays(messages.part_of(content, "model", ArrayRecord))
         frozen = messages.read_frozen(content)
         return messages.update_content(
             asking.train(socket, config, run, run_id, round_number, model, frozen),
@@ -42,8 +42,8 @@ def relay(message: Message, context: Context, kind: str) -> RecordDict:
                 config,
                 run,
                 run_id,
-                messages.decode_arrays(content.array_records["model"]),
-                messages.decode_arrays(content.array_records["frozen"]),
+                messages.decode_arrays(messages.part_of(content, "model", ArrayRecord)),
+                messages.decode_arrays(messages.part_of(content, "frozen", ArrayRecord)),
                 tuple(float(str(edge)) for edge in (edges if isinstance(edges, list) else [])),
             )
         )

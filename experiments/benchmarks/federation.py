@@ -8,8 +8,13 @@ own, because peak memory never goes down again::
     python -m experiments.benchmarks.federation --hospitals 100 --out result.json
 
 ``framework_seconds`` is the time per hospital and round beyond the bare loop's, ``ratio`` the whole
-round over the bare one, and ``server_models`` the peak of resident memory beyond a bare loop's
-(which holds one model, its gradients and one update) in units of the model's own size.
+round over the bare one. Memory is the peak of what is resident, in units of the model's own size:
+
+- ``server_models``: how a server alone (its hospitals are in another process) grows with the model:
+  the difference between ResNet-18 and ResNet-9 over that of their sizes. What is left is the base
+  process, ``server_base_bytes``.
+- ``inline_models``: the whole framework in one process beyond the bare loop in one (which holds a
+  model, its gradients, one update and the global model).
 """
 
 import argparse
@@ -44,6 +49,7 @@ from fedmed.training import train_plain
 from server.coordinator import coordinate
 
 BATCH = 8
+_SMALLER = "resnet9"
 # Part of the base process in every measurement, whichever part uses them.
 IMPORTED = (clients.member, server.coordinator)
 
@@ -207,10 +213,10 @@ def _serve(pipe: Connection) -> None:
 
 
 def _send(pipe: Connection, content: RecordDict) -> None:
-    arrays = {name: list(record) for name, record in content.array_records.items()}
-    others = {n: r for n, r in content.items() if n not in arrays}
-    pipe.send((arrays, others))
-    for record in content.array_records.values():
+    records = {n: r for n, r in content.items() if isinstance(r, ArrayRecord)}
+    others = {n: r for n, r in content.items() if n not in records}
+    pipe.send(({name: list(record) for name, record in records.items()}, others))
+    for record in records.values():
         for array in record.values():
             pipe.send((array.dtype, array.shape, array.stype))
             pipe.send_bytes(array.data)
@@ -220,10 +226,11 @@ def _receive(pipe: Connection) -> RecordDict:
     arrays, others = pipe.recv()
     content = RecordDict(others)
     for name, keys in arrays.items():
-        content[name] = ArrayRecord()
+        record = ArrayRecord()
         for key in keys:
             about = pipe.recv()
-            content.array_records[name][key] = Array(*about, pipe.recv_bytes())
+            record[key] = Array(*about, pipe.recv_bytes())
+        content[name] = record
     return content
 
 
@@ -242,24 +249,37 @@ PARTS = {"base": base, "bare": bare, "framework": framework, "alone": alone}
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every part in a process of its own, twice for hospitals: few, and all of them."""
     found: dict[str, Any] = {}
+
+    def run(part: str, hospitals: int, model: str) -> dict[str, Any]:
+        command = [
+            *[sys.executable, "-m", "experiments.benchmarks.federation", "--part", part],
+            *["--hospitals", str(hospitals)],
+            *["--rounds", str(options.rounds), "--size", str(options.size)],
+            *["--model", model],
+        ]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
     for hospitals in (options.few, options.hospitals):
         for part in PARTS:
-            command = [
-                *[sys.executable, "-m", "experiments.benchmarks.federation", "--part", part],
-                *["--hospitals", str(hospitals)],
-                *["--rounds", str(options.rounds), "--size", str(options.size)],
-                *["--model", options.model],
-            ]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            found[f"{part}-{hospitals}"] = json.loads(done.stdout.splitlines()[-1])
+            found[f"{part}-{hospitals}"] = run(part, hospitals, options.model)
+    found["alone-smaller"] = run("alone", options.few, _SMALLER)
+    found["bare-smaller"] = run("bare", 2, _SMALLER)
     many, few = options.hospitals, options.few
     model = found[f"bare-{many}"]["model_bytes"]
     turns = many * options.rounds
     seconds, plain = found[f"framework-{many}"]["seconds"], found[f"bare-{many}"]["seconds"]
 
+    def peak(part: str) -> int:
+        return int(found[part]["peak_memory_bytes"])
+
     def models(part: str, less: str, count: int) -> float:
-        peak = found[f"{part}-{count}"]["peak_memory_bytes"]
-        return round((peak - found[f"{less}-{count}"]["peak_memory_bytes"]) / model, 2)
+        return round((peak(f"{part}-{count}") - peak(f"{less}-{count}")) / model, 2)
+
+    def slope(count: int) -> float:
+        smaller = found["bare-smaller"]["model_bytes"]
+        return (peak(f"alone-{count}") - peak("alone-smaller")) / (model - smaller)
 
     return {
         "hospitals": many,
@@ -269,10 +289,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "framework_seconds": round((seconds - plain) / turns, 4),
         "bare_seconds": round(plain / turns, 4),
         "ratio": round(seconds / plain, 3),
-        "server_models": models("framework", "bare", many),
-        "server_models_over_base": models("framework", "base", many),
+        "server_models": round(slope(many), 2),
+        "server_models_with_few": round(slope(few), 2),
+        "server_base_bytes": int(peak(f"alone-{many}") - slope(many) * model),
+        "inline_models": models("framework", "bare", many),
+        "inline_models_with_few": models("framework", "bare", few),
+        "inline_models_over_base": models("framework", "base", many),
         "bare_models_over_base": models("bare", "base", many),
-        "server_models_with_few": models("framework", "bare", few),
         "few": few,
         "parts": found,
         "machine": machine.describe(),

@@ -5,15 +5,16 @@ import io
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
+Part = TypeVar("Part", ArrayRecord, ConfigRecord, MetricRecord)
 _MAGIC: Final = np.lib.format.magic(1, 0)
 _BEFORE: Final = len(_MAGIC) + 2  # the header's length follows, in two bytes
 
@@ -68,7 +69,20 @@ def size_of(message: Message) -> int:
     """Bytes of a message's arrays as they are encoded; 0 where it carries none."""
     if not message.has_content():
         return 0
-    return sum(record.count_bytes() for record in message.content.array_records.values())
+    records = message.content.values()
+    return sum(record.count_bytes() for record in records if isinstance(record, ArrayRecord))
+
+
+def part_of(content: RecordDict, name: str, kind: type[Part]) -> Part:
+    """One record of a message; raises ``KeyError`` where it is absent or of another kind.
+
+    Flower's own ``content.array_records`` and its like are parts of a cycle of references that
+    holds the whole message in memory until some later collection.
+    """
+    record = content.get(name)
+    if not isinstance(record, kind):
+        raise KeyError(name)
+    return record
 
 
 def _encode(tensor: Tensor) -> Array:

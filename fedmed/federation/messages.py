@@ -54,6 +54,7 @@ from fedmed.federation.arrays import (
     decode_arrays,
     encode_arrays,
     encode_update,
+    part_of,
     size_of,
     take_arrays,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "join_content",
     "pack",
     "parameters_of",
+    "part_of",
     "query_content",
     "read_frozen",
     "read_histograms",
@@ -120,11 +122,11 @@ def read_join(message: Message) -> Joining | str:
         return "no-answer"
     content = message.content
     if "reply" not in content:
-        code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
+        code = str(_settings(content, "error").get("code", ""))
         return code if code in ERRORS else "no-answer"
     try:
-        record = content.config_records["reply"]
-        own = content.config_records.get("own", ConfigRecord())
+        record = part_of(content, "reply", ConfigRecord)
+        own = _settings(content, "own")
         return Joining(
             hospital=str(record["hospital"]),
             accepts=bool(record["accepts"]),
@@ -163,8 +165,8 @@ def train_content(
 def read_frozen(content: RecordDict) -> dict[str, Tensor] | str:
     """A train message's buffers, or the fingerprint of those that the hospital should have."""
     if "frozen" in content:
-        return decode_arrays(content.array_records["frozen"])
-    return str(content.config_records["request"]["frozen"])
+        return decode_arrays(part_of(content, "frozen", ArrayRecord))
+    return str(part_of(content, "request", ConfigRecord)["frozen"])
 
 
 def evaluate_content(
@@ -199,7 +201,7 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
     if "error" in content:
         return Histograms(hospital, error=_code(content))
     try:
-        given = decode_arrays(content.array_records["histograms"])
+        given = decode_arrays(part_of(content, "histograms", ArrayRecord))
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
         return Histograms(hospital, error="bad-counts")
     fits = given.keys() == spec.families.keys() and all(
@@ -208,7 +210,7 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
     )
     if not fits or not finite(given):
         return Histograms(hospital, error="bad-counts")
-    told = content.metric_records.get("clustering", MetricRecord()).get("clustering", 1.0)
+    told = _numbers(content, "clustering").get("clustering", 1.0)
     clustering = float(told) if isinstance(told, int | float) else math.nan
     if not 1 <= clustering < math.inf:
         return Histograms(hospital, error="bad-counts")
@@ -222,8 +224,18 @@ def error_of(message: Message) -> str | None:
     return _code(message.content) if "error" in message.content else None
 
 
+def _settings(content: RecordDict, name: str) -> ConfigRecord:
+    record = content.get(name)
+    return record if isinstance(record, ConfigRecord) else ConfigRecord()
+
+
+def _numbers(content: RecordDict, name: str) -> MetricRecord:
+    record = content.get(name)
+    return record if isinstance(record, MetricRecord) else MetricRecord()
+
+
 def _code(content: RecordDict) -> str:
-    code = str(content.config_records.get("error", ConfigRecord()).get("code", ""))
+    code = str(_settings(content, "error").get("code", ""))
     return code if code in ERRORS else "internal"
 
 
@@ -259,7 +271,7 @@ def read_reply(
     if "error" in content:
         return Reply(hospital, error=_code(content))
     try:
-        update = take_arrays(content.array_records["update"], wire)
+        update = take_arrays(part_of(content, "update", ArrayRecord), wire)
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
         return Reply(hospital, error="bad-update")
     fits = update.keys() == like.keys() and all(
@@ -267,7 +279,7 @@ def read_reply(
     )
     if not fits or not finite(update):
         return Reply(hospital, error="bad-update")
-    metrics = content.metric_records.get("metrics", MetricRecord())
+    metrics = _numbers(content, "metrics")
     loss, images = metrics.get("loss"), metrics.get("images")
     return Reply(
         hospital,
