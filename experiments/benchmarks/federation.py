@@ -2,13 +2,14 @@
 
 100 hospitals (by default) with ResNet-18 on small images train in one process, one after the other,
 through the whole framework: messages, codecs, checks, sums, checkpoints. Beside it runs the bare
-loop: the same model, shards and local training without any of that. Each part is a process of its
-own, because peak memory never goes down again::
+loop: the same model, shards and local training without any of that. Each measurement of memory is a
+process of its own, because a peak never goes down again::
 
     python -m experiments.benchmarks.federation --hospitals 100 --out result.json
 
-``framework_seconds`` is the time per hospital and round beyond the bare loop's, ``ratio`` the whole
-round over the bare one. Memory is the peak of what is resident, in units of the model's own size:
+``framework_seconds`` is the time per hospital and round beyond the bare loop's, whose rounds
+alternate with those of the framework in one process; ``ratio`` the whole round over the bare one.
+Memory is the peak of what is resident, in units of the model's own size:
 
 - ``server_models``: how a server alone (its hospitals are in another process) grows with the model:
   the difference between ResNet-18 and ResNet-9 over that of their sizes. What is left is the base
@@ -18,35 +19,33 @@ round over the bare one. Memory is the peak of what is resident, in units of the
 """
 
 import argparse
-import itertools
 import json
-import multiprocessing
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+from torch import Tensor, nn
 
-import clients.app
 import clients.member
 import server.coordinator
+from experiments.benchmarks.elsewhere import ElsewhereGrid
 from fedmed import machine
 from fedmed.config import Settings
+from fedmed.data.network import member_names
+from fedmed.data.shard import Shard
 from fedmed.federation import messages
-from fedmed.federation.inline import InlineGrid
 from fedmed.federation.launch import run_inline
 from fedmed.planning import member_shard
 from fedmed.privacy.gradients.memory import return_freed_memory
 from fedmed.training import train_plain
 from server.coordinator import coordinate
+from server.evaluation import initial_model
 
 BATCH = 8
 _SMALLER = "resnet9"
@@ -77,30 +76,43 @@ def settings_for(hospitals: int, rounds: int, size: int, model: str) -> Settings
     )
 
 
-def bare(settings: Settings) -> dict[str, Any]:
-    """The loop without a framework: load the shards, then train each hospital in turn."""
-    from server.evaluation import initial_model
+@dataclass(frozen=True)
+class Bare:
+    """The loop without a framework: one model, the shards, and local training."""
 
-    torch.set_num_threads(settings.run.threads)
-    from fedmed.data.network import member_names
+    settings: Settings
+    shards: dict[str, Shard]
+    model: nn.Module
+    parameters: dict[str, Tensor]
 
-    names = member_names(settings)
-    shards = [member_shard(settings, name) for name in names]
-    model = initial_model(settings)
-    parameters = messages.parameters_of(model)
-    started = time.perf_counter()
-    for round_number in range(1, settings.train.rounds + 1):
-        for name, shard in zip(names, shards, strict=True):
-            messages.install(model, parameters)
-            train_plain(model, shard, settings, (name, round_number), round_number)
-            after = messages.parameters_of(model)
-            update = {n: after[n] - value for n, value in parameters.items()}
+    @classmethod
+    def load(cls, settings: Settings) -> "Bare":
+        """With the shards in memory."""
+        torch.set_num_threads(settings.run.threads)
+        model = initial_model(settings)
+        shards = {name: member_shard(settings, name) for name in member_names(settings)}
+        return cls(settings, shards, model, messages.parameters_of(model))
+
+    def round(self, number: int) -> float:
+        """Train every hospital in turn; seconds."""
+        started = time.perf_counter()
+        for name, shard in self.shards.items():
+            messages.install(self.model, self.parameters)
+            train_plain(self.model, shard, self.settings, (name, number), number)
+            after = messages.parameters_of(self.model)
+            update = {n: after[n] - value for n, value in self.parameters.items()}
             del after, update
-    size = sum(value.numel() * value.element_size() for value in parameters.values())
+        return time.perf_counter() - started
+
+
+def bare(settings: Settings) -> dict[str, Any]:
+    """The loop alone."""
+    loop = Bare.load(settings)
+    for number in range(1, settings.train.rounds + 1):
+        loop.round(number)
     return {
-        "seconds": time.perf_counter() - started,
         "peak_memory_bytes": machine.peak_memory(),
-        "model_bytes": size,
+        "model_bytes": sum(v.numel() * v.element_size() for v in loop.parameters.values()),
     }
 
 
@@ -110,140 +122,51 @@ def framework(settings: Settings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         run_inline(settings, out, "none", lambda *_: peaks.append(machine.peak_memory()))
-        lines = (out / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    return {
-        "seconds": sum(json.loads(line)["seconds"] for line in lines[1:]),
-        "peak_memory_bytes": peaks[-1],
-    }
+    return {"peak_memory_bytes": peaks[-1]}
 
 
-def alone(settings: Settings) -> dict[str, Any]:
-    """The server's process, with its hospitals in another one, as in a deployment."""
-    peaks: list[int] = []
-    ours, theirs = multiprocessing.Pipe()
-    hospitals = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
-    hospitals.start()
+def both(settings: Settings) -> dict[str, Any]:
+    """Seconds of each round of the framework, and of a round of the bare loop right after it."""
+    loop = Bare.load(settings)
+    loop.round(1)  # neither is measured cold
+    whole: list[float] = []
+    plain: list[float] = []
+    since = 0.0
+
+    def after(number: int, *_: Any) -> None:
+        nonlocal since
+        if number:
+            whole.append(time.perf_counter() - since)
+            plain.append(loop.round(number))
+        since = time.perf_counter()
+
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        here = settings.replaced({"run.out": str(out.resolve())})
-        grid = ElsewhereGrid(here, ours)
-        return_freed_memory()  # as the server's app does
-        before = machine.peak_memory()
-        coordinate(grid, here, out, on_round=lambda *_: peaks.append(machine.peak_memory()))
-        grid.close()
-    hospitals.join()
-    return {"peak_memory_bytes": peaks[-1], "before_bytes": before, "each": peaks}
-
-
-class ElsewhereGrid(Grid):
-    """Hospitals in a child process; every array crosses alone, so that the pipe holds no copy.
-
-    A SuperLink between them would keep messages in its own process.
-    """
-
-    def __init__(self, settings: Settings, pipe: Connection) -> None:
-        self._pipe = pipe
-        self._numbers = itertools.count(1)
-        self._waiting: dict[str, Message] = {}
-        self._inner = InlineGrid(clients.app.app, settings.nodes, settings.to_flat())
-        pipe.send((settings.nodes, settings.to_flat()))
-
-    def close(self) -> None:
-        """End the child."""
-        self._pipe.send(None)
-
-    def set_run(self, run: Run) -> None:
-        """See :class:`flwr.serverapp.Grid`."""
-        self._inner.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """See :class:`flwr.serverapp.Grid`."""
-        return self._inner.run
-
-    def create_message(self, *given: Any, **named: Any) -> Message:
-        """See :class:`flwr.serverapp.Grid`."""
-        return self._inner.create_message(*given, **named)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """See :class:`flwr.serverapp.Grid`."""
-        return self._inner.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Over the pipe at once; nothing of their content stays here."""
-        numbers = []
-        for message in messages:
-            number = str(next(self._numbers))
-            about = message.metadata
-            self._pipe.send((number, about.dst_node_id, about.message_type, about.group_id))
-            _send(self._pipe, message.content)
-            self._waiting[number] = Message(RecordDict(), about.dst_node_id, about.message_type)
-            numbers.append(number)
-        return numbers
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Each answer, asked for and read when it is wanted."""
-        answers = []
-        for number in message_ids:
-            self._pipe.send(number)
-            answers.append(Message(_receive(self._pipe), reply_to=self._waiting.pop(number)))
-        return answers
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """See :class:`flwr.serverapp.Grid`."""
-        return self.pull_messages(self.push_messages(messages))
-
-
-def _serve(pipe: Connection) -> None:
-    """The child: every hospital through the same app, when its answer is asked for."""
-    nodes, flat = pipe.recv()
-    grid = InlineGrid(clients.app.app, nodes, flat)
-    names: dict[str, str] = {}
-    while (asked := pipe.recv()) is not None:
-        if isinstance(asked, str):
-            (answer,) = grid.pull_messages([names.pop(asked)])
-            _send(pipe, answer.content)
-        else:
-            number, node, kind, group = asked
-            (names[number],) = grid.push_messages(
-                [Message(_receive(pipe), node, kind, group_id=group)]
-            )
-
-
-def _send(pipe: Connection, content: RecordDict) -> None:
-    records = {n: r for n, r in content.items() if isinstance(r, ArrayRecord)}
-    others = {n: r for n, r in content.items() if n not in records}
-    pipe.send(({name: list(record) for name, record in records.items()}, others))
-    for record in records.values():
-        for array in record.values():
-            pipe.send((array.dtype, array.shape, array.stype))
-            pipe.send_bytes(array.data)
-
-
-def _receive(pipe: Connection) -> RecordDict:
-    arrays, others = pipe.recv()
-    content = RecordDict(others)
-    for name, keys in arrays.items():
-        record = ArrayRecord()
-        for key in keys:
-            about = pipe.recv()
-            record[key] = Array(*about, pipe.recv_bytes())
-        content[name] = record
-    return content
+        run_inline(settings, Path(folder) / "run", "none", after)
+    return {"framework": whole, "bare": plain}
 
 
 def base(settings: Settings) -> dict[str, Any]:
     """A process that has imported everything and read the data, and holds no model."""
-    from fedmed.data.network import member_names
-
     for name in member_names(settings):
         member_shard(settings, name)
     return {"peak_memory_bytes": machine.peak_memory()}
 
 
-PARTS = {"base": base, "bare": bare, "framework": framework, "alone": alone}
+def alone(settings: Settings) -> dict[str, Any]:
+    """The server's process, with its hospitals in another one, as in a deployment."""
+    peaks: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        here = settings.replaced({"run.out": str(out.resolve())})
+        grid = ElsewhereGrid(here)
+        return_freed_memory()  # as the server's app does
+        before = machine.peak_memory()
+        coordinate(grid, here, out, on_round=lambda *_: peaks.append(machine.peak_memory()))
+        grid.close()
+    return {"peak_memory_bytes": peaks[-1], "before_bytes": before, "each": peaks}
+
+
+PARTS = {"base": base, "bare": bare, "framework": framework, "alone": alone, "both": both}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -261,15 +184,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
 
-    for hospitals in (options.few, options.hospitals):
-        for part in PARTS:
-            found[f"{part}-{hospitals}"] = run(part, hospitals, options.model)
-    found["alone-smaller"] = run("alone", options.few, _SMALLER)
-    found["bare-smaller"] = run("bare", 2, _SMALLER)
     many, few = options.hospitals, options.few
-    model = found[f"bare-{many}"]["model_bytes"]
-    turns = many * options.rounds
-    seconds, plain = found[f"framework-{many}"]["seconds"], found[f"bare-{many}"]["seconds"]
+    for hospitals in (few, many):
+        for part in ("base", "bare", "framework", "alone"):
+            found[f"{part}-{hospitals}"] = run(part, hospitals, options.model)
+        found[f"smaller-{hospitals}"] = run("alone", hospitals, _SMALLER)
+    found["bare-smaller"] = run("bare", 2, _SMALLER)
+    found["both"] = run("both", many, options.model)
+    beyond = [w - p for w, p in zip(found["both"]["framework"], found["both"]["bare"], strict=True)]
+    plain = statistics.median(found["both"]["bare"])
+    model = int(found[f"bare-{many}"]["model_bytes"])
 
     def peak(part: str) -> int:
         return int(found[part]["peak_memory_bytes"])
@@ -279,16 +203,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def slope(count: int) -> float:
         smaller = found["bare-smaller"]["model_bytes"]
-        return (peak(f"alone-{count}") - peak("alone-smaller")) / (model - smaller)
+        return (peak(f"alone-{count}") - peak(f"smaller-{count}")) / (model - smaller)
 
     return {
         "hospitals": many,
         "rounds": options.rounds,
         "model": options.model,
         "model_bytes": model,
-        "framework_seconds": round((seconds - plain) / turns, 4),
-        "bare_seconds": round(plain / turns, 4),
-        "ratio": round(seconds / plain, 3),
+        "framework_seconds": round(statistics.median(beyond) / many, 4),
+        "framework_seconds_each": [round(seconds / many, 4) for seconds in beyond],
+        "bare_seconds": round(plain / many, 4),
+        "ratio": round(statistics.median(found["both"]["framework"]) / plain, 3),
         "server_models": round(slope(many), 2),
         "server_models_with_few": round(slope(few), 2),
         "server_base_bytes": int(peak(f"alone-{many}") - slope(many) * model),
@@ -318,6 +243,8 @@ def main() -> None:
         settings = settings_for(options.hospitals, options.rounds, options.size, options.model)
         sys.stdout.write(json.dumps(PARTS[options.part](settings)) + "\n")
         return
+    if options.model == _SMALLER:
+        parser.error(f"--model {_SMALLER} is what the others are compared with; name another")
     text = json.dumps(measure(options), indent=2) + "\n"
     if options.out:
         options.out.write_text(text, encoding="utf-8")
