@@ -28,7 +28,8 @@ def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
     """A Flower record to CPU tensors, names and order kept.
 
     They are views of the record's own bytes, which never change: whoever writes to one of them
-    writes to the message. Raises ``ValueError`` for bytes that are no whole array.
+    writes to the message, and equal arrays may be one. Raises ``ValueError`` for bytes that are no
+    whole array.
     """
     return {name: _tensor(_view(value)) for name, value in record.items()}
 

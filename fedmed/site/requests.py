@@ -109,8 +109,17 @@ def read_request(header: dict[str, Any], body: bytes) -> Request:
 
 
 def write_arrays(arrays: Mapping[str, Tensor]) -> bytes:
-    """Arrays as safetensors bytes."""
-    return save_bytes({name: value.contiguous() for name, value in arrays.items()})
+    """Arrays as safetensors bytes.
+
+    Of arrays that share their memory (Flower hands equal ones out as one) each is written.
+    """
+    apart: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in arrays.items():
+        value = value.contiguous()
+        apart[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return save_bytes(apart)
 
 
 def read_arrays(
