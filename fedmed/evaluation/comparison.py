@@ -13,6 +13,7 @@ from fedmed.errors import UserError
 from fedmed.evaluation import correlations, fairness
 from fedmed.evaluation.delong import covariances, delong
 from fedmed.evaluation.estimates import (
+    cut_difference,
     difference,
     estimate,
     estimate_change,
@@ -168,7 +169,7 @@ def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
         "quantity": item.name,
         "baseline_value": base,
         "value": value,
-        "difference": told,
+        "difference": cut_difference(told),
         "p": p,
         "p_test": p_test,
         "p_holm": None,

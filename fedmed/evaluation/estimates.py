@@ -42,11 +42,21 @@ def estimate_share(quantity: Quantity) -> Json:
 
     Student's t over few seeds knows no bounds, and its limits are cut to them.
     """
-    told = estimate(quantity)
-    for key in ("training_low", "training_high", "both_low", "both_high"):
-        if told[key] is not None:
-            told[key] = min(1.0, max(0.0, told[key]))
-    return told
+    return _cut(estimate(quantity), 0.0)
+
+
+def cut_difference(told: Json) -> Json:
+    """A difference of two shares, or of two gaps of shares, with its limits cut to -1 and 1.
+
+    Only for telling: p-values are those of the limits as they were.
+    """
+    return _cut(told, -1.0)
+
+
+def _cut(told: Json, least: float) -> Json:
+    keys = ("low", "high", "training_low", "training_high", "both_low", "both_high")
+    held = {k: min(1.0, max(least, told[k])) for k in keys if told[k] is not None}
+    return {**told, **held}
 
 
 def estimate_gap(gap: Gap) -> Json:
