@@ -35,9 +35,10 @@ def train(message: Message, context: Context) -> RecordDict:
         hospital = hospital_for(*_member(context), context.run_id, _site(context))
         content = message.content
         request = messages.part_of(content, "request", ConfigRecord)
-        frozen = _BUFFERS.resolve(messages.read_frozen(content))
+        frozen = _BUFFERS.find(messages.read_frozen(content))
         if frozen is None:
             raise Refusal("buffers")
+        _BUFFERS.keep(frozen)
         reply = hospital.train(
             str(request["run"]),
             int(str(request["round"])),

@@ -133,13 +133,18 @@ class Buffers:
     def __init__(self) -> None:
         self._kept: dict[str, dict[str, Tensor]] = {}
 
-    def resolve(self, given: dict[str, Tensor] | str) -> dict[str, Tensor] | None:
-        """The buffers that came, which are kept, or those of a fingerprint; None where unknown."""
-        if isinstance(given, str):
-            return self._kept.get(given)
-        if given:
-            self._kept = {fingerprint(given): given}
-        return given
+    def find(self, given: dict[str, Tensor] | str) -> dict[str, Tensor] | None:
+        """The buffers that came, or those kept of this fingerprint; None where unknown."""
+        return self._kept.get(given) if isinstance(given, str) else given
+
+    def keep(self, buffers: dict[str, Tensor]) -> None:
+        """Keep what was found to fit the model; a model without any leaves the last ones."""
+        if buffers and not any(kept is buffers for kept in self._kept.values()):
+            self._kept = {fingerprint(buffers): buffers}
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._kept = {}
 
 
 def pack(update: Mapping[str, Tensor]) -> bytes:

@@ -49,7 +49,7 @@ class CentralGaussian(Averaging):
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Clip and sum, reserve the round in the server's ledger, noise, divide, add."""
         bound, within = self.clipping_norm, 0
-        total = WeightedSum()
+        total = WeightedSum(precise=True)  # the sensitivity is exact in float64 alone
         for reply in replies:
             factor = clip_factor(reply.update or {}, bound)
             total.add(reply.hospital, reply.update or {}, factor)

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fedmed import files, sites, timing
 from fedmed.config import Settings
 from fedmed.data.network import member_names
-from fedmed.errors import RunError
+from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.streaming import StreamingGrid
@@ -204,9 +204,16 @@ class _Coordinator:
 
     def _recall(self) -> Arrays:
         """The global model of the last whole round."""
-        kept = self.directory.load_checkpoint()
-        if kept is None:
-            raise RunError(f"the checkpoint in {self.directory.path} is gone; run again")
+        folder = self.directory.path
+        try:
+            kept = self.directory.load_checkpoint()
+        except UserError as error:
+            raise RunError(f"the checkpoint in {folder} cannot be read any more") from error
+        if kept is None or kept[0] != self.history[-1]["round"]:
+            raise RunError(
+                f"the checkpoint in {folder} is gone or another process's; stop the other run "
+                "with this run.out, and run again"
+            )
         return kept[2]["global"]
 
     def _central_ledger(self, plan: UpdatePlan) -> Ledger:

@@ -2,6 +2,7 @@
 
 import logging
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,10 +16,12 @@ from fedmed.config import Train
 from fedmed.errors import RunError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
+from fedmed.privacy.updates import finite
 from server.optimizers import ServerOptimizer
 from server.summing import Arrays, WeightedSum
 
 log = logging.getLogger("fedmed.server")
+_LOST = 2  # times that a node may lose the buffers before they go with every message
 
 
 class BudgetSpent(Exception):
@@ -81,7 +84,8 @@ class FederationStrategy(Strategy):
         self._records: dict[int, ArrayRecord] = {}  # encoded models, by the model's identity
         self._buffers = messages.fingerprint(messages.decode_arrays(frozen)) if frozen else ""
         self._have: set[int] = set()  # nodes that were sent the buffers in this process
-        self._forget: set[int] = set()  # nodes that did not keep them
+        self._lost: Counter[int] = Counter()  # how often a node did not have them any more
+        self._repeated: set[int] = set()  # nodes that got them again in this round
 
     @abstractmethod
     def model_for(self, hospital: str) -> Arrays:
@@ -121,7 +125,7 @@ class FederationStrategy(Strategy):
         if self.roster is not None:
             self.roster.update()
             self.members = dict(self.roster.members)
-        self._sent, self._records = 0, {}
+        self._sent, self._records, self._repeated = 0, {}, set()
         return [self._message(node) for node in self.members]
 
     def _message(self, node: int) -> Message:
@@ -134,7 +138,9 @@ class FederationStrategy(Strategy):
             model = messages.decode_arrays(record)  # no second copy beside what is sent
             self.hold(hospital, model)
             self._records[id(model)] = record
-        has = self._buffers and node in self._have and node not in self._forget
+        # Where nothing is kept from round to round, asking twice costs more than sending.
+        keeps = node not in self._repeated and self._lost[node] < _LOST
+        has = self._buffers and node in self._have and keeps
         frozen = self._buffers if has else self.frozen
         self._have.add(node)
         content = messages.train_content(record, frozen, self._round, self.run)
@@ -146,9 +152,10 @@ class FederationStrategy(Strategy):
         """The same request with the buffers, for a hospital that kept none; else None."""
         node = answer.metadata.src_node_id
         lost = node in self.members and messages.error_of(answer) == "buffers"
-        if not lost or node in self._forget:
+        if not lost or node in self._repeated:
             return None
-        self._forget.add(node)
+        self._repeated.add(node)
+        self._lost[node] += 1
         return self._message(node)
 
     def aggregate_train(
@@ -309,6 +316,8 @@ class Averaging(FederationStrategy):
         self._step(total.over(total.weight))
 
     def _step(self, mean: Arrays) -> None:
+        if not finite(mean):
+            raise RunError("the sum of the updates is not finite; nothing is aggregated")
         self.parameters = self.optimizer.step(self.parameters, mean, spend=True)
 
     def state(self) -> dict[str, Arrays]:

@@ -118,11 +118,12 @@ class Guard:
         told = {"arm": settings.privacy.arm}
         if settings != self._last:
             _forget()
+            self._buffers.forget()
             self._last = settings
         where = hospital.Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
         if request.kind == "query":
             return self._joining(request, both, where), {}, told
-        frozen = self._buffers.resolve(request.buffers or request.frozen)
+        frozen = self._buffers.find(request.buffers or request.frozen)
         if frozen is None:
             raise Refusal("buffers")
         request = replace(request, frozen=frozen)
@@ -130,6 +131,7 @@ class Guard:
             raise Refusal("not-finite")
         member = hospital.hospital_for(settings, 0, 0, where)
         self._check_model(request, member)
+        self._buffers.keep(frozen)  # nothing else is kept of what came from outside
         if request.kind == "evaluate":
             found = evaluating.evaluate(
                 member, request.run, request.model, request.frozen, request.edges

@@ -1,4 +1,4 @@
-"""Answers as they arrive, one in memory at a time: what keeps a server flat in its hospitals."""
+"""Answers one after the other, one in memory at a time: a server flat in its hospitals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ _SHORTEST, _LONGEST = 0.05, 1.0  # seconds between two looks, doubled while noth
 
 
 class StreamingGrid(Grid):
-    """A grid whose :meth:`send_and_receive` yields each answer when it is there.
+    """A grid whose :meth:`send_and_receive` yields one answer after the other.
 
     Flower's own collects all answers in a list. Here an answer stays with the SuperLink until the
     one before it is dealt with. What is left at the deadline is never pulled: it came too late.
@@ -60,10 +60,12 @@ class StreamingGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterator[Message]:
-        """The answers as they arrive, until all are there or ``timeout`` seconds have passed.
+        """The answers in the order of the questions, until all are there or the time is over.
 
-        An answer that Flower made up itself (a node is gone, an upload broke off) comes as an error
-        of the node that was asked.
+        In that order a sum of them is the same wherever and whenever the nodes ran: one that is
+        there before its turn waits with the SuperLink. After ``timeout`` seconds those that are
+        there are taken, and nobody is waited for. An answer that Flower made up itself (a node is
+        gone, an upload broke off) comes as an error of the node that was asked.
         """
         outgoing = list(messages)
         del messages
@@ -72,25 +74,28 @@ class StreamingGrid(Grid):
         outgoing.clear()
         pause = _SHORTEST
         while waiting:
-            before = len(waiting)
-            for number in list(waiting):
-                for answer in self._grid.pull_messages([number]):
-                    asked = waiting.pop(number)
-                    more = self._again(answer)
-                    if more is not None:
-                        waiting |= self._push([more])
-                        del more
-                    elif answer.metadata.src_node_id != asked.metadata.dst_node_id:
-                        error = Error(code=ErrorCode.MESSAGE_UNAVAILABLE)
-                        yield Message(error, reply_to=asked)
-                    else:
-                        yield answer
-                    del answer  # or it would stay until the next one is there
-            if time.monotonic() > end:
-                return
-            if waiting:
-                pause = _SHORTEST if len(waiting) < before else min(2 * pause, _LONGEST)
-                time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            number, asked = next(iter(waiting.items()))
+            left = end - time.monotonic()
+            answers = list(self._grid.pull_messages([number]))
+            if not answers and left > 0:
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, _LONGEST)
+                continue
+            pause = _SHORTEST
+            del waiting[number]
+            if answers:
+                answer = answers.pop()
+                meant = answer.metadata.src_node_id == asked.metadata.dst_node_id
+                more = self._again(answer) if meant and left > 0 else None
+                if more is not None:
+                    waiting = {**self._push([more]), **waiting}
+                    del more
+                elif meant:
+                    yield answer
+                else:
+                    error = Error(code=ErrorCode.MESSAGE_UNAVAILABLE)
+                    yield Message(error, reply_to=asked)
+                del answer  # or it would stay until the next one is there
 
     def _push(self, outgoing: list[Message]) -> dict[str, Message]:
         """Push messages; what is kept of each until its answer, by its number.

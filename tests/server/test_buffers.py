@@ -34,9 +34,10 @@ class Hospitals:
         self.asked.append((node, not isinstance(frozen, str)))
         if node in self.lose:
             self.kept[node] = Buffers()
-        found = self.kept[node].resolve(frozen)
+        found = self.kept[node].find(frozen)
         if found is None:
             return Message(messages.update_content(Reply("", error="buffers")), reply_to=message)
+        self.kept[node].keep(found)
         self.used.append(found)
         reply = Reply(MEMBERS[node], {"w": torch.ones(2)})
         return Message(messages.update_content(reply), reply_to=message)
@@ -72,15 +73,31 @@ def test_buffers_travel_once() -> None:
 
 
 def test_a_hospital_that_lost_them_gets_them_again_in_the_same_round() -> None:
-    """And with every round from then on: where nothing is kept, asking twice costs more."""
-    hospitals = Hospitals(lose={3})
+    """Once it was started again, say; then they go by their fingerprint as before."""
+
+    class Restarted(Hospitals):
+        def __call__(self, message: Message, context: Any) -> Message:
+            if len(self.asked) == 3:
+                self.kept[3] = Buffers()
+            return super().__call__(message, context)
+
+    hospitals = Restarted()
     strategy, sent = rounds(hospitals)
-    assert hospitals.asked[4:] == [(3, True), (2, False), (3, True)]
+    assert hospitals.asked[2:] == [(2, False), (3, False), (3, True), (2, False), (3, False)]
     assert strategy.report.failures == []
     assert strategy.models()["global"]["w"].tolist() == [3.0, 3.0]
     model = messages.encode_arrays({"w": torch.zeros(2)}).count_bytes()
     buffers = messages.encode_arrays(FROZEN).count_bytes()
-    assert sent == [2 * (model + buffers), 3 * model + buffers, 2 * model + buffers]
+    assert sent == [2 * (model + buffers), 3 * model + buffers, 2 * model]
+
+
+def test_where_nothing_is_kept_they_go_with_every_message_in_the_end() -> None:
+    """Asking twice costs more than sending: after two losses nobody asks again."""
+    hospitals = Hospitals(lose={3})
+    strategy, _ = rounds(hospitals, 5)
+    of_the_second = [came for node, came in hospitals.asked if node == 3]
+    assert of_the_second == [True, False, True, False, True, True, True]
+    assert strategy.report.failures == []
 
 
 def test_a_hospital_that_never_keeps_them_fails_alone() -> None:
@@ -105,13 +122,17 @@ def test_other_buffers_take_the_place_of_the_last() -> None:
     kept = Buffers()
     first, second = {"a": torch.ones(1)}, {"a": torch.zeros(1)}
     prints = [messages.fingerprint(f) for f in (first, second)]
-    assert kept.resolve(prints[0]) is None
-    assert kept.resolve(first) is first
-    assert kept.resolve(prints[0]) is first
-    assert kept.resolve({}) == {}  # a model without any leaves them alone
-    assert kept.resolve(prints[0]) is first
-    assert kept.resolve(second) is second
-    assert kept.resolve(prints[0]) is None
+    assert kept.find(prints[0]) is None
+    assert kept.find(first) is first
+    assert kept.find(prints[0]) is None  # what was only looked at is not kept
+    kept.keep(first)
+    assert kept.find(prints[0]) is first
+    kept.keep({})  # a model without any
+    assert kept.find(prints[0]) is first
+    kept.keep(second)
+    assert (kept.find(prints[0]), kept.find(prints[1])) == (None, second)
+    kept.forget()
+    assert kept.find(prints[1]) is None
 
 
 def test_without_buffers_nothing_is_named() -> None:

@@ -56,6 +56,23 @@ def test_the_sum_is_the_exact_one_to_its_bound_in_any_order() -> None:
     goes_red(check, coarse)
 
 
+def test_a_precise_sum_is_the_exact_one_rounded_once() -> None:
+    given = updates(5)
+    exact = [math.fsum(float(u["w"][i]) for u in given.values()) / 5 for i in range(1000)]
+
+    def check(precise: bool) -> None:
+        total = WeightedSum(precise=precise)
+        for name, update in given.items():
+            total.add(name, update)
+        found = total.over(5.0)["w"]
+        assert found.dtype == torch.float32
+        differs = found != torch.tensor(exact, dtype=torch.float64).float()
+        assert float(differs.float().mean()) < 0.002
+
+    check(True)
+    goes_red(check, False)
+
+
 def test_arrays_of_every_shape_lie_beside_each_other() -> None:
     given = {
         "matrix": torch.arange(6.0).reshape(2, 3),
