@@ -63,17 +63,23 @@ def federation(engine: str, folder: Path, started: list[str]) -> None:
     start(engine, folder, services, "server", started)
     until("server", lambda: "Uvicorn running" in logs(engine, "server"), engine)
     times = {"server": time.monotonic() - begun}
+    healthy(engine, "server", dockerfile_check("server"))
     for number, hospital in enumerate(HOSPITALS):
         register(engine, folder, services, hospital)
         begun = time.monotonic()
         start(engine, folder, services, f"{hospital}-guard", started)
         socket = folder / "trial" / hospital / "run" / "guard.sock"
         until(f"{hospital}-guard", socket.is_socket, engine)
+        healthy(
+            engine, f"{hospital}-guard", services[f"{hospital}-guard"]["healthcheck"]["test"][1:]
+        )
         # All share one loopback here; in a network of their own they may all have the same port.
         port = ["--port", str(9094 + number)]
         start(engine, folder, services, hospital, started, port)
         until(hospital, lambda n=number: logs(engine, "server").count("Activated node") > n, engine)
         times[hospital] = time.monotonic() - begun
+        if not number:  # the image's check is at the first one's port
+            healthy(engine, hospital, dockerfile_check("clients"))
     print(json.dumps({f"{k} ready, s": round(v, 1) for k, v in times.items()}))
     train(engine, folder, services)
     check(engine, folder)
@@ -139,6 +145,25 @@ def until(name: str, ready: Any, engine: str, seconds: float = 180.0) -> None:
         if time.monotonic() > deadline:
             sys.exit(f"{name} is not ready after {seconds:.0f} s:\n{logs(engine, name)[-3000:]}")
         time.sleep(0.2)
+
+
+def dockerfile_check(folder: str) -> list[str]:
+    """The health check's command of an image."""
+    text = (ROOT / folder / "Dockerfile").read_text(encoding="utf-8")
+    found = re.search(r"^HEALTHCHECK [^\[]*CMD (\[.*\])$", text, re.MULTILINE)
+    if found is None:
+        sys.exit(f"{folder}/Dockerfile has no health check")
+    command: list[str] = json.loads(found[1])
+    return command
+
+
+def healthy(engine: str, name: str, command: list[str]) -> None:
+    """Run a health check's command as the engine would, which may need systemd for it."""
+    done = subprocess.run(
+        [engine, "exec", f"{NAME}-{name}", *command], capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{name} is not healthy: {done.stdout}{done.stderr}")
 
 
 def register(engine: str, folder: Path, services: dict[str, Any], hospital: str) -> None:

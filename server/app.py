@@ -20,10 +20,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one arm with the settings of the run config and leave its run directory."""
     _log_to_stream()
-    return_freed_memory()
     try:
         settings = config.from_flat(dict(context.run_config))
         _check_paths(settings)
+        if settings.data.site_names:  # else this process evaluates, which fresh pages make slow
+            return_freed_memory()
         folder = files.run_folder(settings.run.out, context.run_id)
         result = coordinate(grid, settings, folder, on_round=_log_round)
     except (UserError, RunError) as error:
