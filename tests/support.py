@@ -64,6 +64,13 @@ def tiny_network(seed: int = 0) -> nn.Module:
         )
 
 
+def half_frozen_network(*_: Any, **__: Any) -> nn.Module:
+    """:func:`tiny_network` whose first layer is not trained, for any arguments."""
+    made = tiny_network()
+    made.get_submodule("0").requires_grad_(False)
+    return made
+
+
 def use_tiny_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let hospitals and server build :func:`tiny_network`."""
     monkeypatch.setattr(

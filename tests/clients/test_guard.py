@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import goes_red, refuses, tiny_network
+from support import goes_red, half_frozen_network, refuses
 from support import use_tiny_models as use
 from support_guard import CONFIG, POLICY, SITE, ask, code, guard, model, request
 
@@ -59,12 +59,7 @@ def test_buffers_that_came_once_are_known_by_their_fingerprint(
 ) -> None:
     """A guard that was started again has none: it says so before anything is spent."""
 
-    def half_frozen(*_: Any, **__: Any) -> torch.nn.Module:
-        made = tiny_network()
-        made[0].requires_grad_(False)
-        return made
-
-    monkeypatch.setattr(models, "build", half_frozen)
+    monkeypatch.setattr(models, "build", half_frozen_network)
     whole = model()
     frozen = {n: v for n, v in whole.items() if n.startswith("0.")}
     trained = {n: v for n, v in whole.items() if n not in frozen}

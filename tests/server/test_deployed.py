@@ -11,7 +11,7 @@ import pytest
 import torch
 from flwr.app import Message, MessageType
 from safetensors.torch import load_file
-from support import goes_red, make, refuses, tiny_network
+from support import goes_red, half_frozen_network, make, refuses
 from support_sites import SITES, SiteGrid, joined, make_site
 
 import clients.hospital
@@ -408,12 +408,7 @@ def test_only_trainable_parameters_are_sent(
 ) -> None:
     """Of a network with a frozen first layer the rest alone comes back, as float32."""
 
-    def half_frozen(*_: Any, **__: Any) -> torch.nn.Module:
-        made = tiny_network()
-        made[0].requires_grad_(False)
-        return made
-
-    monkeypatch.setattr(fedmed.models, "build", half_frozen)
+    monkeypatch.setattr(fedmed.models, "build", half_frozen_network)
     settings = going_on(**{"train.rounds": 1})
     grid = federation(tmp_path, settings)
     sent: list[tuple[dict[str, Any], dict[str, Any]]] = []
