@@ -19,7 +19,7 @@ reply      ``update``          change of the trainable parameters, noised where 
 reply      ``reply``           hospital's name and version; nothing computed from its data
 reply      ``metrics``         ``loss`` and ``images``: only where the arm protects nothing
 evaluate   ``model``           trainable parameters of the final model, float32
-evaluate   ``frozen``          as in train
+evaluate   ``frozen``          as in train, whole each time: it is asked once in a run
 evaluate   ``request``         the run's name, ``edges`` of the histograms' bins (public)
 reply      ``histograms``      counts by family (``all`` and each public attribute), float64,
                                noised where the arm protects anything; beside ``reply``
