@@ -35,27 +35,26 @@ class Normals:
         self._exact = torch.empty(0, dtype=torch.float64)
         self._until_tail = self._gap()
 
-    def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
-        """``values`` * share + N(0, deviation^2) in each element, in place.
+    def add_(self, values: Tensor, deviation: float) -> None:
+        """Add N(0, deviation^2) to each element, in place.
 
-        Each element is computed in float64 and rounded once to its own type: what is released is
-        post-processing of a sum in float64. Any shape, layout, float type and device; the noise is
-        drawn on the CPU. Raises ``ValueError`` for a deviation that is not a number above 0.
+        Each sum is computed in float64 and rounded once to the element's own type: what is released
+        is post-processing of a sum in float64. Any shape, layout, float type and device; the noise
+        is drawn on the CPU. Raises ``ValueError`` for a deviation that is not a number above 0.
         """
         if not (deviation > 0 and math.isfinite(deviation)):
             raise ValueError(f"noise of deviation {deviation} is none")
-        if values.device.type != "cpu" or not values.is_contiguous():
-            there = values.detach().to("cpu", copy=True).contiguous()
-            self.add_(there, deviation, share)
-            with torch.no_grad():
-                values.copy_(there)
-            return
+        scale = math.sqrt(2) * deviation
         with torch.no_grad():
+            if values.device.type != "cpu" or not values.is_contiguous():
+                there = values.detach().to("cpu", copy=True).contiguous()
+                self.add_(there, deviation)
+                values.copy_(there)
+                return
             for piece in torch.split(values.detach().view(-1), _PIECE):
                 noise = torch.from_numpy(self._halves(len(piece)))
                 exact = self._exact[: len(piece)].copy_(piece)
-                exact.mul_(share)
-                piece.copy_(exact.add_(noise, alpha=math.sqrt(2) * deviation))
+                piece.copy_(exact.add_(noise, alpha=scale))
 
     def draw(self, count: int) -> NDArray[np.float64]:
         """The next ``count`` numbers."""

@@ -16,8 +16,8 @@ _PIECE = 2**15  # elements at a time
 class Stream(Protocol):
     """Secret Gaussian noise: :class:`fedmed.privacy.normals.Normals`."""
 
-    def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
-        """``values`` * share + N(0, deviation^2), in place."""
+    def add_(self, values: Tensor, deviation: float) -> None:
+        """Add N(0, deviation^2) to each element, in place."""
         ...
 
     def split(self, count: int) -> Sequence["Stream"]:
@@ -51,11 +51,13 @@ class GaussianNoise:
             )
         here = {name: value.detach().cpu().contiguous() for name, value in sums.items()}
         pieces = [part for value in here.values() for part in value.view(-1).split(_PIECE)]
-        spread, share = deviation / expected_batch, 1 / expected_batch
+        share = 1 / expected_batch
 
         def fill(number: int) -> None:
-            for piece in pieces[number::_STREAMS]:
-                self._streams[number].add_(piece, spread, share)
+            with torch.no_grad():
+                for piece in pieces[number::_STREAMS]:
+                    self._streams[number].add_(piece, deviation)
+                    piece.mul_(share)  # of what was noised and rounded: post-processing
 
         threads = min(torch.get_num_threads(), _STREAMS)
         if threads == 1 or len(pieces) < 2 * _STREAMS:
