@@ -15,7 +15,6 @@ from support import (
     tiny_network,
 )
 from support_pitfalls import (
-    NUMBERS,
     STILL,
     batch_sizes,
     check_noise,
