@@ -2,10 +2,12 @@
 
 import secrets
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy.stats import kstest
 from support import goes_red
 from torch import Tensor
@@ -94,17 +96,49 @@ def check_key_is_wide(draw_with: Callable[[int], Tensor]) -> None:
         check_independent(draw_with(5), draw_with(5 + 2**bit))
 
 
+@pytest.mark.parametrize("draw", [gaussian, uniform])
 def test_noise_cannot_be_found_by_trying_four_billion_seeds(
-    monkeypatch: pytest.MonkeyPatch,
+    draw: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch's CPU generator keeps 32 bits of a seed: whoever tries them all removes the noise."""
 
     def draw_with(key: int) -> Tensor:
         monkeypatch.setattr(secrets, "randbits", lambda bits: key)
-        return gaussian(NoiseSource(), "same")
+        return draw(NoiseSource(), "same")
 
     check_key_is_wide(draw_with)
     goes_red(check_key_is_wide, seeded_by_manual_seed)
+
+
+KEY = 0x0F0E0D0C0B0A09080706050403020100
+
+
+def check_words_are_aes(words: bytes, order: Literal["little", "big"]) -> None:
+    """Word for word what the cipher makes of 0, 1, 2, ... under the whole key."""
+    cipher = Cipher(algorithms.AES(KEY.to_bytes(16, order)), modes.ECB()).encryptor()
+    counters = b"".join(number.to_bytes(16, order) for number in range(len(words) // 16))
+    assert words == cipher.update(counters)
+
+
+def test_the_generators_are_aes_in_counter_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the processor's AES instructions and, where it has none, in software."""
+    monkeypatch.setattr(secrets, "randbits", lambda bits: KEY)
+
+    def words(generator: np.random.Generator) -> bytes:
+        raw: np.ndarray = generator.bit_generator.random_raw(1000)  # type: ignore[attr-defined]
+        return raw.astype("<u8").tobytes()
+
+    for instructions in (True, False):
+        generator = NoiseSource().numpy("a")
+        if not instructions:
+            generator.bit_generator.use_aesni = False  # type: ignore[attr-defined]  # of randomgen
+        check_words_are_aes(words(generator), "little")
+    goes_red(check_words_are_aes, words(np.random.Generator(np.random.Philox(key=KEY))), "little")
+    # The first eight bytes of a stream of normal numbers say when its first tail comes.
+    stream = NoiseSource().normals("a")._keystream.update(bytes(8 + 1600))
+    first = Cipher(algorithms.AES(KEY.to_bytes(16, "big")), modes.ECB()).encryptor()
+    begun = first.update(bytes(16))[:8]
+    check_words_are_aes((begun + stream)[:1600], "big")
 
 
 def test_entropy_is_asked_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
