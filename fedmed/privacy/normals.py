@@ -78,7 +78,7 @@ class Normals:
             self._words, self._halved = np.empty(count, dtype="<i8"), np.empty(count)
             self._exact = torch.empty(count, dtype=torch.float64)
         words, halves = self._words[:count], self._halved[:count]
-        self._keystream.update_into(memoryview(_ZEROS)[: 8 * count], memoryview(words).cast("B"))
+        self._keystream.update_into(memoryview(_ZEROS)[: 8 * count], words.data.cast("B"))
         np.multiply(words, _WITHIN, out=halves)
         as_torch = torch.from_numpy(halves)
         torch.erfinv(as_torch, out=as_torch)
