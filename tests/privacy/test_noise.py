@@ -2,17 +2,17 @@
 
 import secrets
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from scipy.stats import kstest
+from scipy.stats import kstest, norm
 from support import goes_red
 from torch import Tensor
 
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.normals import Normals
 
 DRAWS = 50_000
 
@@ -113,10 +113,10 @@ def test_noise_cannot_be_found_by_trying_four_billion_seeds(
 KEY = 0x0F0E0D0C0B0A09080706050403020100
 
 
-def check_words_are_aes(words: bytes, order: Literal["little", "big"]) -> None:
+def check_words_are_aes(words: bytes) -> None:
     """Word for word what the cipher makes of 0, 1, 2, ... under the whole key."""
-    cipher = Cipher(algorithms.AES(KEY.to_bytes(16, order)), modes.ECB()).encryptor()
-    counters = b"".join(number.to_bytes(16, order) for number in range(len(words) // 16))
+    cipher = Cipher(algorithms.AES(KEY.to_bytes(16, "little")), modes.ECB()).encryptor()
+    counters = b"".join(number.to_bytes(16, "little") for number in range(len(words) // 16))
     assert words == cipher.update(counters)
 
 
@@ -132,13 +132,26 @@ def test_the_generators_are_aes_in_counter_mode(monkeypatch: pytest.MonkeyPatch)
         generator = NoiseSource().numpy("a")
         if not instructions:
             generator.bit_generator.use_aesni = False  # type: ignore[attr-defined]  # of randomgen
-        check_words_are_aes(words(generator), "little")
-    goes_red(check_words_are_aes, words(np.random.Generator(np.random.Philox(key=KEY))), "little")
-    # The first eight bytes of a stream of normal numbers say when its first tail comes.
-    stream = NoiseSource().normals("a")._keystream.update(bytes(8 + 1600))
-    first = Cipher(algorithms.AES(KEY.to_bytes(16, "big")), modes.ECB()).encryptor()
-    begun = first.update(bytes(16))[:8]
-    check_words_are_aes((begun + stream)[:1600], "big")
+        check_words_are_aes(words(generator))
+    goes_red(check_words_are_aes, words(np.random.Generator(np.random.Philox(key=KEY))))
+
+
+def test_the_words_of_normal_numbers_are_aes_in_counter_mode() -> None:
+    """The keystream of GCM (NIST SP 800-38D): 96 bits of the counter name the piece, from 2 on."""
+    stream = Normals(KEY)
+    drawn = stream.draw(8)
+    # One piece, the first, has said when the first tail comes.
+    counters = b"".join(bytes(11) + b"\2" + number.to_bytes(4, "big") for number in range(2, 6))
+    cipher = Cipher(algorithms.AES(KEY.to_bytes(16, "big")), modes.ECB()).encryptor()
+
+    def check(found: np.ndarray) -> None:
+        words = np.frombuffer(cipher.update(counters), dtype="<i8")
+        expected = norm.ppf(0.5 + words * 2.0**-64 * (1 - 2**-20))
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+    check(drawn)
+    goes_red(check, stream.draw(8))
+    assert len({stream._nonce() for _ in range(1000)}) == 1000, "no piece of it comes twice"
 
 
 def test_entropy_is_asked_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:

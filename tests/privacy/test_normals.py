@@ -18,24 +18,24 @@ BOX_MULLER = math.sqrt(-2 * math.log(2.0**-24))  # the deepest draw of 24-bit un
 
 
 class Words:
-    """A keystream that gives the words it was told to, and zeros after them."""
+    """A cipher whose keystream is the words it was told, and zeros after them."""
 
     def __init__(self, words: Iterable[int]) -> None:
         self._bytes = b"".join(word.to_bytes(8, "little") for word in words)
 
-    def update(self, zeros: bytes) -> bytes:
+    def encrypt(self, nonce: bytes, zeros: bytes, about: None) -> bytes:
         taken, self._bytes = self._bytes[: len(zeros)], self._bytes[len(zeros) :]
-        return taken.ljust(len(zeros), b"\0")
+        return taken.ljust(len(zeros) + 16, b"\0")
 
-    def update_into(self, zeros: bytes, target: memoryview) -> None:
-        target[:] = self.update(bytes(zeros))
+    def encrypt_into(self, nonce: bytes, zeros: bytes, about: None, target: memoryview) -> None:
+        target[:] = self.encrypt(nonce, bytes(zeros), about)
 
 
 def stream(words: Iterable[int]) -> Normals:
     """A stream whose next numbers, none of them from beyond, are made from ``words``."""
     made = Normals(1)
     made._until_tail = 2**62
-    made._keystream = Words(words)  # type: ignore[assignment]  # a stand-in
+    made._cipher = Words(words)  # type: ignore[assignment]  # a stand-in
     return made
 
 
