@@ -61,8 +61,16 @@ def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluati
         )
 
 
+_MOST_LABELS = 1000
+
+
 def check_targets(data: Data, evaluation: Evaluation) -> None:
     """Several labels are named once each, and scored by the server."""
+    if data.outputs > _MOST_LABELS:
+        raise ValueError(
+            f"data.target: {data.outputs} labels are more than a model is built for; name "
+            f"{_MOST_LABELS} or fewer"
+        )
     if "" in data.targets or len(set(data.targets)) != len(data.targets):
         raise ValueError(
             f"data.target: '{data.target}' has an empty or a repeated name; give each label once, "
@@ -189,6 +197,11 @@ def check_privacy(privacy: Privacy, data: Data) -> None:
             f"privacy.noise-multiplier: {privacy.noise_multiplier:g} is no noise; give 0.01 or "
             "more, or 0 to have it from privacy.epsilon"
         )
+    if 0 < privacy.laplace_scale < 1e-5:
+        raise ValueError(
+            f"privacy.laplace-scale: {privacy.laplace_scale:g} is too near the resolution of "
+            "float32 images; give 1e-05 or more, or 0 to have it from privacy.epsilon"
+        )
     if arm in ("dp-sgd", *UPDATE_ARMS) and not 1e-4 <= privacy.epsilon <= 1e4:
         raise ValueError(
             f"privacy.epsilon: {privacy.epsilon:g} is outside 0.0001 to 10000, where {arm} can be "
@@ -239,6 +252,11 @@ def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, mod
     check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
     if evaluation.bins == 1:
         raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
+    if 0 < evaluation.delta < 1e-12:
+        raise ValueError(
+            f"evaluation.delta: {evaluation.delta:g} is below 1e-12, where nothing is accounted; "
+            "give 1e-12 or more, or 0 for privacy.delta"
+        )
     if evaluation.where == "server":
         return
     further = (evaluation.train_metrics, evaluation.noised_test, evaluation.curves)
