@@ -32,8 +32,8 @@ MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would
 class LocalResult:
     """What one round of local training did; ``loss`` is private and None under DP-SGD.
 
-    ``dropped`` counts samples whose gradient was not finite and that contributed nothing
-    (``privacy.bad-gradients = "drop"``). It is private too, and stays at the hospital.
+    ``dropped`` counts samples whose gradient was not finite and that contributed nothing. It is
+    private too, and stays at the hospital.
     """
 
     steps: int
@@ -177,7 +177,6 @@ def _options(settings: Settings) -> Options:
     privacy = settings.privacy
     return Options(
         clipping=Clipping(privacy.clipping),
-        bad_gradients=privacy.bad_gradients,
         autocast=PRECISIONS[settings.train.precision],
     )
 

@@ -184,7 +184,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "privacy.neighbourhood": ("dp-pix",),
     "privacy.engine": ("dp-sgd",),
     "privacy.clipping": ("dp-sgd",),
-    "privacy.bad-gradients": ("dp-sgd",),
     "privacy.physical-batch-size": ("dp-sgd",),
 }
 """Which arms (or image mechanisms) read a key; keys that are absent are read by all."""

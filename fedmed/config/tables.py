@@ -178,7 +178,6 @@ class Privacy(Section):
     clip_released: bool = False  # cut noised images to [0, 1] (post-processing)
     engine: Literal["fedmed", "opacus", "loop"] = "fedmed"  # of per-sample gradients
     clipping: Literal["flat", "automatic"] = "flat"  # dp-sgd: cut at the norm, or scaled to it
-    bad_gradients: Literal["refuse", "drop"] = "refuse"  # dp-sgd: one that is not finite
     physical_batch_size: Annotated[int, count(1_000_000)] = (
         16  # images whose gradients are held in memory at once
     )

@@ -18,6 +18,7 @@ from fedmed.privacy.plans import (
     StackedPlan,
     UpdatePlan,
 )
+from fedmed.privacy.plans.gradient import relation_of
 from fedmed.rounding import up
 
 __all__ = [
@@ -154,6 +155,7 @@ def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool
         epochs=train.local_epochs,
         rounds=train.rounds,
         delta=privacy.delta,
+        relation=relation_of(privacy.unit),
     )
     return GradientPlan(
         unit=privacy.unit,

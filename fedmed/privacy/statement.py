@@ -317,7 +317,7 @@ def _member(member: str, spend: Spend) -> MemberRecord:
         else None,
         epsilon_replace_one=plan.replace_one(taken),
         epsilon_patient=plan.per_patient(taken),
-        noise_multiplier=plan.step.noise if plan.step and plan.step.kind == "gaussian" else None,
+        noise_multiplier=plan.step.noise if plan.step and plan.step.kind != "laplace" else None,
         sampling_rate=plan.step.rate if plan.step else 1.0,
         steps=taken,
         size=gradient.units if gradient else None,

@@ -44,7 +44,6 @@ OWN: Final = (
     "privacy.neighbourhood",
     "privacy.clip-released",
     "privacy.clipping",
-    "privacy.bad-gradients",
     "train.batch-size",
     "train.local-epochs",
 )
