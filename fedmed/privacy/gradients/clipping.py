@@ -61,9 +61,7 @@ class Clipping:
         return bound
 
 
-def checked(
-    total: dict[str, Tensor], bound: float, samples: int
-) -> tuple[dict[str, Tensor], bool]:
+def checked(total: dict[str, Tensor], bound: float, samples: int) -> tuple[dict[str, Tensor], bool]:
     """``total``, and whether its norm is at most C = ``bound`` times ``samples``; else zeros.
 
     It looks at the sum alone, so it finds what the proof of each sample's bound does not foresee:

@@ -223,9 +223,7 @@ class Tape:
         self._sum_ghosts(total, factors, finite)
         return total
 
-    def _sum_ghosts(
-        self, total: dict[str, Tensor], factors: Tensor, finite: Tensor | None
-    ) -> None:
+    def _sum_ghosts(self, total: dict[str, Tensor], factors: Tensor, finite: Tensor | None) -> None:
         again = self.loose
         left_out = None if finite is None else ~finite
         if again is not None:
