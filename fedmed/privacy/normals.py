@@ -45,6 +45,8 @@ class Normals:
         """
         if not (deviation > 0 and math.isfinite(deviation)):
             raise ValueError(f"noise of deviation {deviation} is none")
+        if not values.numel():
+            return
         scale = math.sqrt(2) * deviation
         with torch.no_grad():
             if values.device.type != "cpu" or not values.is_contiguous():
