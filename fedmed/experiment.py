@@ -18,6 +18,7 @@ from fedmed.evaluation import compare
 from fedmed.paths import resolve_all
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
+from fedmed.privacy.evaluating import evaluation_cap
 from fedmed.privacy.images import ImageMechanism
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import image_mechanism
@@ -348,7 +349,7 @@ def check(experiment: Experiment) -> None:
         make_plans(settings)
         if settings.evaluation.where != "server":
             for member in member_names(settings):
-                evaluation_shard(settings.data, member)
+                evaluation_shard(settings.data, member, evaluation_cap(settings))
 
 
 def _open(experiment: Experiment, out: Path) -> None:
