@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from fedmed.privacy import accounting
 from fedmed.privacy.mechanism import Mechanism, Relation, gaussian, group_gaussian, replace_gaussian
-from fedmed.privacy.plans.base import Common, Payer, Words, holder, leaving
+from fedmed.privacy.plans.base import Common, Payer, Words, check_noise, holder, leaving
 
 NEIGHBOURS: Final = {
     "patient": "add or remove one patient",
@@ -41,6 +41,14 @@ class GradientPlan(Common):
     delta: float
     declared: bool = False  # whether ``units`` was declared and may differ from the shard's
     images_per_patient: int = 0  # the image unit's cap
+
+    def __post_init__(self) -> None:
+        self.check_noise()
+
+    def check_noise(self, grid: float = 2.0**-52) -> None:
+        """Raise :class:`UserError` where rounding could swallow the noise; see ``check_noise``."""
+        batch = self.expected_batch
+        check_noise(self.noise_standard_deviation, self.clipping_norm * batch, batch, grid)
 
     @property
     def payer(self) -> Payer:
