@@ -242,15 +242,15 @@ class Failures(logging.Handler):
 @contextmanager
 def as_computed() -> Iterator[None]:
     """The rule that was: norms as computed, cut at 0 from below, never computed again or checked."""
-    norms, loose, checked = Bound.norms, Bound.loose, bookkeeping.checked
+    norms, loose, holds = Bound.norms, Bound.loose, bookkeeping.holds
     try:
-        bookkeeping.checked = lambda total, *_: (total, True)
+        bookkeeping.holds = lambda *_: True  # type: ignore[assignment]
         Bound.norms = lambda self: self.squares.clamp(min=0).sqrt()  # type: ignore[method-assign]
         Bound.loose = lambda self, _: self.squares.isnan()  # type: ignore[method-assign]
         yield
     finally:
         Bound.norms, Bound.loose = norms, loose  # type: ignore[method-assign]
-        bookkeeping.checked = checked
+        bookkeeping.holds = holds
 
 
 def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, float]:
