@@ -190,6 +190,6 @@ def test_an_arm_refuses_keys_that_it_does_not_read(tmp_path: Path) -> None:
 
 def test_an_unprotected_request_fits_no_limit() -> None:
     request = Request(
-        account="a", unit="patient", arm="none", neighbouring="", step=None, steps=1, delta=0.0
+        account="a", unit="patient", arm="none", relation="none", step=None, steps=1, delta=0.0
     )
     assert min(request.divergence()) == float("inf")
