@@ -97,8 +97,8 @@ def epsilon_after(settings: Settings, plans: Iterable[Plan], round_number: int) 
 
     The delta is the statement's. Noised images are released before round 1, so that round 0 has all
     of theirs. None where nothing is claimed or hospitals protect different things, and in long runs
-    for all but about 50 rounds and the last, as each value is composed anew. A round that was interrupted and run again cost more: the ledgers, and so the statement,
-    count that.
+    for all but about 50 rounds and the last, as each value is composed anew. A round
+    that was interrupted and run again cost more: the ledgers, and so the statement, count that.
     """
     rounds = settings.train.rounds
     if settings.privacy.reproducible_noise:

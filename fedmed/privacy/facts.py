@@ -7,6 +7,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+VERSION: Final = 3
+"""Of ``privacy.json``: raised where a reader would misread the one before. Until 2 the facts were
+words alone."""
+
 Unit = Literal["none", "image", "patient", "hospital"]
 """Whose data one epsilon protects."""
 

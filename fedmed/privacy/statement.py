@@ -15,13 +15,10 @@ from fedmed.errors import UserError
 from fedmed.models.origin import Weights, describe, weights_of
 from fedmed.privacy import evaluation_statement, figures, statement_words
 from fedmed.privacy.evaluation_statement import EvaluationRecord
-from fedmed.privacy.facts import Facts, Relation
+from fedmed.privacy.facts import VERSION, Facts, Relation
 from fedmed.privacy.figures import Figures, MemberRecord, OwnGuarantee, Spend, Strict
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, part
-
-VERSION: Literal[3] = 3
-"""Of ``privacy.json``: raised where a reader of the one before would misread it."""
 
 SERVERS_IMAGES = (
     "the patients of the server's validation and test images, declared public or consented"

@@ -1,4 +1,4 @@
-"""A statement's sentences, made from its facts and figures: for people; nothing computes by them."""
+"""A statement's sentences, made from its facts and figures: for people alone."""
 
 from __future__ import annotations
 
