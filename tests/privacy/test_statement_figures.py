@@ -63,7 +63,7 @@ def mix(seed: int) -> Mix:
         "image": {"arm": "dp-sgd", "unit": "image", "images-per-patient": 2},
         "local-update": {"arm": "local-update"},
         "images": {"arm": "pixel-laplace", "images-per-patient": 2},
-        "stacked": {"arm": "dp-sgd", "image-mechanism": "pixel-laplace"},
+        "stacked": {"arm": "dp-sgd", "image-mechanism": "pixel-laplace", "laplace-scale": 20.0},
     }[arm]
     spends = {}
     for number in range(draw.randint(2, 4)):
