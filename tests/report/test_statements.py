@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 KEYS = (
     "version", "arm", "name", "unit", "epsilon", "delta", "neighbouring", "trust", "mechanism",
-    "accountant", "sampling", "noise_source", "steps_planned", "steps_taken", "epsilon_per_pixel", "released",
-    "not_covered", "summary",
+    "accountant", "sampling", "noise_source", "steps_planned", "steps_taken", "epsilon_per_pixel",
+    "released", "not_covered", "summary",
 )  # fmt: skip
 
 
