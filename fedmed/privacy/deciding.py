@@ -164,7 +164,11 @@ def _largest_epsilon(
 ) -> float:
     """The largest epsilon at the plan's own length and sampling that the account has room for."""
     step = request.step
-    if step is None or step.kind != "gaussian" or any(plan["sole"] for plan in opened):
+    if (
+        step is None
+        or step.kind not in ("gaussian", "replace-gaussian")
+        or any(plan["sole"] for plan in opened)
+    ):
         return 0.0
     if not opened:
         return limit.epsilon
@@ -172,7 +176,9 @@ def _largest_epsilon(
     for _ in range(8):
         middle = (low + high) / 2
         try:
-            noise = accounting.noise_multiplier(middle, limit.delta, step.rate, request.steps)
+            noise = accounting.noise_multiplier(
+                middle, limit.delta, step.rate, request.steps, step.relation
+            )
             admit(replace(request, step=replace(step, noise=noise)), limit, opened, total)
         except (OverBudget, UserError):
             high = middle

@@ -66,6 +66,8 @@ def neighbours(unit: str, relation: Relation, changes: Changes = "data") -> str:
         "voxels": f"the voxels of one {unit}",
         "update": f"one {unit}'s update",
     }.get(changes, f"one {unit}'s data" if relation == "replace" else f"one {unit}")
+    if unit == "image" and relation == "replace" and changes == "data":
+        return "add, remove or replace one image"  # under a cap one more takes another's place
     return f"{_VERBS[relation]} {what}"
 
 

@@ -155,7 +155,7 @@ def member(
         epsilon_by_pixels=_by_pixels(plan, taken) if claims else {},
         **known,
         images_per_patient=cap or None,
-        noise_multiplier=plan.step.noise if plan.step and plan.step.kind == "gaussian" else None,
+        noise_multiplier=plan.step.noise if plan.step and plan.step.kind != "laplace" else None,
         sampling_rate=plan.step.rate if plan.step else 1.0,
         steps=taken,
         steps_planned=plan.steps,

@@ -92,12 +92,12 @@ class Request:
 def relation_of(unit: str, placed: str = "hospital") -> Relation:
     """How neighbours differ on an account of ``unit``, for noise at the hospital or the server.
 
-    Patients and images are added or removed, pixels and a hospital's data are replaced; at the
-    server a hospital's update is zeroed out.
+    Patients are added or removed; images (of which one more may take another's place under a cap),
+    pixels and a hospital's data are replaced; at the server a hospital's update is zeroed out.
     """
     if unit == "hospital":
         return "zero-out" if placed == "server" else "replace"
-    return "replace" if unit == "pixels" else "add-or-remove"
+    return "add-or-remove" if unit == "patient" else "replace"
 
 
 def after(request: Request, steps: int, total: Sequence[float]) -> list[float]:

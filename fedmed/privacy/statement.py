@@ -17,7 +17,7 @@ from fedmed.privacy import evaluation_statement, figures, statement_words
 from fedmed.privacy.evaluation_statement import EvaluationRecord
 from fedmed.privacy.facts import VERSION, Facts, Relation
 from fedmed.privacy.figures import Figures, MemberRecord, OwnGuarantee, Spend, Strict
-from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.noise import GENERATORS, NoiseSource
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, part
 
 SERVERS_IMAGES = (
@@ -147,9 +147,7 @@ def statement(
         else None,
         accountant=told.accountant,
         noise_source=source.description if settings.privacy.arm != "none" else "no noise",
-        random_generators=(
-            "Philox (sampling, Laplace) and torch's generator (Gaussian); not cryptographic"
-        ),
+        random_generators=GENERATORS,
         steps_planned=max(p.steps for p in plans.values()),
         steps_taken=max(spend.taken for spend in spends.values()),
         sizes=_sizes(plans),

@@ -147,6 +147,6 @@ def _seen(member: Mapping[str, Any], step: Mechanism, unit: str) -> Mechanism | 
     if about.unit == unit and (unit != "image" or about.relation == "replace"):
         return step
     cap = member["images_per_patient"]
-    if about.unit == "image" and unit == "patient" and step.kind == "gaussian" and cap:
+    if about.unit == "image" and unit == "patient" and step.kind == "replace-gaussian" and cap:
         return group_gaussian(step.noise, step.rate, int(cap))
     return None
