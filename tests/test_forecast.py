@@ -51,27 +51,26 @@ def test_an_evaluation_at_the_server_costs_patients_nothing(
 def check_own_settings_are_planned(
     find: Callable[[Experiment, Path], list[Forecast]], folder: Path
 ) -> None:
-    """A hospital with an epsilon and a delta of its own, which is not the first."""
+    """The first hospital has a stricter epsilon and delta of its own: the worst is another."""
     own = folder / "own"
     own.mkdir(parents=True)
-    (own / "hospital-2.toml").write_text('"privacy.epsilon" = 3.0\n"privacy.delta" = 1e-4\n')
+    (own / "hospital-1.toml").write_text('"privacy.epsilon" = 3.0\n"privacy.delta" = 1e-4\n')
     path = folder / "tiny.toml"
     path.write_text(TEXT.format(where="server"))
     loaded = load_experiment(path, assignments=[f"run.sites={own}"])
     _, private = find(loaded, folder / "out")
     first, second, *_ = private.hospitals
-    assert (second.delta, first.delta) == (1e-4, 1e-3)
-    assert second.epsilon is not None
+    assert (first.delta, second.delta) == (1e-4, 1e-3)
     assert first.epsilon is not None
-    assert second.epsilon <= 3 < first.epsilon
+    assert second.epsilon is not None
+    assert first.epsilon <= 3 < second.epsilon
     total = patient_total(loaded)
     assert total is not None
-    assert total[1] == 1e-3, "the study's delta, at which every hospital is composed"
-    assert first.epsilon <= total[0] < 2 * first.epsilon
-    (own / "hospital-2.toml").write_text('"privacy.delta" = 2e-3\n')
+    assert total == (max(row.epsilon or 0.0 for row in private.hospitals), 1e-3)
+    (own / "hospital-1.toml").write_text('"privacy.delta" = 2e-3\n')
     _, private = find(loaded, folder / "out")
     assert not private.possible
-    assert "hospital-2 has privacy.delta = 0.002 of its own, weaker" in private.reason
+    assert "hospital-1 has privacy.delta = 0.002 of its own, weaker" in private.reason
 
 
 def test_each_hospitals_own_settings_are_planned(

@@ -111,7 +111,7 @@ def _facts(arm: Arm, told: Json) -> list[tuple[str, str]]:
         counts = f"{words.thousands(taken)} of {words.thousands(planned)}"
         facts.append(("Steps taken of planned", counts))
     if told.get("images_per_patient"):
-        facts.append(("Images of one patient", f"at most {told['images_per_patient']}"))
+        facts.append(("Images of one patient", f"at most {told['images_per_patient']:g}"))
     return facts
 
 
@@ -185,7 +185,7 @@ def _other(told: Json, key: str) -> float | None:
 
 def _cap(told: Json) -> str:
     cap = told.get("images_per_patient")
-    return f"with at most {cap} images" if cap else "with all images"
+    return f"with at most {cap:g} images" if cap else "with all images"
 
 
 def _pixels(arm: Arm, told: Json) -> list[tuple[str, str, str]]:

@@ -102,7 +102,7 @@ def test_one_plan_is_bounded_by_its_whole_length(tmp_path: Path) -> None:
 
 def several(path: Path, first: Limit | None, later: Limit | None) -> Ledger:
     book = opened(path, limit=first)
-    book.open_plan("run-2", request(step=gaussian(6.0), steps=3), later)
+    book.open_plan("run-2", request(step=gaussian(2.5), steps=3), later)
     for run, steps in ((RUN, 20), ("run-2", 3)):
         book.reserve(run, 1, "m", steps, limit=later)
     return book
@@ -110,7 +110,7 @@ def several(path: Path, first: Limit | None, later: Limit | None) -> Ledger:
 
 def test_several_plans_without_a_limit_are_an_odometers_reading(tmp_path: Path) -> None:
     (row,) = accounts(several(tmp_path / "a.sqlite", None, None), 1e-5)
-    total = filtering.after(request(step=gaussian(6.0)), 3, filtering.after(request(), 20, []))
+    total = filtering.after(request(step=gaussian(2.5)), 3, filtering.after(request(), 20, []))
     assert row.epsilon == pytest.approx(accounting.odometer(total, 1e-5))
     assert row.theorem == "odometer"
     assert row.limit_epsilon is None
@@ -126,10 +126,10 @@ def test_a_limit_that_was_set_before_is_a_filters_and_holds(tmp_path: Path) -> N
 
 
 def test_a_limit_that_was_raised_after_results_is_no_theorem(tmp_path: Path) -> None:
-    small = Limit(2.0, 1e-5)
+    small = Limit(4.5, 1e-5)
     (row,) = accounts(several(tmp_path / "a.sqlite", small, LIMIT), 1e-5)
     order = filtering.first_order(request(), small)
-    total = filtering.after(request(step=gaussian(6.0)), 3, filtering.after(request(), 20, []))
+    total = filtering.after(request(step=gaussian(2.5)), 3, filtering.after(request(), 20, []))
     room = accounting.allowance(order, small.epsilon, small.delta)
     assert total[ORDERS.index(order)] > room, "the second plan went past the first limit"
     assert row.limit_epsilon is None
