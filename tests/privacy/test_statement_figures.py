@@ -238,3 +238,26 @@ def test_spent_mechanisms_compose_to_each_hospitals_figure() -> None:
             spent = tuple((Mechanism.from_json(i["step"]), i["count"]) for i in record["spent"])
             found = accounting.composed_epsilon(spent, record["delta"])
             assert found == pytest.approx(record["epsilon"])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hospitals_with_different_protections_have_figures_of_their_own_alone(seed: int) -> None:
+    draw = random.Random(100 + seed)
+    plans = [_gradient(draw, "patient"), _images(draw), _gradient(draw, "image")]
+    draw.shuffle(plans)
+    spends = {f"h-{i}": Spend(plan, draw.randint(1, plan.steps)) for i, plan in enumerate(plans)}
+    told = stated((make(privacy={"arm": "dp-sgd", "delta": ASKED}), spends))
+    check(json.loads(json.dumps(told, allow_nan=False)))
+    assert (told["facts"], told["epsilon"], told["delta"], told["mu"]) == (None, None, None, None)
+    assert told["unit"] == "none"
+    for record, spend in zip(told["hospitals"], spends.values(), strict=True):
+        assert record["facts"] == spend.plan.facts("federated").model_dump(mode="json")
+        assert record["delta"] == (ASKED if spend.plan.delta else 0)
+        alone = _alone(spend.plan, spend.taken)
+        for name in set(alone) & set(record):
+            assert record[name] == pytest.approx(alone[name], rel=1e-9), name
+        assert record["guarantee"]["unit"] == record["facts"]["unit"]
+    hidden = statement(make(privacy={"arm": "dp-sgd"}), spends, "name", NoiseSource(3))
+    for record in hidden["hospitals"]:
+        claims = (record["epsilon"], record["epsilon_planned"], record["mu"])
+        assert claims == (None, None, None)
