@@ -221,7 +221,8 @@ def plan(
             "experiment": loaded.name,
             "seeds": list(loaded.seeds),
             "arms": [f.to_json() for f in found],
-            "epsilon_per_patient_in_all": total,
+            "epsilon_per_patient_in_all": None if total is None else total[0],
+            "delta_of_all": None if total is None else total[1],
         }
         typer.echo(json.dumps(content, indent=2))
     else:
@@ -229,8 +230,8 @@ def plan(
         if total is not None:
             seeds = f"{len(loaded.seeds)} seed(s)"
             typer.echo(
-                f"all arms and {seeds} together: epsilon {up(total, 4):.4g} for one patient, from "
-                "the arms that bound it"
+                f"all arms and {seeds} together: epsilon {up(total[0], 4):.4g} at delta "
+                f"{total[1]:g} for one patient, from the arms that bound it"
             )
     if impossible:
         raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")

@@ -384,6 +384,11 @@ def _check_earlier(experiment: Experiment, out: Path) -> None:
             directory = RunDirectory(out / arm / f"seed-{seed}")
             if (directory.path / "config.json").exists():
                 directory.open(experiment.settings(arm, seed), arm)
+            statement, value = directory.path / "privacy.json", None
+            with contextlib.suppress(UserError):  # damage is named by the report
+                value = files.read_json(statement)
+            if isinstance(value, dict):
+                statement_module.check_version(value, str(statement))
 
 
 def _describe(experiment: Experiment, out: Path) -> None:
