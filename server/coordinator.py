@@ -18,6 +18,7 @@ from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.streaming import StreamingGrid
+from fedmed.holding import held
 from fedmed.planning import epsilon_after, make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
@@ -50,11 +51,13 @@ def coordinate(
 
     ``folder`` becomes the run directory (or is resumed from its last whole round); ``name`` is the
     arm's name in its comparison; ``on_round`` hears of every evaluated round. Raises
-    :class:`UserError` for a mistake and :class:`RunError` where the run cannot go on.
+    :class:`UserError` for a mistake, or where another process runs in the folder, and
+    :class:`RunError` where the run cannot go on.
     """
-    return _Coordinator(
-        grid, settings, RunDirectory(folder), name or _name(settings), on_round
-    ).run()
+    with held(folder):
+        return _Coordinator(
+            grid, settings, RunDirectory(folder), name or _name(settings), on_round
+        ).run()
 
 
 def _name(settings: Settings) -> str:
