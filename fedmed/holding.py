@@ -16,7 +16,7 @@ from fedmed.errors import UserError
 from fedmed.files import disk_errors
 
 NAME: Final = ".in-use"
-"""The lock's file. It is there while a process holds the folder; left by a crash it locks nobody."""
+"""The lock's file, there while a process holds the folder; what a crash left locks nobody."""
 
 _LONGEST: Final = 4096  # bytes of a note that are read
 _SHOWN: Final = 200  # characters of a command that are shown

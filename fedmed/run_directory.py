@@ -32,6 +32,9 @@ _PLACE = (
     "run.trackers",
     "train.timeout",
     "train.join-timeout",
+    # Who is done without is the answer to what went wrong in between.
+    "train.on-failure",
+    "train.minimum-hospitals",
 )
 
 

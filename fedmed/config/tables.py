@@ -118,6 +118,12 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = "float32"  # of training's forward pass
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the parameters' average; 0 = none
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
+    largest_share: Annotated[float, Field(ge=0, le=1)] = (
+        0.0  # of a round's weight for one hospital; 0 = a half where sizes are declared, else all
+    )
+    update_bound: Annotated[float, Field(ge=1, le=1e6)] = (
+        10.0  # longest update, in median norms of the others', where no plan bounds it
+    )
     server_optimizer: Literal["average", "momentum", "adam"] = "average"
     server_learning_rate: Positive = 1.0
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # adam: of the first moment
