@@ -21,6 +21,7 @@ from fedmed.errors import UserError
 _STATE = "\0"  # before the names of what is no model; no hospital's name begins so
 # Where a run happens does not change what it computes.
 _PLACE = (
+    "data.site-keys",
     "run.out",
     "run.ledgers",
     "run.policies",

@@ -58,8 +58,8 @@ def collect(
     """Ask ``members`` (node by hospital) for histograms of the model, or of their own model.
 
     Histograms that cannot be are left out; ``sizes`` are the units that are believed of hospitals,
-    where those declare them. Raises :class:`RunError` where one fails and ``train.on-failure`` is 'stop': what was sent is
-    kept by the hospitals, and a run that goes on gets it again.
+    where those declare them. Raises :class:`RunError` where one fails and ``train.on-failure`` is
+    'stop': what was sent is kept by the hospitals, and a run that goes on gets it again.
     """
     spec = make_spec(settings, owners)
     everyone = next(iter(owners))

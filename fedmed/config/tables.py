@@ -52,6 +52,7 @@ class Data(Section):
     window_width: Annotated[float, Field(gt=0, le=65536)] = 400.0  # white, HU
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
     sites: str = ""  # deployed: the hospitals' names, comma separated; at a site its own alone
+    site_keys: str = ""  # deployed: each hospital's node key, "NAME=SHA256:...,..."
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Annotated[float, Field(ge=1e-3, le=1e6)] = (
         0.5  # concentration of the Dirichlet draw; smaller = more skew
@@ -66,6 +67,12 @@ class Data(Section):
     def site_names(self) -> tuple[str, ...]:
         """Names of a deployed federation's hospitals; empty in a simulation."""
         return tuple(name.strip() for name in self.sites.split(",") if name.strip())
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The node key's fingerprint of each hospital that ``site_keys`` lists."""
+        pairs = (pair.partition("=") for pair in self.site_keys.split(",") if pair.strip())
+        return {name.strip(): key.strip() for name, _, key in pairs}
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Histograms that cannot be: counts below zero, more images than declared, parts that do not add up."""
+"""Histograms that cannot be: counts below zero, too many images, parts that do not add up."""
 
 import math
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ def why_impossible(
 ) -> str:
     """Why counts [split, group, label, bin] by family are nobody's; empty where they could be.
 
-    ``deviation`` is that of the noise in each cell (0: exact whole counts), ``most`` how many images
-    there can be. Every image is in one cell of each family, so that the groups of a family add up
-    to everybody. Each of m comparisons under noise allows the quantile at 1 - MISSED / m.
+    ``deviation`` is that of the noise in each cell (0: exact whole counts), ``most`` how many
+    images there can be. Every image is in one cell of each family, so that the groups of a family
+    add up to everybody. Each of m comparisons under noise allows the quantile at 1 - MISSED / m.
     """
     total = counts[EVERYBODY].sum()
     comparisons = 1 + sum(cells.size for cells in counts.values()) + 4 * spec.bins * len(counts)
