@@ -307,6 +307,7 @@ class _Coordinator:
         self.round_started = now
         # In this order: what the history says beyond the checkpoint is dropped on resume.
         self.directory.write_history(self.history)
+        self.directory.keep_earlier()
         self.directory.save_checkpoint(
             round_number,
             models,
