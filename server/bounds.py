@@ -93,7 +93,7 @@ class Bounds:
             return self._planned[hospital]
         found = self._others(hospital, names)
         if len(found) < 2:
-            found.append(own)
+            found.append(own / self.factor)
         return self.factor * _upper_median(found)
 
     def _others(self, hospital: str, names: set[str]) -> list[float]:

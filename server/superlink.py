@@ -77,8 +77,9 @@ class Doors:
 
     async def _node(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = b""
-        if getattr(scope["app"].state, "enable_supernode_auth", False):
-            factory = scope["app"].state.linkstate_factory
+        state = getattr(scope.get("app"), "state", None)
+        if getattr(state, "enable_supernode_auth", True):  # closed where nobody says so
+            factory = getattr(state, "linkstate_factory", None)
             key = await run_in_threadpool(_caller, factory, Headers(scope=scope))
             if not key:
                 await _refuse(scope, receive, send, 401, "Invalid SuperNode authentication")
@@ -89,6 +90,8 @@ class Doors:
 
 def _caller(factory: Any, headers: Headers) -> bytes:
     """The registered key that signed a call, or nothing."""
+    if factory is None:
+        return b""
     state = factory.state()
     return signed_by(headers, lambda key: state.get_node_id_by_public_key(key) is not None)
 

@@ -27,7 +27,7 @@ def make_site(folder: Path, name: str, *, settings: str = "", policy: str = POLI
     home = folder / name
     home.mkdir(parents=True)
     (home / "policy.toml").write_text(policy)
-    seed = SITES.index(name) + 11
+    seed = SITES.index(name) + 15
     (home / "site.toml").write_text(
         f'name = "{name}"\npolicy = "policy.toml"\nledger = "ledger.sqlite"\nsocket = "s.sock"\n'
         f'[data]\nsource = "phantom"\npatients = 60\nseed = {seed}\n[settings]\n{settings}\n'

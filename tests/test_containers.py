@@ -56,7 +56,7 @@ def test_every_container_is_closed() -> None:
 
 def limited(found: dict[str, Any]) -> None:
     for name, service in found.items():
-        assert re.fullmatch(r"\$\{FEDMED_\w+_MEMORY:-\d+g\}", service["mem_limit"]), name
+        assert re.fullmatch(r"\$\{FEDMED_\w+_MEMORY:-\d+g\}", str(service["mem_limit"])), name
 
 
 def test_no_container_takes_all_memory_of_the_machine() -> None:

@@ -4,7 +4,6 @@ Real processes on the loopback. A stranger's requests have no end, and take no m
 """
 
 import contextlib
-import os
 import socket
 import ssl
 import time
@@ -12,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_deployed import Deployment, deployment
+from support_deployed import Deployment, Processes, deployment
+
+from fedmed.federation.launch import free_ports
 
 pytestmark = pytest.mark.slow
 
@@ -25,44 +26,44 @@ def federation(fedmed_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield found
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process in memory."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def memory(pid: int, name: str) -> int:
+    """Bytes of a process in memory: ``VmRSS`` now, ``VmHWM`` at most."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
 
 
-def connect(federation: Deployment) -> ssl.SSLSocket:
-    host, port = federation.fleet.split(":")
-    context = ssl.create_default_context(cafile=str(federation.folder / "ca.crt"))
-    raw = socket.create_connection((host, int(port)), timeout=60)
+def connect(port: int, authority: Path | None) -> socket.socket:
+    raw = socket.create_connection(("127.0.0.1", port), timeout=60)
+    if authority is None:
+        return raw
+    context = ssl.create_default_context(cafile=str(authority))
     return context.wrap_socket(raw, server_hostname="127.0.0.1")
 
 
-def post(federation: Deployment, head: str, body: int, piece: bytes) -> tuple[int, int]:
-    """Send a head and up to ``body`` bytes; bytes that were taken, and the status that came."""
-    sent = 0
-    with connect(federation) as stream:
-        stream.sendall(head.encode())
+def grown(pid: int, stream: socket.socket, start: str, body: int, piece: bytes) -> tuple[int, int]:
+    """By how much one request takes memory at most, and its status (0: the connection ended)."""
+    before, sent, answer = memory(pid, "VmRSS"), 0, b""
+    began = time.monotonic()
+    with stream:
         with contextlib.suppress(OSError):
+            stream.sendall(start.encode())
             while sent < body:
                 stream.sendall(piece)
                 sent += len(piece)
-        answer = b""
         with contextlib.suppress(OSError):
             answer = stream.recv(4096)
-    status = int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0
-    return sent, status
+    assert time.monotonic() - began < 120
+    most = memory(pid, "VmHWM") - before
+    print(f"{sent / MIB:.0f} MiB were sent, memory grew by {most / MIB:.0f} MiB")
+    return most, int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0
 
 
-def grown(federation: Deployment, head: str, body: int, piece: bytes) -> tuple[int, int]:
-    """How much memory one such request takes at most, and its status."""
+def at(federation: Deployment) -> tuple[int, socket.socket]:
+    """The SuperLink's process, and a connection to it."""
+    port = int(federation.fleet.rpartition(":")[2])
     pid = federation.processes.running["superlink"].pid
-    before, most = resident(pid), 0
-    started = time.monotonic()
-    _, status = post(federation, head, body, piece)
-    most = max(most, resident(pid) - before)
-    assert time.monotonic() - started < 120
-    return most, status
+    return pid, connect(port, federation.folder / "ca.crt")
 
 
 def head(path: str, *, chunked: bool) -> str:
@@ -80,7 +81,7 @@ def test_a_body_without_end_and_without_key_takes_no_memory(
 ) -> None:
     """1.5 GiB took the SuperLink from 142 to 2,234 MiB. Here also from its own machine."""
     piece = b"100000\r\n" + bytes(MIB) + b"\r\n" if chunked else bytes(MIB)
-    most, status = grown(federation, head(path, chunked=chunked), 1536 * MIB, piece)
+    most, status = grown(*at(federation), head(path, chunked=chunked), 1536 * MIB, piece)
     assert most < 200 * MIB
     assert status != 200
     done = federation.flwr("supernode", "list", "deployed")
@@ -89,5 +90,23 @@ def test_a_body_without_end_and_without_key_takes_no_memory(
 
 def test_a_header_without_end_takes_no_memory(federation: Deployment) -> None:
     start = "POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-    most, _ = grown(federation, start, 512 * MIB, b"X-Long: " + bytes([97]) * MIB + b"\r\n")
-    assert most < 100 * MIB
+    most, _ = grown(*at(federation), start, 512 * MIB, b"X-Long: " + b"a" * MIB + b"\r\n")
+    assert most < 200 * MIB
+
+
+def test_flowers_own_server_takes_all_that_comes(tmp_path: Path) -> None:
+    """The sabotage half: the same request, and nothing of ours in front."""
+    processes = Processes(tmp_path)
+    (port,) = free_ports(1)
+    try:
+        command = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(port)]
+        processes.start("plain", command, tmp_path)
+        processes.wait_for("plain", "Uvicorn running")
+        pid = processes.running["plain"].pid
+        start = head("/v1/fleet/push-object", chunked=False).replace(
+            str(1536 * MIB), str(400 * MIB)
+        )
+        most, _ = grown(pid, connect(port, None), start, 400 * MIB, bytes(MIB))
+        assert most > 200 * MIB
+    finally:
+        processes.stop_all()

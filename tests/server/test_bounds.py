@@ -61,7 +61,8 @@ def test_a_hostile_one_cannot_have_the_others_cut() -> None:
 
 
 def test_of_two_a_silent_one_cannot_stop_the_other_and_a_loud_one_is_cut() -> None:
-    assert lengths(Bounds(10.0), {"a": 3.0, "hostile": 0.0}, own=2.0)["a"] == 3.0
+    assert lengths(Bounds(10.0), {"a": 3.0, "hostile": 0.0}, own=4.0)["a"] == 3.0
+    assert lengths(Bounds(10.0), {"a": 3.0, "hostile": 0.1}, own=2.0)["a"] == pytest.approx(2.0)
     assert lengths(Bounds(10.0), {"a": 3.0, "hostile": 1e9}, own=2.0) == pytest.approx(
         {"a": 3.0, "hostile": 30.0}
     )

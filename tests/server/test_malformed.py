@@ -56,7 +56,7 @@ def array(draw: np.random.Generator) -> Array:
     """An array of some shape, kind and numbers, or bytes that are none."""
     if draw.random() < 0.25:
         data = bytes(draw.integers(0, 256, int(draw.integers(200)), dtype=np.uint8))
-        return Array("float32", [2], "numpy.ndarray", data)
+        return Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=data)
     shape = tuple(int(n) for n in draw.integers(0, 4, int(draw.integers(0, 4))))
     kind = draw.choice(["float32", "float64", "int64", "uint8", "bool", "complex64", "float16"])
     with np.errstate(all="ignore"):
