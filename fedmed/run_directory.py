@@ -22,6 +22,9 @@ from fedmed.errors import UserError
 EARLIER = 3
 """Checkpoints of rounds before the last that are kept."""
 
+WAITING = ".updates-"
+"""Begins the name of a folder of updates that wait in a first round."""
+
 _STATE = "\0"  # before the names of what is no model; no hospital's name begins so
 # Where a run happens does not change what it computes.
 _PLACE = (
@@ -102,8 +105,10 @@ class RunDirectory:
         return (self.path / "result.json").is_file()
 
     def start(self) -> None:
-        """A run that begins or goes on is not stopped."""
+        """A run that begins or goes on is not stopped, and nothing waits from before a crash."""
         (self.path / "stopped.json").unlink(missing_ok=True)
+        for left in self.path.glob(f"{WAITING}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def stop(
         self,

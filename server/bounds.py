@@ -14,7 +14,7 @@ from fedmed.config import Settings
 from fedmed.federation.messages import Reply
 from fedmed.privacy.plans import GradientPlan, Plan, UpdatePlan, part
 from fedmed.privacy.updates import norm
-from fedmed.run_directory import save_arrays
+from fedmed.run_directory import WAITING, save_arrays
 
 HELD: Final = 8
 """Updates of a first round that wait on the disk until there is something to compare with."""
@@ -125,7 +125,7 @@ class _Waiting:
         path = Path()
         if self._parent is not None:
             if not self._folder:
-                self._folder = tempfile.mkdtemp(dir=self._parent, prefix=".updates-")
+                self._folder = tempfile.mkdtemp(dir=self._parent, prefix=WAITING)
             path = Path(self._folder) / str(len(self._replies))
             save_arrays(path, {name: value.contiguous() for name, value in arrays.items()})
             reply = replace(reply, update=None)
