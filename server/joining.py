@@ -49,6 +49,7 @@ class Roll:
     _asked: dict[int, float] = field(default_factory=dict)  # node: when it may be asked (again)
     _pending: dict[str, int] = field(default_factory=dict)  # query: node
     _fault: str = ""  # of the last hospital that did not join
+    _told: set[str] = field(default_factory=set)  # faults that were logged
 
     def __post_init__(self) -> None:
         self.expected = member_names(self.settings)
@@ -131,7 +132,9 @@ class Roll:
                 raise
             self._fault = str(error)
             self._asked[node] = time.monotonic() + _ASK_AGAIN
-            log.warning("%s", error)
+            if self._fault not in self._told:  # each is asked again and again
+                self._told.add(self._fault)
+                log.warning("%s", error)
 
     def _join(self, node: int, answer: Joining, nodes: list[int]) -> None:
         name = answer.hospital

@@ -4,6 +4,7 @@ Real processes on the loopback: three guards and SuperNodes, of which one has a 
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from flwr.proto.message_pb2 import Message, Metadata, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from safetensors.torch import load_file
 from support_deployed import SITES, Deployment, Settings, deployment, write_tables
 
 from fedmed.federation.node_keys import fingerprint
@@ -86,6 +88,53 @@ def test_a_registered_node_does_not_get_another_hospitals_place(federation: Depl
     joined = json.loads((out / "joined.json").read_text())
     assert joined.keys() == {B}
     assert f"{B}={joined[B]['node-key']}" in keys(federation)
+
+
+HOSTILE = """
+import dataclasses, pathlib, sys
+import torch
+import clients.evaluating as evaluating
+from clients.guard.process import run
+from clients.hospital import Hospital
+
+train, evaluate = Hospital.train, evaluating.evaluate
+
+def huge(self, *asked):
+    reply = train(self, *asked)
+    longer = {name: torch.full_like(value, 1e15) for name, value in reply.update.items()}
+    return dataclasses.replace(reply, update=longer)
+
+def many(*asked):
+    answer = evaluate(*asked)
+    return dataclasses.replace(answer, counts={n: c + 1e12 for n, c in answer.counts.items()})
+
+Hospital.train, evaluating.evaluate = huge, many
+run(pathlib.Path(sys.argv[1]), lambda site: print("ready", flush=True))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_a_hostile_guard_moves_the_model_no_further_than_its_plan(federation: Deployment) -> None:
+    """An update of 1e15 everywhere, and 1e12 images in every cell, through real processes."""
+    federation.processes.stop(f"guard-{B}")
+    site = federation.folder / B
+    command = [sys.executable, "-c", HOSTILE, str(site / "site.toml")]
+    federation.processes.start(f"guard-{B}", command, site)
+    federation.start_guards(A)
+    federation.register(A)
+    federation.start_node(A)
+    federation.processes.wait_for(f"guard-{B}", "ready", times=2)
+    out = federation.folder / "hostile"
+    result = federation.run(RUN | {"data.site-keys": keys(federation)}, out)
+    [line] = [json.loads(text) for text in (out / "history.jsonl").read_text().splitlines()][1:]
+    assert line["hospitals"] == 2
+    [cut] = line["cut"]
+    assert cut["hospital"] == B
+    assert cut["norm"] > 1e15 > 1e4 > cut["bound"]
+    weights = load_file(out / "model.safetensors")
+    assert max(float(value.abs().max()) for value in weights.values()) < cut["bound"]
+    assert result["metrics"]["missing"] == {B: "bad-counts"}
+    assert result["metrics"]["hospitals"] == [A]
 
 
 def status(federation: Deployment, site: str, method: str, request: Any) -> int:

@@ -128,7 +128,7 @@ def says_it_is_a(name: str, message: Message, reply: Message) -> Message:
 
 def check_a_name_is_its_keys(folder: Path) -> None:
     """C, with a registered key of its own, is there before A: it gets no place and no line."""
-    settings = asked(**{"train.minimum-hospitals": 1})
+    settings = asked(**{"privacy.arm": "dp-sgd", "privacy.delta": 1e-3})
     grid = federation(folder, settings)
     settings = settings.replaced({"data.site-keys": grid.site_keys()})
     grid.present = {B, C}
