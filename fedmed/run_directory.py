@@ -189,7 +189,7 @@ class RunDirectory:
             try:
                 os.link(path, kept)  # the next checkpoint is another file: this one stays as it is
             except OSError:  # a file system without links
-                files.write_atomically(kept, lambda temporary: shutil.copyfile(path, temporary))
+                files.write_bytes(kept, path.read_bytes())
         found = sorted(folder.glob("round-*.safetensors"), key=_round_of)
         for old in found[:-EARLIER]:
             old.unlink(missing_ok=True)
