@@ -14,6 +14,7 @@ import typer
 
 from fedmed import __version__, files
 from fedmed.errors import RunError, UserError
+from fedmed.holding import held
 from fedmed.rounding import up
 from fedmed.site.cli import doctor, site_app
 
@@ -72,7 +73,7 @@ def run(
     loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
     check(loaded.base)
-    with _resumable(), make_progress(loaded, quiet) as shown:
+    with _resumable(), held(folder), make_progress(loaded, quiet) as shown:
         progress = followed(shown, loaded, folder)
         if engine == "ray":
             with RaySimulation() as simulation:
@@ -96,12 +97,15 @@ def report(
     from fedmed.evaluation import compare
     from fedmed.report import build, write_summary
 
-    typer.echo(f"summary: {write_summary(directory)}")
-    try:
-        compare.write(directory)
-    except UserError as error:  # what is there is reported all the same
-        typer.echo(f"no comparison of arms: {error}", err=True)
-    typer.echo(f"report:  {build(directory)}")
+    if not directory.is_dir():
+        raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
+    with held(directory):
+        typer.echo(f"summary: {write_summary(directory)}")
+        try:
+            compare.write(directory)
+        except UserError as error:  # what is there is reported all the same
+            typer.echo(f"no comparison of arms: {error}", err=True)
+        typer.echo(f"report:  {build(directory)}")
 
 
 @app.command()

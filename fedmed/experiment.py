@@ -15,6 +15,8 @@ from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
+from fedmed.holding import NAME as IN_USE
+from fedmed.holding import held
 from fedmed.paths import resolve_all
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
@@ -267,8 +269,16 @@ def run_experiment(
 
     ``launch(settings, folder, name, on_round)`` runs one. Everything that can be wrong with data or
     plans is found before the first one trains. Raises :class:`UserError` or
-    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are.
+    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are. Another process that
+    runs in ``out`` is a :class:`UserError`.
     """
+    with held(out):
+        return _run_all(experiment, out, launch, progress)
+
+
+def _run_all(
+    experiment: Experiment, out: Path, launch: Launch, progress: Progress
+) -> list[dict[str, Any]]:
     _open(experiment, out)
     _check_earlier(experiment, out)
     progress.preparing("reading the cohort and preparing shards")
@@ -373,7 +383,7 @@ def _open(experiment: Experiment, out: Path) -> None:
                     f"{out} holds results with {key} = {theirs.get('base', {}).get(key)!r}, not "
                     f"{value!r}; choose another --out"
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif any(path.name != IN_USE for path in out.iterdir()):
         raise UserError(f"{out} is not empty and not an experiment's folder; choose another --out")
 
 

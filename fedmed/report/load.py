@@ -16,6 +16,7 @@ from fedmed.evaluation import predictions
 from fedmed.files import write_text
 from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, pair, table, texts
+from fedmed.report.reading import rows as objects
 
 MEGABYTE: Final = 1e6
 _GAPS: Final = (
@@ -227,6 +228,15 @@ def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
         except (ValueError, TypeError, KeyError):
             where = path.relative_to(directory)
             problems.append(f"{where}, line {number}, is damaged or half written: skipped")
+    cut: dict[str, list[str]] = {}
+    for number in sorted(rounds):
+        for one in objects(rounds[number], "cut"):
+            cut.setdefault(str(one.get("hospital")), []).append(str(number))
+    for hospital, where_cut in cut.items():
+        problems.append(
+            f"{path.parent.relative_to(directory)}: {hospital}'s update was longer than it may be "
+            f"and was cut in {len(where_cut)} round(s), first in round {where_cut[0]}"
+        )
     return [rounds[number] for number in sorted(rounds)]
 
 
