@@ -72,7 +72,12 @@ def main() -> int:
     slowest, largest = 0.0, 0
     for number in range(asked.first, asked.first + asked.inputs):
         real = bool(asked.real) and number % asked.real == asked.real - 1
-        case, outcome, wrong = one(asked.seed, number, real=real)
+        try:
+            case, outcome, wrong = one(asked.seed, number, real=real)
+        except Exception as error:  # of the input's maker, which must not end the others
+            print(f"--seed {asked.seed} --only {number}: the input cannot be made: {error!r}")
+            red["unmade"] += 1
+            continue
         count[case.kind] += 1
         codes[str(outcome.code)] += 1
         slowest, largest = max(slowest, outcome.seconds), max(largest, outcome.peak)

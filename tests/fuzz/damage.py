@@ -118,7 +118,7 @@ def encoded(rng: Random, plain: str) -> tuple[bytes, str]:
         "bom": b"\xef\xbb\xbf" + plain.encode(),
         "utf-16": plain.encode("utf-16"),
         "utf-32": plain.encode("utf-32"),
-        "latin": ("# é\n" + plain).encode("latin-1"),
+        "latin": ("# é\n" + plain).encode("latin-1", "replace"),
         "nul": plain.replace("e", "\0", 1).encode(),
         "surrogate": b"# \xed\xa0\x80\n" + plain.encode(),
         "cr": plain.replace("\n", "\r").encode(),
