@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
-import typer
 
+from fedmed.base.terminal import say
 from fedmed.errors import UserError
 from fedmed.evaluation import compare, evaluate, foreign
 from fedmed.tables import print_table
@@ -57,7 +57,7 @@ def show(found: Json, name: str) -> None:
     else:
         _show_metrics(found, name)
     for note in found["notes"]:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _file(path: Path) -> Path:
@@ -67,8 +67,8 @@ def _file(path: Path) -> Path:
 def _show_metrics(found: Json, name: str) -> None:
     test = f"{found['n_test']} test images of {found['patients_test']} patients"
     ill = _number(found["prevalence"], "")
-    typer.echo(f"{name}: {test}, prevalence {ill}; {found['n_val']} validation images")
-    typer.echo(f"threshold {_number(found['threshold'], '')}: {found['threshold_rule']}\n")
+    say(f"{name}: {test}, prevalence {ill}; {found['n_val']} validation images")
+    say(f"threshold {_number(found['threshold'], '')}: {found['threshold_rule']}\n")
     _print(
         [
             {
@@ -80,7 +80,7 @@ def _show_metrics(found: Json, name: str) -> None:
         ]
     )
     for attribute, rows in found["groups"].items():
-        typer.echo(f"\nby {attribute.replace('_', ' x ')}")
+        say(f"\nby {attribute.replace('_', ' x ')}")
         _print([_group(row) for row in rows])
     gaps = [
         {
@@ -94,7 +94,7 @@ def _show_metrics(found: Json, name: str) -> None:
         if row[key] is not None
     ]
     if gaps:
-        typer.echo("\ngaps between groups")
+        say("\ngaps between groups")
         _print(gaps)
     targets = [
         {
@@ -105,12 +105,12 @@ def _show_metrics(found: Json, name: str) -> None:
         for target, one in found.get("targets", {}).items()
     ]
     if targets:
-        typer.echo("\nby target")
+        say("\nby target")
         _print(targets)
-    typer.echo("")
+    say("")
     for attribute, row in found["fairness"].items():
         for note in row["notes"]:
-            typer.echo(f"note: {attribute}: {note}")
+            say(f"note: {attribute}: {note}")
 
 
 def _group(row: Json) -> Json:
@@ -128,7 +128,7 @@ def _group(row: Json) -> Json:
 
 
 def _show_comparison(found: Json) -> None:
-    typer.echo(
+    say(
         f"{found['images']} test images of {found['patients']} patients; compared with "
         f"{found['baseline']}\n"
     )
@@ -148,13 +148,13 @@ def _show_comparison(found: Json) -> None:
     _print(rows)
     headline = [row for row in found["differences"] if row["headline"]]
     if headline:
-        typer.echo(f"\nchanges against {found['baseline']}")
+        say(f"\nchanges against {found['baseline']}")
         _print([_change(row) for row in headline])
     told = [c for c in found["correlations"] if c["r"] is not None]
     for correlation in told:
         of = correlation.get("arm") or correlation.get("unit")
-        typer.echo(f"{correlation['name']} ({of}): r = {correlation['r']:.2f}")
-    typer.echo("")
+        say(f"{correlation['name']} ({of}): r = {correlation['r']:.2f}")
+    say("")
 
 
 def _change(row: Json) -> Json:

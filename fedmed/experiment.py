@@ -328,7 +328,7 @@ def write_totals(out: Path) -> None:
                 found[name] = (folder / "privacy.json", value)
                 absent.pop()
     record = out / "experiment.json"
-    extended = record.exists() and bool(files.read_json(record).get("extended"))
+    extended = bool(earlier_runs(record).get("extended"))
     values = {name: value for name, (_, value) in found.items()}
     added = [t.model_dump() for t in totals(values, not_counted=absent, extended=extended)]
     for path, value in found.values():
@@ -351,11 +351,31 @@ def check(experiment: Experiment) -> None:
                 evaluation_shard(settings.data, member)
 
 
+def earlier_runs(record: Path) -> dict[str, Any]:
+    """``experiment.json`` with lists of arms, seeds and runs and a table of settings.
+
+    They are empty where there is none; one that is of another kind raises :class:`UserError`.
+    """
+    found = files.read_object(record) if record.exists() else {}
+    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}, **found}
+    pairs = _is_list_of(told["runs"], list) and all(
+        len(run) == 2 and isinstance(run[0], str) and _is_list_of(run[1:], int)
+        for run in told["runs"]
+    )
+    lists = _is_list_of(told["arms"], str) and _is_list_of(told["seeds"], int) and pairs
+    if not lists or not isinstance(told["base"], dict):
+        raise UserError(
+            f"{record} is damaged: arms, seeds, runs or base are of another kind; restore it, or "
+            "choose another --out"
+        )
+    return told
+
+
 def _open(experiment: Experiment, out: Path) -> None:
     """Refuse a folder that belongs to something else."""
     record = out / "experiment.json"
     if record.exists():
-        theirs = files.read_json(record)
+        theirs = earlier_runs(record)
         if theirs.get("name") != experiment.name:
             raise UserError(
                 f"{out} holds the results of experiment '{theirs.get('name')}', not "
@@ -367,9 +387,9 @@ def _open(experiment: Experiment, out: Path) -> None:
             if k.startswith("data.") or k in ("train.weighting", "evaluation.where")
         }
         for key, value in shared.items():
-            if theirs.get("base", {}).get(key) != value:
+            if theirs["base"].get(key) != value:
                 raise UserError(
-                    f"{out} holds results with {key} = {theirs.get('base', {}).get(key)!r}, not "
+                    f"{out} holds results with {key} = {theirs['base'].get(key)!r}, not "
                     f"{value!r}; choose another --out"
                 )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -388,10 +408,10 @@ def _check_earlier(experiment: Experiment, out: Path) -> None:
 def _describe(experiment: Experiment, out: Path) -> None:
     """Write or extend ``experiment.json``."""
     record = out / "experiment.json"
-    earlier = files.read_json(record) if record.exists() else {"arms": [], "seeds": []}
+    earlier = earlier_runs(record)
     network = load_network(experiment.base.data)
     runs = {(a, s) for a in experiment.arms for s in experiment.seeds}
-    known = {(str(a), int(s)) for a, s in earlier.get("runs", [])}
+    known = {(a, s) for a, s in earlier["runs"]}
     seen = any((out / a / f"seed-{s}" / "result.json").is_file() for a, s in known)
     files.write_json(
         record,
@@ -404,7 +424,7 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
             "runs": sorted(
                 {
-                    *((str(a), int(s)) for a, s in earlier.get("runs", [])),
+                    *((a, s) for a, s in earlier["runs"]),
                     *((a, s) for a in experiment.arms for s in experiment.seeds),
                 }
             ),

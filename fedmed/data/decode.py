@@ -10,13 +10,13 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
+from fedmed.data import dicom
 from fedmed.errors import UserError
 
 PREPROCESSING = "grey, centre square, antialiased triangle filter, uint8; version 1"
@@ -89,7 +89,7 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
     """
     with warnings.catch_warnings(), quiet("pydicom"):
         warnings.simplefilter("ignore")  # pydicom's warnings quote tag values
-        dataset = pydicom.dcmread(io.BytesIO(data))
+        dataset = dicom.read(data, name)
         if not any(tag in dataset for tag in ("PixelData", "FloatPixelData")):
             raise UserError(f"{name}: a DICOM without pixels; export the image or drop its row")
         if int(dataset.get("NumberOfFrames") or 1) != 1:
@@ -98,7 +98,9 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
         if photometric not in ("MONOCHROME1", "MONOCHROME2"):
             raise UserError(f"{name}: a DICOM in colour; export it as MONOCHROME2")
         _check_size(int(dataset.Rows), int(dataset.Columns), name)
-        stored = dataset.pixel_array
+        if min(int(dataset.Rows), int(dataset.Columns)) < 1:
+            raise UserError(f"{name}: {_DAMAGED}")
+        stored = dicom.pixels(dataset, name)
         padding = padding_of(dataset, stored)
         image = _window(dataset, stored, padding)
     if photometric == "MONOCHROME1":

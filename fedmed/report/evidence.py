@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from fedmed import files
+from fedmed.errors import UserError
 from fedmed.report.reading import Json, Number, json_object, number, pair, rows, table, texts
 
 FILE: Final = "comparison.json"
@@ -209,4 +210,7 @@ def _difference(row: Json) -> Difference:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return files.digest(path)
+    except (OSError, UserError):
+        return ""

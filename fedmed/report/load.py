@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fedmed.base.cells import csv_text
+from fedmed.base.opening import MIB, opened, read_bytes
+from fedmed.base.packed import check_zip
+from fedmed.base.parsing import parse_json
 from fedmed.errors import UserError
 from fedmed.evaluation import predictions
-from fedmed.files import write_text
+from fedmed.files import MOST_JSON, is_seed, write_text
 from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, pair, table, texts
 
+_ROUNDS: Final = 100_000  # lines of a history
+_SAMPLES: Final = 64 * MIB  # bytes of the sample images
 MEGABYTE: Final = 1e6
 _GAPS: Final = (
     "auroc_gap",
@@ -112,7 +117,7 @@ def summary_table(directory: Path) -> pd.DataFrame:
 def write_summary(directory: Path) -> Path:
     """Write the summary table to ``summary.csv`` in the run directory, atomically."""
     path = directory / "summary.csv"
-    write_text(path, summary_table(directory).to_csv(index=False, lineterminator="\n"))
+    write_text(path, csv_text(summary_table(directory)))
     return path
 
 
@@ -167,7 +172,7 @@ def _found(directory: Path) -> list[tuple[str, int]]:
     found = []
     for folder in sorted(directory.glob("*/seed-*")):
         digits = folder.name.removeprefix("seed-")
-        if folder.is_dir() and digits.isdecimal():
+        if folder.is_dir() and is_seed(digits):
             found.append((folder.parent.name, int(digits)))
     return found
 
@@ -214,26 +219,41 @@ def _unreadable(path: Path, directory: Path) -> list[str]:
 def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
     """Rounds by number; a round that was run again counts once, as it went last."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(path, MOST_JSON).decode("utf-8").split("\n")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError):
+    except (UserError, ValueError):
+        lines = ["damaged"]
+    if len(lines) > _ROUNDS:
         lines = ["damaged"]
     rounds: dict[int, Json] = {}
     for number, line in enumerate(lines, start=1):
+        if not line and number == len(lines):  # what follows the last line end
+            continue
         try:
-            entry = json.loads(line)
-            rounds[int(entry["round"])] = entry
+            entry = parse_json(line)
+            if not isinstance(entry["round"], int):
+                raise TypeError("round")
+            rounds[entry["round"]] = entry
         except (ValueError, TypeError, KeyError):
             where = path.relative_to(directory)
             problems.append(f"{where}, line {number}, is damaged or half written: skipped")
     return [rounds[number] for number in sorted(rounds)]
 
 
+def _is_images(array: npt.NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 and 0 not in array.shape
+
+
 def _samples(path: Path, problems: list[str]) -> dict[str, npt.NDArray[Any]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with opened(path, _SAMPLES) as file:
+            check_zip(file, _SAMPLES, path.name)
+            with np.load(file, allow_pickle=False) as archive:
+                found = {name: archive[name] for name in archive.files}
+        if not all(_is_images(array) or name == "label" for name, array in found.items()):
+            raise ValueError("samples")
+        return found
     except FileNotFoundError:
         return {}
     except Exception:  # a damaged zip raises many kinds, and none may stop the report

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from fedmed.base.opening import read_bytes
+from fedmed.base.parsing import Unparsable, parse_json
+from fedmed.errors import UserError
+from fedmed.files import MOST_JSON
 
 Json = dict[str, Any]
 Number = float | None
@@ -18,10 +22,10 @@ def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
     NaN and infinities, which JSON does not know, are read as None.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        value = parse_json(read_bytes(path, MOST_JSON))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except (UserError, Unparsable):
         value = None
     if not isinstance(value, dict):
         problems.append(f"{path.relative_to(directory)} is damaged or half written: skipped")

@@ -13,7 +13,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import pandas as pd
-import pydicom
 import torch
 from numpy.typing import NDArray
 from PIL import Image

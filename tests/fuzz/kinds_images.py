@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 from fuzz.kinds_tables import _claims, packed_png
@@ -143,7 +142,7 @@ def dicom_bombs(rng: Random, folder: Path) -> Case:
         except RecursionError:
             data = formats.dicom(rng)[:-1]
     elif how == "undefined":
-        nest = (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" b"\xfe\xff\x00\xe0\xff\xff\xff\xff") * 20_000
+        nest = (b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff") * 20_000
         data = formats.dicom(rng)[:400] + nest
     elif how == "length":
         data = formats.dicom(rng) + struct.pack("<HH2sHI", 0x7FE0, 0x0011, b"OB", 0, 0xFFFFFFF0)
@@ -153,7 +152,9 @@ def dicom_bombs(rng: Random, folder: Path) -> Case:
         at = found.rfind(b"\xfe\xff\x00\xe0")
         data = found[: at + 8] + header + found[at + 72 :]
     else:
-        element = b"".join(struct.pack("<HH2sH", 0x0009, n % 65536, b"LO", 0) for n in range(200_000))
+        element = b"".join(
+            struct.pack("<HH2sH", 0x0009, n % 65536, b"LO", 0) for n in range(200_000)
+        )
         data = formats.dicom(rng)[:300] + element
     return one_image(rng, folder, data, ".dcm", how)
 
@@ -255,7 +256,9 @@ def numpy_files(rng: Random, folder: Path) -> Case:
         "text": lambda: formats.npy(np.array([[["a"]]])),
         "nan": lambda: formats.npy(np.full((3, 3, 3), np.nan)),
         "large": lambda: _claims(rng, "(100000, 100000, 100000)", b""),
-        "header": lambda: _claims(rng, rng.choice(("(" * 3000, "(-1, 2, 2)", "[[]]", "(1,)*9")), b""),
+        "header": lambda: _claims(
+            rng, rng.choice(("(" * 3000, "(-1, 2, 2)", "[[]]", "(1,)*9")), b""
+        ),
         "long header": lambda: _claims(rng, "(" + "1," * 40_000 + ")", b""),
         "version": lambda: b"\x93NUMPY\x09\x00" + b"\0" * 100,
         "damaged": lambda: damage.cut_or_flip(rng, formats.npy(good))[0],
@@ -399,7 +402,10 @@ def other_places(rng: Random, folder: Path) -> Case:
 def kermany(rng: Random, folder: Path) -> Case:
     root = folder / "chest"
     for split in ("train", "val", "test"):
-        for group, label in (("NORMAL", "IM-{:04}-0001.jpeg"), ("PNEUMONIA", "person{}_virus_1.jpeg")):
+        for group, label in (
+            ("NORMAL", "IM-{:04}-0001.jpeg"),
+            ("PNEUMONIA", "person{}_virus_1.jpeg"),
+        ):
             place = root / split / group
             place.mkdir(parents=True)
             for number in range(4):

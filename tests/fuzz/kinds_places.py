@@ -71,7 +71,11 @@ def read(rng: Random, folder: Path) -> Case:
         expect = BAD
     elif what == "ledger":
         path, how = damage.placed(rng, folder / "l.sqlite")
-        arguments = ["ledger", rng.choice(("show", "verify", "export")), str(path.relative_to(folder))]
+        arguments = [
+            "ledger",
+            rng.choice(("show", "verify", "export")),
+            str(path.relative_to(folder)),
+        ]
         return Case(arguments=arguments, expect=EITHER, codes=(1,), note=f"{what}: {how}")
     elif what == "kermany":
         path, how = damage.placed(rng, folder / "chest.zip")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
@@ -90,7 +89,9 @@ def damaged(rng: Random, folder: Path) -> Case:
     runs = bases.comparison(folder)
     files = sorted(path for path in runs.rglob("*") if path.is_file())
     path = rng.choice(files)
-    how = rng.choice(("flip", "flip", "nesting", "integer", "encoding", "placed", "placed", "empty"))
+    how = rng.choice(
+        ("flip", "flip", "nesting", "integer", "encoding", "placed", "placed", "empty")
+    )
     if how == "flip":
         data, how = damage.cut_or_flip(rng, path.read_bytes())
         path.write_bytes(data)
@@ -103,7 +104,9 @@ def damaged(rng: Random, folder: Path) -> Case:
         data, how = damage.encoded(rng, path.read_text(errors="replace"))
         path.write_bytes(data)
     elif how == "placed":
-        _, how = damage.placed(rng, path, tuple(p for p in damage.PLACES if p not in ("through", "long")))
+        _, how = damage.placed(
+            rng, path, tuple(p for p in damage.PLACES if p not in ("through", "long"))
+        )
     else:
         path.write_bytes(b"")
     return Case(arguments=reading(rng), writes=MADE, note=f"{path.relative_to(runs)}: {how}")
@@ -161,7 +164,9 @@ def folders(rng: Random, folder: Path) -> Case:
     if how == "arm":
         shutil.move(runs / "dp-sgd", runs / odd)
     elif how == "seed":
-        name = rng.choice(("seed-" + "9" * 200, "seed-²", "seed-٣", "seed--1", "seed-0x", f"seed-{odd}"))
+        name = rng.choice(
+            ("seed-" + "9" * 200, "seed-²", "seed-٣", "seed--1", "seed-0x", f"seed-{odd}")
+        )
         shutil.move(runs / "dp-sgd" / "seed-0", runs / "dp-sgd" / name)
     elif how == "file":
         shutil.rmtree(runs / "dp-sgd" / "seed-0")
@@ -233,7 +238,9 @@ def ledger_rows(rng: Random, folder: Path) -> Case:
         db.execute("pragma ignore_check_constraints = on")
         with contextlib.suppress(sqlite3.Error, UnicodeError):
             if how == "update":
-                db.execute(f"update ledger set {column} = ? where id = ?", (odd, rng.randrange(1, 9)))
+                db.execute(
+                    f"update ledger set {column} = ? where id = ?", (odd, rng.randrange(1, 9))
+                )
             elif how == "insert":
                 db.execute("insert into ledger select id + 8, kind, time, account, run, round, model, "
                            "steps, entry, body, spent, previous, hash from ledger where id = 3")  # fmt: skip

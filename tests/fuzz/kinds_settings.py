@@ -21,7 +21,9 @@ def toml_value(rng: Random) -> str:
             lambda: str(rng.choice((0, -1, 2**31, 2**63, 2**64, 10**30, 10**400))),
             lambda: "1" + "0" * rng.choice((300, 4000, 5000, 100_000)),
             lambda: "0x" + "f" * rng.choice((16, 17, 300, 50_000)),
-            lambda: rng.choice(("nan", "inf", "-inf", "1e400", "1e308", "5e-324", "4.4e-45", "-0.0")),
+            lambda: rng.choice(
+                ("nan", "inf", "-inf", "1e400", "1e308", "5e-324", "4.4e-45", "-0.0")
+            ),
             lambda: rng.choice(("true", "false", "[]", "{}", "[[]]", "[true]", "{a = 1}", '[""]')),
             lambda: rng.choice(("1979-05-27", "1979-05-27T07:32:00Z", "07:32:00", "9999-12-31")),
             lambda: rng.choice(("0000-01-01", "1979-99-99", "1979-05-27T07:32:00+99:99")),
@@ -76,8 +78,10 @@ def other_value(rng: Random, folder: Path) -> Case:
         path = bases.phantom(folder)
         kept = [line for line in path.read_text().splitlines() if not line.startswith(f"{last} ")]
         text = "\n".join(kept) + "\n"
-        text = text.replace(f"[{table}]\n", lines) if f"[{table}]\n" in text else (
-            text + lines if table else lines + text
+        text = (
+            text.replace(f"[{table}]\n", lines)
+            if f"[{table}]\n" in text
+            else (text + lines if table else lines + text)
         )
         path.write_text(text)
     else:
@@ -149,7 +153,9 @@ def numbers(rng: Random, folder: Path) -> Case:
     number = str(rng.choice((*damage.NUMBERS, "", "x", "1e400", "-", "1" * 5000, "٣", "0x10")))
     fields = ("patients", "batch", "epochs", "epsilon", "noise-multiplier", "delta")
     good = {"patients": "500", "batch": "20", "epochs": "3", "epsilon": "4"}
-    what = rng.choice(("plan", "plan", "plan", "evaluate", "ledger", "certs", "join", "init", "run"))
+    what = rng.choice(
+        ("plan", "plan", "plan", "evaluate", "ledger", "certs", "join", "init", "run")
+    )
     if what == "plan":
         changed = rng.choice(fields)
         given = {**good, changed: number}
@@ -168,7 +174,13 @@ def numbers(rng: Random, folder: Path) -> Case:
         arguments = ["site", "certs", "certs", "--host=a.example", f"--days={number}"]
     elif what == "join":
         bases.site(rng, folder)
-        arguments = ["site", "join", "site/connection.toml", "--guard=mine.toml", f"--port={number}"]
+        arguments = [
+            "site",
+            "join",
+            "site/connection.toml",
+            "--guard=mine.toml",
+            f"--port={number}",
+        ]
     elif what == "init":
         bases.cohort(rng, folder)
         option = rng.choice(("epsilon", "delta", "minimum-cohort", "public-size"))

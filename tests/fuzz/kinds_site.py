@@ -87,10 +87,14 @@ def data(rng: Random, folder: Path) -> Case:
         (folder / "table.csv").write_bytes(table)
         arguments.append("--data=table.csv")
     elif how == "placed":
-        _, how = damage.placed(rng, folder / "t.csv", tuple(p for p in damage.PLACES if p != "long"))
+        _, how = damage.placed(
+            rng, folder / "t.csv", tuple(p for p in damage.PLACES if p != "long")
+        )
         arguments.append("--data=t.csv")
     elif how in ("app", "ca"):
-        _, told = damage.placed(rng, folder / "given", tuple(p for p in damage.PLACES if p != "long"))
+        _, told = damage.placed(
+            rng, folder / "given", tuple(p for p in damage.PLACES if p != "long")
+        )
         how = f"{how}: {told}"
         arguments += ["--data=table.csv", f"--{how[:3].strip(':')}=given"]
     else:

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
@@ -68,7 +67,9 @@ def columns(rng: Random, folder: Path) -> Case:
         expect = BAD
         more = ",".join(f"c{n}" for n in range(100_000))
         lines = table.to_csv(index=False).splitlines()
-        path.write_text("\n".join([f"{lines[0]},{more}", *(f"{r}{',' * 100_000}" for r in lines[1:])]))
+        path.write_text(
+            "\n".join([f"{lines[0]},{more}", *(f"{r}{',' * 100_000}" for r in lines[1:])])
+        )
     elif how == "twice":
         name = rng.choice(list(table.columns))
         doubled = pd.concat([table, table[[name]]], axis=1)
@@ -164,7 +165,9 @@ def odd_column(rng: Random, rows: int) -> Any:
         lambda: pa.array(["a", "b"] * (rows // 2)).dictionary_encode(),
         lambda: pa.array([damage.text(rng).encode("utf-8", "replace").decode()] * rows),
         lambda: pa.array([__import__("decimal").Decimal(10) ** 30] * rows),
-        lambda: pa.array([("k", 1)] * rows and [[("k", 1)]] * rows, pa.map_(pa.string(), pa.int32())),
+        lambda: pa.array(
+            [("k", 1)] * rows and [[("k", 1)]] * rows, pa.map_(pa.string(), pa.int32())
+        ),
         lambda: pa.array(["x" * 100_000] * rows),
         lambda: pa.array([1.5] * rows, pa.float16()),
     )
@@ -199,7 +202,7 @@ def shape(rng: Random, folder: Path) -> Case:
         expect = EITHER
     elif how == "rows":  # packs into kilobytes
         one = pa.repeat(pa.scalar("a" * 20), 2_000_000)
-        table = pa.table({name: one for name in ("image", "label", "score", "patient_id")})
+        table = pa.table(dict.fromkeys(("image", "label", "score", "patient_id"), one))
     elif how == "bomb":
         one = pa.array(["x" * (1 << 20)] * 2500)
         table = pa.table({"image": one, "label": pa.repeat(pa.scalar(1), 2500)})
@@ -397,8 +400,11 @@ def mappings(rng: Random, folder: Path) -> Case:
 
 def packed_png(width: int, height: int, data: bytes, more: bytes = b"", bits: int = 8) -> bytes:
     """A PNG with the size that it claims."""
+
     def chunk(name: bytes, body: bytes) -> bytes:
-        return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+        return (
+            len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+        )
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, 0, 0, 0, 0])
     out = io.BytesIO()
