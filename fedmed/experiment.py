@@ -15,7 +15,8 @@ from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
-from fedmed.paths import resolve_all
+from fedmed.models import build
+from fedmed.paths import NAMED_WEIGHTS, resolve_all
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
 from fedmed.privacy.images import ImageMechanism
@@ -344,6 +345,11 @@ def check(experiment: Experiment) -> None:
         make_plans(experiment.pretrain)
     if experiment.base.evaluation.where != "hospitals":
         held_out_shard(experiment.base.data)
+    for model, size, dimensions in dict.fromkeys(
+        (s.model, s.data.image_size, s.data.dimensions) for s in experiment.arms.values()
+    ):
+        if model.weights not in NAMED_WEIGHTS:
+            build(model, size, 0, dimensions=dimensions)  # weights from a file are read once before
     for settings in experiment.arms.values():
         make_plans(settings)
         if settings.evaluation.where != "server":

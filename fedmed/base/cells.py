@@ -27,6 +27,6 @@ def csv_text(frame: pd.DataFrame, *, end: str = "\n") -> str:
     for place, kind in enumerate(safe.dtypes):
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind)):
             column = safe.iloc[:, place].astype(object)
-            safe.isetitem(place, column.map(harmless, na_action="ignore"))
+            safe.isetitem(place, column.map(harmless, na_action="ignore").to_numpy())
     text: str = safe.to_csv(index=False, lineterminator=end)
     return text

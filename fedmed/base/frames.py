@@ -25,6 +25,7 @@ MOST_BYTES: Final = 256 * MIB
 
 MOST_COLUMNS: Final = 4096
 MOST_ROWS: Final = 5_000_000
+of = pa.types
 _BATCH: Final = 1 << 16  # rows
 
 
@@ -35,7 +36,7 @@ def read_csv(path: Path, types: Mapping[str, str] | type[str] = str) -> pd.DataF
         if path.suffix.lower() == ".gz":
             data = _unpacked(data, path)
         _check_columns(data, path)
-        return pd.read_csv(io.BytesIO(data), dtype=types)  # type: ignore[arg-type]  # a Mapping
+        return pd.read_csv(io.BytesIO(data), dtype=types)
     except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         raise UserError(
             f"{path} is not a readable CSV file ({_first_line(error)}); export it again"
@@ -91,15 +92,11 @@ def _table(source: BinaryIO, path: Path) -> pa.Table:
     with pq.ParquetFile(source, read_dictionary=texts) as file:
         batches, taken = [], 0
         for batch in file.iter_batches(_BATCH):
-            plain = [
-                _plain(column, field, path) for column, field in zip(batch, schema, strict=True)
-            ]
+            plain = [_plain(column) for column in batch]
             taken += sum(map(_bytes, plain))
             if taken > MOST_BYTES:
                 raise UserError(f"{path} unpacks to over {size(MOST_BYTES)}; give a smaller table")
-            written = [
-                c.dictionary_decode() if pa.types.is_dictionary(c.type) else c for c in plain
-            ]
+            written = [c.dictionary_decode() if of.is_dictionary(c.type) else c for c in plain]
             batches.append(pa.RecordBatch.from_arrays(written, schema.names))
     # Without pandas' own notes in the file, which could make of a column what they like.
     empty = pa.schema([(field.name, _written(field.type)) for field in schema])
@@ -113,16 +110,16 @@ def _check_names(schema: pa.Schema, path: Path) -> None:
             raise UserError(f"{path} has two columns '{field.name}'; rename or drop one")
         seen.add(field.name)
         kind = _value_type(field.type)
-        if not (_is_number(kind) or _is_text(kind) or _is_moment(kind) or pa.types.is_null(kind)):
+        if not (_is_number(kind) or _is_text(kind) or _is_moment(kind) or of.is_null(kind)):
             raise UserError(
                 f"{path}: column '{field.name}' is of type {str(field.type)[:60]}; write text or "
                 "numbers, or drop it"
             )
 
 
-def _plain(column: Any, field: pa.Field, path: Path) -> Any:
+def _plain(column: Any) -> Any:
     kind = _value_type(column.type)
-    if pa.types.is_decimal(kind):
+    if of.is_decimal(kind):
         return column.cast(pa.float64())
     if _is_moment(kind):
         return column.cast(pa.string())
@@ -130,36 +127,35 @@ def _plain(column: Any, field: pa.Field, path: Path) -> Any:
 
 
 def _bytes(column: Any) -> int:
-    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+    if not of.is_dictionary(column.type) or not _is_text(column.type.value_type):
         return int(column.nbytes)
     each = pc.binary_length(column.dictionary).cast(pa.int64())
     return int(pc.sum(each.take(column.indices)).as_py() or 0) + 8 * len(column)
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    return kind.value_type if of.is_dictionary(kind) else kind
 
 
 def _written(kind: pa.DataType) -> pa.DataType:
     plain = _value_type(kind)
-    if pa.types.is_decimal(plain):
+    if of.is_decimal(plain):
         return pa.float64()
     return pa.string() if _is_moment(plain) else plain
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    of = pa.types
     return bool(
         of.is_boolean(kind) or of.is_integer(kind) or of.is_floating(kind) or of.is_decimal(kind)
     )
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return bool(of.is_string(kind) or of.is_large_string(kind))
 
 
 def _is_moment(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind) or pa.types.is_time(kind))
+    return bool(of.is_date(kind) or of.is_timestamp(kind) or of.is_time(kind))
 
 
 def _first_line(error: Exception) -> str:

@@ -39,8 +39,9 @@ def check_directory(path: Path) -> None:
 def check_zip(source: BinaryIO, most: int, where: str) -> None:
     """Raise :class:`UserError` for a zip whose members unpack to more than ``most`` bytes together.
 
-    So does one of more than 256 MiB that unpacks to over 100 times its size. A file that is no zip is left to its reader. ``source`` stands at its start again. What a
-    member's header claims is what zipfile unpacks at most.
+    So does one of more than 256 MiB that unpacks to over 100 times its size. A file that is no zip
+    is left to its reader. ``source`` stands at its start again. What a member's header claims is
+    what zipfile unpacks at most.
     """
     try:
         if not zipfile.is_zipfile(source):

@@ -61,7 +61,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
 
 
 def check_tree(value: Any) -> None:
-    """Raise :class:`Unparsable` for a value nested deeper than :data:`DEPTH`, or too large a number.
+    """Raise :class:`Unparsable` for a value nested deeper than :data:`DEPTH`, or a large integer.
 
     The message names the key.
     """

@@ -16,10 +16,10 @@ from fedmed.privacy.ledger import Ledger
 MOST_ROWS = 4 * GIB
 """Bytes of a ledger: a row has a thousand."""
 
-MOST_YEAR_10000 = 253_402_300_800.0  # seconds since 1970
-_LOG = 256 * MIB
+MOST_LOG = 256 * MIB
 """Bytes of its log, which is read as a whole: a line has five hundred."""
 
+_YEAR_10000 = 253_402_300_800.0  # seconds since 1970
 _LOG = ".audit.jsonl"
 
 

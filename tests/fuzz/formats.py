@@ -117,7 +117,9 @@ SYNTAXES = ("plain", "rle", "jpeg 2000", "jpeg", "deflated")
 
 def dicom(rng: Random, syntax: str = "plain", **tags: Any) -> bytes:
     """A DICOM radiograph in one of :data:`SYNTAXES`; ``tags`` are set last."""
-    found = dataset(grey(rng) if syntax == "jpeg" else grey(rng).astype(np.uint16) * 16)
+    side = 64 if syntax == "jpeg 2000" else SIDE  # its encoder takes no smaller ones
+    deep = grey(rng, side).astype(np.uint16) * 16
+    found = dataset(grey(rng) if syntax == "jpeg" else deep)
     if syntax == "jpeg":
         found.PixelData = encapsulate([picture(rng, "JPEG")])
         found["PixelData"].is_undefined_length = True

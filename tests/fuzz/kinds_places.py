@@ -48,7 +48,7 @@ def read(rng: Random, folder: Path) -> Case:
                 'name = "resnet9"', f'name = "resnet9"\nweights = "{path.relative_to(folder)}"'
             )
         )
-        arguments, expect = ["plan", "mine.toml", "--arm=dp-sgd"], BAD
+        arguments, expect = ["run", "mine.toml", "-q", "--arm=none"], BAD
     elif what in ("policy", "sites"):
         key = "policies" if what == "policy" else "sites"
         bases.phantom(folder, f'[run]\n{key} = "{folder / "rules"}"\n')

@@ -368,7 +368,8 @@ def weights(rng: Random, folder: Path) -> Case:
         formats.PHANTOM.replace('name = "resnet9"', f'name = "resnet9"\nweights = "{path.name}"')
     )
     expect = EITHER if how.startswith("damaged") or how == "names" else BAD
-    return Case(arguments=["plan", "mine.toml", "--arm=dp-sgd"], expect=expect,
+    arguments = ["run", "mine.toml", "-q", "--arm=none"]
+    return Case(arguments=arguments, expect=expect, writes=("runs/*",) if expect == EITHER else (),
                 names=(path.name, "model.weights") if expect == BAD else (),
                 note=f"{path.name}: {how}")  # fmt: skip
 

@@ -35,7 +35,7 @@ def _code(case: Case, outcome: Outcome) -> list[str]:
     allowed = {BAD: {2}, HARMLESS: {0}}.get(case.expect, {0, 2}) | set(case.codes)
     if outcome.code not in allowed:
         what = (outcome.err.strip() or outcome.out.strip())[-300:]
-        return [f"exit code {outcome.code}, not {sorted(allowed)}: {what}"]
+        return [f"exit code {outcome.code}, not {sorted(allowed)}: {what!r}"]
     if outcome.code == 0 or case.several_lines:
         return []
     lines = outcome.err.splitlines()

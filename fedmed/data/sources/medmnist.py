@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedmed.base.opening import GIB, opened
+from fedmed.base.opening import GIB, opened, present
 from fedmed.base.packed import check_zip
 from fedmed.config import Data
 from fedmed.data.cohort import LABEL_PREFIX, SPLITS, Cohort
@@ -34,7 +34,7 @@ def load(data: Data) -> Cohort:
     ``data.target`` names one by number or name, against the rest. Raises :class:`UserError`.
     """
     volumes = data.dimensions == 3 or data.slices > 0
-    if re.fullmatch(r"[a-z]+mnist(3d)?", data.path) and not Path(data.path).exists():
+    if re.fullmatch(r"[a-z]+mnist(3d)?", data.path) and not present(Path(data.path)):
         path = _download(data.path, data.image_size, volumes)
     else:
         path = existing(data.path, "data.path")
