@@ -29,7 +29,7 @@ from fedmed.errors import UserError
 MAX_BYTES = 1 << 29
 """Files above 512 MiB are refused before they are read: no radiograph is that large."""
 
-MAX_VOLUME_BYTES = 1 << 30
+MAX_VOLUME_BYTES = 3 << 28
 """The same for a volume in one file."""
 
 MAX_ZIP_BYTES = 1 << 40

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from fuzz import kinds
-from fuzz.cases import KINDS, Case, draw
+from fuzz.cases import HEAVY, KINDS, Case, draw
 from fuzz.running import Outcome, forked, preload, spawned
 from fuzz.verdict import faults
 
@@ -55,16 +55,22 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--only", type=int, help="this input alone, with all that it printed")
     parser.add_argument("--kind", default="", help="kinds whose names hold this text only")
+    parser.add_argument("--short", action="store_true", help="no input that is large")
     parser.add_argument("--real", type=int, default=40, help="every n-th as a new process")
     asked = parser.parse_args()
     if asked.kind:
         for name in [name for name in KINDS if asked.kind not in name]:
+            del KINDS[name]
+    if asked.short:
+        for name in HEAVY & set(KINDS):
             del KINDS[name]
     preload()
     if asked.only is not None:
         case, outcome, wrong = one(asked.seed, asked.only, keep=True)
         print(f"{case.kind}: {case.note}\nfedmed {case.arguments}\n{outcome}\n{wrong}")
         return bool(wrong)
+    again = f"--seed {asked.seed}{' --short' if asked.short else ''}"
+    again += f" --kind {asked.kind!r}" if asked.kind else ""
     begin = time.monotonic()
     count: collections.Counter[str] = collections.Counter()
     red: collections.Counter[str] = collections.Counter()
@@ -75,7 +81,7 @@ def main() -> int:
         try:
             case, outcome, wrong = one(asked.seed, number, real=real)
         except Exception as error:  # of the input's maker, which must not end the others
-            print(f"--seed {asked.seed} --only {number}: the input cannot be made: {error!r}")
+            print(f"{again} --only {number}: the input cannot be made: {error!r}")
             red["unmade"] += 1
             continue
         count[case.kind] += 1
@@ -83,7 +89,7 @@ def main() -> int:
         slowest, largest = max(slowest, outcome.seconds), max(largest, outcome.peak)
         for fault in wrong:
             red[fault.partition(":")[0].split(" ")[0]] += 1
-            print(f"--seed {asked.seed} --only {number} [{case.kind}] {case.note}: {fault}",
+            print(f"{again} --only {number} [{case.kind}] {case.note}: {fault}",
                   flush=True)  # fmt: skip
     print(f"\n{sum(count.values())} inputs, seed {asked.seed}, {time.monotonic() - begin:.0f} s; "
           f"slowest {slowest:.1f} s, largest {largest / 2**30:.2f} GiB")  # fmt: skip

@@ -33,14 +33,20 @@ class Case:
 
 Draw = Callable[[Random, Path], Case]
 KINDS: dict[str, Draw] = {}
+HEAVY: set[str] = set()  # whose inputs are large, and left out of a short run
 
 
-def kind(name: str, weight: int = 1) -> Callable[[Draw], Draw]:
-    """Register a kind; one of weight 3 is drawn three times as often."""
+def kind(name: str, weight: int = 1, *, heavy: bool = False) -> Callable[[Draw], Draw]:
+    """Register a kind; one of weight 3 is drawn three times as often.
+
+    A ``heavy`` one takes seconds or gigabytes.
+    """
 
     def register(draw: Draw) -> Draw:
         for copy in range(weight):
-            KINDS[name if not copy else f"{name}#{copy + 1}"] = draw
+            full = name if not copy else f"{name}#{copy + 1}"
+            KINDS[full] = draw
+            HEAVY.update({full} if heavy else ())
         return draw
 
     return register

@@ -112,7 +112,7 @@ def damaged(rng: Random, folder: Path) -> Case:
     return Case(arguments=reading(rng), writes=MADE, note=f"{path.relative_to(runs)}: {how}")
 
 
-@kind("results: large")
+@kind("results: large", heavy=True)
 def large(rng: Random, folder: Path) -> Case:
     runs = bases.comparison(folder)
     file = rng.choice(("experiment.json", "none/seed-0/result.json", "none/seed-0/history.jsonl"))

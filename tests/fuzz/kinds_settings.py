@@ -105,7 +105,7 @@ def damaged(rng: Random, folder: Path) -> Case:
     return Case(arguments=command(rng), writes=SHEET, note=how)
 
 
-@kind("toml: large")
+@kind("toml: large", heavy=True)
 def large(rng: Random, folder: Path) -> Case:
     how = rng.choice(("keys", "comment", "text", "numbers", "dots", "headers"))
     made = {
