@@ -1,4 +1,4 @@
-"""Files that come from anywhere: what is no file is refused at once, and so is what is too large."""
+"""Files from anywhere: what is no file is refused at once, and so is what is too large."""
 
 import os
 import socket

@@ -18,6 +18,7 @@ from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 from fuzz.kinds_tables import _claims, packed_png
 
 SHEET = ("sheet.png",)
+INSPECT = ["data", "inspect", "mine.toml", "--sheet=sheet.png"]
 
 
 def one_image(rng: Random, folder: Path, data: bytes, suffix: str, note: str,
@@ -28,8 +29,8 @@ def one_image(rng: Random, folder: Path, data: bytes, suffix: str, note: str,
     rows[0]["image"] = f"bad{suffix}"
     (folder / "table.csv").write_bytes(formats.csv(rows))
     (folder / "images" / f"bad{suffix}").write_bytes(data)
-    return Case(arguments=["data", "inspect", "mine.toml", "--sheet=sheet.png"], expect=expect,
-                writes=SHEET, names=(f"bad{suffix}",) if expect == BAD else (), note=note)  # fmt: skip
+    names = (f"bad{suffix}",) if expect == BAD else ()
+    return Case(arguments=INSPECT, expect=expect, writes=SHEET, names=names, note=note)
 
 
 def volumes(rng: Random, folder: Path, data: bytes, suffix: str, note: str,
@@ -100,7 +101,8 @@ def dicom_damaged(rng: Random, folder: Path) -> Case:
 def dicom_tags(rng: Random, folder: Path) -> Case:
     tags = rng.choice(
         (
-            {"Rows": 0}, {"Columns": 0}, {"Rows": 0, "Columns": 0}, {"Rows": 65535, "Columns": 65535},
+            {"Rows": 0}, {"Columns": 0}, {"Rows": 0, "Columns": 0},
+            {"Rows": 65535, "Columns": 65535}, {"Rows": 6300, "Columns": 6300},
             {"NumberOfFrames": 10**9}, {"NumberOfFrames": -1}, {"BitsStored": 0},
             {"BitsAllocated": 1}, {"BitsAllocated": 65535}, {"BitsStored": 65535, "HighBit": 0},
             {"SamplesPerPixel": 3}, {"SamplesPerPixel": 0}, {"PixelRepresentation": 7},
@@ -291,8 +293,8 @@ def zipped(rng: Random, folder: Path, data: bytes, note: str, expect: str = EITH
     (folder / "images.zip").write_bytes(data)
     text = formats.EXPERIMENT.replace('"images"', '"images.zip"')
     (folder / "mine.toml").write_text(text)
-    return Case(arguments=["data", "inspect", "mine.toml", "--sheet=sheet.png"], expect=expect,
-                writes=SHEET, names=("images.zip",) if expect == BAD else (), note=note)  # fmt: skip
+    names = ("images.zip",) if expect == BAD else ()
+    return Case(arguments=INSPECT, expect=expect, writes=SHEET, names=names, note=note)
 
 
 def members(rng: Random) -> dict[str, bytes]:

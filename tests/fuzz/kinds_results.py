@@ -130,9 +130,10 @@ def large(rng: Random, folder: Path) -> Case:
 def samples(rng: Random, folder: Path) -> Case:
     runs = bases.comparison(folder)
     options: dict[str, Any] = {
-        "clean": rng.choice((np.zeros((0, 3, 3)), np.array(1), np.zeros((2, 0, 0)), np.zeros((2, 1, 1)),
-                             np.full((2, 4, 4), np.nan), np.array([["a"]]), np.zeros((2, 3, 3), complex),
-                             np.zeros((2, 3, 3), "M8[s]"), np.array([[["a"]]]))),
+        "clean": rng.choice((np.zeros((0, 3, 3)), np.array(1), np.zeros((2, 0, 0)),
+                             np.zeros((2, 1, 1)), np.full((2, 4, 4), np.nan), np.array([["a"]]),
+                             np.zeros((2, 3, 3), complex), np.zeros((2, 3, 3), "M8[s]"),
+                             np.array([[["a"]]]))),
         "label": rng.choice((np.array(1), np.array(["a"]), np.zeros(0), np.full(3, np.nan))),
         f"noisy:{damage.TEXTS[0]}": np.zeros((2, 4, 4)),
     }  # fmt: skip
@@ -225,12 +226,13 @@ def ledger_damaged(rng: Random, folder: Path) -> Case:
 def ledger_rows(rng: Random, folder: Path) -> Case:
     found = bases.ledgers(folder)
     odd: Any = rng.choice(
-        (damage.text(rng).replace("\ud800", "?"), "[" * 5000, '{"rdp": ' + "[" * 200 + "]" * 200 + "}",
+        (damage.text(rng).replace("\ud800", "?"), "[" * 5000,
+         '{"rdp": ' + "[" * 200 + "]" * 200 + "}",
          2**63 - 1, -1, 1e300, b"\xff\0", None, float("inf"), json.dumps(damage.value(rng)),
          "9" * 5000, '{"rdp": [1e400]}')
     )  # fmt: skip
-    column = rng.choice(("kind", "time", "account", "run", "round", "steps", "entry", "body", "spent",
-                         "previous", "hash"))  # fmt: skip
+    column = rng.choice(("kind", "time", "account", "run", "round", "steps", "entry", "body",
+                         "spent", "previous", "hash"))  # fmt: skip
     how = rng.choice(("update", "update", "insert", "drop", "view", "version", "blob"))
     with contextlib.closing(sqlite3.connect(found / "hospital-1.sqlite")) as db:
         for trigger in ("no_update", "no_delete"):
@@ -242,14 +244,18 @@ def ledger_rows(rng: Random, folder: Path) -> Case:
                     f"update ledger set {column} = ? where id = ?", (odd, rng.randrange(1, 9))
                 )
             elif how == "insert":
-                db.execute("insert into ledger select id + 8, kind, time, account, run, round, model, "
-                           "steps, entry, body, spent, previous, hash from ledger where id = 3")  # fmt: skip
+                db.execute(
+                    "insert into ledger select id + 8, kind, time, account, run, round, model, "
+                    "steps, entry, body, spent, previous, hash from ledger where id = 3"
+                )
             elif how == "drop":
                 db.execute("drop table ledger")
             elif how == "view":
                 db.execute("alter table ledger rename to other")
-                db.execute("create view ledger as with recursive c(x) as (select 1 union all select "
-                           "x + 1 from c) select x from c")  # fmt: skip
+                db.execute(
+                    "create view ledger as with recursive c(x) as (select 1 union all select x + 1 "
+                    "from c) select x from c"
+                )
             elif how == "version":
                 db.execute(f"pragma user_version = {rng.choice((0, 2, 99, -1))}")
             else:

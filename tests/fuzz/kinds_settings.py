@@ -69,8 +69,8 @@ def nesting(rng: Random, folder: Path) -> Case:
 
 @kind("toml: a value of another kind", 6)
 def other_value(rng: Random, folder: Path) -> Case:
-    keys = [*settings(), "seeds", "arms", "name", "title", "description", "paper", "arm", "pretrain",
-            "data", "train", "privacy", "run"]  # fmt: skip
+    keys = [*settings(), "seeds", "arms", "name", "title", "description", "paper", "arm",
+            "pretrain", "data", "train", "privacy", "run"]  # fmt: skip
     key, literal = rng.choice(keys), toml_value(rng)
     table, _, last = key.rpartition(".")
     lines = f"[{table}]\n{last} = {literal}\n" if table else f"{last} = {literal}\n"

@@ -53,8 +53,8 @@ def damaged(rng: Random, folder: Path) -> Case:
 def other(rng: Random, folder: Path) -> Case:
     bases.site(rng, folder)
     file = rng.choice(("site.toml", "policy.toml", "connection.toml", "keys/node", "ca.crt"))
-    _, how = damage.placed(rng, folder / "site" / file,
-                           tuple(p for p in damage.PLACES if p not in ("long", "through")))  # fmt: skip
+    among = tuple(p for p in damage.PLACES if p not in ("long", "through"))
+    _, how = damage.placed(rng, folder / "site" / file, among)
     return _case(rng, file, f"{file}: {how}")
 
 

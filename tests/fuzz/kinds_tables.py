@@ -151,10 +151,10 @@ def odd_column(rng: Random, rows: int) -> Any:
         lambda: pa.array([b"\xff\x00" + bytes([n % 256]) for n in range(rows)]),
         lambda: pa.array([[1, 2]] * rows),
         lambda: pa.array([{"a": 1}] * rows),
-        lambda: pa.array([n for n in range(rows)], pa.timestamp("s")),
+        lambda: pa.array(list(range(rows)), pa.timestamp("s")),
         lambda: pa.array([2**62 - n for n in range(rows)], pa.timestamp("s")),
-        lambda: pa.array([n for n in range(rows)], pa.duration("ns")),
-        lambda: pa.array([n for n in range(rows)], pa.date32()),
+        lambda: pa.array(list(range(rows)), pa.duration("ns")),
+        lambda: pa.array(list(range(rows)), pa.date32()),
         lambda: pa.array([2**31 - 1 - n for n in range(rows)], pa.date32()),
         lambda: pa.array([True] * rows),
         lambda: pa.nulls(rows),
@@ -349,8 +349,12 @@ def weights(rng: Random, folder: Path) -> Case:
         "names": lambda: formats.pth({**state, damage.text(rng): torch.ones(1)}),
         "header": lambda: (10**12).to_bytes(8, "little") + b"{}",
         "json": lambda: (5000).to_bytes(8, "little") + b"[" * 5000,
-        "offsets": lambda: _safetensors({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}),
-        "objects": lambda: formats.archive({"a.npy": formats.npy(np.array([{}], object), allow_pickle=True)}),
+        "offsets": lambda: _safetensors(
+            {"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}
+        ),
+        "objects": lambda: formats.archive(
+            {"a.npy": formats.npy(np.array([{}], object), allow_pickle=True)}
+        ),
         "text": lambda: formats.archive({f"{first}.npy": formats.npy(np.array(["a"]))}),
         "uint64": lambda: formats.archive({f"{first}.npy": formats.npy(np.zeros(3, np.uint64))}),
     }  # fmt: skip
