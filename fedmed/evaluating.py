@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from fedmed.base.opening import is_folder
 from fedmed.base.terminal import say
 from fedmed.errors import UserError
 from fedmed.evaluation import compare, evaluate, foreign
@@ -38,7 +39,7 @@ def answer(path: Path, baseline: str | None, *, resamples: int, seed: int) -> Js
     """
     if resamples < 0 or seed < 0:
         raise UserError("--resamples and --seed are whole numbers >= 0; correct them")
-    if path.is_dir() and not (path / "predictions.parquet").is_file():
+    if is_folder(path) and not (path / "predictions.parquet").is_file():
         return compare.from_directory(path, baseline=baseline, resamples=resamples, seed=seed)
     table = foreign.load(_file(path))
     if baseline is None:
@@ -61,7 +62,7 @@ def show(found: Json, name: str) -> None:
 
 
 def _file(path: Path) -> Path:
-    return path / "predictions.parquet" if path.is_dir() else path
+    return path / "predictions.parquet" if is_folder(path) else path
 
 
 def _show_metrics(found: Json, name: str) -> None:

@@ -1,6 +1,7 @@
 """A comparison: arms x seeds on the same hospitals, each in a run directory of its own."""
 
 import contextlib
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedmed import config, files, pretraining, published
+from fedmed.base.opening import is_folder, present
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
@@ -380,7 +382,7 @@ def earlier_runs(record: Path) -> dict[str, Any]:
 def _open(experiment: Experiment, out: Path) -> None:
     """Refuse a folder that belongs to something else."""
     record = out / "experiment.json"
-    if record.exists():
+    if present(record):
         theirs = earlier_runs(record)
         if theirs.get("name") != experiment.name:
             raise UserError(
@@ -398,7 +400,7 @@ def _open(experiment: Experiment, out: Path) -> None:
                     f"{out} holds results with {key} = {theirs['base'].get(key)!r}, not "
                     f"{value!r}; choose another --out"
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif os.path.lexists(out) and (not is_folder(out) or any(out.iterdir())):
         raise UserError(f"{out} is not empty and not an experiment's folder; choose another --out")
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pandas as pd
 
 from fedmed import __version__, files
+from fedmed.base.opening import is_folder
 from fedmed.errors import UserError
 from fedmed.evaluation import predictions
 from fedmed.evaluation.comparison import compare
@@ -100,7 +101,7 @@ def find(out: Path) -> Runs:
 
     Raises UserError where the directory is absent or holds no finished run.
     """
-    if not out.is_dir():
+    if not is_folder(out):
         raise UserError(f"{out}: no such folder; give the folder that fedmed run wrote")
     about = _object(out / "experiment.json") or {}
     listed = about.get("arms")

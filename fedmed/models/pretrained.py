@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, SqueezeNet1_1_Weights
 
-from fedmed.base.opening import MIB, read_bytes
+from fedmed.base.opening import MIB, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import check_tree, parse_json
 from fedmed.errors import UserError
@@ -107,7 +107,7 @@ def _imagenet(name: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"model.weights: no file {path}; give 'none', 'imagenet' or a file")
     try:
         data = read_bytes(path, MOST, "give weights of a smaller model")

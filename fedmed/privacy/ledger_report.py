@@ -53,14 +53,17 @@ def find(path: Path) -> list[Ledger]:
         found = sorted({*folder.glob("*.sqlite"), *(folder / f"{name}.sqlite" for name in logged)})
         if not found:
             raise UserError(f"{path} holds no ledger; give a folder of *.sqlite ledgers, or one")
-        return [_regular(Ledger(file)) for file in found]
+        return [regular(Ledger(file)) for file in found]
     if not present(path) and not (path.name and present(Ledger(path).log.path)):
         raise UserError(f"{path}: no such ledger; give a ledger or a folder that holds some")
-    return [_regular(Ledger(path))]
+    return [regular(Ledger(path))]
 
 
-def _regular(ledger: Ledger) -> Ledger:
-    """The ledger, if what is there of it are files: SQLite would wait for a pipe."""
+def regular(ledger: Ledger) -> Ledger:
+    """The ledger, if what is there of it are files: SQLite would wait for a pipe.
+
+    Raises :class:`UserError` naming the one that is none.
+    """
     for file, most in ((ledger.path, MOST_ROWS), (ledger.log.path, MOST_LOG)):
         if present(file):
             check_regular(file, most, "give a hospital's ledger, or restore it from a backup")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.base.cells import csv_text
-from fedmed.base.opening import MIB, opened, read_bytes
+from fedmed.base.opening import MIB, is_folder, opened, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import parse_json
 from fedmed.errors import UserError
@@ -74,7 +74,7 @@ def load(directory: Path) -> Comparison:
     Files that are absent leave their part out; damaged ones are skipped and named in `problems`.
     Raises UserError where the directory is absent or holds no run.
     """
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     problems: list[str] = []
     about = json_object(directory / "experiment.json", directory, problems)
