@@ -352,7 +352,7 @@ def main(arguments: list[str] | None = None) -> None:
     _log()
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        sys.exit(app(args=arguments, standalone_mode=False) or 0)
+        sys.exit(app(args=arguments, prog_name="fedmed", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedmed import files
+from fedmed.base.opening import present
 from fedmed.errors import UserError
 from fedmed.report.reading import Json, Number, json_object, number, pair, rows, table, texts
 
@@ -144,7 +145,7 @@ def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evide
     stale = [
         run
         for run, digest in inputs.items()
-        if (path := directory / run / _PREDICTIONS).is_file() and _digest(path) != digest
+        if present(path := directory / run / _PREDICTIONS) and _digest(path) != digest
     ]
     if stale:
         problems.append(

@@ -11,14 +11,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.base.cells import csv_text
-from fedmed.base.opening import MIB, is_folder, opened, read_bytes
+from fedmed.base.opening import MIB, is_folder, opened, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import parse_json
 from fedmed.errors import UserError
 from fedmed.evaluation import predictions
 from fedmed.files import MOST_JSON, is_seed, write_text
 from fedmed.report import checking, evidence
-from fedmed.report.reading import Json, dig, json_object, pair, table, texts
+from fedmed.report.reading import Json, dig, json_object, number, pair, table, texts
 
 _ROUNDS: Final = 100_000  # lines of a history
 _SAMPLES: Final = 64 * MIB  # bytes of the sample images
@@ -82,7 +82,7 @@ def load(directory: Path) -> Comparison:
     found = _found(directory)
     if not planned and not found:
         raise UserError(f"{directory} holds no run; give the folder that fedmed run wrote")
-    if not about and not (directory / "experiment.json").exists():
+    if not about and not present(directory / "experiment.json"):
         problems.append("experiment.json is absent: title, order of arms and settings are missing")
     keys = list(dict.fromkeys([*planned, *found]))
     order = list(dict.fromkeys(arm for arm, _ in keys))
@@ -160,7 +160,7 @@ def _row(run: Run, result: Json) -> Json:
             # Two sexes have no correlation.
             if (key, attribute) != ("pearson_size_auroc", "sex"):
                 row[f"{key}_{attribute}"] = gaps.get(key)
-    memory = result.get("peak_memory_bytes")
+    memory = number(result.get("peak_memory_bytes"))
     row["rounds"] = result.get("rounds")
     row["seconds"] = dig(result, "seconds", "total")
     row["peak_memory_mb"] = None if memory is None else memory / MEGABYTE
@@ -190,7 +190,7 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
         absent = [
             name
             for name, there in (("privacy.json", privacy), ("config.json", config))
-            if not there and not (folder / name).exists()
+            if not there and not present(folder / name)
         ]
         problems += [f"{arm}/seed-{seed}/{name} is absent: its part is missing" for name in absent]
         problems += _unreadable(folder / "predictions.parquet", directory)
@@ -206,7 +206,7 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
 
 def _unreadable(path: Path, directory: Path) -> list[str]:
     """A line where a run's predictions are damaged; one that has none is not to be compared."""
-    if not path.exists():
+    if not present(path):
         return []
     try:
         predictions.read(path)
@@ -227,8 +227,8 @@ def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
     if len(lines) > _ROUNDS:
         lines = ["damaged"]
     rounds: dict[int, Json] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line and number == len(lines):  # what follows the last line end
+    for place, line in enumerate(lines, start=1):
+        if not line and place == len(lines):  # what follows the last line end
             continue
         try:
             entry = parse_json(line)
@@ -237,8 +237,8 @@ def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
             rounds[entry["round"]] = entry
         except (ValueError, TypeError, KeyError):
             where = path.relative_to(directory)
-            problems.append(f"{where}, line {number}, is damaged or half written: skipped")
-    return [rounds[number] for number in sorted(rounds)]
+            problems.append(f"{where}, line {place}, is damaged or half written: skipped")
+    return [rounds[round_number] for round_number in sorted(rounds)]
 
 
 def _is_images(array: npt.NDArray[Any]) -> bool:

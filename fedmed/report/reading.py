@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from fedmed.base.opening import read_bytes
 from fedmed.base.parsing import Unparsable, parse_json
@@ -14,6 +13,7 @@ from fedmed.files import MOST_JSON
 
 Json = dict[str, Any]
 Number = float | None
+_LARGEST: Final = 1e18
 
 
 def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
@@ -34,10 +34,13 @@ def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
 
 
 def number(value: Any) -> Number:
-    """A finite number as a float; None for anything else."""
+    """A number as a float; None for anything else, and beyond what any figure here can be.
+
+    An axis to 1e308 has no ticks, and a square of it is no number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) <= _LARGEST else None
 
 
 def dig(value: Any, *path: str) -> Any:
