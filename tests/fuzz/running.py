@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import hashlib
+import json
 import os
 import resource
 import signal
@@ -18,8 +20,12 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fuzz.cases import Case
+
+if TYPE_CHECKING:
+    from fedmed.report import vega
 
 SECONDS = 20.0
 BYTES = 2 << 30
@@ -77,6 +83,20 @@ def preload() -> None:
         "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "pydicom.pixels.decoders",
     ):  # fmt: skip
         importlib.import_module(name)
+    from fedmed.report import vega
+
+    vega.render = _undrawn
+    gc.collect()
+    gc.freeze()  # so that a fork does not copy what it only looks at
+
+
+def _undrawn(specifications: list[Any], replaced: dict[str, str]) -> tuple[str, list[vega.Drawing]]:
+    """What drawing needs, without the seconds that it takes; a new process draws."""
+    from fedmed.report import vega
+
+    json.dumps([specifications, replaced], ensure_ascii=False).encode()
+    empty = '<svg width="1" height="1"></svg>'
+    return "void 0;", [vega.Drawing(empty, empty, b"") for _ in specifications]
 
 
 def _environment(folder: Path) -> dict[str, str]:
