@@ -65,7 +65,7 @@ def to_square(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     return np.rint(np.clip(square, 0, 1) * 255).astype(np.uint8)
 
 
-def _check_size(height: int, width: int, name: str, most: int = MAX_PIXELS) -> None:
+def _check_size(height: int, width: int, name: str, most: int) -> None:
     if height * width > most:
         raise UserError(f"{name}: larger than {most // 1_000_000} megapixels; reduce it before use")
     if min(height, width) < 1:
@@ -74,7 +74,7 @@ def _check_size(height: int, width: int, name: str, most: int = MAX_PIXELS) -> N
 
 def _picture(data: bytes, name: str) -> NDArray[np.float32]:
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-        _check_size(picture.height, picture.width, name)
+        _check_size(picture.height, picture.width, name, MAX_PIXELS)
         picture.load()
         if picture.mode.startswith("I"):  # 16-bit grey: "I;16", or "I" from older encoders
             return _scaled(picture, 65535)
