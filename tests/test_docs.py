@@ -395,6 +395,9 @@ def test_the_numbers_of_the_privacy_guide_are_the_codes() -> None:
         if bound:
             assert float(bound) == pytest.approx(math.exp(float(target)), rel=0.05)
     noise = solve.noise(question, 8.0)
+    swap = accounting.epsilon(noise, question.rate, question.steps, question.delta, "replace-one")
+    assert f"the swap costs {swap:.2f}" in text
+    noise = solve.noise(replace(question, relation="replace-one"), 8.0)
     caps = re.findall(r"^\| (\d) \| ([\d.]+) \|$", text, re.MULTILINE)
     assert [k for k, _ in caps] == ["1", "2", "4"]
     for k, told in caps:
