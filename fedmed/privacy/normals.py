@@ -1,4 +1,4 @@
-"""Standard normal numbers from AES-128 in counter mode, without a deepest one.
+"""Standard normal numbers from AES-128 in counter mode (GCM's keystream), without a deepest one.
 
 A number is a mixture: with probability 2^-20 it comes from beyond +-4.9 standard deviations, else
 from within. Within, it is the inverse distribution function of a 64-bit word, in float64. Beyond,
