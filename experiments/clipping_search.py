@@ -271,7 +271,7 @@ def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, flo
             attempt = target.attempt(samples, made)
         alone, moved = target.ratios(attempt)
         before = 0.0
-        if number % 4 < 2:
+        if number % 8 < 2:
             with as_computed():
                 before = target.ratios(attempt)[0]
         for name, value in (("alone", alone), ("difference", moved), ("as_computed", before)):
