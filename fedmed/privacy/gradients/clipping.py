@@ -38,7 +38,7 @@ class Clipping:
         """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for upper bounds ``norms`` (n,), float64.
 
         C = ``bound``. Rounded downwards; 0 where the norm is not finite, and where the factor
-        would lie where ``dtype`` has few digits.
+        would lie below the normal numbers of ``dtype``, which have fewer digits.
         """
         if self.kind == "automatic":
             found = bound / (norms + STABILITY)
@@ -46,7 +46,7 @@ class Clipping:
             # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
             found = bound / norms.clamp(min=bound)
         kind = torch.finfo(dtype)
-        kept = norms.isfinite() & (found > kind.tiny / kind.eps)
+        kept = norms.isfinite() & (found > 2 * kind.tiny)
         found = torch.where(found < 1, found * (1 - kind.eps), found)
         return torch.where(kept, found, 0.0).to(dtype)
 
