@@ -67,7 +67,9 @@ def _problem(
     largest = max(float(value.abs().max()) for value in expected.values() if value.numel())
     if not largest < float("inf"):
         return "model: its gradient is not finite for made-up images; lower train.learning-rate"
-    allowed = _LOW_PRECISION if options.autocast else TOLERANCE.get(_dtype(expected), _LOW_PRECISION)
+    allowed = (
+        _LOW_PRECISION if options.autocast else TOLERANCE.get(_dtype(expected), _LOW_PRECISION)
+    )
     errors = {
         name: float((sums[name] - value).abs().max())
         / max(float(value.abs().max()) + largest * 1e-2, 1e-30)  # all gradients may be zero
