@@ -244,7 +244,7 @@ class Failures(logging.Handler):
 
 @contextmanager
 def as_computed() -> Iterator[None]:
-    """The rule that was: norms as computed, cut at 0 from below, never computed again or checked."""
+    """The rule that was: norms as computed, cut at 0 from below, and nothing looked at again."""
     norms, loose, holds = Bound.norms, Bound.loose, bookkeeping.holds
     try:
         bookkeeping.holds = lambda *_: True  # type: ignore[assignment]

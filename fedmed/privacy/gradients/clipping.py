@@ -35,9 +35,9 @@ class Clipping:
             )
 
     def factors(self, norms: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
-        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for upper bounds ``norms`` (n,), float64.
+        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for ``norms`` (n,), float64.
 
-        C = ``bound``. Rounded downwards; 0 where the norm is not finite, and where the factor
+        ``norms`` are upper bounds, C = ``bound``. Rounded downwards; 0 where the norm is not finite, and where the factor
         would lie below the normal numbers of ``dtype``, which have fewer digits.
         """
         if self.kind == "automatic":
@@ -62,7 +62,7 @@ class Clipping:
 
 
 def holds(square: float, bound: float, samples: int) -> bool:
-    """Whether the squared norm of a clipped sum of ``samples`` is at most that of C = ``bound`` each.
+    """Whether a clipped sum of squared norm ``square`` is at most C = ``bound`` per sample.
 
     Asked of every sum before it leaves an engine; where it does not hold, zeros take its place. It
     looks at the sum alone, so it finds what the proof of each sample's bound does not foresee: a
