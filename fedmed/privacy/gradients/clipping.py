@@ -37,9 +37,9 @@ class Clipping:
     def factors(self, norms: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
         """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for ``norms`` (n,), float64.
 
-        ``norms`` are upper bounds, C = ``bound``. Rounded downwards; 0 where the norm is not finite,
-        and where the factor would lie below the normal numbers of ``dtype``, which have fewer
-        digits.
+        ``norms`` are upper bounds, C = ``bound``. Rounded downwards; 0 where the norm is not
+        finite, and where the factor would lie below the normal numbers of ``dtype``, which have
+        fewer digits.
         """
         if self.kind == "automatic":
             found = bound / (norms + STABILITY)

@@ -30,8 +30,9 @@ def check_against_loop(
     be made for the samples of the check: noise for images, 0 or 1 for labels and indices.
     Finds a model or a loss that mixes samples, a loss whose reduction is not the declared one, and
     a rule that does not fit a layer. What it cannot find is a mixing that shows only for other
-    inputs. Dropout is off for the check, as its masks would differ. Raises :class:`UserError` naming the parameter that differs most, or where the model's
-    gradient is not finite for made-up images either.
+    inputs. Dropout is off for the check, as its masks would differ. Raises :class:`UserError`
+    naming the parameter that differs most, or where the model's gradient is not finite for made-up
+    images either.
     """
     problem = ""
     draws = torch.Generator(device=images.device).manual_seed(secrets.randbits(63))
