@@ -342,7 +342,8 @@ def _numbers(
 
 def _check(asked: Asked) -> None:
     if not 1 <= asked.patients < 10**9:
-        raise UserError(f"--patients: {asked.patients:.3g} is not 1 to 999,999,999; correct it")
+        given = str(asked.patients)[:20]
+        raise UserError(f"--patients {given}: give a number from 1 to 999,999,999")
     if asked.batch is not None and not 1 <= asked.batch <= asked.patients:
         raise UserError(
             f"--batch {asked.batch}: give 1 to {asked.patients} (--patients): the sampling rate is "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed import config
+from fedmed.base.opening import is_folder, present
 from fedmed.config import IMAGE_ARMS, UNPROTECTED, Scalar, Settings
 from fedmed.errors import UserError
 from fedmed.files import safe_name
@@ -28,12 +29,12 @@ def own_settings(settings: Settings, hospital: str) -> Settings:
     if not settings.run.sites or settings.data.site_names:
         return settings
     folder = Path(settings.run.sites).expanduser()
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(
             f"run.sites = '{settings.run.sites}': no such folder; create it or remove the key"
         )
     path = folder / f"{safe_name(hospital)}.toml"
-    return with_own(settings, config.read_toml(path), str(path)) if path.exists() else settings
+    return with_own(settings, config.read_toml(path), str(path)) if present(path) else settings
 
 
 def with_own(settings: Settings, own: Mapping[str, Any], where: str) -> Settings:

@@ -15,7 +15,7 @@ from fedmed.errors import UserError
 from fedmed.evaluation.histograms import Spec
 from fedmed.privacy import accounting
 from fedmed.privacy.filtering import Request, relation_of
-from fedmed.privacy.mechanism import Mechanism, gaussian
+from fedmed.privacy.mechanism import Mechanism, Relation, gaussian
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.normals import Normals
 from fedmed.privacy.policy import Policy
@@ -64,7 +64,7 @@ class EvaluationPlan:
             raise ValueError(f"histograms with a cap of {spec.cap} images, noise for {self.cap}")
         return self.noise_multiplier * spec.sensitivity
 
-    def spent_epsilon(self, relation: accounting.Relation = "add-or-remove") -> float:
+    def spent_epsilon(self, relation: Relation = "add-or-remove") -> float:
         """Epsilon at ``delta`` of one release."""
         return accounting.composed_epsilon(((self.step, 1),), self.delta, relation)
 

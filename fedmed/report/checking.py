@@ -66,10 +66,19 @@ def planned(about: Json) -> list[tuple[str, int]]:
         value = about.get(key)
         return value if isinstance(value, list) else []
 
-    arms = [arm for arm in items("arms") if isinstance(arm, str)]
-    seeds = [seed for seed in items("seeds") if isinstance(seed, int)] or [0]
+    arms = [arm for arm in items("arms") if isinstance(arm, str) and _is_name(arm)]
+    seeds = [seed for seed in items("seeds") if _is_seed(seed)] or [0]
     asked = [tuple(pair) for pair in items("runs") if isinstance(pair, list) and len(pair) == 2]
     return [(arm, seed) for arm in arms for seed in seeds if not asked or (arm, seed) in asked]
+
+
+def _is_name(arm: str) -> bool:
+    """Whether an arm can be a folder's name: one that leads elsewhere is no arm."""
+    return bool(arm.strip(".")) and not set("/\0") & set(arm) and len(arm.encode()) < 256
+
+
+def _is_seed(seed: Any) -> bool:
+    return isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31
 
 
 def _cleaned(value: Json, kinds: Mapping[str, str], wrong: list[str]) -> Json:
