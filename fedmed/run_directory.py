@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedmed import __version__, files
+from fedmed.base.opening import check_regular, read_bytes
+from fedmed.base.parsing import Unparsable, parse_json
 from fedmed.config import Settings
 from fedmed.errors import UserError
 
@@ -76,7 +78,7 @@ class RunDirectory:
         config_path = self.path / "config.json"
         mine = {k: v for k, v in settings.to_flat().items() if k not in _PLACE}
         if config_path.exists():
-            theirs = files.read_json(config_path)["config"]
+            theirs = self._config("config", dict)
             for key, value in mine.items():
                 if theirs.get(key) != value:
                     raise UserError(
@@ -97,7 +99,15 @@ class RunDirectory:
     @property
     def run(self) -> str:
         """The run's name in the hospitals' ledgers."""
-        return str(files.read_json(self.path / "config.json")["run"])
+        return str(self._config("run", str))
+
+    def _config(self, key: str, kind: type) -> Any:
+        """A value of ``config.json``; raises :class:`UserError` where it is of another kind."""
+        path = self.path / "config.json"
+        found = files.read_object(path).get(key)
+        if not isinstance(found, kind):
+            raise UserError(f"{path} is damaged: no {key}; delete {self.path} and run again")
+        return found
 
     @property
     def finished(self) -> bool:
@@ -134,13 +144,16 @@ class RunDirectory:
     def history(self) -> list[dict[str, Any]]:
         """Rounds so far; a line that a crash cut short is dropped."""
         path = self.path / "history.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = []
-        for line in lines:
+        text = read_bytes(path, files.MOST_JSON) if path.exists() else b""
+        entries: list[dict[str, Any]] = []
+        for line in text.decode("utf-8", "replace").splitlines():
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = parse_json(line)
+            except Unparsable:
                 break
+            if not isinstance(entry, dict) or not isinstance(entry.get("round"), int):
+                break
+            entries.append(entry)
         return entries
 
     def write_history(self, entries: list[dict[str, Any]]) -> None:
@@ -217,6 +230,7 @@ class RunDirectory:
         try:
             # The arrays are the file's own pages, read when they are used. A later checkpoint is
             # another file under this name: it does not change them.
+            check_regular(path, files.MOST_FILE)
             with safe_open(path, "pt") as opened:
                 header = opened.metadata()
                 arrays = {name: opened.get_tensor(name) for name in json.loads(header["order"])}
@@ -233,9 +247,13 @@ class RunDirectory:
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             return None
-        with safe_open(path, "pt") as opened:
-            found = (opened.metadata() or {}).get("clipping_norm")
-        return None if found is None else float(found)
+        try:
+            check_regular(path, files.MOST_FILE)
+            with safe_open(path, "pt") as opened:
+                found = (opened.metadata() or {}).get("clipping_norm")
+            return None if found is None else float(found)
+        except Exception as error:
+            raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
 
     def drop_checkpoint(self, *, earlier: bool = True) -> None:
         """A finished run needs no checkpoint; ``earlier``: nor those of the rounds before."""

@@ -261,7 +261,7 @@ class _Coordinator:
                 account="server/hospital",
                 unit="hospital",
                 arm=settings.privacy.arm,
-                neighbouring=plan.words(settings.train.scheme).neighbouring,
+                relation=plan.facts(settings.train.scheme).relation,
                 step=plan.step,
                 steps=plan.steps,
                 delta=plan.delta,
