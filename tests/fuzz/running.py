@@ -83,9 +83,12 @@ def preload() -> None:
         "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "pydicom.pixels.decoders",
     ):  # fmt: skip
         importlib.import_module(name)
+    from fedmed.evaluation import compare
     from fedmed.report import vega
 
+    # What takes seconds and reads nothing is left out or made short.
     vega.render = _undrawn
+    compare.write.__kwdefaults__["resamples"] = 100
     gc.collect()
     gc.freeze()  # so that a fork does not copy what it only looks at
 
