@@ -14,8 +14,10 @@ import click
 import typer
 
 from fedmed import __version__, files
+from fedmed.base.opening import is_folder
 from fedmed.base.terminal import Formatter, one_line, say
 from fedmed.errors import RunError, UserError
+from fedmed.holding import held
 from fedmed.rounding import up
 from fedmed.site.cli import doctor, site_app
 
@@ -79,7 +81,7 @@ def run(
     loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
     check(loaded.base)
-    with _resumable(), make_progress(loaded, quiet) as shown:
+    with _resumable(), held(folder), make_progress(loaded, quiet) as shown:
         progress = followed(shown, loaded, folder)
         if engine == "ray":
             with RaySimulation() as simulation:
@@ -103,12 +105,15 @@ def report(
     from fedmed.evaluation import compare
     from fedmed.report import build, write_summary
 
-    say(f"summary: {write_summary(directory)}")
-    try:
-        compare.write(directory)
-    except UserError as error:  # what is there is reported all the same
-        say(f"no comparison of arms: {error}", err=True)
-    say(f"report:  {build(directory)}")
+    if not is_folder(directory):
+        raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
+    with held(directory):
+        say(f"summary: {write_summary(directory)}")
+        try:
+            compare.write(directory)
+        except UserError as error:  # what is there is reported all the same
+            say(f"no comparison of arms: {error}", err=True)
+        say(f"report:  {build(directory)}")
 
 
 @app.command()
@@ -228,7 +233,8 @@ def plan(
             "experiment": loaded.name,
             "seeds": list(loaded.seeds),
             "arms": [f.to_json() for f in found],
-            "epsilon_per_patient_in_all": total,
+            "epsilon_per_patient_in_all": None if total is None else total[0],
+            "delta_of_all": None if total is None else total[1],
         }
         say(json.dumps(content, indent=2))
     else:
@@ -236,8 +242,8 @@ def plan(
         if total is not None:
             seeds = f"{len(loaded.seeds)} seed(s)"
             say(
-                f"all arms and {seeds} together: epsilon {up(total, 4):.4g} for one patient, from "
-                "the arms that bound it"
+                f"all arms and {seeds} together: epsilon {up(total[0], 4):.4g} at delta "
+                f"{total[1]:g} for one patient, from the arms that bound it"
             )
     if impossible:
         raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")

@@ -17,10 +17,13 @@ from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
+from fedmed.holding import NAME as IN_USE
+from fedmed.holding import held
 from fedmed.models import build
 from fedmed.paths import NAMED_WEIGHTS, resolve_all
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
+from fedmed.privacy.evaluating import evaluation_cap
 from fedmed.privacy.images import ImageMechanism
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import image_mechanism
@@ -269,8 +272,16 @@ def run_experiment(
 
     ``launch(settings, folder, name, on_round)`` runs one. Everything that can be wrong with data or
     plans is found before the first one trains. Raises :class:`UserError` or
-    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are.
+    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are. Another process that
+    runs in ``out`` is a :class:`UserError`.
     """
+    with held(out):
+        return _run_all(experiment, out, launch, progress)
+
+
+def _run_all(
+    experiment: Experiment, out: Path, launch: Launch, progress: Progress
+) -> list[dict[str, Any]]:
     _open(experiment, out)
     _check_earlier(experiment, out)
     progress.preparing("reading the cohort and preparing shards")
@@ -356,7 +367,7 @@ def check(experiment: Experiment) -> None:
         make_plans(settings)
         if settings.evaluation.where != "server":
             for member in member_names(settings):
-                evaluation_shard(settings.data, member)
+                evaluation_shard(settings.data, member, evaluation_cap(settings))
 
 
 def earlier_runs(record: Path) -> dict[str, Any]:
@@ -400,7 +411,9 @@ def _open(experiment: Experiment, out: Path) -> None:
                     f"{out} holds results with {key} = {theirs['base'].get(key)!r}, not "
                     f"{value!r}; choose another --out"
                 )
-    elif os.path.lexists(out) and (not is_folder(out) or any(out.iterdir())):
+    elif os.path.lexists(out) and (
+        not is_folder(out) or any(path.name != IN_USE for path in out.iterdir())
+    ):
         raise UserError(f"{out} is not empty and not an experiment's folder; choose another --out")
 
 
@@ -411,6 +424,11 @@ def _check_earlier(experiment: Experiment, out: Path) -> None:
             directory = RunDirectory(out / arm / f"seed-{seed}")
             if (directory.path / "config.json").exists():
                 directory.open(experiment.settings(arm, seed), arm)
+            statement, value = directory.path / "privacy.json", None
+            with contextlib.suppress(UserError):  # damage is named by the report
+                value = files.read_json(statement)
+            if isinstance(value, dict):
+                statement_module.check_version(value, str(statement))
 
 
 def _describe(experiment: Experiment, out: Path) -> None:

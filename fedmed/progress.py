@@ -94,6 +94,7 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
     privacy = "no privacy claim"
     if result["epsilon"] is not None:
         privacy = f"epsilon {up(result['epsilon']):.3g} per {result['unit']}"
+        privacy += f", delta {up(result['delta'], 2):.2g}"
     when = "done before" if cached else f"{result['seconds']['total']:.1f} s"
     if result["rounds"] < result["rounds_planned"]:
         done = f"{result['rounds']} of {result['rounds_planned']} rounds"

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import uuid
@@ -20,9 +21,16 @@ from fedmed.base.parsing import Unparsable, parse_json
 from fedmed.config import Settings
 from fedmed.errors import UserError
 
+EARLIER = 3
+"""Checkpoints of rounds before the last that are kept."""
+
+WAITING = ".updates-"
+"""Begins the name of a folder of updates that wait in a first round."""
+
 _STATE = "\0"  # before the names of what is no model; no hospital's name begins so
 # Where a run happens does not change what it computes.
 _PLACE = (
+    "data.site-keys",
     "run.out",
     "run.ledgers",
     "run.policies",
@@ -34,6 +42,9 @@ _PLACE = (
     "run.trackers",
     "train.timeout",
     "train.join-timeout",
+    # Who is done without is the answer to what went wrong in between.
+    "train.on-failure",
+    "train.minimum-hospitals",
 )
 
 
@@ -104,8 +115,10 @@ class RunDirectory:
         return (self.path / "result.json").is_file()
 
     def start(self) -> None:
-        """A run that begins or goes on is not stopped."""
+        """A run that begins or goes on is not stopped, and nothing waits from before a crash."""
         (self.path / "stopped.json").unlink(missing_ok=True)
+        for left in self.path.glob(f"{WAITING}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def stop(
         self,
@@ -170,6 +183,30 @@ class RunDirectory:
             metadata["clipping_norm"] = repr(clipping_norm)
         save_arrays(self.path / "checkpoint.safetensors", arrays, metadata)
 
+    def keep_earlier(self) -> None:
+        """Keep the present checkpoint beside the next, in ``earlier/round-N.safetensors``.
+
+        Put back as ``checkpoint.safetensors`` it lets the run go on from its round. The last
+        :data:`EARLIER` are kept.
+        """
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as opened:
+            number = int((opened.metadata() or {})["round"])
+        folder = self.path / "earlier"
+        with files.disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+            kept = folder / f"round-{number}.safetensors"
+            kept.unlink(missing_ok=True)
+            try:
+                os.link(path, kept)  # the next checkpoint is another file: this one stays as it is
+            except OSError:  # a file system without links
+                files.write_bytes(kept, path.read_bytes())
+        found = sorted(folder.glob("round-*.safetensors"), key=_round_of)
+        for old in found[:-EARLIER]:
+            old.unlink(missing_ok=True)
+
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
         """(round, selected round, models) of the last whole round, or None before the first."""
         loaded = self._load()
@@ -218,9 +255,11 @@ class RunDirectory:
         except Exception as error:
             raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
 
-    def drop_checkpoint(self) -> None:
-        """A finished run needs no checkpoint."""
+    def drop_checkpoint(self, *, earlier: bool = True) -> None:
+        """A finished run needs no checkpoint; ``earlier``: nor those of the rounds before."""
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        if earlier:
+            shutil.rmtree(self.path / "earlier", ignore_errors=True)
         shutil.rmtree(self.path / "selected", ignore_errors=True)
 
     def selected(self, round_number: int) -> "RunDirectory":
@@ -232,3 +271,9 @@ class RunDirectory:
         for folder in (self.path / "selected").glob("round-*"):
             if folder.name != f"round-{round_number}":
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _round_of(path: Path) -> int:
+    """Of a kept checkpoint; a file with another name counts as the oldest."""
+    number = path.stem.removeprefix("round-")
+    return int(number) if number.isdecimal() and len(number) < 10 else -1

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedmed import config
 from fedmed.base.opening import expanded, is_folder, present
-from fedmed.config import UNPROTECTED, Scalar, Settings
+from fedmed.config import IMAGE_ARMS, UNPROTECTED, Scalar, Settings
 from fedmed.errors import UserError
 from fedmed.files import safe_name
 from fedmed.planning import check_signal
@@ -87,6 +87,11 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
             f"{hospital} has privacy.noise-multiplier = {after.noise_multiplier:g} of its own, "
             f"weaker than the {before.noise_multiplier:g} that was asked for; raise it, or remove "
             "it"
+        )
+    elif after.delta > before.delta and after.arm not in IMAGE_ARMS:
+        raise UserError(
+            f"{hospital} has privacy.delta = {after.delta:g} of its own, weaker than the "
+            f"{before.delta:g} that was asked for; lower it, or remove it"
         )
     return used
 

@@ -86,6 +86,9 @@ def print_accounts(accounts: Iterable[Account]) -> None:
             "rounds": account.rounds,
             "steps": account.steps,
             "by": account.how,
+            "never above": ""
+            if account.limit_epsilon is None
+            else f"{_number(account.limit_epsilon)} at {_number(account.limit_delta)}",
         }
         for account in accounts
     ]

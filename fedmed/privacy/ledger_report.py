@@ -10,7 +10,8 @@ from typing import Any
 from fedmed.base.opening import GIB, MIB, check_regular, is_folder, present
 from fedmed.errors import RunError, UserError
 from fedmed.privacy.audit import START
-from fedmed.privacy.filtering import Request, account_epsilon
+from fedmed.privacy.facts import Changes, Relation, neighbours
+from fedmed.privacy.filtering import Request, Theorem, kept, reading
 from fedmed.privacy.ledger import Ledger
 
 MOST_ROWS = 4 * GIB
@@ -25,18 +26,27 @@ _LOG = ".audit.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What one account of one ledger has spent; ``epsilon`` is None where nothing bounds it."""
+    """What one account of one ledger has spent; ``epsilon`` is None where nothing bounds it.
+
+    ``theorem`` names what holds of epsilon at ``delta`` (see :class:`filtering.Reading`).
+    ``limit_epsilon`` at ``limit_delta`` is what the account never passes: a filter's limit, set
+    before the first plan (Feldman and Zrnic 2021); None where none was.
+    """
 
     ledger: str
     account: str
     unit: str
+    relation: Relation
     neighbouring: str
     plans: int
     rounds: int
     steps: int
     epsilon: float | None
     delta: float
+    theorem: Theorem
     how: str
+    limit_epsilon: float | None = None
+    limit_delta: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
@@ -79,13 +89,12 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
     taken: dict[str, int] = {}
     rounds: dict[str, int] = {}
     totals: dict[str, list[float]] = {}
-    orders: dict[str, int] = {}
+    opening: dict[str, dict[str, Any]] = {}  # the first plan of an account, as written down
     for row in ledger.rows():
         totals[row.account] = row.spent["rdp"]
         if row.kind == "plan":
             plans[row.run] = Request.from_json(row.body)
-            if "order" in row.body:
-                orders.setdefault(row.account, int(row.body["order"]))
+            opening.setdefault(row.account, row.body)
         if row.kind == "reserve":
             taken[row.run] = taken.get(row.run, 0) + row.steps
             rounds[row.run] = rounds.get(row.run, 0) + 1
@@ -94,22 +103,35 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
         own = {run: request for run, request in plans.items() if request.account == account}
         first = next(iter(own.values()))
         spent = [(request, taken.get(run, 0)) for run, request in own.items()]
-        epsilon, how = account_epsilon(spent, totals[account], delta, orders.get(account))
+        read = reading(spent, totals[account], delta)
+        limit = kept(opening[account], totals[account])
         found.append(
             Account(
                 ledger=str(ledger.path),
                 account=account,
                 unit=first.unit,
-                neighbouring=first.neighbouring,
+                relation=first.relation,
+                neighbouring=_words(first),
                 plans=len(own),
                 rounds=sum(rounds.get(run, 0) for run in own),
                 steps=sum(taken.get(run, 0) for run in own),
-                epsilon=epsilon if epsilon < 1e300 else None,
+                epsilon=read.epsilon if read.epsilon < 1e300 else None,
                 delta=delta,
-                how=how,
+                theorem=read.theorem,
+                how=read.how,
+                limit_epsilon=limit.epsilon if limit else None,
+                limit_delta=limit.delta if limit else None,
             )
         )
     return found
+
+
+def _words(request: Request) -> str:
+    """The account's neighbouring relation, for people."""
+    if request.unit == "pixels":
+        return neighbours("image", request.relation, "pixels")
+    changes: Changes = "update" if request.relation == "zero-out" else "data"
+    return neighbours(request.unit, request.relation, changes)
 
 
 def check(ledger: Ledger, anchor: str = "") -> str:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from fedmed.privacy.facts import VERSION, Facts
 from fedmed.report.reading import Json, number
 
+FIGURES: Final = (
+    "epsilon", "delta", "mu", "advantage", "tpr_at_fpr_001", "epsilon_planned", "epsilon_rdp",
+    "epsilon_replace_one", "epsilon_patient", "epsilon_per_pixel", "epsilon_at_delta",
+    "epsilon_with_noised_images", "epsilon_without_knowledge_of_the_seed", "noise_to_signal",
+    "images_per_patient",
+)  # fmt: skip
+"""Keys of what a statement is worth: larger is weaker."""
+
 _NUMBERS: Final = (
-    "epsilon", "delta", "mu", "advantage", "tpr_at_fpr_001", "epsilon_rdp", "epsilon_replace_one",
-    "epsilon_patient", "epsilon_per_pixel", "epsilon_at_delta", "epsilon_with_noised_images",
-    "epsilon_without_knowledge_of_the_seed", "noise_to_signal", "noise_multiplier",
-    "sampling_rate", "steps", "size", "steps_planned", "steps_taken", "images_per_patient",
+    *FIGURES, "own_delta", "epsilon_at_own_delta", "noise_multiplier", "sampling_rate", "steps",
+    "size", "steps_planned", "steps_taken",
 )  # fmt: skip
 _KINDS: Final = {
     **dict.fromkeys(_NUMBERS, "number"),
@@ -21,11 +30,18 @@ _KINDS: Final = {
     "epsilon_by_pixels": "numbers",
     "hospital": "text",
     "unit": "text",
+    "facts": "facts",
 }
 
 
 def statement(found: Json, wrong: list[str]) -> Json:
-    """A privacy statement without what cannot be read; the keys of that are added to `wrong`."""
+    """A privacy statement without what cannot be read; the keys of that are added to `wrong`.
+
+    Of another version nothing can: its figures mean something else, and its facts are words.
+    """
+    if found and found.get("version") != VERSION:
+        wrong.append(f"version {found.get('version')!r} (this fedmed reads {VERSION})")
+        return {}
     kept = _cleaned(found, _KINDS, wrong)
     for key, needed in (("hospitals", ("hospital",)), ("total", ("unit", "epsilon", "delta"))):
         if kept.get(key):
@@ -33,6 +49,14 @@ def statement(found: Json, wrong: list[str]) -> Json:
             kept[key] = [row for row in rows if all(row.get(name) is not None for name in needed)]
             wrong += [key] if len(kept[key]) < len(rows) else []
     return kept
+
+
+def facts(value: Any) -> Facts | None:
+    """Typed facts; None for anything else."""
+    try:
+        return Facts.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def planned(about: Json) -> list[tuple[str, int]]:
@@ -78,6 +102,8 @@ def _is(value: Any, kind: str) -> bool:
         return number(value) is not None
     if kind == "text":
         return isinstance(value, str)
+    if kind == "facts":
+        return facts(value) is not None
     if kind == "numbers":
         return isinstance(value, dict) and all(number(one) is not None for one in value.values())
     if not isinstance(value, list):

@@ -19,6 +19,7 @@ from fedmed.evaluation import predictions
 from fedmed.files import MOST_JSON, is_seed, write_text
 from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, number, pair, table, texts
+from fedmed.report.reading import rows as objects
 
 _ROUNDS: Final = 100_000  # lines of a history
 _SAMPLES: Final = 64 * MIB  # bytes of the sample images
@@ -238,6 +239,15 @@ def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
         except (ValueError, TypeError, KeyError):
             where = path.relative_to(directory)
             problems.append(f"{where}, line {place}, is damaged or half written: skipped")
+    cut: dict[str, list[str]] = {}
+    for round_number in sorted(rounds):
+        for one in objects(rounds[round_number], "cut"):
+            cut.setdefault(str(one.get("hospital")), []).append(str(round_number))
+    for hospital, where_cut in cut.items():
+        problems.append(
+            f"{path.parent.relative_to(directory)}: {hospital}'s update was longer than it may be "
+            f"and was cut in {len(where_cut)} round(s), first in round {where_cut[0]}"
+        )
     return [rounds[round_number] for round_number in sorted(rounds)]
 
 
