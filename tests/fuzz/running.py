@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0
 BYTES = 2 << 30
-_POLL = 0.005
+_POLL = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
