@@ -177,7 +177,7 @@ def _options(settings: Settings) -> Options:
     privacy = settings.privacy
     return Options(
         clipping=Clipping(privacy.clipping),
-        bad_gradients=privacy.bad_gradients,
+        bad_gradients="drop",
         autocast=PRECISIONS[settings.train.precision],
     )
 
