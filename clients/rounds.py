@@ -17,6 +17,7 @@ from fedmed import models, timing
 from fedmed.config import UNPROTECTED, Settings
 from fedmed.data.form import Form
 from fedmed.data.shard import Shard
+from fedmed.errors import RunError, UserError
 from fedmed.features import featured
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan, Plan, UpdatePlan, part
@@ -134,7 +135,12 @@ def rehearse(settings: Settings, plan: Plan, model: nn.Module) -> None:
         plan = replace(gradient, steps_per_round=1, units=gradient.expected_batch, declared=True)
     short = settings.replaced({"train.local-epochs": 1.0})
     turn = Round("rehearsal", short, plan, NoiseSource(), 1)
-    turn._change(model, made_up(settings, 2), _copies(model))
+    try:
+        turn._change(model, made_up(settings, 2), _copies(model))
+    except (UserError, RunError):
+        raise
+    except Exception as error:
+        raise RunError(f"made-up images cannot be trained on ({error}); check [model]") from error
 
 
 def made_up(settings: Settings, images: int) -> Shard:
