@@ -35,7 +35,8 @@ def crash_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
     calls = []
 
     def crashing(*arguments: Any) -> Any:
-        calls.append(1)
+        if arguments[-2][:2] != ("rehearsal", 1):  # on images of nobody, before the first round
+            calls.append(1)
         if len(calls) == call:
             raise Interrupted
         return original(*arguments)

@@ -236,7 +236,7 @@ def test_pitfall_11_the_scale_follows_the_norm_and_the_number_of_steps(
         )
         goes_red(check_laplace_scale_is_the_l1_sensitivity)
     check_many_steps_are_clipped_as_one_update()
-    clip = module.clip
+    clip = rounds.clip
     monkeypatch.setattr(rounds, "clip", lambda update, bound: clip(update, 36 * bound))
     goes_red(check_many_steps_are_clipped_as_one_update)
 
