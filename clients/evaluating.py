@@ -67,7 +67,7 @@ def evaluate(
         arrays = {**frozen, **parameters}
         return _noised(hospital, run, model, exchange.request_fingerprint(arrays, spec), spec, plan)
     with refusing("data", name):
-        shard = evaluation_shard(settings.data, name)
+        shard = evaluation_shard(settings.data, name, spec.cap)
     if policy is not SIMULATION:
         with ledger_failures(hospital.ledger, name):
             hospital.ledger.note("evaluated without a guarantee", arm=settings.privacy.arm)
@@ -116,7 +116,7 @@ def _noised(
     ledger, policy, name = hospital.ledger, hospital.policy, hospital.name
     account = ledger_run(run)
     with refusing("data", name):
-        shard = evaluation_shard(hospital.settings.data, name)
+        shard = evaluation_shard(hospital.settings.data, name, spec.cap)
     with refusing("plan", name):
         if not policy.public_size:  # else nothing that is asked may rest on the exact number
             check_delta(plan, int(shard.table["patient_id"].nunique()), name)
@@ -139,8 +139,8 @@ def _noised(
         # What fails now fails by the data: noise alone leaves, in the same form.
         log.error("%s: an evaluation failed: %s", name, type(error).__name__)
         exact = {family: np.zeros(spec.shape(family)) for family in spec.families}
-    generator = noise_for(hospital.source, name, request)
-    released = noised(exact, plan.deviation(spec), generator)
+    normals = noise_for(hospital.source, name, request)
+    released = noised(exact, plan.deviation(spec), normals)
     packed = exchange.pack({family: torch.from_numpy(c) for family, c in released.items()})
     with ledger_failures(ledger, name):
         ledger.commit(entry, packed, cohort=shard.fingerprint())

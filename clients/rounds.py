@@ -120,7 +120,7 @@ class Round:
             return update
         noise = GaussianNoise(noised.noise_standard_deviation)
         context = (self.name, self.number, self.model_hash)
-        return noise.add(update, self.source.torch("update", *context))
+        return noise.add(update, self.source.normals("update", *context))
 
 
 def rehearse(settings: Settings, plan: Plan, model: nn.Module) -> None:

@@ -34,6 +34,7 @@ from experiments.guard_pairs import SIZE, TARGETS, VARIANTS, Site, Variant, form
 from fedmed import files, machine
 from fedmed.config import Scalar, from_flat
 from fedmed.errors import RunError
+from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import make_plan
 from fedmed.privacy.plans import UpdatePlan, part
 from fedmed.privacy.updates import GaussianNoise, clip
@@ -225,9 +226,7 @@ class _Plot:
         if plan is None:
             raise RunError(f"{self.arm} has no noise of the server's")
         noise = GaussianNoise(plan.noise_standard_deviation)
-        generator = torch.Generator()
-        generator.seed()
-        return noise.add(clip(arrays, plan.clipping_norm), generator)
+        return noise.add(clip(arrays, plan.clipping_norm), NoiseSource().normals("server"))
 
     def _direction(self) -> Tensor | None:
         """Unit vector in which the patient moves an answer most, as far as a server can know."""

@@ -1,5 +1,7 @@
 """What must fit together: no key is silently ignored, no combination without a meaning."""
 
+import re
+
 from fedmed.config.names import ARMS, ATTRIBUTES, IMAGE_ARMS, UNPROTECTED, UPDATE_ARMS, kebab
 from fedmed.config.reading import nearest
 from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Train
@@ -33,6 +35,7 @@ _LARGEST_CUBE = 256
 def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluation) -> None:
     """A deployed federation: every hospital has a name, and its data stay where they are."""
     names = data.site_names
+    check_site_keys(data)
     if not names:
         return
     for name in names:
@@ -61,8 +64,38 @@ def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluati
         )
 
 
+def check_site_keys(data: Data) -> None:
+    """Each hospital of a deployed federation has one node key, and no two the same."""
+    if not data.site_keys:
+        return
+    given = data.fingerprints
+    if set(given) != set(data.site_names) or data.site_keys.count("=") > len(given):
+        raise ValueError(
+            "data.site-keys: it must name each hospital of data.sites once, as "
+            "NAME=SHA256:...; correct it, or leave it empty"
+        )
+    for name, key in given.items():
+        if not re.fullmatch(r"SHA256:[A-Za-z0-9+/]{43}", key):
+            raise ValueError(
+                f"data.site-keys: '{key}' of {name} is no fingerprint; give what ssh-keygen -lf "
+                "prints of its node.pub"
+            )
+        if list(given.values()).count(key) > 1:
+            raise ValueError(
+                f"data.site-keys: {name} has the key of another hospital; give each its own"
+            )
+
+
+_MOST_LABELS = 1000
+
+
 def check_targets(data: Data, evaluation: Evaluation) -> None:
     """Several labels are named once each, and scored by the server."""
+    if data.outputs > _MOST_LABELS:
+        raise ValueError(
+            f"data.target: {data.outputs} labels are more than a model is built for; name "
+            f"{_MOST_LABELS} or fewer"
+        )
     if "" in data.targets or len(set(data.targets)) != len(data.targets):
         raise ValueError(
             f"data.target: '{data.target}' has an empty or a repeated name; give each label once, "
@@ -176,7 +209,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "privacy.neighbourhood": ("dp-pix",),
     "privacy.engine": ("dp-sgd",),
     "privacy.clipping": ("dp-sgd",),
-    "privacy.bad-gradients": ("dp-sgd",),
     "privacy.physical-batch-size": ("dp-sgd",),
 }
 """Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
@@ -189,6 +221,11 @@ def check_privacy(privacy: Privacy, data: Data) -> None:
         raise ValueError(
             f"privacy.noise-multiplier: {privacy.noise_multiplier:g} is no noise; give 0.01 or "
             "more, or 0 to have it from privacy.epsilon"
+        )
+    if 0 < privacy.laplace_scale < 1e-5:
+        raise ValueError(
+            f"privacy.laplace-scale: {privacy.laplace_scale:g} is too near the resolution of "
+            "float32 images; give 1e-05 or more, or 0 to have it from privacy.epsilon"
         )
     if arm in ("dp-sgd", *UPDATE_ARMS) and not 1e-4 <= privacy.epsilon <= 1e4:
         raise ValueError(
@@ -240,6 +277,11 @@ def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, mod
     check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
     if evaluation.bins == 1:
         raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
+    if 0 < evaluation.delta < 1e-12:
+        raise ValueError(
+            f"evaluation.delta: {evaluation.delta:g} is below 1e-12, where nothing is accounted; "
+            "give 1e-12 or more, or 0 for privacy.delta"
+        )
     if evaluation.where == "server":
         return
     further = (evaluation.train_metrics, evaluation.noised_test, evaluation.curves)

@@ -1,15 +1,20 @@
 """Reading TOML and ``--set``, and saying in one line what is wrong with them."""
 
 import difflib
-import tomllib
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from fedmed.base.opening import MIB, read_bytes
+from fedmed.base.parsing import Unparsable, parse_toml
 from fedmed.config.names import Scalar, kebab
 from fedmed.errors import UserError
+
+MOST: Final = MIB
+"""Bytes of a TOML file: an experiment has a few thousand."""
 
 
 def parse_assignment(text: str) -> tuple[str, Scalar]:
@@ -17,10 +22,13 @@ def parse_assignment(text: str) -> tuple[str, Scalar]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise UserError(f"--set {text}: write it as key=value, for example train.rounds=3")
+    parsed: Any = value.strip()
     try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+        found = parse_toml(f"value = {parsed}".encode("utf-8", "surrogateescape"))
+    except Unparsable:
+        found = {}
+    if list(found) == ["value"]:  # a value of several lines could be several keys
+        parsed = found["value"]
     if not isinstance(parsed, str | int | float | bool):
         raise UserError(f"--set {text}: give one number, true, false or text")
     return key.strip(), parsed
@@ -28,22 +36,17 @@ def parse_assignment(text: str) -> tuple[str, Scalar]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises :class:`UserError` naming the file and the line."""
+    remedy = "give the path of an experiment's TOML"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_bytes(path, MOST, remedy))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give the path of an experiment's TOML") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; give the path of an experiment's TOML") from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); check path and rights"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no such file; {remedy}") from error
+    except Unparsable as error:
         raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
 
 
-def explain(error: ValidationError) -> str:
-    """The first validation error in one line: key, what is wrong, what to do."""
+def explain(error: ValidationError, section: type[BaseModel]) -> str:
+    """The first validation error of ``section`` in one line: key, what is wrong, what to do."""
     first = error.errors()[0]
     key = ".".join(kebab(str(part)) for part in first["loc"])
     kind, given = first["type"], first.get("input")
@@ -53,9 +56,37 @@ def explain(error: ValidationError) -> str:
     if kind == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
     if kind == "literal_error":
-        return f"{key} = {given!r} is not known; use {first['ctx']['expected']}"
+        return f"{key} = {_shown(given)} is not known; use {first['ctx']['expected']}"
     message = str(first["msg"]).replace("Input should be", "it must be")
-    return f"{key} = {given!r}: {message}; correct it"
+    if ends := _range(section, first["loc"]):
+        message = f"it must be {ends}" + (", a whole number" if kind.startswith("int_") else "")
+    return f"{key} = {_shown(given)}: {message}; correct it"
+
+
+def _shown(given: Any) -> str:
+    """A value in at most 60 characters; a whole number may have more digits than text can hold."""
+    if isinstance(given, int) and given.bit_length() > 128:
+        return f"{'-' * (given < 0)}10^{round(given.bit_length() * math.log10(2))}"
+    text = repr(given)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _range(section: type[BaseModel], path: tuple[str | int, ...]) -> str:
+    """The range of a key that has one with two ends, "from 0 to 1"; empty for another key."""
+    kind: Any = section
+    field = None
+    for part in path:
+        fields = getattr(kind, "model_fields", {})
+        field = {kebab(name): field for name, field in fields.items()}.get(kebab(str(part)))
+        if field is None:
+            return ""
+        kind = field.annotation
+    ends = {}
+    for entry in field.metadata if field else ():
+        for name in ("ge", "gt", "le", "lt"):
+            if getattr(entry, name, None) is not None:
+                ends[name] = getattr(entry, name)
+    return f"from {ends['ge']:.12g} to {ends['le']:.12g}" if {"ge", "le"} <= ends.keys() else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

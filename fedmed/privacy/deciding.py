@@ -8,7 +8,15 @@ from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.privacy import accounting
 from fedmed.privacy.evaluating import EvaluationPlan, evaluation_request, ledger_run
-from fedmed.privacy.filtering import Limit, OverBudget, Request, admit, after, largest_steps
+from fedmed.privacy.filtering import (
+    Limit,
+    OverBudget,
+    Request,
+    admit,
+    after,
+    largest_steps,
+    relation_of,
+)
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plans import ImagePlan, Plan
 from fedmed.privacy.policy import Policy
@@ -29,13 +37,6 @@ class Decision:
     epsilon: float = 0.0
 
 
-NEIGHBOURS = {
-    "patient": "add or remove one patient",
-    "image": "add or remove one image",
-    "pixels": "replace the pixels of one image",
-}
-
-
 def request_for(
     settings: Settings, owner: str, plan: Plan, policy: Policy, shard: Shard | None = None
 ) -> Request:
@@ -50,7 +51,7 @@ def request_for(
         account=account,
         unit=unit,
         arm=settings.privacy.arm,
-        neighbouring=NEIGHBOURS.get(unit, plan.words(settings.train.scheme).neighbouring),
+        relation=relation_of(unit, plan.payer),
         step=plan.cost(unit),
         steps=plan.steps,
         delta=plan.delta,
@@ -163,7 +164,11 @@ def _largest_epsilon(
 ) -> float:
     """The largest epsilon at the plan's own length and sampling that the account has room for."""
     step = request.step
-    if step is None or step.kind != "gaussian" or any(plan["sole"] for plan in opened):
+    if (
+        step is None
+        or step.kind not in ("gaussian", "replace-gaussian")
+        or any(plan["sole"] for plan in opened)
+    ):
         return 0.0
     if not opened:
         return limit.epsilon
@@ -171,7 +176,9 @@ def _largest_epsilon(
     for _ in range(8):
         middle = (low + high) / 2
         try:
-            noise = accounting.noise_multiplier(middle, limit.delta, step.rate, request.steps)
+            noise = accounting.noise_multiplier(
+                middle, limit.delta, step.rate, request.steps, step.relation
+            )
             admit(replace(request, step=replace(step, noise=noise)), limit, opened, total)
         except (OverBudget, UserError):
             high = middle

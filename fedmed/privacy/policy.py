@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fedmed import config
-from fedmed.config import ARMS, UNPROTECTED, Section
+from fedmed.base.opening import is_folder
+from fedmed.config import ARMS, UNPROTECTED, Section, within
 from fedmed.errors import UserError
 from fedmed.files import safe_name
 from fedmed.privacy.filtering import Limit
@@ -29,11 +30,13 @@ class Policy(Section):
 
     account: str = ""  # where spend is charged; empty = one account per hospital and unit
     unit: str = ""  # patient, image, pixels, hospital; empty = patient, or without limit the run's
-    maximum_epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0  # 0 = none
-    delta: Annotated[float, Field(ge=1e-12, le=0.01)] = 1e-5
+    maximum_epsilon: Annotated[float, within(0, 1e9)] = 0.0  # 0 = none
+    delta: Annotated[float, within(1e-12, 0.01)] = 1e-5
     arms: list[str] = []  # empty = every arm that the limit allows
-    minimum_cohort: Annotated[int, Field(ge=0)] = 0  # patients in training
-    public_size: Annotated[int, Field(ge=0)] = 0  # declared number of units; 0 = see the settings
+    minimum_cohort: Annotated[int, Field(ge=0, le=10**9)] = 0  # patients in training
+    public_size: Annotated[int, Field(ge=0, lt=10**9)] = (
+        0  # declared number of units; 0 = see the settings
+    )
     evaluation: Literal["", "shared", "separate", "refuse"] = (
         ""  # histograms: charged to training's account, to one of its own; empty = as limited
     )
@@ -96,7 +99,7 @@ def load_policy(folder: str, hospital: str) -> Policy:
     if not folder:
         return SIMULATION
     root = Path(folder).expanduser()
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"run.policies = '{folder}': no such folder; create it or remove the key")
     path = root / f"{safe_name(hospital)}.toml"
     return read_policy(path) if os.path.lexists(path) else SIMULATION
@@ -114,4 +117,4 @@ def read_policy(path: Path) -> Policy:
     try:
         return Policy.model_validate(config.widen(text, Policy), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise UserError(f"{path}: {config.explain(error)}") from error
+        raise UserError(f"{path}: {config.explain(error, Policy)}") from error

@@ -22,6 +22,7 @@ from experiments.distinguish import Bound, Compared, bound, check, compare, lowe
 from experiments.guard_pairs import Site, Variant, form, request
 from fedmed.config import ARMS, UNPROTECTED
 from fedmed.privacy.gradients.noise import GaussianNoise as GradientNoise
+from fedmed.privacy.normals import Normals
 from fedmed.privacy.updates import GaussianNoise, Update
 from fedmed.site.requests import write_request
 from fedmed.training import LocalResult
@@ -199,7 +200,7 @@ def noise_divided(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
         real = getattr(kind, name)
 
         def less(self: Any, given: Any, *rest: Any, real: Any = real) -> Any:
-            if rest and isinstance(rest[0], torch.Generator):
+            if rest and isinstance(rest[0], Normals):
                 return real(GaussianNoise(self.standard_deviation / by), given, *rest)
             return real(self, given, rest[0] / by, *rest[1:])
 

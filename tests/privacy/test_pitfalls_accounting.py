@@ -242,13 +242,11 @@ def test_pitfall_11_the_scale_follows_the_norm_and_the_number_of_steps(
 
 
 # What one unit can do to what is noised, in clipping norms, under the relation that is printed.
-_MOVES = {"add or remove": 1, "zero out": 1, "replace": 2}
+_MOVES = {"add-or-remove": 1, "zero-out": 1, "replace": 2}
 
 
 def check_clip_noise_and_accountant_agree(plan: GradientPlan | UpdatePlan) -> None:
-    words = plan.words("federated").neighbouring
-    moves = next(value for relation, value in _MOVES.items() if words.startswith(relation))
-    sensitivity = moves * plan.clipping_norm
+    sensitivity = _MOVES[plan.facts("federated").relation] * plan.clipping_norm
     assert plan.noise_standard_deviation == pytest.approx(plan.step.noise * sensitivity)
 
 
@@ -267,11 +265,11 @@ def test_pitfall_18_clip_noise_and_accountant_mean_the_same_neighbours(
     with monkeypatch.context() as patch:
         patch.setattr(UpdatePlan, "sensitivity_at", lambda self, clipping_norm: clipping_norm)
         goes_red(check_clip_noise_and_accountant_agree, updates[0])
-    words = GradientPlan.words
+    facts = GradientPlan.facts
     monkeypatch.setattr(
         GradientPlan,
-        "words",
-        lambda self, s: dataclasses.replace(words(self, s), neighbouring="replace one patient"),
+        "facts",
+        lambda self, s: facts(self, s).model_copy(update={"relation": "replace"}),
     )
     goes_red(check_clip_noise_and_accountant_agree, gradient)
 
@@ -333,15 +331,15 @@ def check_a_patient_moves_the_sum_by_the_clipping_norm() -> None:
 def test_pitfall_20_epsilon_of_a_patient_is_not_that_of_an_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    privacy = {"unit": "image", "images-per-patient": 4}
+    privacy = {"unit": "image", "images-per-patient": 4, "epsilon": 15.0}
     plan = make_plan(dp_sgd(**privacy), 2000, "hospital-1")
 
     def check(plan: Plan) -> None:
-        """Four records of a person: more than four times the epsilon of one."""
+        """Four records of a person: far above the epsilon of one, even of one replaced."""
         image, patient = plan.epsilon(), plan.per_patient()
         assert image is not None
         assert patient is not None
-        assert patient > 4 * image
+        assert patient > 3 * image
         charged = request_for(dp_sgd(**privacy), "hospital-1", plan, Policy(unit="patient")).step
         assert charged is not None
         assert charged.group == 4, "an account of patients pays the patient's price"
@@ -414,10 +412,10 @@ def check_hospital_level_claim(arm: str) -> None:
     settings = make(data={"hospitals": 10}, privacy={"arm": arm, "epsilon": 3.0})
     plan = make_plan(settings, 10, "hospital-1")
     assert isinstance(plan, UpdatePlan)
-    words = plan.words("federated")
-    assert words.sampling == "none: every hospital takes part in every round"
-    assert "add or remove" not in words.neighbouring
-    widest = 2 * plan.clipping_norm if "replace" in words.neighbouring else plan.clipping_norm
+    facts = plan.facts("federated")
+    assert facts.sampling == "everyone"
+    assert facts.relation in ("replace", "zero-out")
+    widest = _MOVES[facts.relation] * plan.clipping_norm
     sigma = plan.noise_standard_deviation / widest
     assert gaussian_delta(sigma, plan.epsilon() * (1 + 1e-6), plan.rounds) <= plan.delta
 

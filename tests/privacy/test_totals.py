@@ -11,7 +11,7 @@ from fedmed.privacy import accounting, totals
 from fedmed.privacy.evaluating import evaluation_plan
 from fedmed.privacy.evaluation_statement import evaluation_record
 from fedmed.privacy.images import BrightnessShift, PixelLaplace
-from fedmed.privacy.mechanism import gaussian, group_gaussian
+from fedmed.privacy.mechanism import gaussian, group_gaussian, replace_gaussian
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan
 from fedmed.privacy.statement import Spend, Total, statement
@@ -76,6 +76,34 @@ def test_arms_and_seeds_on_the_same_patients_add_up() -> None:
     # As if every run had patients of its own; as if the worst of each run were one hospital.
     goes_red(check, {"dp-sgd/seed-0": dp_sgd(8, 4), "dp-sgd/seed-1": dp_sgd(0, 8)})
     goes_red(check, {"dp-sgd/seed-0": dp_sgd(8, 4), "dp-sgd/seed-1": dp_sgd(8, 6)})
+
+
+def test_the_total_is_of_the_hospital_that_spent_most_whichever_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check() -> None:
+        for first, second in ((8, 2), (2, 8), (5, 8)):
+            found = total("patient", {"a/seed-0": dp_sgd(first, second)})
+            most = ((STEP, max(first, second)),)
+            assert found.epsilon == accounting.composed_epsilon(most, DELTA)
+
+    check()
+    real = totals._epsilon
+    monkeypatch.setattr(
+        totals, "_epsilon", lambda costs, member, *rest: real(costs, "hospital-1", *rest)
+    )
+    goes_red(check)
+
+
+def test_a_total_is_at_the_smallest_delta_of_its_runs() -> None:
+    """A delta of one run may be no delta at all for the units of another."""
+    update = update_plan("hospital", delta=1e-2)
+    settings = make(privacy={"arm": "local-update", "delta": 1e-2})
+    other = statement(settings, {"hospital-1": Spend(update, 2)}, "name", NoiseSource())
+    runs = {"a/seed-0": dp_sgd(8, 4), "b/seed-0": other}
+    both = tuple(sorted(((STEP, 8), (gaussian(1.0), 2)), key=str))
+    found = total("patient", runs)
+    assert (found.delta, found.epsilon) == (DELTA, accounting.composed_epsilon(both, DELTA))
 
 
 def test_a_pooled_run_holds_every_hospitals_patients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +186,8 @@ def test_under_the_image_unit_the_cap_gives_the_patients_total() -> None:
 
     check(3)
     goes_red(check, 1)
-    assert [t.unit for t in totals.totals(runs)] == ["patient"]
+    replaced = accounting.composed_epsilon(((replace_gaussian(1.0, 0.25), 4),), DELTA)
+    assert total("image", runs).epsilon == replaced
 
 
 def test_the_total_is_never_below_any_run_in_it() -> None:
