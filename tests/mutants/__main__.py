@@ -1,0 +1,125 @@
+"""``make mutants``: break the privacy code in one place at a time and report what no test sees."""
+
+import argparse
+import difflib
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mutants.child import ROOT, preload
+from mutants.covering import KEPT, Covering, recorded
+from mutants.judging import KILLED, equivalent, judge, named_mutants, red_without
+from mutants.mutation import Mutant, mutants_of
+
+MODULES = ["fedmed/privacy", "fedmed/training.py", "clients"]
+
+
+def main() -> int:
+    """0, or 1 where a named mutant survived."""
+    options = _options()
+    preload()
+    known = recorded()
+    same = equivalent()
+    chosen = named_mutants() + _sample(options.module, options.count, options.seed)
+    out = Path(options.out)
+    kept = json.loads(out.read_text())["mutants"] if options.resume and out.exists() else []
+    done = {row["key"]: row for row in kept if row["outcome"] in KILLED}
+    rows: list[dict[str, Any]] = []
+    for number, mutant in enumerate(chosen, 1):
+        if mutant.key in same:
+            row = _row(mutant, "equivalent", same[mutant.key], 0.0)
+        elif mutant.key in done:
+            row = done[mutant.key]
+        else:
+            verdict = judge(mutant, known, options.seconds)
+            row = _row(mutant, verdict.outcome, verdict.by, verdict.seconds)
+            print(f"{number}/{len(chosen)} {verdict.outcome} {verdict.seconds:.1f} s {mutant.key}")
+            if not verdict.killed:
+                print(_diff(mutant), flush=True)
+        rows.append(row)
+        _write(out, options, rows)
+    _doubt(rows, known)
+    _write(out, options, rows)
+    _report(rows)
+    return int(any(row["named"] and row["outcome"] not in KILLED for row in rows))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make mutants", description=__doc__)
+    parser.add_argument("--module", nargs="*", default=MODULES, help="files or folders to break")
+    parser.add_argument("--count", type=int, default=200, help="mutants beside the named; 0: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of the mutants")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of tests for each mutant")
+    parser.add_argument("--out", default=str(KEPT / "result.json"), help="every mutant's fate")
+    parser.add_argument("--resume", action="store_true", help="keep what --out has as killed")
+    options = parser.parse_args()
+    missing = [module for module in options.module if not (ROOT / module).exists()]
+    if missing:
+        parser.error(f"{missing[0]} is neither a file nor a folder of the project")
+    return options
+
+
+def _sample(modules: list[str], count: int, seed: int) -> list[Mutant]:
+    paths = {
+        path for m in modules for path in ((ROOT / m).rglob("*.py") if "." not in m else [ROOT / m])
+    }
+    names = sorted(str(path.relative_to(ROOT)) for path in paths)
+    found = [mutant for name in names for mutant in mutants_of(name, (ROOT / name).read_bytes())]
+    drawn = random.Random(seed).sample(found, min(count or len(found), len(found)))
+    return sorted(drawn, key=lambda mutant: (mutant.path, mutant.start))
+
+
+def _row(mutant: Mutant, outcome: str, by: str, seconds: float) -> dict[str, Any]:
+    place = {"path": mutant.path, "line": mutant.line, "named": bool(mutant.name)}
+    return {"key": mutant.key, **place, "outcome": outcome, "by": by, "seconds": seconds}
+
+
+def _write(out: Path, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawn = {"modules": options.module, "count": options.count, "seed": options.seed}
+    temporary = out.with_name(out.name + ".part")
+    temporary.write_text(json.dumps({**drawn, "mutants": rows}, indent=1))
+    temporary.replace(out)
+
+
+def _doubt(rows: list[dict[str, Any]], known: dict[str, Covering]) -> None:
+    """Take back what was killed by a test that fails on the project as it is."""
+    killers = sorted({row["by"] for row in rows if row["outcome"] == "killed" and row["by"]})
+    red = red_without(killers, sum(known[test].seconds for test in killers if test in known))
+    for row in rows:
+        if row["outcome"] == "killed" and row["by"] in red:
+            row["outcome"] = "error"
+    for test in sorted(red):
+        print(f"red without any mutant: {test}")
+
+
+def _diff(mutant: Mutant) -> str:
+    source = (ROOT / mutant.path).read_bytes()
+    texts = [text.decode().splitlines() for text in (source, mutant.applied(source))]
+    lines = list(difflib.unified_diff(*texts, mutant.path, mutant.key, lineterm="", n=2))
+    return "\n".join(lines)
+
+
+def _report(rows: list[dict[str, Any]]) -> None:
+    print("\n| module | mutants | equivalent | killed | share killed |\n|---|---|---|---|---|")
+    for path in [*sorted({row["path"] for row in rows}), ""]:
+        of = Counter(_kind(row) for row in rows if path in ("", row["path"]))
+        counted = of["killed"] + of["other"]
+        share = f"{of['killed'] / counted:.1%}" if counted else "–"
+        total = counted + of["equivalent"]
+        print(f"| {path or 'all'} | {total} | {of['equivalent']} | {of['killed']} | {share} |")
+    for row in rows:
+        if _kind(row) == "other":
+            print(f"{row['outcome']}: {row['path']}:{row['line']} {row['key']}")
+
+
+def _kind(row: dict[str, Any]) -> str:
+    if row["outcome"] in KILLED:
+        return "killed"
+    return "equivalent" if row["outcome"] == "equivalent" else "other"
+
+
+sys.exit(main())
