@@ -23,7 +23,10 @@ def main() -> int:
     preload()
     known = recorded()
     same = equivalent()
-    chosen = named_mutants() + _sample(options.module, options.count, options.seed)
+    chosen = [
+        *(named_mutants() if options.named else []),
+        *_sample(options.module, options.count, options.seed),
+    ]
     out = Path(options.out)
     kept = json.loads(out.read_text())["mutants"] if options.resume and out.exists() else []
     done = {row["key"]: row for row in kept if row["outcome"] in KILLED}
@@ -54,6 +57,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of the mutants")
     parser.add_argument("--seconds", type=float, default=60.0, help="of tests for each mutant")
     parser.add_argument("--out", default=str(KEPT / "result.json"), help="every mutant's fate")
+    named = argparse.BooleanOptionalAction
+    parser.add_argument("--named", action=named, default=True, help="the named mistakes first")
     parser.add_argument("--resume", action="store_true", help="keep what --out has as killed")
     options = parser.parse_args()
     missing = [module for module in options.module if not (ROOT / module).exists()]
