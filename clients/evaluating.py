@@ -109,8 +109,8 @@ def _noised(
             repeatable=hospital.source.reproducible,
         )
     exact = _counts(hospital, arrays, shard, spec)
-    generator = noise_for(hospital.source, hospital.name, request)
-    released = noised(exact, plan.deviation(spec), generator)
+    normals = noise_for(hospital.source, hospital.name, request)
+    released = noised(exact, plan.deviation(spec), normals)
     packed = exchange.pack({family: torch.from_numpy(c) for family, c in released.items()})
     with ledger_failures(ledger, hospital.name):
         ledger.commit(entry, packed, cohort=shard.fingerprint())

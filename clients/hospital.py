@@ -166,7 +166,7 @@ class Hospital:
                     update = clip(update, noised.clipping_norm)
                     if noised.placement == "hospital":
                         noise = GaussianNoise(noised.noise_standard_deviation)
-                        update = noise.add(update, self.source.torch("update", *context))
+                        update = noise.add(update, self.source.normals("update", *context))
                 elif not finite(update):
                     raise Refusal("not-finite")
         except (BadUpdate, FloatingPointError) as error:

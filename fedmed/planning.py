@@ -16,6 +16,7 @@ from fedmed.privacy import solve
 from fedmed.privacy.evaluating import check_delta, evaluation_plan
 from fedmed.privacy.plan import Plan, declared_size, make_plan
 from fedmed.privacy.plans import GradientPlan, part
+from fedmed.privacy.plans.gradient import relation_of
 from fedmed.privacy.policy import Policy, load_policy
 
 _POINTS: Final = 50  # rounds of a run whose epsilon is composed
@@ -144,6 +145,7 @@ def check_signal(settings: Settings, plan: Plan, member: str) -> None:
             epochs=settings.train.local_epochs,
             rounds=gradient.rounds,
             delta=gradient.delta,
+            relation=relation_of(gradient.unit),
         )
         choices = solve.nearest_for_signal(question, settings.privacy.epsilon, parameters, limit)
     raise UserError(

@@ -32,8 +32,8 @@ MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would
 class LocalResult:
     """What one round of local training did; ``loss`` is private and None under DP-SGD.
 
-    ``dropped`` counts samples whose gradient was not finite and that contributed nothing
-    (``privacy.bad-gradients = "drop"``). It is private too, and stays at the hospital.
+    ``dropped`` counts samples whose gradient was not finite and that contributed nothing. It is
+    private too, and stays at the hospital.
     """
 
     steps: int
@@ -146,12 +146,12 @@ def train_private(
             if taken >= plan.steps_per_round:
                 raise RunError("a step beyond the plan was about to be taken; nothing is released")
             # A stream for each step: reproducible noise is keyed by site, round, model and step.
-            noise = GaussianNoise(source.torch("gradient", *context, step, device=device))
+            noise = GaussianNoise(source.normals("gradient", *context, step))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
             images = to_input(
                 shard.images[rows], settings.model.channels, device, settings.data.dimensions
             )
-            draws = source.torch("augmentation", *context, step)
+            draws = source.numpy("augmentation", *context, step)
             images = augment(images, train.augment, train.views, draws)
             answers = labels[torch.from_numpy(rows).to(device)].repeat_interleave(
                 train.views, dim=0
@@ -177,7 +177,6 @@ def _options(settings: Settings) -> Options:
     privacy = settings.privacy
     return Options(
         clipping=Clipping(privacy.clipping),
-        bad_gradients=privacy.bad_gradients,
         autocast=PRECISIONS[settings.train.precision],
     )
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping
 
-import torch
 from flwr.app import ArrayRecord
 
 from fedmed.config import Train
@@ -63,8 +62,8 @@ class CentralGaussian(Averaging):
         except OverBudget as error:
             raise BudgetSpent from error
         noise = GaussianNoise(self.plan.noise_at(bound))
-        generator = self.source.torch("central", round_number, model)
-        noised = noise.add(total.over(1.0), generator)
+        normals = self.source.normals("central", round_number, model)
+        noised = noise.add(total.over(1.0), normals)
         # The noise and the divisor are those planned, however many answered.
         self._step({name: value / self.plan.hospitals for name, value in noised.items()})
         if self.plan.adaptive is not None:
@@ -80,11 +79,9 @@ class CentralGaussian(Averaging):
         adaptive, multiplier = self.plan.adaptive, self.plan.count_multiplier
         if adaptive is None or multiplier is None:
             return self.clipping_norm
-        generator = self.source.torch("clip", round_number, model)
-        noise = torch.empty(1, dtype=torch.float64).normal_(
-            0.0, multiplier * 0.5, generator=generator
-        )
-        share = (within - replies / 2 + float(noise)) / self.plan.hospitals + 0.5
+        normals = self.source.normals("clip", round_number, model)
+        noise = multiplier * 0.5 * float(normals.draw(1)[0])
+        share = (within - replies / 2 + noise) / self.plan.hospitals + 0.5
         step = adaptive.rate * (share - adaptive.quantile)
         # The noise of few hospitals can be large: no round changes the norm by more than e.
         moved = self.clipping_norm * math.exp(-min(1.0, max(-1.0, step)))

@@ -1,5 +1,6 @@
 """Views of a batch: whole images moved or mirrored, each on its own, none of them lost."""
 
+import numpy as np
 import pytest
 import torch
 from support import goes_red
@@ -12,7 +13,7 @@ def batch(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def draws(number: int = 0) -> torch.Generator:
+def draws(number: int = 0) -> np.random.Generator:
     return seeded(number, ("h", 1))
 
 

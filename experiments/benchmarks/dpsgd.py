@@ -29,6 +29,7 @@ from fedmed.models.resnet import resnet18
 from fedmed.privacy.gradients import Engine, Options, make_engine
 from fedmed.privacy.gradients.memory import keep_freed_memory
 from fedmed.privacy.gradients.noise import GaussianNoise
+from fedmed.privacy.noise import NoiseSource
 
 CLIPPING_NORM, NOISE_MULTIPLIER = 1.0, 1.0
 ENGINES = ("sgd", "fedmed", "opacus", "opacus-ghost", "loop")
@@ -82,9 +83,7 @@ def make(name: str, arguments: argparse.Namespace) -> Bench:
 
         return Bench(plain, step)
     engine = clipper(name, model, arguments.physical or arguments.batch, options(arguments))
-    generator = torch.Generator(device=images.device)
-    generator.seed()
-    noise = GaussianNoise(generator)
+    noise = GaussianNoise(NoiseSource().normals())
 
     def clipped() -> dict[str, Tensor]:
         return engine.clipped_sum(images, labels, CLIPPING_NORM).gradients

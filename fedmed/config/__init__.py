@@ -15,12 +15,10 @@ from fedmed.config.names import (
     UPDATE_ARMS,
     Arm,
     Attribute,
-    Count,
-    NotNegative,
-    Positive,
     Scalar,
     Scheme,
     Seed,
+    within,
 )
 from fedmed.config.reading import explain, nearest, parse_assignment, read_toml, widen
 from fedmed.config.settings import Settings, from_flat, parse
@@ -46,12 +44,9 @@ __all__ = [
     "Arm",
     "Attribute",
     "Columns",
-    "Count",
     "Data",
     "Evaluation",
     "Model",
-    "NotNegative",
-    "Positive",
     "Privacy",
     "Run",
     "Scalar",
@@ -70,4 +65,5 @@ __all__ = [
     "read_toml",
     "unflatten",
     "widen",
+    "within",
 ]

@@ -61,8 +61,16 @@ def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluati
         )
 
 
+_MOST_LABELS = 1000
+
+
 def check_targets(data: Data, evaluation: Evaluation) -> None:
     """Several labels are named once each, and scored by the server."""
+    if data.outputs > _MOST_LABELS:
+        raise ValueError(
+            f"data.target: {data.outputs} labels are more than a model is built for; name "
+            f"{_MOST_LABELS} or fewer"
+        )
     if "" in data.targets or len(set(data.targets)) != len(data.targets):
         raise ValueError(
             f"data.target: '{data.target}' has an empty or a repeated name; give each label once, "
@@ -176,7 +184,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "privacy.neighbourhood": ("dp-pix",),
     "privacy.engine": ("dp-sgd",),
     "privacy.clipping": ("dp-sgd",),
-    "privacy.bad-gradients": ("dp-sgd",),
     "privacy.physical-batch-size": ("dp-sgd",),
 }
 """Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
@@ -189,6 +196,11 @@ def check_privacy(privacy: Privacy, data: Data) -> None:
         raise ValueError(
             f"privacy.noise-multiplier: {privacy.noise_multiplier:g} is no noise; give 0.01 or "
             "more, or 0 to have it from privacy.epsilon"
+        )
+    if 0 < privacy.laplace_scale < 1e-5:
+        raise ValueError(
+            f"privacy.laplace-scale: {privacy.laplace_scale:g} is too near the resolution of "
+            "float32 images; give 1e-05 or more, or 0 to have it from privacy.epsilon"
         )
     if arm in ("dp-sgd", *UPDATE_ARMS) and not 1e-4 <= privacy.epsilon <= 1e4:
         raise ValueError(
@@ -240,6 +252,11 @@ def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, mod
     check_names("evaluation.attributes", evaluation.grouped_by, ATTRIBUTES)
     if evaluation.bins == 1:
         raise ValueError("evaluation.bins: 1 bin tells nothing apart; give 2 or more, or 0")
+    if 0 < evaluation.delta < 1e-12:
+        raise ValueError(
+            f"evaluation.delta: {evaluation.delta:g} is below 1e-12, where nothing is accounted; "
+            "give 1e-12 or more, or 0 for privacy.delta"
+        )
     if evaluation.where == "server":
         return
     further = (evaluation.train_metrics, evaluation.noised_test, evaluation.curves)

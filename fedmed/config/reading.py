@@ -1,6 +1,7 @@
 """Reading TOML and ``--set``, and saying in one line what is wrong with them."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,8 +43,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
 
 
-def explain(error: ValidationError) -> str:
-    """The first validation error in one line: key, what is wrong, what to do."""
+def explain(error: ValidationError, section: type[BaseModel]) -> str:
+    """The first validation error of ``section`` in one line: key, what is wrong, what to do."""
     first = error.errors()[0]
     key = ".".join(kebab(str(part)) for part in first["loc"])
     kind, given = first["type"], first.get("input")
@@ -53,9 +54,37 @@ def explain(error: ValidationError) -> str:
     if kind == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
     if kind == "literal_error":
-        return f"{key} = {given!r} is not known; use {first['ctx']['expected']}"
+        return f"{key} = {_shown(given)} is not known; use {first['ctx']['expected']}"
     message = str(first["msg"]).replace("Input should be", "it must be")
-    return f"{key} = {given!r}: {message}; correct it"
+    if ends := _range(section, first["loc"]):
+        message = f"it must be {ends}" + (", a whole number" if kind.startswith("int_") else "")
+    return f"{key} = {_shown(given)}: {message}; correct it"
+
+
+def _shown(given: Any) -> str:
+    """A value in at most 60 characters; a whole number may have more digits than text can hold."""
+    if isinstance(given, int) and given.bit_length() > 128:
+        return f"{'-' * (given < 0)}10^{round(given.bit_length() * math.log10(2))}"
+    text = repr(given)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _range(section: type[BaseModel], path: tuple[str | int, ...]) -> str:
+    """The range of a key that has one with two ends, "from 0 to 1"; empty for another key."""
+    kind: Any = section
+    field = None
+    for part in path:
+        fields = getattr(kind, "model_fields", {})
+        field = {kebab(name): field for name, field in fields.items()}.get(kebab(str(part)))
+        if field is None:
+            return ""
+        kind = field.annotation
+    ends = {}
+    for entry in field.metadata if field else ():
+        for name in ("ge", "gt", "le", "lt"):
+            if getattr(entry, name, None) is not None:
+                ends[name] = getattr(entry, name)
+    return f"from {ends['ge']:.12g} to {ends['le']:.12g}" if {"ge", "le"} <= ends.keys() else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

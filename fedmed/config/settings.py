@@ -117,7 +117,7 @@ def parse(nested: dict[str, Any], where: str) -> Settings:
     try:
         return Settings.model_validate(widen(nested, Settings), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise UserError(f"{where}: {explain(error)}") from error
+        raise UserError(f"{where}: {explain(error, Settings)}") from error
 
 
 def from_flat(flat: dict[str, Any], where: str = "run config") -> Settings:

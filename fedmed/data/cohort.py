@@ -63,6 +63,13 @@ class ImageStore(Protocol):
         """Hex digest of the image's content: it changes whenever the pixels may have changed."""
         ...
 
+    def identity(self, name: str) -> str:
+        """What the image is, whichever other images the store holds.
+
+        Its name where names stay when others come or go, else a hash of its content.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Cohort:

@@ -1,18 +1,18 @@
 """The network of hospitals: which images each one trains on, and what the server holds out."""
 
 import functools
-import hashlib
 from dataclasses import dataclass
 
 import pandas as pd
 
 from fedmed.config import Data, Settings
 from fedmed.data.cohort import Cohort
+from fedmed.data.draws import kept
 from fedmed.data.form import Form
 from fedmed.data.partition import assign_hospitals
 from fedmed.data.shard import Shard, load_shard
 from fedmed.data.sources import load
-from fedmed.data.split import assign_splits
+from fedmed.data.split import UNKNOWN, assign_splits
 from fedmed.errors import UserError
 
 POOLED = "pooled"  # the name of the one member that holds everything
@@ -26,6 +26,7 @@ class Network:
     hospital: pd.Series
     unknown_patients: int = 0  # images whose patient nobody knows, each taken for one of its own
     fixed_split: bool = False  # the table itself says who is trained on, whatever the settings
+    seed: int = 0  # of the draw of a patient's images under a cap
 
     @property
     def names(self) -> list[str]:
@@ -35,25 +36,21 @@ class Network:
     def training(self, hospital: str, cap: int = 0) -> Cohort:
         """The training images of a hospital (or of all: ``pooled``).
 
-        With a ``cap`` above 0 at most so many of each patient's, chosen by their names' hashes, so
-        that no other patient's images decide which.
+        With a ``cap`` above 0 at most so many of each patient's, see :func:`draws.kept`.
         """
-        mask = self.cohort.table["split"] == "train"
-        if hospital != POOLED:
-            mask &= self.hospital == hospital
+        return self._at(hospital, self.cohort.table["split"] == "train", cap)
+
+    def evaluation(self, hospital: str, cap: int = 0) -> Cohort:
+        """Validation and test images that come from a hospital (or from all: ``pooled``)."""
+        return self._at(hospital, self.cohort.table["split"] != "train", cap)
+
+    def _at(self, hospital: str, rows: pd.Series, cap: int) -> Cohort:
+        mask = rows if hospital == POOLED else rows & (self.hospital == hospital)
         table = self.cohort.table[mask]
         if cap:
-            order = table["image"].map(lambda n: hashlib.sha256(str(n).encode()).hexdigest())
-            rank = order.groupby(table["patient_id"]).rank(method="first")
-            table = table[rank <= cap]
+            names = [self.cohort.images.identity(str(name)) for name in table["image"]]
+            table = table[kept(table["patient_id"], names, cap, self.seed)]
         return self.cohort.with_table(table.reset_index(drop=True))
-
-    def evaluation(self, hospital: str) -> Cohort:
-        """Validation and test images that come from a hospital (or from all: ``pooled``)."""
-        mask = self.cohort.table["split"] != "train"
-        if hospital != POOLED:
-            mask &= self.hospital == hospital
-        return self.cohort.with_table(self.cohort.table[mask].reset_index(drop=True))
 
     def held_out(self) -> tuple[Cohort, pd.Series]:
         """Validation and test images of the server's, and the hospital each comes from."""
@@ -82,15 +79,15 @@ def load_network(data: Data) -> Network:
     split = given.table.get("split", pd.Series(dtype="string"))
     fixed = data.split == "given" and {"val", "test"} <= set(split.dropna())
     if data.unknown_patients == "leave-out" and patients is not None:
-        kept = given.table.reset_index(drop=True)["patient_id"].notna()
-        kept |= cohort.table["split"] == "test"
-        cohort = cohort.with_table(cohort.table[kept.to_numpy()].reset_index(drop=True))
+        nobody = cohort.table["patient_id"].str.startswith(UNKNOWN).to_numpy(dtype=bool)
+        rows = ~nobody | (cohort.table["split"] == "test").to_numpy(dtype=bool)
+        cohort = cohort.with_table(cohort.table[rows].reset_index(drop=True))
         unknown = 0  # of those that train or validate, whose patients are to be protected
     if data.site_names:
         owners = pd.Series(data.site_names[0], index=cohort.table.index, dtype="string")
     else:
         owners = assign_hospitals(cohort.table, data)
-    network = Network(cohort, owners, unknown, fixed)
+    network = Network(cohort, owners, unknown, fixed, data.seed)
     if POOLED in network.names:
         raise UserError(f"data: a hospital may not be called '{POOLED}'; rename that site")
     for hospital in network.names:

@@ -5,38 +5,41 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.config import Data
+from fedmed.data.draws import uniform
 from fedmed.data.split import patient_labels
 from fedmed.errors import UserError
 
-DRAWS = 200
-"""A Dirichlet draw that leaves a hospital without training images is repeated this often."""
+DRAWS = 10_000
+"""Shares that leave a hospital with hardly anybody are drawn again, this often at most."""
+
+LEAST = 0.05
+"""A hospital's share, as a part of what it would have if all were alike: less is drawn again."""
 
 
 def assign_hospitals(table: pd.DataFrame, data: Data) -> pd.Series:
     """The hospital of each row, text, aligned with ``table``; a patient is in one hospital only.
 
-    ``site``: the values of the column ``site``. Otherwise ``hospital-1`` to ``hospital-N``:
-    ``even`` deals the patients of each label in turn; ``label-skew`` draws each label's shares of
-    the hospitals, ``size-skew`` the hospitals' sizes, from a Dirichlet distribution with
-    concentration ``data.partition-alpha`` (Hsu et al., 2019). All splits are divided alike and
-    ``data.seed`` fixes the draw. ``table`` has ``patient_id`` and ``split`` in every row.
+    ``site``: the values of the column ``site``. Otherwise ``hospital-1`` to ``hospital-N``, each
+    patient drawn alone by a hash of its own name keyed by ``data.seed``, so that a patient more or
+    less moves nobody else. ``even``: every hospital has the same chance. ``label-skew`` draws each
+    label's shares of the hospitals, ``size-skew`` the hospitals' sizes, from a Dirichlet
+    distribution with concentration ``data.partition-alpha`` (Hsu et al., 2019); shares come from
+    the settings alone, never from the data. ``table`` has ``patient_id`` and ``split`` in every
+    row.
 
     Raises :class:`UserError` where a hospital would have no training images.
     """
     if data.partition == "site":
         hospitals = _by_site(table, data)
     else:
-        patients = _patients(table)
-        if data.hospitals > len(patients):
+        labels = patient_labels(table)
+        if data.hospitals > len(labels):
             raise UserError(
-                f"data.hospitals = {data.hospitals} is more than the {len(patients)} patients; "
+                f"data.hospitals = {data.hospitals} is more than the {len(labels)} patients; "
                 "lower it"
             )
-        rng = np.random.default_rng([data.seed, 12])
-        number = _even(patients, data, rng) if data.partition == "even" else None
-        if number is None:
-            number = _dirichlet(patients, data, rng)
-        of_patient = dict(zip(patients.index, number, strict=True))
+        number = _drawn(labels, data)
+        of_patient = dict(zip(labels.index, number, strict=True))
         hospitals = "hospital-" + (table["patient_id"].map(of_patient) + 1).astype("string")
     _check_training(table, hospitals, data)
     return hospitals.rename("hospital")
@@ -68,40 +71,34 @@ def _by_site(table: pd.DataFrame, data: Data) -> pd.Series:
     return sites
 
 
-def _patients(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per patient in sorted order: ``label`` (any positive image) and ``split``."""
-    split = table.groupby("patient_id", sort=True)["split"].first()
-    return pd.DataFrame({"label": patient_labels(table), "split": split})
-
-
-def _even(patients: pd.DataFrame, data: Data, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Dealt in turn, label by label and split by split: sizes differ by at most one in all."""
-    shuffled = rng.permutation(len(patients))
-    keys = patients.iloc[shuffled]
-    order = shuffled[np.lexsort((keys["split"].to_numpy(str), keys["label"].to_numpy()))]
-    number = np.empty(len(patients), dtype=np.int64)
-    number[order] = np.arange(len(patients)) % data.hospitals
+def _drawn(labels: pd.Series, data: Data) -> NDArray[np.int64]:
+    """Number of each patient's hospital, from 0: where its own draw falls in its label's shares."""
+    bounds = np.cumsum(shares(data), axis=1)[:, :-1]
+    draw = uniform(labels.index, data.seed, "partition")
+    number: NDArray[np.int64] = (draw[:, None] >= bounds[labels.to_numpy()]).sum(axis=1)
     return number
 
 
-def _dirichlet(patients: pd.DataFrame, data: Data, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Patients drawn by Dirichlet shares, again until every hospital has some to train on."""
-    label = patients["label"].to_numpy()
-    train = (patients["split"] == "train").to_numpy(dtype=bool)
+def shares(data: Data) -> NDArray[np.float64]:
+    """Each hospital's share of the patients of label 0 and of label 1, (2, hospitals).
+
+    From ``data.seed`` alone. Drawn again until every hospital has, on average over the labels, at
+    least ``LEAST`` / hospitals; raises :class:`UserError` where ``DRAWS`` are not enough.
+    """
+    even = np.full((2, data.hospitals), 1 / data.hospitals)
+    if data.partition == "even":
+        return even
+    rng = np.random.default_rng([data.seed, 12])
     concentration = np.full(data.hospitals, data.partition_alpha)
     for _ in range(DRAWS):
-        shares = rng.dirichlet(concentration, size=2)
+        found = rng.dirichlet(concentration, size=2)
         if data.partition == "size-skew":
-            shares[1] = shares[0]
-        number = np.empty(len(patients), dtype=np.int64)
-        for value in (0, 1):
-            chosen = label == value
-            number[chosen] = rng.choice(data.hospitals, size=int(chosen.sum()), p=shares[value])
-        if len(np.unique(number[train])) == data.hospitals:
-            return number
+            found[1] = found[0]
+        if found.mean(axis=0).min() >= LEAST / data.hospitals:
+            return found
     raise UserError(
-        f"data.partition-alpha = {data.partition_alpha:g} leaves a hospital without training "
-        f"images in each of {DRAWS} draws; raise it or lower data.hospitals"
+        f"data.partition-alpha = {data.partition_alpha:g} leaves a hospital with hardly any "
+        f"patients in each of {DRAWS} draws; raise it or lower data.hospitals"
     )
 
 
@@ -113,6 +110,6 @@ def _check_training(table: pd.DataFrame, hospitals: pd.Series, data: Data) -> No
         empty = sorted(numbered - trained)
     if empty:
         raise UserError(
-            f"hospital '{empty[0]}' has no training images; lower data.hospitals, give it train "
-            'rows, or set data.split = "patient"'
+            f"hospital '{empty[0]}' has no training images; lower data.hospitals, give more "
+            'patients or train rows, set data.split = "patient", or choose another data.seed'
         )

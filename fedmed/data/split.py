@@ -7,8 +7,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.config import Data
-from fedmed.data.cohort import SPLITS, Cohort
+from fedmed.data.cohort import SPLITS, Cohort, ImageStore
+from fedmed.data.draws import uniform
 from fedmed.errors import UserError
+
+UNKNOWN = "unknown:"
+"""How the names begin that images without a patient get; no patient's own name does."""
 
 
 def assign_splits(cohort: Cohort, data: Data) -> Cohort:
@@ -16,11 +20,12 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
 
     ``data.split``: ``given`` keeps the table's splits (validation is drawn from train where there
     is none; everything is drawn where the table has no split at all), ``given-test`` keeps the test
-    rows and draws the others again, ``patient`` draws all. Drawing is by patient, stratified by
-    label and spread over the sites, from ``data.seed``; ``data.test-fraction`` and
-    ``data.validation-fraction`` are shares of the patients that are drawn from. Under
+    rows and draws the others again, ``patient`` draws all. Each patient is drawn alone, by a hash
+    of its own name keyed by ``data.seed``, so that a patient more or less moves nobody else.
+    ``data.test-fraction`` and ``data.validation-fraction`` are the chances of those drawn from, the
+    same for each label and site: sizes and prevalence vary as in any random draw. Under
     ``data.unknown-patients = "separate"`` an image without a patient becomes a patient of its own,
-    named ``unknown-<row>``: a guarantee per patient is then one per image for these. So it does
+    named after what it is: a guarantee per patient is then one per image for these. So it does
     under "leave-out", where :func:`fedmed.data.network.load_network` keeps only those of the test.
 
     Uncertain labels (a value in ``soft``) are for training alone: such images are left out of
@@ -29,7 +34,7 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
     Raises :class:`UserError` naming rows, never patients.
     """
     table = cohort.table.reset_index(drop=True)
-    table["patient_id"] = known_patients(table, data, cohort.name)
+    table["patient_id"] = known_patients(table, cohort.images, data, cohort.name)
     given = None if "split" not in table.columns else table["split"]
     if given is not None and given.isna().all():
         given = None
@@ -62,8 +67,12 @@ def uncertain(table: pd.DataFrame) -> NDArray[np.bool_]:
     return table["soft"].notna().to_numpy(dtype=bool)
 
 
-def known_patients(table: pd.DataFrame, data: Data, where: str) -> pd.Series:
-    """A patient for every row, or :class:`UserError` saying how many have none."""
+def known_patients(table: pd.DataFrame, images: ImageStore, data: Data, where: str) -> pd.Series:
+    """A patient for every row, or :class:`UserError` saying how many have none.
+
+    An image without one is named after its own identity in the store, never after its row: the
+    images before it have no say in where it goes.
+    """
     if "patient_id" in table.columns:
         patients = table["patient_id"].astype("string")
     else:
@@ -75,10 +84,13 @@ def known_patients(table: pd.DataFrame, data: Data, where: str) -> pd.Series:
             '(medmnist: data.index) or set data.unknown-patients = "separate" to take each image '
             'for a patient of its own, or "leave-out"'
         )
-    own = "unknown-" + pd.Series(np.arange(1, len(table) + 1), index=table.index).astype("string")
-    while own[unknown].isin(patients[~unknown]).any():
-        own = "unknown-" + own  # a table may hold such names already
-    return patients.mask(unknown, own)
+    # A patient who is called as such an image would be keeps a name of its own.
+    taken = patients.str.match(r"(un)?known:").fillna(False).astype(bool)
+    patients = patients.mask(taken, "known:" + patients)
+    own = table.loc[unknown, "image"].map(lambda name: UNKNOWN + images.identity(str(name)))
+    copy = own.groupby(own).cumcount()  # records that are alike in everything stay apart
+    own = own.where(copy == 0, own + "#" + (copy + 1).astype("string"))
+    return patients.mask(unknown, own.reindex(table.index).astype("string"))
 
 
 def patient_labels(table: pd.DataFrame) -> pd.Series:
@@ -109,39 +121,23 @@ def _given(table: pd.DataFrame, given: pd.Series, data: Data, where: str) -> NDA
 
 
 def _draw(table: pd.DataFrame, data: Data, test_fraction: float) -> NDArray[np.str_]:
-    """A split for each row, drawn by patient: systematic sampling after a shuffle in each label."""
+    """A split for each row, by its patient's own number: nobody else's place depends on it.
+
+    A patient with uncertain labels alone is trained on, as it could not be tested.
+    """
     if test_fraction + data.validation_fraction >= 1:
         raise UserError(
             "data.test-fraction and data.validation-fraction leave nothing to train on; lower them"
         )
-    rng = np.random.default_rng([data.seed, 11])
-    certain = table[~uncertain(table)]
-    labels = patient_labels(certain)
-    sites = table.groupby("patient_id", sort=True)["site"].first() if "site" in table else None
-    of_patient: dict[str, str] = {}
-    for label in (0, 1):
-        patients = labels.index[labels == label].to_numpy(dtype=object)
-        patients = rng.permutation(patients)
-        if sites is not None:  # neighbours share a site, so each site gets its share of each split
-            order = np.argsort(sites[patients].fillna("").to_numpy(dtype=str), kind="stable")
-            patients = patients[order]
-        test = _every(len(patients), test_fraction, rng)
-        rest = patients[~test]
-        share = data.validation_fraction / (1 - test_fraction)
-        validation = _every(len(rest), share, rng)
-        of_patient.update(dict.fromkeys(patients[test], "test"))
-        of_patient.update(dict.fromkeys(rest[validation], "val"))
-        of_patient.update(dict.fromkeys(rest[~validation], "train"))
-    return table["patient_id"].map(of_patient).fillna("train").to_numpy(dtype=str)
-
-
-def _every(count: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Which of ``count`` to take: every (1/share)-th from a random start, at least one."""
-    steps = np.floor(np.arange(count + 1) * share + rng.random())
-    taken = np.diff(steps) > 0
-    if share > 0 and count > 1 and not taken.any():
-        taken[int(rng.integers(count))] = True
-    return np.asarray(taken)
+    patients = pd.Index(table["patient_id"].unique())
+    number = uniform(patients, data.seed, "split")
+    split = np.full(len(patients), "train", dtype="<U5")
+    split[number < test_fraction + data.validation_fraction] = "val"
+    split[number < test_fraction] = "test"
+    certain = patients.isin(table.loc[~uncertain(table), "patient_id"])
+    split[~certain] = "train"
+    of_patient = dict(zip(patients, split, strict=True))
+    return table["patient_id"].map(of_patient).to_numpy(dtype=str)
 
 
 def _check_disjoint(table: pd.DataFrame, data: Data, where: str) -> None:
@@ -160,9 +156,20 @@ def _shared(row: int, data: Data, where: str) -> UserError:
 
 
 def _check_classes(table: pd.DataFrame, data: Data, where: str) -> None:
+    """Two classes in each split, of two patients: no one patient decides whether a split is there.
+
+    (Where a table had no validation but for one patient, that patient would decide whether it is
+    drawn from all others.)
+    """
     for split in SPLITS:
-        if table.loc[table["split"] == split, "label"].nunique() < 2:
+        here = table[table["split"] == split]
+        if here["label"].nunique() < 2:
             raise UserError(
                 f"{where}: split '{split}' has no image of one class; give more patients, change "
                 'data.test-fraction or data.validation-fraction, or set data.split = "patient"'
+            )
+        if here["patient_id"].nunique() < 2:
+            raise UserError(
+                f"{where}: split '{split}' has one patient only; give more patients, or set "
+                'data.split = "patient"'
             )

@@ -69,6 +69,10 @@ class FolderStore:
             self._digests.put(key, known)
         return known
 
+    def identity(self, name: str) -> str:
+        """The path below the folder: no other file changes it."""
+        return name
+
     def names(self) -> Iterator[str]:
         """Every file below the folder, hidden ones left out, in sorted order."""
         for folder, folders, files in os.walk(self.root, followlinks=True):
@@ -127,6 +131,10 @@ class ZipStore:
             return hashlib.sha256("|".join(told).encode()).hexdigest()
         info = self._info(name)
         return f"{info.CRC:08x}{info.file_size:012x}"
+
+    def identity(self, name: str) -> str:
+        """The path in the zip: no other file changes it."""
+        return name
 
     def names(self) -> Iterator[str]:
         """Every file in the zip, in sorted order."""
@@ -198,12 +206,19 @@ class ArrayStore:
     """Images in arrays: ``train/000012`` is row 12 of the array ``train``.
 
     Each array is uint8, of shape (n, height, width) or (n, height, width, 3) in RGB; with
-    ``volumes``, (n, depth, height, width).
+    ``volumes``, (n, depth, height, width). ``labels`` are what the set says of each row, (n, ...).
     """
 
-    def __init__(self, given: Mapping[str, NDArray[np.uint8]], *, volumes: bool = False) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, NDArray[np.uint8]],
+        *,
+        volumes: bool = False,
+        labels: Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> None:
         self.arrays = dict(given)
         self.volumes = volumes
+        self.labels = dict(labels or {})
 
     def read(self, name: str) -> Image:
         """Grey image, float32 in [0, 1], or a volume; RGB becomes luminance by ITU-R BT.601."""
@@ -218,6 +233,12 @@ class ArrayStore:
         """SHA-256 of the row's shape and bytes."""
         row = np.ascontiguousarray(self._row(name))
         return hashlib.sha256(repr(row.shape).encode() + row.tobytes()).hexdigest()
+
+    def identity(self, name: str) -> str:
+        """SHA-256 of the row's array, label and content; not its number, which others decide."""
+        key, _, row = name.rpartition("/")
+        label = self.labels[key][int(row)].tolist() if key in self.labels else None
+        return hashlib.sha256(f"{key}|{label}|{self.digest(name)}".encode()).hexdigest()
 
     def _row(self, name: str) -> NDArray[np.uint8]:
         key, _, row = name.rpartition("/")

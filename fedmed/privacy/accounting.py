@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from dp_accounting import ComposedDpEvent, DpEvent
@@ -22,12 +22,11 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from fedmed.errors import UserError
-from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian
+from fedmed.privacy.mechanism import ORDERS, Mechanism, Relation, gaussian, replace_gaussian
 
 ACCOUNTANT: Final = f"privacy loss distribution, dp-accounting {version('dp-accounting')}"
 LARGEST_NOISE: Final = 1e4
 MOST_STEPS: Final = 1_000_000
-Relation = Literal["add-or-remove", "replace-one"]
 Spent = tuple[tuple[Mechanism, int], ...]
 """Mechanisms and how often each was run: what is composed."""
 
@@ -39,9 +38,14 @@ _BRACKET_ORDERS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SMALLEST: Final = 1e-7  # a smaller interval than this costs time and shows nothing
 _AIM: Final = 1 - 2.5e-4  # share of a target epsilon that the search for a noise goes for
 _LOUD: Final = 0.05  # scale of Laplace noise, in sensitivities
-_RELATIONS: Final = {
+_RELATIONS: Final[dict[Relation, Neighbouring]] = {
     "add-or-remove": Neighbouring.ADD_OR_REMOVE_ONE,
     "replace-one": Neighbouring.REPLACE_ONE,
+}
+
+_STEPS: Final[dict[Relation, Callable[[float, float], Mechanism]]] = {
+    "add-or-remove": gaussian,
+    "replace-one": replace_gaussian,
 }
 
 
@@ -60,13 +64,16 @@ class Risk:
 
 
 def epsilon(
-    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, accuracy: float = _FINE
+    noise_multiplier: float,
+    sampling_rate: float,
+    steps: int,
+    delta: float,
+    relation: Relation = "add-or-remove",
 ) -> float:
-    """Epsilon at ``delta`` of ``steps`` Poisson-sampled Gaussian steps, add-or-remove one, by PLD.
+    """Epsilon at ``delta`` of ``steps`` Poisson-sampled Gaussian steps, by PLD.
 
-    Zero steps cost nothing; without noise epsilon is infinite. ``accuracy`` is about the share by
-    which epsilon may be overstated. Raises ``ValueError`` outside ``noise_multiplier >= 0``,
-    ``0 < sampling_rate <= 1``, ``steps >= 0``, ``0 < delta < 1``.
+    Zero steps cost nothing; without noise epsilon is infinite. Raises ``ValueError`` outside
+    ``noise_multiplier >= 0``, ``0 < sampling_rate <= 1``, ``steps >= 0``, ``0 < delta < 1``.
     """
     if not (noise_multiplier >= 0 and math.isfinite(noise_multiplier)):
         raise ValueError(f"noise_multiplier {noise_multiplier} must be a number >= 0")
@@ -74,9 +81,8 @@ def epsilon(
         return math.inf
     if steps == 0:
         return 0.0
-    return composed_epsilon(
-        ((gaussian(noise_multiplier, sampling_rate), steps),), delta, accuracy=accuracy
-    )
+    step = _STEPS[relation](noise_multiplier, sampling_rate)
+    return composed_epsilon(((step, steps),), delta)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -85,6 +91,7 @@ def composed_epsilon(
 ) -> float:
     """Epsilon at ``delta`` of everything in ``spent``, composed by PLD.
 
+    Each mechanism under its own relation, or where a record is replaced under all of them:
     ``replace-one`` is known for (sampled) Gaussians alone. Raises ``ValueError`` for ``delta``
     outside (0, 1) and counts below 0.
     """
@@ -99,7 +106,7 @@ def composed_epsilon(
 
 
 def rdp(spent: Spent) -> tuple[float, ...]:
-    """Rényi divergence of everything in ``spent``, at each of ``ORDERS``; add-or-remove one."""
+    """Rényi divergence of all of ``spent`` at each of ``ORDERS``, each under its relation."""
     total = np.zeros(len(ORDERS))
     for mechanism, count in spent:
         if count:
@@ -134,7 +141,7 @@ def _conversion(order: int, delta: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def risk(spent: Spent, delta: float) -> Risk:
-    """What ``spent`` means to an attacker, add-or-remove one, by riskcal."""
+    """What ``spent`` means to an attacker, each mechanism under its relation, by riskcal."""
     # riskcal takes a second to import, which nobody but the reader of these numbers should wait for
     from riskcal.analysis import get_advantage_from_pld, get_beta_from_pld
 
@@ -159,7 +166,13 @@ def risk(spent: Spent, delta: float) -> Risk:
 
 
 @functools.lru_cache(maxsize=4096)
-def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: int) -> float:
+def noise_multiplier(
+    target: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    relation: Relation = "add-or-remove",
+) -> float:
     """Smallest noise multiplier (to 0.1 %) whose PLD epsilon at ``delta`` is at most ``target``.
 
     Bracketed by Rényi accounting, searched on a coarse discretisation, which can only overstate
@@ -178,7 +191,7 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
 
     @functools.cache
     def excess(log_sigma: float) -> float:
-        spent = ((gaussian(math.exp(log_sigma), sampling_rate), steps),)
+        spent = ((_STEPS[relation](math.exp(log_sigma), sampling_rate), steps),)
         pld = _compose(spent, "add-or-remove", target, _COARSE)
         return math.log(max(float(pld.get_epsilon_for_delta(delta)), 1e-12) / target)
 
@@ -195,14 +208,14 @@ def noise_multiplier(target: float, delta: float, sampling_rate: float, steps: i
     found = math.exp(root)
     for _ in range(3):
         # The number that is reported: where it fits already, the last check costs nothing.
-        reported = epsilon(found, sampling_rate, steps, delta)
+        reported = epsilon(found, sampling_rate, steps, delta, relation)
         error = math.log(max(reported, 1e-12) / (target * _AIM))
         if abs(error) < 2e-4:
             break
         if not slope < -0.01:
             break
         found *= math.exp(min(0.2, max(-0.2, -error / slope)))
-    while epsilon(found, sampling_rate, steps, delta) > target:
+    while epsilon(found, sampling_rate, steps, delta, relation) > target:
         found *= 1.0005
     return found
 
@@ -259,9 +272,22 @@ def _compose(
     spent: Spent, relation: Relation, size: float, accuracy: float
 ) -> PrivacyLossDistribution:
     """The composition on a grid that overstates an epsilon of about ``size`` by ``accuracy``."""
-    event: DpEvent = ComposedDpEvent([m.event(count) for m, count in spent if count])
-    accountant = PLDAccountant(_RELATIONS[relation], _interval(spent, size, accuracy))
-    accountant.compose(event)
+    events: dict[Relation, list[DpEvent]] = {}
+    for mechanism, count in spent:
+        replaced = "replace-one" in (relation, mechanism.relation)
+        if count:
+            own: Relation = "replace-one" if replaced else "add-or-remove"
+            events.setdefault(own, []).append(mechanism.event(count))
+    interval = _interval(spent, size, accuracy)
+    plds = [_composed(own, told, interval) for own, told in events.items()]
+    return functools.reduce(lambda one, other: one.compose(other), plds)
+
+
+def _composed(
+    relation: Relation, events: list[DpEvent], interval: float
+) -> PrivacyLossDistribution:
+    accountant = PLDAccountant(_RELATIONS[relation], interval)
+    accountant.compose(ComposedDpEvent(events))
     # The accountant has no name for what it composes; a pinned version keeps this true.
     pld: PrivacyLossDistribution = accountant._pld
     return pld
@@ -275,14 +301,16 @@ def _pure(spent: Spent) -> float:
 @functools.lru_cache(maxsize=4096)
 def _size(spent: Spent, delta: float, relation: Relation) -> float:
     """Roughly epsilon: by Rényi accounting, or where that is far off by a PLD on few points."""
-    if all(mechanism.kind == "gaussian" for mechanism, _ in spent):
+    replaced = "replace-one" in (relation, *(m.relation for m, _ in spent))
+    sampled = all(mechanism.kind in ("gaussian", "replace-gaussian") for mechanism, _ in spent)
+    if sampled:
         rough = _few_orders([m.event(count) for m, count in spent if count], delta)
     else:
         rough = rdp_epsilon(rdp(spent), delta)
     rough = min(rough, _pure(spent))
-    if relation == "replace-one":
+    if replaced:
         rough *= 2
-    elif 0.1 < rough < 100 and all(mechanism.kind == "gaussian" for mechanism, _ in spent):
+    elif 0.1 < rough < 100 and sampled:
         return rough
     coarse = float(_compose(spent, relation, rough, _COARSE).get_epsilon_for_delta(delta))
     return max(_SMALLEST, min(rough, coarse))

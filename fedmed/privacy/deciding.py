@@ -10,7 +10,7 @@ from fedmed.privacy import accounting
 from fedmed.privacy.evaluating import EvaluationPlan, evaluation_request, ledger_run
 from fedmed.privacy.filtering import Limit, OverBudget, Request, admit, after, largest_steps
 from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.plans import ImagePlan, Plan
+from fedmed.privacy.plans import ImagePlan, Plan, gradient
 from fedmed.privacy.policy import Policy
 
 
@@ -29,11 +29,7 @@ class Decision:
     epsilon: float = 0.0
 
 
-NEIGHBOURS = {
-    "patient": "add or remove one patient",
-    "image": "add or remove one image",
-    "pixels": "replace the pixels of one image",
-}
+NEIGHBOURS = {**gradient.NEIGHBOURS, "pixels": "replace the pixels of one image"}
 
 
 def request_for(
@@ -163,7 +159,11 @@ def _largest_epsilon(
 ) -> float:
     """The largest epsilon at the plan's own length and sampling that the account has room for."""
     step = request.step
-    if step is None or step.kind != "gaussian" or any(plan["sole"] for plan in opened):
+    if (
+        step is None
+        or step.kind not in ("gaussian", "replace-gaussian")
+        or any(plan["sole"] for plan in opened)
+    ):
         return 0.0
     if not opened:
         return limit.epsilon
@@ -171,7 +171,9 @@ def _largest_epsilon(
     for _ in range(8):
         middle = (low + high) / 2
         try:
-            noise = accounting.noise_multiplier(middle, limit.delta, step.rate, request.steps)
+            noise = accounting.noise_multiplier(
+                middle, limit.delta, step.rate, request.steps, step.relation
+            )
             admit(replace(request, step=replace(step, noise=noise)), limit, opened, total)
         except (OverBudget, UserError):
             high = middle

@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from fedmed.config import UNPROTECTED, Settings
 from fedmed.errors import UserError
@@ -18,6 +17,7 @@ from fedmed.privacy import accounting
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.mechanism import Mechanism, gaussian
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.normals import Normals
 from fedmed.privacy.policy import Policy
 
 NEIGHBOURS: Final = "add or remove one evaluation patient"
@@ -107,18 +107,17 @@ def check_delta(plan: EvaluationPlan, patients: int, hospital: str) -> None:
         )
 
 
-def noised(counts: Counts, deviation: float, generator: torch.Generator) -> Counts:
+def noised(counts: Counts, deviation: float, normals: Normals) -> Counts:
     """A copy with N(0, deviation^2) added to every cell, families in the mapping's order."""
     return {
-        family: cells
-        + deviation * torch.randn(cells.shape, generator=generator, dtype=torch.float64).numpy()
+        family: cells + deviation * normals.draw(cells.size).reshape(cells.shape)
         for family, cells in counts.items()
     }
 
 
-def noise_for(source: NoiseSource, hospital: str, request: str) -> torch.Generator:
-    """The hospital's own generator for one request: another model or spec never meets it again."""
-    return source.torch("evaluation", hospital, request)
+def noise_for(source: NoiseSource, hospital: str, request: str) -> Normals:
+    """The hospital's own stream for one request: another model or spec never meets it again."""
+    return source.normals("evaluation", hospital, request)
 
 
 def evaluation_request(

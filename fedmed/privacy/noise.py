@@ -4,16 +4,26 @@ By default every draw is keyed by fresh entropy of the operating system, so that
 could remove it. A simulation may ask for reproducible noise: keys then come from the run's seed,
 the hospital, the round and the model, and whoever knows the seed can remove the noise.
 
-The generators (Philox for samples and Laplace noise, torch's for Gaussian noise) are not
-cryptographic, and their output has floating-point resolution (Mironov 2012): the statement says so.
+The generator is AES-128 in counter mode, whose output nobody tells from randomness without the key:
+by ``randomgen`` behind numpy's distributions (with AES instructions or, more slowly, without), and
+by ``cryptography`` for the many normal numbers.
 """
 
 import hashlib
 import secrets
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
-import torch
+from randomgen import AESCounter
+
+from fedmed.privacy.normals import Normals
+
+GENERATORS: Final = (
+    "cryptographic: AES-128 in counter mode, for sampling, views of images and all noise. Sums are "
+    "noised in float64 and rounded once; that noise is a grid of finite numbers and not a "
+    "continuum (Mironov 2012) is not covered"
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +45,7 @@ class NoiseSource:
                 "reproducible from the experiment's seed: simulation only, no epsilon holds "
                 "against anyone who knows the seed"
             )
-        return (
-            "operating-system entropy, drawn anew by each hospital for each release; the "
-            "generators are not cryptographic and floating-point resolution is not covered"
-        )
+        return "operating-system entropy, drawn anew by each hospital for each release"
 
     def _key(self, context: tuple[str | int, ...]) -> int:
         if self.seed is None:
@@ -47,26 +54,9 @@ class NoiseSource:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
     def numpy(self, *context: str | int) -> np.random.Generator:
-        """Generator for sampling and Laplace noise."""
-        return np.random.Generator(np.random.Philox(key=self._key(context)))
+        """Generator for sampling, views of images and Laplace noise."""
+        return np.random.Generator(AESCounter(key=self._key(context)))
 
-    def torch(self, *context: str | int, device: torch.device | None = None) -> torch.Generator:
-        """Generator for Gaussian noise on ``device`` (CPU by default)."""
-        generator = torch.Generator(device=device or torch.device("cpu"))
-        key = self._key(context)
-        generator.manual_seed(key % 2**63)
-        if generator.device.type == "cpu":
-            _fill_state(generator, key)
-        return generator
-
-
-def _fill_state(generator: torch.Generator, key: int) -> None:
-    """Set all 624 words of torch's CPU generator (MT19937) from the 128-bit key, by SHAKE-256.
-
-    ``manual_seed`` uses 32 bits there: few enough to try them all and remove the noise.
-    """
-    state = generator.get_state()
-    words = np.frombuffer(hashlib.shake_256(key.to_bytes(16, "big")).digest(624 * 4), dtype="<u4")
-    # The words are stored as 64-bit numbers after seed, counters and position (24 bytes).
-    state[24 : 24 + 624 * 8] = torch.from_numpy(words.astype("<u8").view(np.uint8))
-    generator.set_state(state)
+    def normals(self, *context: str | int) -> Normals:
+        """Stream of Gaussian noise."""
+        return Normals(self._key(context))

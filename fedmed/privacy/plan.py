@@ -18,6 +18,7 @@ from fedmed.privacy.plans import (
     StackedPlan,
     UpdatePlan,
 )
+from fedmed.privacy.plans.gradient import relation_of
 from fedmed.rounding import up
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
     "make_plan",
     "noise_source",
 ]
+
+
+_FLOAT32 = 2.0**-23  # steps of the sums that noise is added to, in which their bound must hold
 
 
 def make_plan(settings: Settings, units: int, hospital: str, declared: int | None = None) -> Plan:
@@ -59,6 +63,7 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
         training = _gradient_plan(settings, public or units, hospital, public is not None)
     else:
         training = _update_plan(settings)
+    training.check_noise(_FLOAT32)
     return training if images is None else StackedPlan(image=images, training=training)
 
 
@@ -116,16 +121,24 @@ def image_mechanism(settings: Settings) -> ImageMechanism | None:
         return None
     element: Element = "voxel" if data.dimensions == 3 else "pixel"
     planes = max(1, data.slices)
+    points = planes * data.image_size**data.dimensions
+    mechanism: DPPix | BrightnessShift | PixelLaplace
     if kind == "dp-pix":
         known = (privacy.cell, privacy.neighbourhood, data.image_size, data.dimensions, planes)
-        return DPPix(scale, *known) if scale > 0 else DPPix.for_epsilon(epsilon, *known)
-    if kind == "brightness-shift":
+        mechanism = DPPix(scale, *known) if scale > 0 else DPPix.for_epsilon(epsilon, *known)
+    elif kind == "brightness-shift":
         # The published code called 1/scale its epsilon.
-        return BrightnessShift(scale if scale > 0 else 1 / epsilon, element)
-    points = planes * data.image_size**data.dimensions
-    if scale > 0:
-        return PixelLaplace(scale, points, element)
-    return PixelLaplace.for_epsilon(epsilon, points, element)
+        mechanism = BrightnessShift(scale if scale > 0 else 1 / epsilon, element)
+    elif scale > 0:
+        mechanism = PixelLaplace(scale, points, element)
+    else:
+        mechanism = PixelLaplace.for_epsilon(epsilon, points, element)
+    if not 1e-5 <= mechanism.scale <= 1e15:
+        raise UserError(
+            f"privacy.epsilon = {epsilon:g} makes Laplace noise of scale {mechanism.scale:.3g} on "
+            "images from 0 to 1; choose one that makes a scale from 1e-05 to 1e+15"
+        )
+    return mechanism
 
 
 def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool) -> GradientPlan:
@@ -142,6 +155,7 @@ def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool
         epochs=train.local_epochs,
         rounds=train.rounds,
         delta=privacy.delta,
+        relation=relation_of(privacy.unit),
     )
     return GradientPlan(
         unit=privacy.unit,

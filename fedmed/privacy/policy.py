@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fedmed import config
-from fedmed.config import ARMS, UNPROTECTED, Section
+from fedmed.config import ARMS, UNPROTECTED, Section, within
 from fedmed.errors import UserError
 from fedmed.files import safe_name
 from fedmed.privacy.filtering import Limit
@@ -29,11 +29,13 @@ class Policy(Section):
 
     account: str = ""  # where spend is charged; empty = one account per hospital and unit
     unit: str = ""  # patient, image, pixels, hospital; empty = patient, or without limit the run's
-    maximum_epsilon: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0  # 0 = none
-    delta: Annotated[float, Field(ge=1e-12, le=0.01)] = 1e-5
+    maximum_epsilon: Annotated[float, within(0, 1e9)] = 0.0  # 0 = none
+    delta: Annotated[float, within(1e-12, 0.01)] = 1e-5
     arms: list[str] = []  # empty = every arm that the limit allows
-    minimum_cohort: Annotated[int, Field(ge=0)] = 0  # patients in training
-    public_size: Annotated[int, Field(ge=0)] = 0  # declared number of units; 0 = see the settings
+    minimum_cohort: Annotated[int, Field(ge=0, le=10**9)] = 0  # patients in training
+    public_size: Annotated[int, Field(ge=0, lt=10**9)] = (
+        0  # declared number of units; 0 = see the settings
+    )
     evaluation: Literal["", "shared", "separate", "refuse"] = (
         ""  # histograms: charged to training's account, to one of its own; empty = as limited
     )
@@ -111,4 +113,4 @@ def read_policy(path: Path) -> Policy:
     try:
         return Policy.model_validate(config.widen(text, Policy), by_alias=True, by_name=False)
     except ValidationError as error:
-        raise UserError(f"{path}: {config.explain(error)}") from error
+        raise UserError(f"{path}: {config.explain(error, Policy)}") from error

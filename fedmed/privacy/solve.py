@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from fedmed.errors import UserError
 from fedmed.privacy import accounting
+from fedmed.privacy.mechanism import Relation
 from fedmed.rounding import up
 
 
@@ -14,7 +15,8 @@ class Question:
     """``epochs`` passes a round over ``units`` patients (or images), in steps of ``batch``.
 
     The convention everywhere: the sampling rate is batch / units and a round has
-    round(epochs x units / batch) steps, at least one. Poisson sampling, add or remove one.
+    round(epochs x units / batch) steps, at least one. Poisson sampling; ``relation`` says whether
+    one unit is added or removed, or replaced.
     """
 
     units: int
@@ -22,6 +24,7 @@ class Question:
     epochs: float
     rounds: int = 1
     delta: float
+    relation: Relation = "add-or-remove"
 
     @property
     def rate(self) -> float:
@@ -41,25 +44,32 @@ class Question:
 
 def epsilon(question: Question, noise_multiplier: float) -> float:
     """Epsilon of the whole training at this noise multiplier."""
-    return accounting.epsilon(noise_multiplier, question.rate, question.steps, question.delta)
+    return _epsilon(question, noise_multiplier, question.steps)
 
 
 def noise(question: Question, target: float) -> float:
     """Smallest noise multiplier for a target epsilon (see accounting.noise_multiplier)."""
-    return accounting.noise_multiplier(target, question.delta, question.rate, question.steps)
+    return accounting.noise_multiplier(
+        target, question.delta, question.rate, question.steps, question.relation
+    )
 
 
 def steps(question: Question, noise_multiplier: float, target: float) -> int:
     """Most steps at this batch and noise within the target; 0 where one is too much."""
 
     def fits(count: int) -> bool:
-        found = accounting.epsilon(noise_multiplier, question.rate, count, question.delta)
-        return found <= target
+        return _epsilon(question, noise_multiplier, count) <= target
 
     top = 1
     while top < accounting.MOST_STEPS and fits(top):
         top *= 4
     return largest(fits, min(top, accounting.MOST_STEPS))
+
+
+def _epsilon(question: Question, noise_multiplier: float, count: int) -> float:
+    return accounting.epsilon(
+        noise_multiplier, question.rate, count, question.delta, question.relation
+    )
 
 
 def rounds(question: Question, noise_multiplier: float, target: float) -> int:

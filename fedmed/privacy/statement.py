@@ -17,7 +17,7 @@ from fedmed.config import Settings
 from fedmed.models.origin import Weights, describe, weights_of
 from fedmed.privacy import accounting, evaluation_statement
 from fedmed.privacy.evaluation_statement import EvaluationRecord
-from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.noise import GENERATORS, NoiseSource
 from fedmed.privacy.plans import (
     GradientPlan,
     ImagePlan,
@@ -228,9 +228,7 @@ def statement(
         noise_to_signal=plan.noise_to_signal(parameters) if private and parameters else None,
         accountant=words.accountant,
         noise_source=source.description if settings.privacy.arm != "none" else "no noise",
-        random_generators=(
-            "Philox (sampling, Laplace) and torch's generator (Gaussian); not cryptographic"
-        ),
+        random_generators=GENERATORS,
         steps_planned=max(s.plan.steps for s in spends.values()),
         steps_taken=taken,
         sizes=_sizes(plan, spends),
@@ -319,7 +317,7 @@ def _member(member: str, spend: Spend) -> MemberRecord:
         else None,
         epsilon_replace_one=plan.replace_one(taken),
         epsilon_patient=plan.per_patient(taken),
-        noise_multiplier=plan.step.noise if plan.step and plan.step.kind == "gaussian" else None,
+        noise_multiplier=plan.step.noise if plan.step and plan.step.kind != "laplace" else None,
         sampling_rate=plan.step.rate if plan.step else 1.0,
         steps=taken,
         size=gradient.units if gradient else None,

@@ -142,9 +142,9 @@ def _seen(statement: Mapping[str, Any], step: Mechanism, unit: str) -> Mechanism
         if str(statement["neighbouring"]).startswith("zero out"):
             return gaussian(step.noise / 2)
         return step
-    if own == unit and (unit != "image" or step.kind == "laplace"):
+    if own == unit and (unit != "image" or step.kind in ("laplace", "replace-gaussian")):
         return step
     cap = statement["images_per_patient"]
-    if own == "image" and unit == "patient" and step.kind == "gaussian" and cap:
+    if own == "image" and unit == "patient" and step.kind == "replace-gaussian" and cap:
         return group_gaussian(step.noise, step.rate, int(cap))
     return None

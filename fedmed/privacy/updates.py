@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedmed.errors import UserError
+from fedmed.privacy.normals import Normals
 
 Update = dict[str, Tensor]
 
@@ -65,12 +66,9 @@ class GaussianNoise:
 
     standard_deviation: float
 
-    def add(self, update: Mapping[str, Tensor], generator: torch.Generator) -> Update:
+    def add(self, update: Mapping[str, Tensor], normals: Normals) -> Update:
         """Noised copy; the arrays are visited in the mapping's order, one draw per coordinate."""
-        noised: Update = {}
-        for name, value in update.items():
-            noise = torch.empty_like(value).normal_(
-                0.0, self.standard_deviation, generator=generator
-            )
-            noised[name] = noise.add_(value)
+        noised = {name: value.clone() for name, value in update.items()}
+        for value in noised.values():
+            normals.add_(value, self.standard_deviation)
         return noised

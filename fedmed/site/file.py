@@ -44,7 +44,6 @@ OWN: Final = (
     "privacy.neighbourhood",
     "privacy.clip-released",
     "privacy.clipping",
-    "privacy.bad-gradients",
     "train.batch-size",
     "train.local-epochs",
 )
@@ -203,5 +202,5 @@ def _settings(path: Path, given: dict[str, Any]) -> dict[str, Scalar]:
         try:
             section.model_validate(config.widen(values, section), by_alias=True, by_name=False)
         except ValidationError as error:
-            raise UserError(f"{path}: settings: {name}.{config.explain(error)}") from error
+            raise UserError(f"{path}: settings: {name}.{config.explain(error, section)}") from error
     return flat

@@ -244,9 +244,7 @@ def test_mechanisms_of_several_kinds_compose() -> None:
 
 
 def test_more_steps_less_noise_and_higher_rates_cost_more() -> None:
-    def epsilon(sigma: float, rate: float, steps: int, delta: float) -> float:
-        return accounting.epsilon(sigma, rate, steps, delta, 1e-3)
-
+    epsilon = accounting.epsilon
     base = epsilon(1.0, 0.1, 20, DELTA)
     assert epsilon(1.0, 0.1, 21, DELTA) > base
     assert epsilon(0.9, 0.1, 20, DELTA) > base

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from support import goes_red, gradient_plan, make, refuses
 
 from fedmed.config import UNPROTECTED, Settings
@@ -70,7 +69,7 @@ def test_the_noise_of_a_cell_is_the_multiplier_times_all_overlapping_families() 
     with pytest.raises(ValueError, match="cap of 3"):
         plan.deviation(Spec(edges=(0.5,), cap=3))
     counts = {f: np.zeros(spec.shape(f)) for f in spec.families}
-    released = noised(counts, 5.0, torch.Generator().manual_seed(0))
+    released = noised(counts, 5.0, NoiseSource(0).normals())
     values = np.concatenate([cells.ravel() for cells in released.values()])
     assert values.size == sum(math.prod(spec.shape(f)) for f in spec.families)
     assert values.std() == pytest.approx(5, rel=0.25)
@@ -81,7 +80,7 @@ def test_another_request_and_another_hospital_meet_other_noise() -> None:
     """Pitfalls 6 and 29, where noise is reproducible."""
 
     def first(source: NoiseSource, hospital: str, request: str) -> float:
-        return float(torch.randn(1, generator=noise_for(source, hospital, request)))
+        return float(noise_for(source, hospital, request).draw(1)[0])
 
     seeded = NoiseSource(3)
     draws = [first(seeded, h, r) for h in ("h1", "h2") for r in ("a", "b")]

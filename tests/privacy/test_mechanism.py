@@ -12,10 +12,23 @@ from scipy.stats import binom, norm
 from support import goes_red
 
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian, group_gaussian, laplace
+from fedmed.privacy.mechanism import (
+    ORDERS,
+    Mechanism,
+    gaussian,
+    group_gaussian,
+    laplace,
+    replace_gaussian,
+)
 
 DELTA = 1e-5
-MECHANISMS = [gaussian(1.3), gaussian(0.98, 0.064), group_gaussian(0.98, 0.064, 4), laplace(2.0, 9)]
+MECHANISMS = [
+    gaussian(1.3),
+    gaussian(0.98, 0.064),
+    group_gaussian(0.98, 0.064, 4),
+    replace_gaussian(1.37, 0.064),
+    laplace(2.0, 9),
+]
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -91,6 +104,50 @@ def test_the_mixtures_divergence_is_the_integral(group: int, order: int) -> None
     mechanism = group_gaussian(2.0, 0.2, group)
     found = mechanism.rdp()[ORDERS.index(order)]
     assert found == pytest.approx(mixture_divergence(mechanism, order), rel=1e-4)
+
+
+def replacement_divergence(noise: float, rate: float, order: int) -> float:
+    """Between the record pulling one way, where it is sampled, and the other way: quadrature."""
+
+    def density(x: float, way: int) -> float:
+        return (1 - rate) * float(norm.pdf(x, 0, noise)) + rate * float(norm.pdf(x, way, noise))
+
+    reach = 2 * order + 12 * noise
+    value, _ = quad(
+        lambda x: density(x, 1) ** order * density(x, -1) ** (1 - order), -reach, reach, limit=500
+    )
+    return math.log(value) / (order - 1)
+
+
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_a_replacements_divergence_is_the_integral(order: int) -> None:
+    found = replace_gaussian(2.0, 0.2).rdp()[ORDERS.index(order)]
+    assert found == pytest.approx(replacement_divergence(2.0, 0.2, order), rel=1e-4)
+
+
+@pytest.mark.parametrize("noise", [0.1, 1.0, 30.0])
+def test_where_everybody_is_sampled_a_replacement_moves_twice_as_far(noise: float) -> None:
+    replaced, twice = replace_gaussian(noise), gaussian(noise / 2)
+    assert np.array(replaced.rdp()) == pytest.approx(np.array(twice.rdp()), rel=1e-5)
+    found = accounting.composed_epsilon(((replaced, 3),), DELTA)
+    assert found == pytest.approx(accounting.composed_epsilon(((twice, 3),), DELTA), rel=1e-3)
+
+
+def test_a_replacement_costs_more_than_an_addition_and_less_than_two() -> None:
+    """Beside other mechanisms too, each of which is composed under its own relation."""
+
+    def check(mechanism: Mechanism) -> None:
+        for rest in ((), ((gaussian(1.5, 0.1), 20),), ((laplace(4.0, 2), 1),)):
+            one, found, two = (
+                accounting.composed_epsilon(((step, 40), *rest), DELTA)
+                for step in (gaussian(1.1, 0.05), mechanism, group_gaussian(1.1, 0.05, 2))
+            )
+            assert one * 1.05 < found < two
+            assert found <= accounting.rdp_epsilon(accounting.rdp(((mechanism, 40), *rest)), DELTA)
+
+    check(replace_gaussian(1.1, 0.05))
+    goes_red(check, gaussian(1.1, 0.05))
+    goes_red(check, group_gaussian(1.1, 0.05, 2))
 
 
 @pytest.mark.parametrize("group", [2, 4])

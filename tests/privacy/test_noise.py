@@ -16,7 +16,7 @@ DRAWS = 50_000
 
 
 def gaussian(source: NoiseSource, *context: str | int) -> Tensor:
-    return torch.empty(DRAWS).normal_(generator=source.torch(*context))
+    return torch.from_numpy(source.normals(*context).draw(DRAWS))
 
 
 def uniform(source: NoiseSource, *context: str | int) -> Tensor:
@@ -110,7 +110,7 @@ def test_noise_cannot_be_found_by_trying_four_billion_seeds(
 def test_entropy_is_asked_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(secrets, "randbits", lambda bits: asked.append(bits) or len(asked))
-    NoiseSource().torch("a")
+    NoiseSource().normals("a")
     NoiseSource().numpy("a")
     assert asked == [128, 128]
 

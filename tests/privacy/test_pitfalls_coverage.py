@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support import goes_red
 
-PITFALLS = 32
+PITFALLS = (*range(1, 33), 38)
 SOURCES = [
     path.read_text(encoding="utf-8")
     for path in sorted(Path(__file__).parent.glob("test_pitfalls_*.py"))
@@ -26,7 +26,7 @@ def numbers(sources: list[str]) -> list[int]:
 
 
 def check_every_pitfall_has_a_test(sources: list[str]) -> None:
-    assert sorted(set(numbers(sources))) == list(range(1, PITFALLS + 1))
+    assert sorted(set(numbers(sources))) == list(PITFALLS)
 
 
 def test_every_pitfall_has_a_test_that_can_go_red() -> None:

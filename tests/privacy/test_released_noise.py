@@ -35,6 +35,7 @@ from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 from fedmed.privacy.images import BrightnessShift, DPPix, ImageMechanism, PixelLaplace
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.normals import Normals
 from fedmed.privacy.plans import AdaptiveClipping, GradientPlan, UpdatePlan
 from fedmed.privacy.updates import GaussianNoise
 from server.central import CentralGaussian
@@ -101,8 +102,10 @@ def scaled_noise(factor: float) -> Break:
     """Gaussian noise of another scale; 0 removes it."""
     add = GaussianNoise.add
 
-    def other(self: GaussianNoise, update: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        return add(GaussianNoise(self.standard_deviation * factor), update, generator)
+    def other(self: GaussianNoise, update: Any, normals: Normals) -> dict[str, Tensor]:
+        if not factor:
+            return dict(update)
+        return add(GaussianNoise(self.standard_deviation * factor), update, normals)
 
     return lambda patch: patch.setattr(GaussianNoise, "add", other)
 
@@ -110,12 +113,9 @@ def scaled_noise(factor: float) -> Break:
 def uniform_noise(patch: Patch) -> None:
     """The right variance, another shape."""
 
-    def add(self: GaussianNoise, update: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def add(self: GaussianNoise, update: Any, normals: Normals) -> dict[str, Tensor]:
         width = self.standard_deviation * math.sqrt(12)
-        return {
-            n: v + (torch.rand(v.shape, generator=generator) - 0.5) * width
-            for n, v in update.items()
-        }
+        return {n: v + (torch.rand(v.shape) - 0.5) * width for n, v in update.items()}
 
     patch.setattr(GaussianNoise, "add", add)
 
@@ -123,10 +123,9 @@ def uniform_noise(patch: Patch) -> None:
 def one_draw_per_array(patch: Patch) -> None:
     """Every array is shifted as a whole."""
 
-    def add(self: GaussianNoise, update: Any, generator: torch.Generator) -> dict[str, Tensor]:
+    def add(self: GaussianNoise, update: Any, normals: Normals) -> dict[str, Tensor]:
         return {
-            n: v + torch.empty(1).normal_(0.0, self.standard_deviation, generator=generator)
-            for n, v in update.items()
+            n: v + float(normals.draw(1)[0]) * self.standard_deviation for n, v in update.items()
         }
 
     patch.setattr(GaussianNoise, "add", add)

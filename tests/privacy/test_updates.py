@@ -119,7 +119,7 @@ def check_noise_scale(added: Tensor, expected: float) -> None:
 
 def test_noise_has_the_scale_that_it_says() -> None:
     update = {"a": torch.full((COORDINATES // 2,), 7.0), "b": torch.zeros(2, COORDINATES // 4)}
-    noised = GaussianNoise(0.25).add(update, NoiseSource(1).torch("test"))
+    noised = GaussianNoise(0.25).add(update, NoiseSource(1).normals("test"))
     added = torch.cat([(noised[n] - update[n]).flatten() for n in update])
     check_noise_scale(added, 0.25)
     goes_red(check_noise_scale, added, 0.25 * 1.02)
@@ -129,7 +129,7 @@ def test_noise_has_the_scale_that_it_says() -> None:
 
 def test_two_arrays_never_share_their_noise() -> None:
     zeros = {"a": torch.zeros(1000), "b": torch.zeros(1000)}
-    noised = GaussianNoise(1.0).add(zeros, NoiseSource(1).torch("test"))
+    noised = GaussianNoise(1.0).add(zeros, NoiseSource(1).normals("test"))
 
     def check(first: Tensor, second: Tensor) -> None:
         assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 5 / 1000**0.5

@@ -50,7 +50,7 @@ def load(data: Data) -> Cohort:
     table["patient_id"] = pd.Series(pd.NA, index=table.index, dtype="string")
     if data.index:
         table["patient_id"] = _patients(table, values, existing(data.index, "data.index"))
-    return Cohort(path.name, table, ArrayStore(images, volumes=volumes))
+    return Cohort(path.name, table, ArrayStore(images, volumes=volumes, labels=labels))
 
 
 def _read(

@@ -22,7 +22,7 @@ from fedmed.data.sources.tomogram import Scan
 from fedmed.data.volume import Volume
 from fedmed.errors import UserError
 
-VERSION = 2
+VERSION = 3
 """Part of every digest; it changes whenever the cohort or its pixels change."""
 
 
@@ -64,6 +64,10 @@ class PhantomStore:
         drawn_from = f"{VERSION}|{self.seed}|{self._film(name)!r}"
         return hashlib.sha256(drawn_from.encode()).hexdigest()
 
+    def identity(self, name: str) -> str:
+        """The film's name: patients who are left out of the table do not rename it."""
+        return name
+
     def _film(self, name: str) -> Film | Scan:
         number = name.removeprefix("phantom/")
         if not number.isdecimal() or int(number) >= len(self.films):
@@ -74,7 +78,8 @@ class PhantomStore:
 def load(data: Data, effects: Effects = EFFECTS) -> Cohort:
     """Draw ``data.patients`` patients in ``data.hospitals`` sites from ``data.seed``.
 
-    Other ``effects`` draw another truth from the same random numbers: patients' ages, sexes and
+    Each patient has a generator of its own: how many others there are changes none of them. Other
+    ``effects`` draw another truth from the same random numbers: patients' ages, sexes and
     hospitals stay. Without a ``split`` column: the split is drawn by patient. Raises
     :class:`UserError` where there are more hospitals than patients.
     """
@@ -83,48 +88,50 @@ def load(data: Data, effects: Effects = EFFECTS) -> Cohort:
             f"data.hospitals = {data.hospitals} is more than data.patients = {data.patients}; "
             "lower the first or raise the second"
         )
-    patients = _patients(data, effects, np.random.default_rng([data.seed, 0]))
     volumes = data.dimensions == 3 or data.slices > 0
-    table, films = _films(patients, effects, np.random.default_rng([data.seed, 4]), volumes)
+    table, films = _films(_people(data, effects), effects, volumes)
     store = PhantomStore(films, data.seed)
     kind = "CT scans" if volumes else "radiographs"
     notes = (f"synthetic {kind}: no patient is behind them",)
     return Cohort("phantom (synthetic)", table, store, synthetic=True, notes=notes)
 
 
-def _patients(data: Data, truth: Effects, rng: np.random.Generator) -> pd.DataFrame:
-    count = data.patients
-    age = np.floor(18 + 73 * rng.beta(2.2, 1.7, count)).clip(18, 90)
-    site = rng.permutation(np.arange(count) % data.hospitals)
-    rank = site / max(data.hospitals - 1, 1) * 2 - 1 if data.hospitals > 1 else np.zeros(count)
-    log_odds = (
-        np.log(truth.prevalence_at_55 / (1 - truth.prevalence_at_55))
-        + truth.log_odds_per_decade * (age - 55) / 10
-        + truth.hospital_log_odds * rank
-    )
-    return pd.DataFrame(
-        {
+def _people(data: Data, truth: Effects) -> pd.DataFrame:
+    """One row per film: its patient, and the uniform and normal numbers that make it."""
+    rows = []
+    for patient in range(data.patients):
+        rng = np.random.default_rng([data.seed, 0, patient])
+        age = float(np.clip(np.floor(18 + 73 * rng.beta(2.2, 1.7)), 18, 90))
+        shared = {
+            "patient": patient,
+            "site": patient % data.hospitals,
+            "rank": 2 * (patient % data.hospitals) / max(1, data.hospitals - 1)
+            - (data.hospitals > 1),
             "age": age,
-            "female": rng.random(count) < 0.5,
-            "site": site,
-            "label": (rng.random(count) < 1 / (1 + np.exp(-log_odds))).astype(np.int8),
-            "comorbidities": rng.poisson(0.2 + 0.02 * (age - 18)),
-            "films": rng.choice(len(truth.films), size=count, p=truth.films) + 1,
+            "female": rng.random() < 0.5,
+            "illness": rng.random(),
+            "comorbidities": int(rng.poisson(0.2 + 0.02 * (age - 18))),
         }
-    )
+        for _ in range(int(rng.choice(len(truth.films), p=truth.films)) + 1):
+            rows.append({**shared, "position": rng.random(), "spread": rng.standard_normal()})
+    return pd.DataFrame(rows)
 
 
 def _films(
-    patients: pd.DataFrame, truth: Effects, rng: np.random.Generator, volumes: bool
+    table: pd.DataFrame, truth: Effects, volumes: bool
 ) -> tuple[pd.DataFrame, tuple[Film | Scan, ...]]:
     """One row per film (or scan), and what each is drawn from."""
-    table = patients.loc[patients.index.repeat(patients["films"])].reset_index(names="patient")
     count = len(table)
-    ill = table["label"].to_numpy() == 1
-    ap = rng.random(count) < np.where(ill, truth.ap_with_opacity, truth.ap_without)
     age, female = table["age"].to_numpy(dtype=float), table["female"].to_numpy(dtype=bool)
+    log_odds = (
+        np.log(truth.prevalence_at_55 / (1 - truth.prevalence_at_55))
+        + truth.log_odds_per_decade * (age - 55) / 10
+        + truth.hospital_log_odds * table["rank"].to_numpy(dtype=float)
+    )
+    ill = table["illness"].to_numpy() < 1 / (1 + np.exp(-log_odds))
+    ap = table["position"].to_numpy() < np.where(ill, truth.ap_with_opacity, truth.ap_without)
     faint = 1 - truth.contrast_lost_per_decade * np.maximum(0, age - 40) / 10
-    spread = np.exp(truth.contrast_spread * rng.standard_normal(count))
+    spread = np.exp(truth.contrast_spread * table["spread"].to_numpy(dtype=float))
     contrast = truth.contrast * faint * np.where(female, truth.contrast_in_women, 1) * spread
     contrast = np.where(ill, contrast, 0)
     films: list[Film | Scan] = []
@@ -142,7 +149,7 @@ def _films(
             films.append(Film(film=row, anteroposterior=bool(ap[row]), **shared))
     columns = {
         "image": [f"phantom/{row:06d}" for row in range(count)],
-        "label": table["label"],
+        "label": ill.astype(np.int8),
         "finding": np.where(ill, "lesion" if volumes else "opacity", "no finding"),
         "comorbidities": table["comorbidities"],
         "patient_id": [f"phantom-{patient:06d}" for patient in table["patient"]],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import UserError
-from fedmed.privacy.gradients.clipping import keep_finite
+from fedmed.privacy.gradients.clipping import checked
 from fedmed.privacy.gradients.engine import (
     ClippedSum,
     Options,
@@ -48,6 +48,8 @@ class BookkeepingEngine:
         self._form = form
         self._layers = find_layers(model)
         self._checked = False
+        kinds = [p.dtype for p in model.parameters() if p.requires_grad]
+        self._dtype = max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
 
     def clipped_sum(
         self, images: Tensor, labels: Tensor, clipping_norm: float, views: int = 1
@@ -57,7 +59,7 @@ class BookkeepingEngine:
         sensitivity = options.clipping.sensitivity(clipping_norm)
         samples = count_samples(images, labels, views)
         check_model(self._model)
-        if samples and not self._checked:
+        if not self._checked:  # an empty batch too: the outcome must not tell of it
             check_against_loop(self._model, self.unclipped, images, labels, options)
             self._checked = True
         total: dict[str, Tensor] = {}
@@ -65,29 +67,33 @@ class BookkeepingEngine:
         step = self._physical * views
         for start in range(0, len(images), step):
             part = slice(start, start + step)
-            tape, norms = self._record(images[part], labels[part], views)
-            finite = keep_finite(norms, options.bad_gradients)
-            if finite is not None:
-                dropped += int((~finite).sum())
-            clipped += int((norms > clipping_norm)[... if finite is None else finite].sum())
-            factors = options.clipping.factors(norms, clipping_norm)
-            if finite is not None:
-                factors = torch.where(finite, factors, 0.0)
-            _add(total, tape.weighted_sum(factors, finite))
-        return ClippedSum(_complete(self._model, total), sensitivity, samples, clipped, dropped)
+            floor = options.clipping.floor(clipping_norm)
+            tape, norms = self._record(images[part], labels[part], views, floor)
+            finite = norms.isfinite()
+            dropped += len(norms) - int(finite.sum())
+            clipped += int((norms > clipping_norm)[finite].sum())
+            factors = options.clipping.factors(norms, clipping_norm, tape.dtype)
+            _add(total, tape.weighted_sum(factors, None if bool(finite.all()) else finite))
+        total, held = checked(_complete(self._model, total), sensitivity, samples)
+        if not held:
+            clipped, dropped = 0, samples
+        return ClippedSum(total, sensitivity, samples, clipped, dropped)
 
     def unclipped(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Sum of gradients as they are, by name, and the norm (n,) of each."""
-        tape, norms = self._record(images, labels, 1)
-        return _complete(self._model, tape.weighted_sum(torch.ones_like(norms), None)), norms
+        tape, norms = self._record(images, labels, 1, 0.0)
+        ones = torch.ones_like(norms, dtype=tape.dtype)
+        return _complete(self._model, tape.weighted_sum(ones, None)), norms
 
     def close(self) -> None:
         """Nothing stays on the model between two calls."""
 
-    def _record(self, images: Tensor, labels: Tensor, views: int) -> tuple[Tape, Tensor]:
+    def _record(
+        self, images: Tensor, labels: Tensor, views: int, floor: float
+    ) -> tuple[Tape, Tensor]:
         """One forward and one backward pass; the record and the norms (n,) of its samples."""
         options = self._options
-        tape = Tape(len(images) // views, views, self._form, images.device)
+        tape = Tape(len(images) // views, views, self._form, images.device, self._dtype)
         with _recording(self._layers, tape), _own_gradients(self._model):
             with _autocast(options.autocast, images.device):
                 outputs = self._model(images)
@@ -100,7 +106,7 @@ class BookkeepingEngine:
                         "gradient cannot be clipped by sample; call the layer, or set "
                         "privacy.engine = 'loop'"
                     )
-        return tape, tape.norms()
+        return tape, tape.norms(floor)
 
 
 @contextmanager

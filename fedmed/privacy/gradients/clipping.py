@@ -1,5 +1,6 @@
 """From a sample's gradient norm to the factor it is multiplied by."""
 
+import logging
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from fedmed.errors import UserError
 
 Kind = Literal["flat", "automatic"]
+log = logging.getLogger("fedmed.privacy")
+SLACK = 1e-3  # of the norm of a sum: its rounding, and that of the norm
 STABILITY = 0.01  # gamma of Bu et al. 2023 (automatic clipping), their recommended value
 
 
@@ -31,12 +34,25 @@ class Clipping:
                 f"privacy.clipping: '{self.kind}' is not known; use 'flat' or 'automatic'"
             )
 
-    def factors(self, norms: Tensor, bound: float) -> Tensor:
-        """Factors (n,) in [0, 1 or C / gamma] for finite ``norms`` (n,) and C = ``bound``."""
+    def factors(self, norms: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
+        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for upper bounds ``norms`` (n,), float64.
+
+        C = ``bound``. Rounded downwards; 0 where the norm is not finite, and where the factor
+        would lie where ``dtype`` has few digits.
+        """
         if self.kind == "automatic":
-            return bound / (norms + STABILITY)
-        # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
-        return bound / norms.clamp(min=bound)
+            found = bound / (norms + STABILITY)
+        else:
+            # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
+            found = bound / norms.clamp(min=bound)
+        kind = torch.finfo(dtype)
+        kept = norms.isfinite() & (found > kind.tiny / kind.eps)
+        found = torch.where(found < 1, found * (1 - kind.eps), found)
+        return torch.where(kept, found, 0.0).to(dtype)
+
+    def floor(self, bound: float) -> float:
+        """A norm below which an error changes no factor."""
+        return STABILITY if self.kind == "automatic" else bound
 
     def sensitivity(self, bound: float) -> float:
         """L2 sensitivity of the clipped sum when one sample is added or removed."""
@@ -45,14 +61,20 @@ class Clipping:
         return bound
 
 
-def keep_finite(norms: Tensor, bad_gradients: str) -> Tensor | None:
-    """Which samples count: None for all, else a mask (n,).
+def checked(
+    total: dict[str, Tensor], bound: float, samples: int
+) -> tuple[dict[str, Tensor], bool]:
+    """``total``, and whether its norm is at most C = ``bound`` times ``samples``; else zeros.
 
-    Raises ``FloatingPointError`` for norms (n,) that are not finite and are not to be dropped.
+    It looks at the sum alone, so it finds what the proof of each sample's bound does not foresee:
+    a fault of a kernel, of memory, of this program. As long as that proof holds, it is true of
+    every batch there is (triangle inequality); the sum is then the same function of the data with
+    and without this check, and its sensitivity is C. Where the proof does not hold, zeros replace
+    the sum, noise is added to them as to any other, and no error or reply tells of it: all that
+    can be seen is a step of noise alone.
     """
-    finite = torch.isfinite(norms)
-    if bool(finite.all()):
-        return None
-    if bad_gradients == "refuse":
-        raise FloatingPointError("a sample's gradient is not finite")
-    return finite
+    square = sum(float(torch.dot(value.view(-1), value.view(-1))) for value in total.values())
+    if square <= (bound * samples * (1 + SLACK)) ** 2:
+        return total, True
+    log.error("a clipped sum was above its bound; noise alone was sent")
+    return {name: torch.zeros_like(value) for name, value in total.items()}, False

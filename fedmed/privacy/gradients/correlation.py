@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fedmed.privacy.gradients.bounds import Estimate, magnitude, sum_of_pairs, trace
 from fedmed.privacy.gradients.forms import chunks
 
 _AT_ONCE = 2**21  # elements of Gram matrices held at once
@@ -78,7 +79,7 @@ def _window(
 
 def squared_norms(
     a: Tensor, g: Tensor, window: Window, groups: int, samples: int, views: int
-) -> Tensor:
+) -> Estimate:
     """Squared norms (samples,) of weight gradients, summed over the views of a sample.
 
     ``a`` (samples * views, in, *inner) and ``g`` (samples * views, out, *outer), float32 or
@@ -91,11 +92,11 @@ def squared_norms(
         if kernel == 1 and padding == 0 and stride > 1:
             a = a[(slice(None),) * (2 + axis) + (slice(None, None, stride),)]
             a = a.narrow(2 + axis, 0, outer[axis])
-    positions = views * prod(taken)
+    positions, outputs = views * prod(taken), views * prod(outer)
     table = None
     if views == 1 and (prod(taken) * prod(outer)) ** 2 <= _TABLE:
         table = _diagonal_table(window, tuple(taken), tuple(outer), a.dtype, a.device)
-    found = []
+    found, magnitudes = [], []
     for rows in chunks(samples, groups * positions**2, _AT_ONCE):
         wide = slice(rows.start * views, rows.stop * views)
         inner_products = _gram(a[wide], groups, views)
@@ -103,9 +104,15 @@ def squared_norms(
             inner_products = inner_products.view(-1, len(table)) @ table
         else:
             inner_products = _along_diagonals(inner_products, window, taken, outer, views)
-        weights = _gram(g[wide], groups, views).view_as(inner_products)
-        found.append((inner_products * weights).view(rows.stop - rows.start, -1).sum(1))
-    return torch.cat(found)
+        inner_products = inner_products.reshape(-1, outputs, outputs)
+        weights = _gram(g[wide], groups, views)
+        size = (rows.stop - rows.start, groups)
+        found.append(sum_of_pairs(inner_products, weights).view(size).sum(1))
+        largest = magnitude(trace(inner_products), trace(weights), outputs)
+        magnitudes.append(largest.view(size).sum(1))
+    taps = sum(window.kernel)
+    terms = (a.shape[1] + g.shape[1]) // groups + taps + 2 * outputs + groups + 8
+    return Estimate(torch.cat(found), torch.cat(magnitudes), terms, outputs)
 
 
 def _gram(values: Tensor, groups: int, views: int) -> Tensor:

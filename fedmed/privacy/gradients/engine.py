@@ -12,7 +12,6 @@ from fedmed.errors import UserError
 from fedmed.privacy.gradients.clipping import Clipping
 
 Reduction = Literal["sum", "mean"]
-BadGradients = Literal["refuse", "drop"]
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,14 @@ BINARY = Loss(binary)  # labels from 0 to 1
 
 @dataclass(frozen=True)
 class Options:
-    """What every engine is told: the loss, how gradients are clipped, what a bad one means.
+    """What every engine is told: the loss, and how gradients are clipped.
 
-    ``bad_gradients`` says what becomes of a sample whose gradient is not finite: "refuse" raises
-    :class:`FloatingPointError`; "drop" lets it contribute nothing, and counts it.
     ``autocast`` is the lower precision of the forward pass (bfloat16), or None for the model's own;
     norms and sums are float32 either way.
     """
 
     loss: Loss = BINARY
     clipping: Clipping = field(default_factory=Clipping)
-    bad_gradients: BadGradients = "refuse"
     autocast: torch.dtype | None = None
 
 
@@ -78,8 +74,9 @@ class ClippedSum:
 
     ``sensitivity`` is C: adding or removing one sample changes the sum by at most C in L2 norm
     (Abadi et al. 2016, Algorithm 1). ``samples`` counts the batch, ``clipped`` those above C, and
-    ``dropped`` those that contribute nothing because their gradient is not finite. The counts are
-    private: they are for diagnosis where the data are, never for a message.
+    ``dropped`` those that contribute nothing because their gradient is not finite (or all, where
+    the sum was above its bound). The counts are private: they are for diagnosis where the data are,
+    never for a message.
     """
 
     gradients: dict[str, Tensor]
@@ -99,9 +96,9 @@ class Engine(Protocol):
 
         ``images`` (n * views, channels, height, width) and ``labels`` (n * views,), the views of
         one sample in consecutive rows; their gradients are averaged before clipping
-        (De et al. 2022, section 3.2). Raises ``FloatingPointError`` where a sample's gradient is
-        not finite and that is to be refused, :class:`UserError` where the model or its loss does
-        not allow clipping by sample.
+        (De et al. 2022, section 3.2). A sample whose gradient is not finite contributes nothing and
+        is counted. Raises :class:`UserError` where the model or its loss does not allow clipping by
+        sample, which no image or label decides.
         """
         ...
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fedmed.privacy.gradients.bounds import Estimate, magnitude, sum_of_pairs, trace
+
 CHUNK = 2**20  # elements of per-sample gradients computed at once: they stay in a core's cache
 
 
@@ -19,12 +21,36 @@ def full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def gram_product(a: Tensor, g: Tensor) -> Tensor:
+def gram_product(a: Tensor, g: Tensor) -> Estimate:
     """Squared norms (n,) of the sums over positions of g x a (outer products).
 
     ``a`` (n, positions, in) and ``g`` (n, positions, out): the sum over pairs of positions of
     (a . a')(g . g') (Li et al. 2022, equation 1). One position needs no pairs.
     """
-    if a.shape[1] == 1:
-        return a.square().sum((1, 2)) * g.square().sum((1, 2))
-    return (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(g, g.transpose(1, 2))).sum((1, 2))
+    positions, terms = a.shape[1], a.shape[2] + g.shape[2] + 4
+    if positions == 1:
+        found = magnitude(a.square().sum((1, 2)), g.square().sum((1, 2)), 1)
+        return Estimate(found, found, terms, 1)
+    first, second = torch.bmm(a, a.transpose(1, 2)), torch.bmm(g, g.transpose(1, 2))
+    return Estimate(
+        sum_of_pairs(first, second),
+        magnitude(trace(first), trace(second), positions),
+        terms + 2 * positions,
+        positions,
+    )
+
+
+def with_bias(weight: Estimate | None, g: Tensor) -> Estimate:
+    """``weight`` and the squared norms of the sums of ``g`` (n, positions, out) over positions."""
+    positions, width = g.shape[1:]
+    sums = g.sum(1).square().sum(1)
+    all_of_it = sums if positions == 1 else g.square().sum((1, 2)) * positions
+    bias = Estimate(sums, all_of_it, 2 * positions + width + 4, positions)
+    if weight is None:
+        return bias
+    return Estimate(
+        weight.squares + bias.squares,
+        weight.magnitudes + bias.magnitudes,
+        max(weight.terms, bias.terms) + 1,
+        positions,
+    )

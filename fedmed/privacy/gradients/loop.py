@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fedmed.privacy.gradients.clipping import keep_finite
+from fedmed.privacy.gradients.bounds import exact_squares
+from fedmed.privacy.gradients.clipping import checked
 from fedmed.privacy.gradients.engine import ClippedSum, Options, check_model, count_samples, zeros
 
 
@@ -32,13 +33,16 @@ class LoopEngine:
             rows = slice(sample * views, (sample + 1) * views)
             gradient = self.gradient(images[rows], labels[rows])
             norm = norm_of(gradient)
-            if keep_finite(norm[None], options.bad_gradients) is not None:
+            if not bool(norm.isfinite()):
                 dropped += 1
                 continue
             clipped += int(norm > clipping_norm)
-            factor = options.clipping.factors(norm, clipping_norm)
             for name, value in gradient.items():
+                factor = options.clipping.factors(norm, clipping_norm, value.dtype)
                 total[name] += factor * value
+        total, held = checked(total, sensitivity, samples)
+        if not held:
+            clipped, dropped = 0, samples
         return ClippedSum(total, sensitivity, samples, clipped, dropped)
 
     def gradient(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -60,7 +64,5 @@ class LoopEngine:
 
 
 def norm_of(gradient: dict[str, Tensor]) -> Tensor:
-    """L2 norm over all parameters, a scalar."""
-    squares = [value.double().square().sum() for value in gradient.values()]
-    norm = torch.stack(squares).sum().sqrt()
-    return norm.to(next(iter(gradient.values())).dtype)
+    """Upper bound of the L2 norm over all parameters, a scalar, float64."""
+    return exact_squares([value[None] for value in gradient.values()])[0].sqrt()

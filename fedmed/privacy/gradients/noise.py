@@ -1,31 +1,40 @@
 """Gaussian noise on a clipped sum and the division by the expected batch, in one pass."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedmed.errors import UserError
 
-_STREAMS = 8  # generators on a CPU; fixed, so that noise does not depend on the number of threads
-_PIECE = 2**15  # elements at a time: in cache, and few enough for torch to stay in one thread
-_WORDS = 624  # of the state of torch's CPU generator (MT19937)
+_STREAMS = 8  # fixed, so that noise does not depend on the number of threads
+_PIECE = 2**15  # elements at a time
+
+
+class Stream(Protocol):
+    """Secret Gaussian noise: :class:`fedmed.privacy.normals.Normals`."""
+
+    def add_(self, values: Tensor, deviation: float) -> None:
+        """Add N(0, deviation^2) to each element, in place."""
+        ...
+
+    def split(self, count: int) -> Sequence["Stream"]:
+        """Streams that are independent of this one and of each other."""
+        ...
 
 
 class GaussianNoise:
-    """Adds noise from a generator that the caller made and keeps secret.
+    """Adds noise from a stream that the caller made and keeps secret.
 
-    On a CPU torch draws in one thread, which for eleven million parameters takes as long as half a
-    step. So eight generators, each with a full state drawn from the caller's, fill pieces of the
-    sum side by side. On other devices the caller's own generator is used.
+    Eight streams of its own, with keys from the caller's, fill pieces of the sum side by side. A
+    sum on another device is noised on the CPU, from the same streams, and copied back: that
+    device's own generator is no cryptographic one.
     """
 
-    def __init__(self, generator: torch.Generator) -> None:
-        self._generator = generator
-        self._streams: list[torch.Generator] = []
-        if generator.device.type == "cpu":
-            self._streams = [_child(generator) for _ in range(_STREAMS)]
+    def __init__(self, stream: Stream) -> None:
+        self._streams = stream.split(_STREAMS)
 
     def noised_mean(
         self, sums: dict[str, Tensor], deviation: float, expected_batch: float
@@ -40,49 +49,25 @@ class GaussianNoise:
                 f"privacy: noise of deviation {deviation} over an expected batch of "
                 f"{expected_batch} protects nothing; both must be above 0"
             )
-        spread, share = deviation / expected_batch, 1 / expected_batch
-        if not self._streams:
-            for value in sums.values():
-                noise = torch.empty_like(value).normal_(0.0, spread, generator=self._generator)
-                torch.add(noise, value, alpha=share, out=value)
-            return sums
-        pieces = list(_pieces(sums))
-        work = [
-            (stream, pieces[number::_STREAMS], spread, share)
-            for number, stream in enumerate(self._streams)
-        ]
+        here = {name: value.detach().cpu().contiguous() for name, value in sums.items()}
+        pieces = [part for value in here.values() for part in value.view(-1).split(_PIECE)]
+        share = 1 / expected_batch
+
+        def fill(number: int) -> None:
+            with torch.no_grad():
+                for piece in pieces[number::_STREAMS]:
+                    self._streams[number].add_(piece, deviation)
+                    piece.mul_(share)  # of what was noised and rounded: post-processing
+
         threads = min(torch.get_num_threads(), _STREAMS)
         if threads == 1 or len(pieces) < 2 * _STREAMS:
-            for part in work:
-                _fill(*part)
+            for number in range(_STREAMS):
+                fill(number)
         else:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(_fill, *zip(*work, strict=True)))
+                list(pool.map(fill, range(_STREAMS)))
+        for name, value in sums.items():
+            if here[name].data_ptr() != value.data_ptr():
+                with torch.no_grad():
+                    value.copy_(here[name])
         return sums
-
-
-@torch.no_grad()
-def _fill(stream: torch.Generator, pieces: list[Tensor], spread: float, share: float) -> None:
-    scratch: Tensor | None = None
-    for piece in pieces:
-        if scratch is None or scratch.shape != piece.shape or scratch.dtype != piece.dtype:
-            scratch = torch.empty_like(piece)
-        scratch.normal_(0.0, spread, generator=stream)
-        torch.add(scratch, piece, alpha=share, out=piece)
-
-
-def _pieces(sums: dict[str, Tensor]) -> Iterator[Tensor]:
-    for value in sums.values():
-        yield from torch.split(value.view(-1), _PIECE)
-
-
-def _child(generator: torch.Generator) -> torch.Generator:
-    """A CPU generator whose whole state is drawn from ``generator``; a seed would be 32 bits."""
-    child = torch.Generator()
-    child.manual_seed(0)  # lays out the state
-    state = child.get_state()
-    words = torch.randint(0, 2**32, (_WORDS,), generator=generator)
-    # The words are stored as 64-bit numbers after seed, counters and position (24 bytes).
-    state[24 : 24 + 8 * _WORDS] = words.view(torch.uint8)
-    child.set_state(state)
-    return child

@@ -8,7 +8,13 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from fedmed.errors import UserError
-from fedmed.privacy.gradients.clipping import keep_finite
+from fedmed.privacy.gradients.bounds import (
+    UNDERFLOW,
+    exact_squares,
+    gamma,
+    sum_of_squares,
+)
+from fedmed.privacy.gradients.clipping import checked
 from fedmed.privacy.gradients.engine import ClippedSum, Options, check_model, count_samples, zeros
 
 
@@ -48,6 +54,9 @@ class OpacusEngine:
             part = slice(start, start + step)
             counts = self._add(images[part], labels[part], clipping_norm, views, total)
             clipped, dropped = clipped + counts[0], dropped + counts[1]
+        total, held = checked(total, sensitivity, samples)
+        if not held:
+            clipped, dropped = 0, samples
         return ClippedSum(total, sensitivity, samples, clipped, dropped)
 
     def close(self) -> None:
@@ -79,20 +88,24 @@ class OpacusEngine:
                 else cast(Any, p).grad_sample
                 for n, p in parameters.items()
             }
-            norms = torch.stack(
-                [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in samples.values()]
-            ).norm(dim=0)
-            finite = keep_finite(norms, options.bad_gradients)
-            factors = options.clipping.factors(norms, clipping_norm)
-            if finite is not None:
-                factors = torch.where(finite, factors, 0.0)
+            norms = _norms(list(samples.values()))
+            finite = norms.isfinite()
             for name, gradient in samples.items():
-                flat = gradient.flatten(1)
-                if finite is not None:
-                    flat = flat.masked_fill(~finite[:, None], 0)
+                flat = gradient.flatten(1).masked_fill(~finite[:, None], 0)
+                factors = options.clipping.factors(norms, clipping_norm, flat.dtype)
                 total[name] += torch.mv(flat.t(), factors).view_as(total[name])
         for parameter in parameters.values():
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        good = norms if finite is None else norms[finite]
+        good = norms[finite]
         return int((good > clipping_norm).sum()), len(norms) - len(good)
+
+
+def _norms(gradients: list[Tensor]) -> Tensor:
+    """Upper bounds (n,), float64, of what the samples contribute."""
+    squares = sum_of_squares(gradients)
+    far = ~squares.isfinite()
+    if bool(far.any()):
+        squares[far] = exact_squares([gradient[far] for gradient in gradients])
+    first = gradients[0]
+    return squares.sqrt() * (1 + gamma(len(first) + 4, first.dtype, first.device)) + UNDERFLOW

@@ -7,14 +7,23 @@ every sample's squared gradient norm and, once the clipping factors are known, t
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fedmed.errors import UserError
-from fedmed.privacy.gradients.use import Form, Layer, Part, Use, WatchedRule
+from fedmed.privacy.gradients.bounds import (
+    UNDERFLOW,
+    Bound,
+    Estimate,
+    exact_squares,
+    full_products,
+    gamma,
+    sum_of_squares,
+)
+from fedmed.privacy.gradients.use import Form, GhostRule, Layer, Part, Use, WatchedRule
 
 
 class _Root(torch.autograd.Function):
@@ -38,14 +47,16 @@ class Tape:
     views: int
     form: Form | None  # the same form for every layer that has it; None: the cheaper one
     device: torch.device
+    dtype: torch.dtype  # of the sums
     calls: Counter[str] = field(default_factory=Counter)
-    squares: list[Tensor] = field(default_factory=list)
-    ghosts: list[tuple[Use, WatchedRule]] = field(default_factory=list)
+    squares: list[Tensor] = field(default_factory=list)  # of direct layers, upper bounds
+    ghosts: list[tuple[Use, GhostRule, Estimate]] = field(default_factory=list)
     parts: list[tuple[Layer, Part]] = field(default_factory=list)
     leaves: list[tuple[Layer, dict[str, Tensor]]] = field(default_factory=list)
     shared: dict[str, Tensor] = field(default_factory=dict)
     small: dict[str, Tensor] = field(default_factory=dict)
     joined: Tensor | None = None  # all of ``small`` side by side
+    loose: Tensor | None = None  # samples (indices) whose ghost layers are summed in float64
 
     @property
     def rows(self) -> int:
@@ -90,7 +101,11 @@ class Tape:
         if self.is_shared(layer):
             for rows, gradients in rule.per_sample(use):
                 self._share(layer, (rows, layer.pulled_back(gradients)))
-        elif layer.pull_back or (self.form or rule.form(use)) == "direct":
+        elif (
+            layer.pull_back
+            or not isinstance(rule, GhostRule)
+            or (self.form or rule.form(use)) == "direct"
+        ):
             squares = []
             for rows, found in rule.per_sample(use):
                 gradients = layer.pulled_back(found)
@@ -98,8 +113,8 @@ class Tape:
                 squares.append(sum_of_squares(gradients.values()))
             self.squares.append(torch.cat(squares))
         else:
-            self.squares.append(rule.squared_norms(use))
-            self.ghosts.append((use, rule))
+            with full_products(self.device):
+                self.ghosts.append((use, rule, rule.squared_norms(use)))
             return
         use.forget()
 
@@ -116,15 +131,47 @@ class Tape:
             self.shared[name][rows] += gradient
 
     @torch.no_grad()
-    def norms(self) -> Tensor:
-        """L2 norm (n,) of every sample's gradient, once the backward pass is over."""
+    def norms(self, floor: float) -> Tensor:
+        """Upper bound (n,), float64, of what every sample contributes with a factor of 1.
+
+        Call it once the backward pass is over. Where the error bounds are not small beside the
+        norm, and beside ``floor``, the sample's ghost layers are computed again in float64. Not
+        finite for a sample whose gradient is not.
+        """
         self._collect_leaves()
         if self.shared:
             self.squares.append(sum_of_squares(self.shared.values()))
-        if not self.squares:
-            return torch.zeros(self.samples, device=self.device)
-        # Rounding may leave a ghost norm just below zero.
-        return torch.stack(self.squares).sum(0).clamp_(min=0).sqrt_()
+        if not self.squares and not self.ghosts:
+            return torch.zeros(self.samples, device=self.device, dtype=torch.float64)
+        direct = self.squares or [torch.zeros(self.samples, device=self.device)]
+        squares = torch.stack(direct).double().sum(0)
+        bound = Bound.of([estimate for _, _, estimate in self.ghosts], self.samples, squares)
+        loose = bound.loose(floor).nonzero().squeeze(1)
+        found = bound.norms()
+        if len(loose):
+            self.loose = loose
+            found[loose] = self._again(loose, squares[loose]).norms()
+        return found * (1 + gamma(self.samples + 4, self.dtype, self.device)) + UNDERFLOW
+
+    def _again(self, samples: Tensor, squares: Tensor) -> Bound:
+        """The bound for some ``samples`` (indices) in float64."""
+        if not bool(squares.isfinite().all()):
+            squares = self._direct_squares(samples)
+        with full_products(self.device):
+            estimates = [rule.squared_norms(use.exact(samples)) for use, rule, _ in self.ghosts]
+        return Bound.of(estimates, len(samples), squares)
+
+    def _direct_squares(self, samples: Tensor) -> Tensor:
+        """Squares of the direct layers in float64."""
+        total = torch.zeros(self.samples, dtype=torch.float64, device=self.device)
+        for _, (rows, gradients) in self.parts:
+            wanted = samples[(samples >= rows.start) & (samples < rows.stop)]
+            if len(wanted):
+                total[wanted] += exact_squares([g[wanted - rows.start] for g in gradients.values()])
+        whole = [*self.shared.values(), *([] if self.joined is None else [self.joined])]
+        if whole:
+            total[samples] += exact_squares([gradient[samples] for gradient in whole])
+        return total[samples]
 
     def _collect_leaves(self) -> None:
         """Take the per-sample gradients that the backward pass itself left in leaves."""
@@ -173,14 +220,33 @@ class Tape:
             widths = [gradient.shape[1] for gradient in self.small.values()]
             total |= zip(self.small, torch.split(sums, widths), strict=True)
             self.small, self.joined = {}, None
-        while self.ghosts:
-            use, rule = self.ghosts.pop()
-            if finite is not None:
-                bad = ~finite.repeat_interleave(self.views)
-                use.inputs, use.gradient = _blank(use.a, bad), _blank(use.g, bad)
-            for own, gradient in rule.weighted_sum(use, factors).items():
-                total[use.layer.parameters[own]] = gradient
+        self._sum_ghosts(total, factors, finite)
         return total
+
+    def _sum_ghosts(
+        self, total: dict[str, Tensor], factors: Tensor, finite: Tensor | None
+    ) -> None:
+        again = self.loose
+        left_out = None if finite is None else ~finite
+        if again is not None:
+            left_out = torch.zeros_like(factors, dtype=torch.bool) if finite is None else ~finite
+            again = again[~left_out[again]]
+            left_out[again] = True
+        with full_products(self.device):
+            while self.ghosts:
+                use, rule, _ = self.ghosts.pop()
+                names = use.layer.parameters
+                if again is not None and len(again):
+                    exact = rule.weighted_sum(use.exact(again), factors[again].double())
+                    total |= {names[own]: value.to(factors.dtype) for own, value in exact.items()}
+                if left_out is not None:
+                    if bool(left_out.all()):
+                        continue
+                    bad = left_out.repeat_interleave(self.views)
+                    use.inputs, use.gradient = _blank(use.a, bad), _blank(use.g, bad)
+                for own, value in rule.weighted_sum(use, factors).items():
+                    name = names[own]
+                    total[name] = total[name].add_(value) if name in total else value
 
 
 def _weighted(gradient: Tensor, factors: Tensor, finite: Tensor | None) -> Tensor:
@@ -192,18 +258,3 @@ def _weighted(gradient: Tensor, factors: Tensor, finite: Tensor | None) -> Tenso
 def _blank(values: Tensor, bad: Tensor) -> Tensor:
     """``values`` (rows, ...) with zeros in the ``bad`` rows (rows,)."""
     return values.masked_fill(bad.view(-1, *[1] * (values.dim() - 1)), 0)
-
-
-def sum_of_squares(gradients: Iterable[Tensor]) -> Tensor:
-    """Squared L2 norm (rows,) over all of ``gradients`` (rows, ...).
-
-    Row by row of a weight: one float32 sum over millions of squares loses four digits.
-    """
-    return torch.stack(
-        [
-            torch.linalg.vector_norm(gradient.flatten(2), dim=2).square_().sum(1)
-            if gradient.dim() > 2
-            else torch.linalg.vector_norm(gradient, dim=1).square_()
-            for gradient in gradients
-        ]
-    ).sum(0)

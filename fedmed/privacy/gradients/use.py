@@ -1,11 +1,14 @@
 """One call of one layer, and what a rule is asked about it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
+
+from fedmed.privacy.gradients.bounds import Estimate
 
 if TYPE_CHECKING:
     from fedmed.privacy.gradients.tape import Tape
@@ -29,22 +32,29 @@ class Rule(Protocol):
 
 
 class WatchedRule(Rule, Protocol):
-    """A rule for a layer whose input and output gradient are caught. It has two forms.
+    """A rule for a layer whose input and output gradient are caught.
 
     *Direct*: every sample's gradient is computed and kept; its weighted sum is then cheap.
+    """
+
+    def per_sample(self, use: "Use") -> Iterator[Part]:
+        """Direct form: gradients of all samples, some at a time."""
+        ...
+
+
+@runtime_checkable
+class GhostRule(WatchedRule, Protocol):
+    """A rule that has two forms.
+
     *Ghost*: only the squared norm is computed, from inner products of positions, and the weighted
-    sum is one ordinary gradient with rescaled g.
+    sum is one ordinary gradient with rescaled g. In the precision of a and g, at least float32.
     """
 
     def form(self, use: "Use") -> Form:
         """The cheaper form for the shapes that were caught."""
         ...
 
-    def per_sample(self, use: "Use") -> Iterator[Part]:
-        """Direct form: gradients of all samples, some at a time."""
-        ...
-
-    def squared_norms(self, use: "Use") -> Tensor:
+    def squared_norms(self, use: "Use") -> Estimate:
         """Ghost form: squared gradient norms (n,)."""
         ...
 
@@ -96,6 +106,11 @@ class Use:
         return self.layer.trains(own_name)
 
     @property
+    def samples(self) -> int:
+        """How many samples were caught."""
+        return len(self.g) // self.tape.views
+
+    @property
     def a(self) -> Tensor:
         """The input that was caught, (rows, ...)."""
         return cast(Tensor, self.inputs)
@@ -112,6 +127,15 @@ class Use:
             outputs = self.tape.root(outputs)
         outputs.register_hook(partial(self.tape.caught, self, rule))  # type: ignore[no-untyped-call]
         return outputs
+
+    def exact(self, samples: Tensor) -> "Use":
+        """The ``samples`` of this call (indices) in float64, which holds their numbers exactly."""
+        views = self.tape.views
+        rows = (samples[:, None] * views + torch.arange(views, device=samples.device)).flatten()
+        a = self.a[rows]
+        return replace(
+            self, inputs=a.double() if a.is_floating_point() else a, gradient=self.g[rows].double()
+        )
 
     def forget(self) -> None:
         """Release the activations."""

@@ -3,12 +3,33 @@
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+from fedmed.errors import UserError
 from fedmed.privacy import accounting
 from fedmed.privacy.mechanism import Mechanism
 
 P = TypeVar("P")
 Payer = Literal["hospital", "server", "nobody"]
 Unit = Literal["none", "image", "patient", "hospital"]
+
+
+_STEPS = 64
+_SMALLEST, _LARGEST = 1e-30, 1e30  # far from where float32 loses digits (1e-38) or ends (3e38)
+
+
+def check_noise(deviation: float, bound: float, divisor: float, grid: float = 2.0**-52) -> None:
+    """Noise on a sum of norm up to ``bound``, both divided by ``divisor`` afterwards, is not lost.
+
+    Its deviation is at least 64 steps of a number as large as ``bound`` whose steps are ``grid`` of
+    its size (by default float64, in which noise is added), and a normal number of float32 far from
+    either end before and after the division. All of it is public. Raises :class:`UserError`.
+    """
+    fits = min(deviation, deviation / divisor) > _SMALLEST and max(deviation, bound) < _LARGEST
+    if not (fits and deviation >= _STEPS * grid * bound):
+        raise UserError(
+            f"privacy.clipping-norm: noise of deviation {deviation:.3g} on a sum up to {bound:.3g} "
+            f"(divided by {divisor:g}) is lost in rounding; raise privacy.noise-multiplier, lower "
+            "privacy.epsilon or train.batch-size, or bring privacy.clipping-norm nearer to 1"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

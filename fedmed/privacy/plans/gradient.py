@@ -2,21 +2,33 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian
-from fedmed.privacy.plans.base import Common, Payer, Words, holder, leaving
+from fedmed.privacy.mechanism import Mechanism, Relation, gaussian, group_gaussian, replace_gaussian
+from fedmed.privacy.plans.base import Common, Payer, Words, check_noise, holder, leaving
+
+NEIGHBOURS: Final = {
+    "patient": "add or remove one patient",
+    "image": "add, remove or replace one image",
+}
+
+
+def relation_of(unit: Literal["patient", "image"]) -> Relation:
+    """How one unit more or less changes what is trained on: under a cap an image replaces one."""
+    return "add-or-remove" if unit == "patient" else "replace-one"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientPlan(Common):
     """DP-SGD (Abadi et al. 2016) at one hospital: Poisson samples of units, clipped, noised.
 
-    Neighbouring relation: add or remove one unit (a patient with all images, or one image). Under
-    the patient unit a sampled patient contributes one image drawn uniformly, so that clipping the
-    sample's gradient clips the patient's. Under the image unit at most ``images_per_patient``
-    images of a patient are in the shard, which bounds what the patient can lose.
+    Neighbouring relation: add or remove one patient with all images, or add, remove or replace one
+    image. Under the patient unit a sampled patient contributes one image drawn uniformly, so that
+    clipping the sample's gradient clips the patient's. Under the image unit at most
+    ``images_per_patient`` images of a patient are in the shard, which bounds what the patient can
+    lose. Of a patient at that cap, one image more takes another's place: what is trained on changes
+    by a replacement, and that is what is accounted.
     """
 
     unit: Literal["patient", "image"]
@@ -29,6 +41,14 @@ class GradientPlan(Common):
     delta: float
     declared: bool = False  # whether ``units`` was declared and may differ from the shard's
     images_per_patient: int = 0  # the image unit's cap
+
+    def __post_init__(self) -> None:
+        self.check_noise()
+
+    def check_noise(self, grid: float = 2.0**-52) -> None:
+        """Raise :class:`UserError` where rounding could swallow the noise; see ``check_noise``."""
+        batch = self.expected_batch
+        check_noise(self.noise_standard_deviation, self.clipping_norm * batch, batch, grid)
 
     @property
     def payer(self) -> Payer:
@@ -53,7 +73,8 @@ class GradientPlan(Common):
     @property
     def step(self) -> Mechanism:
         """A Poisson-sampled Gaussian."""
-        return gaussian(self.noise_multiplier, self.sampling_rate)
+        seen = gaussian if relation_of(self.unit) == "add-or-remove" else replace_gaussian
+        return seen(self.noise_multiplier, self.sampling_rate)
 
     def cost(self, unit: str) -> Mechanism | None:
         """The patient of an image-unit run has up to the cap of images, each sampled on its own."""
@@ -88,7 +109,7 @@ class GradientPlan(Common):
         patient = self.unit == "patient"
         return Words(
             unit=self.unit,
-            neighbouring=f"add or remove one {self.unit}",
+            neighbouring=NEIGHBOURS[self.unit],
             trust=holder(scheme),
             mechanism=(
                 f"DP-SGD: gradients of one {self.unit} clipped to L2 norm "

@@ -6,7 +6,7 @@ from typing import Literal
 
 from fedmed.privacy import accounting
 from fedmed.privacy.mechanism import Mechanism, gaussian
-from fedmed.privacy.plans.base import Common, Payer, Words
+from fedmed.privacy.plans.base import Common, Payer, Words, check_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,14 @@ class UpdatePlan(Common):
     noise_multiplier: float  # of a round as a whole
     delta: float
     adaptive: AdaptiveClipping | None = None
+
+    def __post_init__(self) -> None:
+        self.check_noise()
+
+    def check_noise(self, grid: float = 2.0**-52) -> None:
+        """Raise :class:`UserError` where rounding could swallow the noise; see ``check_noise``."""
+        summed = self.hospitals if self.placement == "server" else 1
+        check_noise(self.noise_standard_deviation, self.clipping_norm * summed, summed, grid)
 
     @property
     def unit(self) -> str:

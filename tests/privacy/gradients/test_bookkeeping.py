@@ -22,7 +22,7 @@ from fedmed.privacy.gradients import bookkeeping as engine_module
 from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.loop import LoopEngine
 
-RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}
+RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-3}  # float32 norms are upper bounds
 
 
 def images(count: int, *shape: int, seed: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ from fedmed.privacy.gradients.rules.norms import (
 )
 from fedmed.privacy.gradients.use import Form, Use
 
-RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-4}
+RELATIVE = {torch.float64: 1e-5, torch.float32: 1e-3}  # float32 norms are upper bounds
 FORMS: tuple[Form, ...] = ("ghost", "direct")
 Pair = tuple[nn.Module, Tensor]
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
+from fedmed.privacy.gradients.bounds import Estimate
 from fedmed.privacy.gradients.correlation import Window, patches, squared_norms
-from fedmed.privacy.gradients.forms import chunks, full
+from fedmed.privacy.gradients.forms import chunks, full, with_bias
 from fedmed.privacy.gradients.use import Form, Part, Use
 
 _CONVOLVE = {1: conv1d, 2: conv2d, 3: conv3d}
@@ -78,17 +79,18 @@ class ConvolutionRule:
                 gradients["bias"] = g.flatten(2).sum(2).view(-1, views, g.shape[1]).sum(1)
             yield rows, gradients
 
-    def squared_norms(self, use: Use) -> Tensor:
+    def squared_norms(self, use: Use) -> Estimate:
         """Inner products over pairs of positions, and |sum of g|^2 for the bias."""
         seen: _Seen = use.notes
-        samples, views = use.tape.samples, use.tape.views
+        samples, views = use.samples, use.tape.views
         a, g = full(use.a), full(use.g)
-        total = g.new_zeros(samples)
+        weight = None
         if use.trains("weight"):
-            total += squared_norms(a, g, seen.window, seen.groups, samples, views)
-        if use.trains("bias"):
-            total += g.flatten(2).sum(2).view(samples, views, -1).sum(1).square().sum(1)
-        return total
+            weight = squared_norms(a, g, seen.window, seen.groups, samples, views)
+            if not use.trains("bias"):
+                return weight
+        columns = g.flatten(2).view(samples, views, g.shape[1], -1).transpose(2, 3)
+        return with_bias(weight, columns.reshape(samples, -1, g.shape[1]))
 
     def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
         """One ordinary weight gradient with rescaled g."""
@@ -171,7 +173,7 @@ def _seen(window: Window, weight: tuple[int, ...], inner: tuple[int, ...], group
 
 def _chunks(use: Use, seen: _Seen, grouped: bool) -> Iterator[slice]:
     """How many samples at a time: what stays in cache, or what bounded memory holds unfolded."""
-    samples, views = use.tape.samples, use.tape.views
+    samples, views = use.samples, use.tape.views
     if not grouped:
         unfolded = prod(seen.weight[1:]) * seen.groups * prod(use.g.shape[2:])
         return chunks(samples, (unfolded + prod(seen.weight)) * views, _UNFOLDED)

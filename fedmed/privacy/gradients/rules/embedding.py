@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from fedmed.errors import UserError
+from fedmed.privacy.gradients.bounds import Estimate, sum_of_pairs
 from fedmed.privacy.gradients.forms import chunks, full
 from fedmed.privacy.gradients.use import Form, Part, Use
 
@@ -49,11 +50,18 @@ class EmbeddingRule:
             where = indices[rows][..., None].expand(-1, -1, part.shape[2])
             yield rows, {"weight": table.scatter_add_(1, where, part)}
 
-    def squared_norms(self, use: Use) -> Tensor:
+    def squared_norms(self, use: Use) -> Estimate:
         """Sum of g g' over pairs of positions with the same index."""
         indices, g = _positions(use)
-        same = indices[:, :, None] == indices[:, None, :]
-        return (torch.bmm(g, g.transpose(1, 2)) * same).sum((1, 2))
+        positions, width = g.shape[1:]
+        same = (indices[:, :, None] == indices[:, None, :]).to(g.dtype)
+        gram = torch.bmm(g, g.transpose(1, 2))
+        lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
+        absolute = torch.bmm(same, lengths[:, :, None])[:, :, 0] * lengths
+        tiny = positions**2 * width * 4 * torch.finfo(g.dtype).tiny / torch.finfo(g.dtype).eps
+        return Estimate(
+            sum_of_pairs(gram, same), absolute.sum(1) + tiny, width + 2 * positions + 8, positions
+        )
 
     def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
         """Rescaled g added into one table."""
@@ -66,7 +74,7 @@ class EmbeddingRule:
 
 def _positions(use: Use) -> tuple[Tensor, Tensor]:
     """Indices (samples, positions) and their g (..., width), zero at the padding index."""
-    module, samples = cast(nn.Embedding, use.module), use.tape.samples
+    module, samples = cast(nn.Embedding, use.module), use.samples
     indices = use.a.reshape(samples, -1)
     g = full(use.g).reshape(samples, -1, module.embedding_dim)
     if module.padding_idx is not None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from fedmed.privacy.gradients.forms import chunks, full, gram_product
+from fedmed.privacy.gradients.bounds import Estimate
+from fedmed.privacy.gradients.forms import chunks, full, gram_product, with_bias
 from fedmed.privacy.gradients.use import Form, Part, Use
 
 
@@ -44,15 +45,11 @@ class LinearRule:
                 gradients["bias"] = full(g[rows]).sum(1)
             yield rows, gradients
 
-    def squared_norms(self, use: Use) -> Tensor:
+    def squared_norms(self, use: Use) -> Estimate:
         """Sum over pairs of positions of (a a')(g g'), and |sum of g|^2 for the bias."""
         a, g = (full(tensor) for tensor in _positions(use))
-        total = g.new_zeros(len(g))
-        if use.trains("weight"):
-            total += gram_product(a, g)
-        if use.trains("bias"):
-            total += g.sum(1).square().sum(1)
-        return total
+        weight = gram_product(a, g) if use.trains("weight") else None
+        return with_bias(weight, g) if weight is None or use.trains("bias") else weight
 
     def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
         """One product with rescaled g."""
@@ -68,7 +65,7 @@ class LinearRule:
 
 def _positions(use: Use) -> tuple[Tensor, Tensor]:
     """Input and gradient as (samples, positions, features)."""
-    samples = use.tape.samples
+    samples = use.samples
     return (
         use.a.reshape(samples, -1, use.a.shape[-1]),
         use.g.reshape(samples, -1, use.g.shape[-1]),

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import batch_norm, group_norm, layer_norm
 
 from fedmed.privacy.gradients.forms import full
-from fedmed.privacy.gradients.tape import sum_of_squares
-from fedmed.privacy.gradients.use import Form, Part, Use
+from fedmed.privacy.gradients.use import Part, Use
 
 
 class _DirectRule(ABC):
@@ -20,23 +19,9 @@ class _DirectRule(ABC):
     def sums(self, use: Use) -> dict[str, Tensor]:
         """Gradients (samples, *shape) by own name."""
 
-    def form(self, use: Use) -> Form:
-        """Always direct."""
-        return "direct"
-
     def per_sample(self, use: Use) -> Iterator[Part]:
         """All samples at once."""
-        yield slice(0, use.tape.samples), self.sums(use)
-
-    def squared_norms(self, use: Use) -> Tensor:
-        """From the direct form: there is no smaller one."""
-        return sum_of_squares(self.sums(use).values())
-
-    def weighted_sum(self, use: Use, factors: Tensor) -> dict[str, Tensor]:
-        """From the direct form."""
-        return {
-            own: torch.tensordot(factors, value, dims=1) for own, value in self.sums(use).items()
-        }
+        yield slice(0, use.samples), self.sums(use)
 
 
 class GroupNormRule(_DirectRule):
@@ -133,16 +118,16 @@ class LayerNormRule(_DirectRule):
         g, gradients = full(use.g), {}
         if use.trains("weight"):
             normal = layer_norm(full(use.a), shape, eps=module.eps)
-            gradients["weight"] = (g * normal).reshape(use.tape.samples, -1, *shape).sum(1)
+            gradients["weight"] = (g * normal).reshape(use.samples, -1, *shape).sum(1)
         if use.trains("bias"):
-            gradients["bias"] = g.reshape(use.tape.samples, -1, *shape).sum(1)
+            gradients["bias"] = g.reshape(use.samples, -1, *shape).sum(1)
         return gradients
 
 
 def _channel_sums(use: Use, values: Tensor) -> Tensor:
     """Sums (samples, channels) over positions and views of (rows, channels, ...)."""
     sums = values.flatten(2).sum(2) if values.dim() > 2 else values
-    return sums.view(use.tape.samples, use.tape.views, -1).sum(1)
+    return sums.view(use.samples, use.tape.views, -1).sum(1)
 
 
 def _fixed_norm(
