@@ -23,7 +23,7 @@ _HEAVY = """torch torchvision torchvision.transforms.v2 opacus pandas pyarrow.pa
 scipy.optimize scipy.special dp_accounting.pld dp_accounting.rdp riskcal.analysis flwr.app
 flwr.clientapp flwr.serverapp flwr.serverapp.strategy flwr.simulation pydantic pydicom nibabel
 safetensors.torch hypothesis PIL.Image httpx starlette.applications rich.table typer sqlite3
-cryptography.x509 jinja2 jsonschema"""
+cryptography.x509 cryptography.hazmat.primitives.ciphers.algorithms randomgen jinja2 jsonschema"""
 
 
 def preload() -> None:
