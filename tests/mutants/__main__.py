@@ -5,16 +5,22 @@ import difflib
 import json
 import random
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mutants.child import ROOT, preload
-from mutants.covering import KEPT, Covering, recorded
-from mutants.judging import KILLED, equivalent, judge, named_mutants, red_without
+from mutants.child import ROOT, preload, run_tests
+from mutants.covering import KEPT, Covering, covering_tests, recorded
+from mutants.judging import KILLED, Judge, Verdict, cold, equivalent, named_mutants
 from mutants.mutation import Mutant, mutants_of
 
 MODULES = ["fedmed/privacy", "fedmed/training.py", "clients"]
+
+
+Rows = list[dict[str, Any]]
 
 
 def main() -> int:
@@ -22,7 +28,6 @@ def main() -> int:
     options = _options()
     preload()
     known = recorded()
-    same = equivalent()
     chosen = [
         *(named_mutants() if options.named else []),
         *_sample(options.module, options.count, options.seed),
@@ -30,24 +35,44 @@ def main() -> int:
     out = Path(options.out)
     kept = json.loads(out.read_text())["mutants"] if options.resume and out.exists() else []
     done = {row["key"]: row for row in kept if row["outcome"] in KILLED}
-    rows: list[dict[str, Any]] = []
-    for number, mutant in enumerate(chosen, 1):
-        if mutant.key in same:
-            row = _row(mutant, "equivalent", same[mutant.key], 0.0)
-        elif mutant.key in done:
-            row = done[mutant.key]
-        else:
-            verdict = judge(mutant, known, options.seconds)
-            row = _row(mutant, verdict.outcome, verdict.by, verdict.seconds)
-            print(f"{number}/{len(chosen)} {verdict.outcome} {verdict.seconds:.1f} s {mutant.key}")
-            if not verdict.killed:
-                print(_diff(mutant), flush=True)
-        rows.append(row)
-        _write(out, options, rows)
-    _doubt(rows, known)
+    rows = [done[mutant.key] for mutant in chosen if mutant.key in done]
+    left = [mutant for mutant in chosen if mutant.key not in done]
+
+    def follow(mutants: list[Mutant], judge: Callable[..., Verdict]) -> None:
+        for mutant in mutants:
+            rows.append(_judged(mutant, judge, known, options.seconds))
+            print(f"{len(rows)}/{len(chosen)}", end=" ", flush=True)
+            _write(out, options, rows)
+
+    def follow_warm(session: Judge) -> None:
+        follow([mutant for mutant in left if mutant.outer], session.judge)
+        killers = sorted({row["by"] for row in rows if row["outcome"] == "killed" and row["by"]})
+        seconds = sum(known[test].seconds for test in killers if test in known)
+        _doubt(rows, session.red_without(killers, seconds))
+
+    follow([mutant for mutant in left if not mutant.outer], cold)
+    files = sorted({test.partition("::")[0] for test in known})
+    with tempfile.TemporaryDirectory() as folder:
+        code = run_tests(files, Path(folder), Judge(follow_warm), "-s")
     _write(out, options, rows)
     _report(rows)
-    return int(any(row["named"] and row["outcome"] not in KILLED for row in rows))
+    return code or int(any(row["named"] and row["outcome"] not in KILLED for row in rows))
+
+
+def _judged(
+    mutant: Mutant, judge: Callable[..., Verdict], known: dict[str, Covering], most: float
+) -> dict[str, Any]:
+    place = {"path": mutant.path, "line": mutant.line, "named": bool(mutant.name)}
+    same = equivalent().get(mutant.key)
+    tests, seconds = covering_tests(mutant.path, mutant.function, known, most)
+    verdict = Verdict("no test", "", 0.0)
+    if same:
+        verdict = Verdict("equivalent", same, 0.0)
+    elif tests:
+        verdict = judge(mutant, tests, seconds)
+    if not (same or verdict.killed):
+        print(f"\n{verdict.outcome}, {len(tests)} tests\n{_diff(mutant)}")
+    return {"key": mutant.key, **place, **asdict(verdict)}
 
 
 def _options() -> argparse.Namespace:
@@ -77,12 +102,7 @@ def _sample(modules: list[str], count: int, seed: int) -> list[Mutant]:
     return sorted(drawn, key=lambda mutant: (mutant.path, mutant.start))
 
 
-def _row(mutant: Mutant, outcome: str, by: str, seconds: float) -> dict[str, Any]:
-    place = {"path": mutant.path, "line": mutant.line, "named": bool(mutant.name)}
-    return {"key": mutant.key, **place, "outcome": outcome, "by": by, "seconds": seconds}
-
-
-def _write(out: Path, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def _write(out: Path, options: argparse.Namespace, rows: Rows) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn = {"modules": options.module, "count": options.count, "seed": options.seed}
     temporary = out.with_name(out.name + ".part")
@@ -90,10 +110,8 @@ def _write(out: Path, options: argparse.Namespace, rows: list[dict[str, Any]]) -
     temporary.replace(out)
 
 
-def _doubt(rows: list[dict[str, Any]], known: dict[str, Covering]) -> None:
+def _doubt(rows: Rows, red: set[str]) -> None:
     """Take back what was killed by a test that fails on the project as it is."""
-    killers = sorted({row["by"] for row in rows if row["outcome"] == "killed" and row["by"]})
-    red = red_without(killers, sum(known[test].seconds for test in killers if test in known))
     for row in rows:
         if row["outcome"] == "killed" and row["by"] in red:
             row["outcome"] = "error"
@@ -103,12 +121,12 @@ def _doubt(rows: list[dict[str, Any]], known: dict[str, Covering]) -> None:
 
 def _diff(mutant: Mutant) -> str:
     source = (ROOT / mutant.path).read_bytes()
-    texts = [text.decode().splitlines() for text in (source, mutant.applied(source))]
-    lines = list(difflib.unified_diff(*texts, mutant.path, mutant.key, lineterm="", n=2))
+    before, after = (text.decode().splitlines() for text in (source, mutant.applied(source)))
+    lines = difflib.unified_diff(before, after, mutant.path, mutant.key, lineterm="", n=2)
     return "\n".join(lines)
 
 
-def _report(rows: list[dict[str, Any]]) -> None:
+def _report(rows: Rows) -> None:
     print("\n| module | mutants | equivalent | killed | share killed |\n|---|---|---|---|---|")
     for path in [*sorted({row["path"] for row in rows}), ""]:
         of = Counter(_kind(row) for row in rows if path in ("", row["path"]))

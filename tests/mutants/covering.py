@@ -7,7 +7,7 @@ import re
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -54,8 +54,8 @@ class _Watch:
             self._now.add((name, frame.f_code.co_qualname))
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        _forget()
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        forget()
         self._now = self.ran[item.nodeid]
         threading.settrace(self._called)
         sys.settrace(self._called)
@@ -63,10 +63,12 @@ class _Watch:
             return (yield)
         finally:
             sys.settrace(None)
-            threading.settrace(None)  # type: ignore[arg-type]  # typeshed does not know of None
+            threading.settrace(None)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Iterator[object]:
+    def pytest_fixture_setup(
+        self, fixturedef: Any, request: Any
+    ) -> Generator[None, object, object]:
         before = self._now
         if fixturedef.scope != "function":  # what it runs, it runs for all tests of the file
             self._now = self.ran[request.node.nodeid.partition("::")[0]]
@@ -92,7 +94,7 @@ def _name(function: tuple[str, str]) -> str:
     return f"{function[0]}::{name}"
 
 
-def _forget() -> None:
+def forget() -> None:
     """Empty the caches: a test whose answer another has computed would seem not to run it."""
     for module in [
         m for n, m in sys.modules.items() if n.partition(".")[0] in ("fedmed", "clients")

@@ -2,14 +2,22 @@
 
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pytest
-from mutants.child import ROOT, change_module, forked, run_tests
-from mutants.covering import Covering, covering_tests
+from mutants.child import (
+    ROOT,
+    Functions,
+    change_function,
+    change_module,
+    forked,
+    functions_here,
+    run_tests,
+)
+from mutants.covering import forget
 from mutants.mutation import Mutant, function_at
 
 HERE = Path(__file__).resolve().parent
@@ -30,36 +38,84 @@ class Verdict:
         return self.outcome in KILLED
 
 
-class _Chosen:
-    """A pytest plugin that runs the given tests alone, in their order, and notes who fails."""
+class Judge:
+    """A pytest plugin: a session that has collected all tests, and forks for each mutant.
 
-    def __init__(self, tests: Sequence[str], answer: Path) -> None:
-        self._rank = {test: rank for rank, test in enumerate(tests)}
-        self._answer = answer
+    A child changes one function and runs the tests that reach it. What is not in a function was run
+    when its module was imported: :func:`cold` is for that.
+    """
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if item.nodeid in self._rank]
-        items.sort(key=lambda item: self._rank[item.nodeid])
+    def __init__(self, work: Callable[["Judge"], object]) -> None:
+        self._work = work
+        self._items: dict[str, pytest.Item] = {}
+        self._failed: list[str] = []
+        self._here: Functions = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Do the work in the place of running every test once."""
+        self._items = {item.nodeid: item for item in session.items}
+        self._here = functions_here()
+        forget()
+        self._work(self)
+        return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note who fails."""
         if report.failed:
-            with self._answer.open("a") as file:
-                file.write(f"{report.nodeid}\n")
+            self._failed.append(report.nodeid)
+
+    def run(self, tests: Sequence[str], *, to_the_end: bool = False) -> list[str]:
+        """The tests that fail; after the first no more are run."""
+        items = [self._items[test] for test in tests if test in self._items]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self._failed and not to_the_end:
+                break
+        return self._failed
+
+    def judge(self, mutant: Mutant, tests: Sequence[str], seconds: float) -> Verdict:
+        """What becomes of a mutant whose ``tests`` take ``seconds``."""
+        source = mutant.applied((ROOT / mutant.path).read_bytes())
+
+        def work(folder: Path) -> int:
+            if not change_function(mutant.path, mutant.outer, source, self._here):
+                return 4
+            (folder / "answer").write_text("\n".join(self.run(tests)))
+            return int(bool(self._failed))
+
+        return _verdict(work, seconds)
+
+    def red_without(self, tests: Sequence[str], seconds: float) -> set[str]:
+        """Those of ``tests`` that fail on the project as it is: what they killed is not known."""
+
+        def work(folder: Path) -> int:
+            (folder / "answer").write_text("\n".join(self.run(tests, to_the_end=True)))
+            return 0
+
+        code, text = forked(work, 60 + 3 * seconds)
+        return set(text.splitlines()) if code == 0 else set(tests)
 
 
-def judge(mutant: Mutant, known: dict[str, Covering], most_seconds: float) -> Verdict:
-    """Run the tests of ``mutant`` until one fails or they take three times as long as they did."""
-    tests, seconds = covering_tests(mutant.path, mutant.function, known, most_seconds)
-    if not tests:
-        return Verdict("no test", "", 0.0)
+def cold(mutant: Mutant, tests: Sequence[str], seconds: float) -> Verdict:
+    """The same for what a module does when it is imported: in a session of its own."""
     source = mutant.applied((ROOT / mutant.path).read_bytes())
 
     def work(folder: Path) -> int:
         change_module(mutant.path, source)
-        return _run(tests, folder, "-x")
+        files = sorted({test.partition("::")[0] for test in tests})
 
+        def note(session: Judge) -> None:
+            (folder / "answer").write_text("\n".join(session.run(tests)))
+
+        return run_tests(files, folder, Judge(note))
+
+    return _verdict(work, seconds)
+
+
+def _verdict(work: Callable[[Path], int], seconds: float) -> Verdict:
     start = time.monotonic()
-    code, text = forked(work, 30 + 3 * seconds)
+    code, text = forked(work, 20 + 3 * seconds)
     taken = round(time.monotonic() - start, 1)
     by = text.partition("\n")[0]
     if code is None:
@@ -67,19 +123,6 @@ def judge(mutant: Mutant, known: dict[str, Covering], most_seconds: float) -> Ve
     # pytest: 0 all passed, 1 some failed, 2 could not import, 3 and 4 its own errors, 5 no test
     outcomes = {0: "survived", 1: "killed", 2: "killed by import", 5: "no test"}
     return Verdict(outcomes.get(code, "killed" if code < 0 else "error"), by, taken)
-
-
-def red_without(tests: Sequence[str], seconds: float) -> set[str]:
-    """Those of ``tests`` that fail on the project as it is: what they killed is not known."""
-    if not tests:
-        return set()
-    code, text = forked(lambda folder: _run(tests, folder), 60 + 3 * seconds)
-    return set(text.splitlines()) if code in (0, 1) else set(tests)
-
-
-def _run(tests: Sequence[str], folder: Path, *more: str) -> int:
-    files = sorted({test.partition("::")[0] for test in tests})
-    return run_tests(files, folder, _Chosen(tests, folder / "answer"), *more)
 
 
 def named_mutants(file: Path = HERE / "named.toml") -> list[Mutant]:
@@ -95,11 +138,8 @@ def named_mutants(file: Path = HERE / "named.toml") -> list[Mutant]:
             )
         start = source.index(before)
         line = source[:start].count(b"\n") + 1
-        function = function_at(source, line)
-        place = (line, start, start + len(before))
-        found.append(
-            Mutant(entry["path"], function, *place, entry["find"], entry["put"], name=entry["name"])
-        )
+        place = (*function_at(source, line), line, start, start + len(before))
+        found.append(Mutant(entry["path"], *place, entry["find"], entry["put"], name=entry["name"]))
     return found
 
 

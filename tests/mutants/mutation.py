@@ -28,9 +28,10 @@ COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd,
 }
-_PAIRS = ("min max", "minimum maximum", "amin amax", "any all", "ceil floor", "zeros ones")
-_PAIRS += ("zeros_like ones_like", "log log1p", "exp expm1", "logical_and logical_or")
-CALLED = {a: b for pair in _PAIRS for a, b in (pair.split(), reversed(pair.split()))}
+_PAIRS = """min max, minimum maximum, amin amax, any all, ceil floor, zeros ones, log log1p,
+exp expm1, zeros_like ones_like, logical_and logical_or"""
+_BOTH = [pair.split() for pair in _PAIRS.split(",")]
+CALLED = dict(_BOTH) | {b: a for a, b in _BOTH}
 _TEXT = (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp)  # sums of them are no arithmetic
 _SILENT = {"log", "logger", "logging", "warnings"}  # their words are read by people only
 
@@ -39,12 +40,14 @@ _SILENT = {"log", "logger", "logging", "warnings"}  # their words are read by pe
 class Mutant:
     """One change: bytes ``start`` to ``end`` of the file at ``path`` become ``text``.
 
-    ``function`` is the qualified name of the function or class around it, "" if none; ``number``
-    counts equal changes of one function; ``name`` is that of a mutant which has been named.
+    ``function`` is the qualified name of the function or class around it, "" if none, and ``outer``
+    that of the outermost function whose body it is in; ``number`` counts equal changes of one
+    function; ``name`` is that of a mutant which has been named.
     """
 
     path: str
     function: str
+    outer: str
     line: int
     start: int
     end: int
@@ -71,12 +74,13 @@ def mutants_of(path: str, source: bytes) -> list[Mutant]:
         starts.append(starts[-1] + len(line))
     found: list[Mutant] = []
     seen: dict[str, int] = {}
-    for node, text, function in _changes(ast.parse(source), "", None):
+    for node, text, function, outer in _changes(ast.parse(source), "", "", None):
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         mutant = Mutant(
             path,
             function,
+            outer,
             node.lineno,
             starts[node.lineno - 1] + node.col_offset,
             starts[node.end_lineno - 1] + node.end_col_offset,
@@ -88,22 +92,31 @@ def mutants_of(path: str, source: bytes) -> list[Mutant]:
     return found
 
 
-Change = tuple[ast.expr | ast.stmt, str, str]
+Change = tuple[ast.expr | ast.stmt, str, str, str]
 
 
-def _changes(node: ast.AST, function: str, returns: ast.expr | None) -> Iterator[Change]:
-    """(what is replaced, by what, in which function), of ``node`` and of all below it."""
+def _changes(
+    node: ast.AST, function: str, outer: str, returns: ast.expr | None
+) -> Iterator[Change]:
+    """(what is replaced, by what, in which function, in which outermost), of ``node`` and below."""
+    texts: list[str] = []
     if isinstance(node, ast.expr):
-        yield from ((node, text, function) for text in _expressions(node, bool(function)))
+        texts = list(_expressions(node, bool(function)))
     elif isinstance(node, ast.stmt):
-        yield from ((node, text, function) for text in _statements(node, returns))
+        texts = list(_statements(node, returns))
+    if isinstance(node, ast.expr | ast.stmt):
+        yield from ((node, text, function, outer) for text in texts)
     if isinstance(node, ast.If | ast.IfExp | ast.While) and _plain(node.test):
-        yield node.test, f"(not {ast.unparse(node.test)})", function
+        yield node.test, f"(not {ast.unparse(node.test)})", function, outer
+    body: list[ast.stmt] = []
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         function = f"{function}.{node.name}".lstrip(".")
+        body = node.body
         returns = node.returns if isinstance(node, ast.FunctionDef) else None
+    inner = outer or (function if isinstance(node, ast.FunctionDef) else "")
     for child in _children(node):
-        yield from _changes(child, function, returns)
+        # Defaults belong to the function, and are computed outside it.
+        yield from _changes(child, function, inner if child in body else outer, returns)
 
 
 def _plain(test: ast.expr) -> bool:
@@ -211,9 +224,9 @@ def _statements(node: ast.stmt, returns: ast.expr | None) -> Iterator[str]:
             return
 
 
-def function_at(source: bytes, line: int) -> str:
-    """Qualified name of the innermost function or class around ``line``; "" outside any."""
-    name, body = "", ast.parse(source).body
+def function_at(source: bytes, line: int) -> tuple[str, str]:
+    """``function`` and ``outer`` of a :class:`Mutant` in ``line``."""
+    name, outer, body = "", "", ast.parse(source).body
     while True:
         around = [
             node
@@ -222,5 +235,6 @@ def function_at(source: bytes, line: int) -> str:
             and node.lineno <= line <= (node.end_lineno or 0)
         ]
         if not around:
-            return name
+            return name, outer
         name, body = f"{name}.{around[0].name}".lstrip("."), around[0].body
+        outer = outer or (name if isinstance(around[0], ast.FunctionDef) else "")

@@ -1,11 +1,12 @@
 """The mutation run itself: it finds each kind of mistake, and tells the dead from survivors."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mutants import child, judging
 from mutants.covering import Covering, covering_tests
-from mutants.judging import judge, named_mutants, red_without
+from mutants.judging import Judge, cold, named_mutants
 from mutants.mutation import mutants_of
 from support import goes_red
 
@@ -102,36 +103,64 @@ def test_narrow_quick_tests_come_first_and_long_ones_are_left_out() -> None:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Covering]:
     """A project of one module, and one test that looks at half of it."""
     (tmp_path / "limits_of_mutants.py").write_text(
-        "def fits(spent: float) -> bool:\n    return spent <= 1\n\n\n"
-        "def forever() -> int:\n    n = 3\n    while n > 0:\n        n -= 1\n    return n\n"
+        "MOST = 1\n\n\ndef fits(spent: float) -> bool:\n    return spent <= MOST\n"
     )
     (tmp_path / "test_fits.py").write_text(
-        "from limits_of_mutants import fits, forever\n\n\ndef test_it():\n"
-        "    assert fits(0.5) and not fits(2.0)\n    assert forever() == 0\n"
+        "from limits_of_mutants import fits\n\n\ndef test_it():\n"
+        "    assert fits(0.5) and not fits(2.5)\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\npythonpath = .\n")
     for module in (child, judging):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    functions = ("fits", "forever")
-    ran = frozenset(f"limits_of_mutants.py::{function}" for function in functions)
-    return {"test_fits.py::test_it": Covering(0.0, ran)}
+    monkeypatch.setattr(judging, "forget", lambda: None)  # this process's caches are in use
+    return {"test_fits.py::test_it": Covering(0.0, frozenset({"limits_of_mutants.py::fits"}))}
 
 
-def test_one_is_killed_one_survives_and_no_file_changes(project: dict[str, Covering]) -> None:
-    path = "limits_of_mutants.py"
-    source = (child.ROOT / path).read_bytes()
-    found = {m.text: m for m in mutants_of(path, source)}
-    killed = judge(found["(spent > 1)"], project, 9.0)
-    assert (killed.outcome, killed.by) == ("killed", "test_fits.py::test_it")
-    survivor = judge(found["(spent < 1)"], project, 9.0)
-    assert (survivor.outcome, survivor.killed) == ("survived", False)
-    assert judge(found["(spent > 1)"], {}, 9.0).outcome == "no test"
-    assert (child.ROOT / path).read_bytes() == source
-    assert not list(child.ROOT.glob("__pycache__/limits*")), "nor is a mutant's code kept"
-    assert red_without(["test_fits.py::test_it"], 0.0) == set()
-    test = child.ROOT / "test_fits.py"
-    test.write_text(test.read_text().replace("fits(0.5) and", "").replace("not fits", "fits"))
-    assert red_without(["test_fits.py::test_it"], 0.0) == {"test_fits.py::test_it"}
+PATH = "limits_of_mutants.py"
+TESTS = ["test_fits.py::test_it"]
+
+
+def in_a_session(work: Callable[[Judge], object], tmp_path: Path) -> str:
+    """What ``work`` returns in a session of the project; in a child, as that imports its tests."""
+
+    def session(folder: Path) -> int:
+        note = folder / "answer"
+        judge = Judge(lambda session: note.write_text(repr(work(session))))
+        return child.run_tests(["test_fits.py"], folder, judge)
+
+    code, text = child.forked(session, 60)
+    assert code == 0
+    return text
+
+
+def test_one_is_killed_one_survives_and_no_file_changes(
+    project: dict[str, Covering], tmp_path: Path
+) -> None:
+    source = (tmp_path / PATH).read_bytes()
+    found = {m.text: m for m in mutants_of(PATH, source)}
+
+    def both(session: Judge) -> list[tuple[str, str]]:
+        verdicts = [
+            session.judge(found[text], TESTS, 9.0) for text in ("(spent > MOST)", "(spent < MOST)")
+        ]
+        return [(verdict.outcome, verdict.by) for verdict in verdicts]
+
+    assert in_a_session(both, tmp_path) == repr([("killed", TESTS[0]), ("survived", "")])
+    assert cold(found["0"], TESTS, 9.0).outcome == "killed", "1 => 0: what an import does"
+    assert cold(found["(spent < MOST)"], TESTS, 9.0).outcome == "survived"
+    assert (tmp_path / PATH).read_bytes() == source
+
+
+def test_a_kill_by_a_test_that_is_red_anyway_is_doubted(
+    project: dict[str, Covering], tmp_path: Path
+) -> None:
+    def red(session: Judge) -> set[str]:
+        return session.red_without(TESTS, 9.0)
+
+    assert in_a_session(red, tmp_path) == repr(set())
+    test = tmp_path / "test_fits.py"
+    test.write_text(test.read_text().replace("not fits", "fits"))
+    assert in_a_session(red, tmp_path) == repr(set(TESTS))
 
 
 def test_one_that_never_ends_is_stopped() -> None:
