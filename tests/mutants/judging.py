@@ -54,6 +54,8 @@ class Judge:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Do the work in the place of running every test once."""
+        if session.testsfailed:
+            raise session.Interrupted("a test file could not be imported")
         self._items = {item.nodeid: item for item in session.items}
         self._here = functions_here()
         forget()
