@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint mutants setup clean trial images e2e-containers
+.PHONY: run test lint fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -22,6 +22,13 @@ run: $(READY)  ## the quickstart comparison: a report of every kind of privacy
 
 test: $(READY)  ## the test suite
 	$(BIN)/python -m pytest
+
+# SEED: another seed draws other inputs; INPUTS: how many.
+SEED ?= 0
+INPUTS ?= 2000
+
+fuzz: $(READY)  ## bad files and words through the command line; a failure prints how to repeat it
+	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) --seed $(SEED)
 
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .

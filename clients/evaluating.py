@@ -63,7 +63,7 @@ def evaluate(
         )
         plan = evaluation_plan(settings)
     with refusing("data", name):
-        shard = evaluation_shard(settings.data, name)
+        shard = evaluation_shard(settings.data, name, spec.cap)
     arrays = {**frozen, **parameters}
     if plan is None:
         if hospital.policy is not SIMULATION:

@@ -4,6 +4,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from fedmed.base.opening import present
+
 NAMED_WEIGHTS = ("none", "imagenet", "pretrain")
 
 
@@ -36,6 +38,6 @@ def _resolve(given: str, folder: Path, from_command_line: bool) -> str:
         return str(candidate)
     local = (Path.cwd() if from_command_line else folder) / candidate
     # A bare name (a MedMNIST set, say) that is no file stays a name.
-    if not given or (not local.exists() and len(candidate.parts) == 1 and not candidate.suffix):
+    if not given or (not present(local) and len(candidate.parts) == 1 and not candidate.suffix):
         return given
     return str(local.resolve())

@@ -14,6 +14,7 @@ from fedmed.errors import UserError
 from fedmed.files import safe_name
 from fedmed.privacy import solve
 from fedmed.privacy.evaluating import check_delta, evaluation_plan
+from fedmed.privacy.figures import at, differ, stated_delta
 from fedmed.privacy.plan import Plan, declared_size, make_plan
 from fedmed.privacy.plans import GradientPlan, part
 from fedmed.privacy.plans.gradient import relation_of
@@ -93,19 +94,23 @@ def public_sizes(settings: Settings) -> dict[str, int]:
 
 
 def epsilon_after(settings: Settings, plans: Iterable[Plan], round_number: int) -> float | None:
-    """Epsilon that the plans' steps have spent after a round, the largest over ``plans``.
+    """Epsilon that the plans' steps have spent after a round: the worst of ``plans`` at one delta.
 
-    Noised images are released before round 1, so that round 0 has all of theirs. None where nothing
-    is claimed, and in long runs for all but about 50 rounds and the last, as each value is composed
-    anew. A round that was interrupted and run again cost more: the ledgers, and so the statement,
-    count that.
+    The delta is the statement's. Noised images are released before round 1, so that round 0 has all
+    of theirs. None where nothing is claimed or hospitals protect different things, and in long runs
+    for all but about 50 rounds and the last, as each value is composed anew. A round
+    that was interrupted and run again cost more: the ledgers, and so the statement, count that.
     """
     rounds = settings.train.rounds
     if settings.privacy.reproducible_noise:
         return None  # nothing is claimed against who knows the seed
     if round_number % -(-rounds // _POINTS) and round_number != rounds:
         return None
-    found = [plan.epsilon(_steps(plan, round_number)) for plan in plans]
+    every = list(plans)
+    if differ(every, settings.train.scheme):
+        return None
+    delta = stated_delta(settings.privacy.delta, every)
+    found = [plan.epsilon(_steps(plan, round_number), at(plan, delta)) for plan in every]
     return max((epsilon for epsilon in found if epsilon is not None), default=None)
 
 

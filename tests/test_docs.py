@@ -295,6 +295,24 @@ def test_configuration_lists_every_key_with_its_default_and_choices() -> None:
         listed = next(values for name, _, values in rows if name == key)
         for choice in filter(None, choices):
             assert f"`{choice}`" in listed, key
+    for key, end in upper_ends(Settings().model_json_schema(by_alias=True)).items():
+        listed = next(values for name, _, values in rows if name == key)
+        forms = {f"{end:g}", f"{end:,.12g}", f"{end:.0e}".replace("+", ""), f"{end:.12g}"}
+        assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?![\d])", listed) for form in forms), (
+            key
+        )
+
+
+def upper_ends(schema: dict[str, Any]) -> dict[str, float]:
+    """The largest value of the keys that have one, but for seeds."""
+    found = {}
+    for section, reference in schema["properties"].items():
+        kind = schema["$defs"][reference.get("$ref", "").rpartition("/")[2]]
+        for key, field in kind["properties"].items():
+            if "maximum" in field:
+                found[f"{section}.{key}"] = field["maximum"]
+    assert len(found) > 40
+    return found
 
 
 def choices_of(schema: dict[str, Any]) -> dict[str, list[str]]:
@@ -377,6 +395,9 @@ def test_the_numbers_of_the_privacy_guide_are_the_codes() -> None:
         if bound:
             assert float(bound) == pytest.approx(math.exp(float(target)), rel=0.05)
     noise = solve.noise(question, 8.0)
+    swap = accounting.epsilon(noise, question.rate, question.steps, question.delta, "replace-one")
+    assert f"the swap costs {swap:.2f}" in text
+    noise = solve.noise(replace(question, relation="replace-one"), 8.0)
     caps = re.findall(r"^\| (\d) \| ([\d.]+) \|$", text, re.MULTILINE)
     assert [k for k, _ in caps] == ["1", "2", "4"]
     for k, told in caps:

@@ -35,10 +35,15 @@ def kept(patients: pd.Series, images: Iterable[str], cap: int, seed: int) -> NDA
     """
     if not cap:
         return np.ones(len(patients), dtype=bool)
-    owned = [f"{patient}|{image}" for patient, image in zip(patients, images, strict=True)]
-    order = pd.Series([_hash(name, seed, "cap").hex() for name in owned], index=patients.index)
-    rank = order.groupby(patients, dropna=False).rank(method="first")
-    return (rank <= cap).to_numpy(dtype=bool)
+    owned = zip(patients, images, strict=True)
+    hashes = np.array([_hash(f"{patient}|{image}", seed, "cap").hex() for patient, image in owned])
+    owners, _ = pd.factorize(patients)
+    order = np.lexsort((hashes, owners))
+    starts = np.flatnonzero(np.diff(owners[order], prepend=-2))
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    found = np.zeros(len(order), dtype=bool)
+    found[order] = rank < cap
+    return found
 
 
 def _hash(name: str, seed: int, purpose: Purpose) -> bytes:

@@ -114,9 +114,9 @@ def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
 
 
 @functools.lru_cache(maxsize=128)
-def evaluation_shard(data: Data, hospital: str) -> Shard:
+def evaluation_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The validation and test images of one member, kept open by the process that asked."""
-    return load_shard(load_network(data).evaluation(hospital), Form.of(data))
+    return load_shard(load_network(data).evaluation(hospital, cap), Form.of(data))
 
 
 @functools.lru_cache(maxsize=2)

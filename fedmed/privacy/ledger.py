@@ -30,7 +30,7 @@ from fedmed.privacy.audit import START, Anchor, AuditLog, usable
 from fedmed.privacy.filtering import Limit, OverBudget, Request
 from fedmed.privacy.ledger_rows import DAMAGE, Row
 
-VERSION: Final = 1
+VERSION: Final = 2  # 1 named the neighbouring relation in words and no limit
 _CLOCK_SLACK: Final = 3600.0  # seconds that a clock may be set back before it counts as wrong
 _RUNS_WITH_REPLIES: Final = 2  # whose last release is kept: each is as large as the model
 
@@ -65,9 +65,8 @@ class Ledger:
             earlier = ledger_rows.plan_of(db, run)
             body = request.to_json()
             if earlier is not None:
-                theirs = {
-                    k: v for k, v in earlier.body.items() if k not in ("sole", "cohort", "order")
-                }
+                decided = ("sole", "cohort", "order", "limit")
+                theirs = {k: v for k, v in earlier.body.items() if k not in decided}
                 if theirs != {k: v for k, v in body.items() if k != "cohort"}:
                     raise RunError(
                         f"the ledger {self.path} holds this run with another plan; start a new run"
@@ -86,6 +85,7 @@ class Ledger:
                 )
             total = ledger_rows.total_of(db, request.account)
             body["sole"] = filtering.admit(request, limit, opened, total)
+            body["limit"] = None if limit is None else limit.to_json()
             if not opened and limit is not None:
                 # A limit that changes later does not move it.
                 body["order"] = filtering.first_order(request, limit)
@@ -331,6 +331,12 @@ class Ledger:
             raise RunError(
                 f"the ledger {self.path} was made by a newer fedmed (version {found}, this one "
                 f"reads {VERSION}); update fedmed"
+            )
+        if 0 < found < VERSION:
+            raise RunError(
+                f"the ledger {self.path} was made by an earlier fedmed (version {found}, this one "
+                f"reads {VERSION}); keep it, name a new file, and lower the policy's "
+                "maximum-epsilon by what the old one shows"
             )
         return found == VERSION
 

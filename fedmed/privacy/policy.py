@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fedmed import config
+from fedmed.base.opening import is_folder
 from fedmed.config import ARMS, UNPROTECTED, Section, within
 from fedmed.errors import UserError
 from fedmed.files import safe_name
@@ -95,7 +96,7 @@ def load_policy(folder: str, hospital: str) -> Policy:
     if not folder:
         return SIMULATION
     root = Path(folder).expanduser()
-    if not root.is_dir():
+    if not is_folder(root):
         raise UserError(f"run.policies = '{folder}': no such folder; create it or remove the key")
     path = root / f"{safe_name(hospital)}.toml"
     return read_policy(path) if os.path.lexists(path) else SIMULATION

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fedmed import config
+from fedmed.base.opening import present
 from fedmed.config import ARMS, Data, Privacy, Run, Scalar, Section, Train
 from fedmed.errors import UserError
 
@@ -172,7 +173,7 @@ def _data(path: Path, given: dict[str, Any]) -> dict[str, Scalar]:
         if value:
             beside = path.expanduser().absolute().parent / Path(str(value)).expanduser()
             # MedMNIST's sets may also be called by name.
-            if parsed.source != "medmnist" or key != "path" or beside.exists():
+            if parsed.source != "medmnist" or key != "path" or present(beside):
                 flat[f"data.{key}"] = str(beside)
     return flat
 

@@ -9,6 +9,7 @@ from fedmed.config import Data, Settings
 from fedmed.data import network as module
 from fedmed.data.cohort import Cohort, validate
 from fedmed.data.network import POOLED, load_network, member_names, training_shard
+from fedmed.data.split import known_patients
 from fedmed.data.stores import ArrayStore
 
 SETTINGS = make(data={"patients": 120, "hospitals": 3})
@@ -98,7 +99,7 @@ def test_images_of_unknown_patients_are_left_out_of_training_and_validation(
     table = pd.DataFrame({"image": names, "label": [0, 1] * 3, "split": splits})
     table["patient_id"] = pd.Series(patients, dtype="string")
     data = of_table(table, ["hospital-1"] * 6, monkeypatch)
-    monkeypatch.setattr(module, "assign_splits", lambda cohort, data: cohort)
+    monkeypatch.setattr(module, "assign_splits", named)
 
     def check(data: Data) -> None:
         load_network.cache_clear()
@@ -111,12 +112,19 @@ def test_images_of_unknown_patients_are_left_out_of_training_and_validation(
     load_network.cache_clear()
 
 
+def named(cohort: Cohort, data: Data) -> Cohort:
+    patients = known_patients(cohort.table, cohort.images, data, cohort.name)
+    return cohort.with_table(cohort.table.assign(patient_id=patients))
+
+
 def of_table(table: pd.DataFrame, hospital: list[str], monkeypatch: pytest.MonkeyPatch) -> Data:
     pixels = np.zeros((len(table), 8, 8), dtype=np.uint8)
     cohort = Cohort("made", validate(table, "made"), ArrayStore({"x": pixels}))
     monkeypatch.setattr(module, "load", lambda data: cohort)
     monkeypatch.setattr(module, "assign_splits", lambda cohort, data: cohort)
-    monkeypatch.setattr(module, "assign_hospitals", lambda table, data: pd.Series(hospital))
+    monkeypatch.setattr(
+        module, "assign_hospitals", lambda table, data: pd.Series(hospital[: len(table)])
+    )
     load_network.cache_clear()
     return Settings().data
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fedmed.config import Data
-from fedmed.data.partition import assign_hospitals
+from fedmed.data.partition import LEAST, assign_hospitals, shares
 from fedmed.errors import UserError
 
 
@@ -52,15 +52,36 @@ def test_the_order_of_rows_does_not_matter() -> None:
     assert (again.reindex(table.index) == given).all()
 
 
-def test_even_hospitals_differ_by_at_most_one_patient_in_all_and_per_label() -> None:
-    table = films(403)
-    given = hospitals(table, partition="even", hospitals=7)
-    patients = table.assign(hospital=given).drop_duplicates("patient_id")
-    sizes = patients["hospital"].value_counts()
-    assert sizes.max() - sizes.min() <= 1
+def test_even_hospitals_have_one_chance_each_per_label() -> None:
+    """Four standard deviations for each of 14 sizes: 9e-4 by chance."""
+    table = films(4000)
+    patients = table.assign(hospital=hospitals(table, partition="even", hospitals=7))
+    for _, here in patients.drop_duplicates("patient_id").groupby("label"):
+        sizes = here["hospital"].value_counts()
+        assert (sizes - len(here) / 7).abs().max() < 4 * (len(here) * 6 / 49) ** 0.5
+
+
+def test_shares_come_from_the_settings_alone() -> None:
+    """Patients follow them: four standard deviations, 6e-5 by chance for each."""
+    data = Data.model_validate({"partition": "label-skew", "hospitals": 3, "seed": 4})
+    table = films(4000).drop_duplicates("patient_id")
+    given, wanted = assign_hospitals(table, data), shares(data)
+    assert wanted.sum(axis=1) == pytest.approx([1, 1])
     for label in (0, 1):
-        sizes = patients.loc[patients["label"] == label, "hospital"].value_counts()
-        assert sizes.max() - sizes.min() <= 1
+        here = given[table["label"] == label]
+        for number, share in enumerate(wanted[label], start=1):
+            found = (here == f"hospital-{number}").mean()
+            assert abs(found - share) < 4 * (share * (1 - share) / len(here)) ** 0.5
+
+
+def test_hardly_any_share_is_drawn_again() -> None:
+    for seed in range(20):
+        keys = {"partition": "size-skew", "hospitals": 4, "seed": seed, "partition_alpha": 0.3}
+        found = shares(Data.model_validate(keys))
+        assert (found[0] == found[1]).all()
+        assert found[0].min() >= LEAST / 4
+    often = [np.random.default_rng([s, 12]).dirichlet([0.3] * 4).min() for s in range(20)]
+    assert min(often) < LEAST / 4, "which the first draw alone would not give"
 
 
 def prevalences(given: pd.Series, table: pd.DataFrame) -> pd.Series:
@@ -101,7 +122,7 @@ def test_sites_keep_their_names() -> None:
         (
             {},
             {"partition": "label-skew", "hospitals": 100, "partition_alpha": 0.01},
-            r"data\.partition-alpha = 0\.01 leaves a hospital without",
+            r"data\.partition-alpha = 0\.01 leaves a hospital with hardly any",
         ),
     ],
 )

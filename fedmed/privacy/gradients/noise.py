@@ -42,15 +42,17 @@ class GaussianNoise:
         """(sum + N(0, deviation^2)) / expected_batch, in place in ``sums``.
 
         ``deviation`` is the noise multiplier times the sensitivity (Abadi et al. 2016, Algorithm
-        1). Raises :class:`UserError` for a deviation or a batch that is not positive.
+        1). Raises :class:`UserError` for a deviation or a batch that is not positive, or where
+        their ratio is no number far from either end of float32.
         """
-        if not (deviation > 0 and expected_batch > 0):
+        if not (expected_batch > 0 and 1e-30 < deviation / expected_batch < 1e30):
             raise UserError(
                 f"privacy: noise of deviation {deviation} over an expected batch of "
-                f"{expected_batch} protects nothing; both must be above 0"
+                f"{expected_batch} protects nothing; both must be above 0, and their ratio from "
+                "1e-30 to 1e30"
             )
         here = {name: value.detach().cpu().contiguous() for name, value in sums.items()}
-        pieces = [part for value in here.values() for part in value.view(-1).split(_PIECE)]
+        pieces = [part for value in here.values() for part in torch.split(value.view(-1), _PIECE)]
         share = 1 / expected_batch
 
         def fill(number: int) -> None:

@@ -75,7 +75,7 @@ def test_noise_does_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_noise_that_protects_nothing_is_refused() -> None:
-    for deviation, batch in ((0.0, 1.0), (float("nan"), 1.0), (1.0, 0.0)):
+    for deviation, batch in ((0.0, 1.0), (float("nan"), 1.0), (1.0, 0.0), (4.4e-45, 1.0)):
         refuses(
             lambda d=deviation, b=batch: draw(deviation=d, batch=b), "protects nothing", "above 0"
         )
