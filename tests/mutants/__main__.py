@@ -98,8 +98,7 @@ def _sample(modules: list[str], count: int, seed: int) -> list[Mutant]:
     }
     names = sorted(str(path.relative_to(ROOT)) for path in paths)
     found = [mutant for name in names for mutant in mutants_of(name, (ROOT / name).read_bytes())]
-    drawn = random.Random(seed).sample(found, min(count or len(found), len(found)))
-    return sorted(drawn, key=lambda mutant: (mutant.path, mutant.start))
+    return random.Random(seed).sample(found, min(count or len(found), len(found)))
 
 
 def _write(out: Path, options: argparse.Namespace, rows: Rows) -> None:

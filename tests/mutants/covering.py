@@ -20,7 +20,7 @@ KEPT = ROOT / ".mutants"
 _MOST_SECONDS = 1200.0  # of one test file, while it is watched
 # Tests that start processes or a browser see no mutant; others ask nothing of the privacy code.
 _LEFT_OUT = re.compile(
-    r"tests/(e2e|report|site|mutants|evaluation|fuzz|models|data/(?!test_released))/?|test_(docs|guard_process|node|benchmark|memory"
+    r"tests/(base|e2e|report|site|mutants|evaluation|fuzz|models|data/(?!test_released))/?|test_(docs|guard_process|node|benchmark|memory"
     r"|superlink|containers|histogram_simulation|gap_simulation|phantom_effects|trackers)\.py"
 )
 
