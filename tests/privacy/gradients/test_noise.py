@@ -38,7 +38,7 @@ def test_the_sum_and_the_noise_are_both_divided_by_the_expected_batch() -> None:
 
 
 def check_no_element_repeats(found: Tensor) -> None:
-    """Neighbouring streams and pieces share nothing; of 1.3 million float32 one in eight repeats."""
+    """Streams and pieces share nothing; of 1.3 million float32 one in eight repeats by chance."""
     assert len(found.unique()) > 0.7 * len(found)
     for shift in (1, 2**15, 2**18):
         pair = torch.stack([found[:-shift], found[shift:]])
