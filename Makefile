@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint setup clean trial images e2e-containers
+.PHONY: run test lint fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -23,10 +23,25 @@ run: $(READY)  ## the quickstart comparison: a report of every kind of privacy
 test: $(READY)  ## the test suite
 	$(BIN)/python -m pytest
 
+# SEED: another seed draws other inputs; INPUTS: how many.
+SEED ?= 0
+INPUTS ?= 2000
+
+fuzz: $(READY)  ## bad files and words through the command line; a failure prints how to repeat it
+	PYTHONPATH=tests $(BIN)/python -m fuzz --inputs $(INPUTS) --seed $(SEED)
+
 lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# COUNT: how many (0: all), drawn by SEED from the files and folders of MODULE. The first run watches
+# which tests run what, which takes minutes and is kept in .mutants/.
+SEED ?= 0
+COUNT ?= 200
+MODULE ?= fedmed/privacy fedmed/training.py clients
+mutants: $(READY)  ## break the privacy code in one place at a time; report what no test sees
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m mutants --seed $(SEED) --count $(COUNT) --module $(MODULE)
 
 # Docker where its daemon answers, else Podman. BUILD: more options of build, such as
 # --build-arg TORCH_OPTIONS='...' (options of pip) for wheels of torch without CUDA.
@@ -45,4 +60,4 @@ e2e-containers: $(READY) images  ## a federation of real containers, from nothin
 	ENGINE=$(ENGINE) $(BIN)/python containers/e2e.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants

@@ -21,6 +21,7 @@ from flwr.supernode import start_client_internal as node
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from fedmed.base.terminal import one_line, say
 from fedmed.errors import RunError, UserError
 from fedmed.site.wire import BadFrame, exchange
 
@@ -148,7 +149,7 @@ def may_run(guard: str, digest: str) -> bool:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"error: {text}", file=sys.stderr)
+    say(f"error: {one_line(text)}", err=True)
     sys.exit(2)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 from trial import HOSPITALS, write_trial
 
+from fedmed.federation.node_keys import fingerprint
+
 ROOT = Path(__file__).resolve().parent.parent
 NAME = f"fedmed-e2e-{os.getpid()}"
 PORT = 8000
@@ -119,6 +121,7 @@ def run(
     command += [f"--cap-drop={capability}" for capability in service["cap_drop"]]
     command += [f"--security-opt={option.partition(':')[0]}" for option in service["security_opt"]]
     command += [f"--tmpfs={place}" for place in service["tmpfs"]]
+    command += [f"--memory={service['mem_limit']}"]
     command += [f"--pids-limit={service['pids_limit']}"] if "pids_limit" in service else []
     command += [f"--env={key}={value}" for key, value in service.get("environment", {}).items()]
     command += [f"--entrypoint={part}" for part in service.get("entrypoint", [])]
@@ -177,7 +180,10 @@ def register(engine: str, folder: Path, services: dict[str, Any], hospital: str)
 
 def train(engine: str, folder: Path, services: dict[str, Any]) -> None:
     """A run under DP-SGD on the three hospitals' own images."""
-    settings = " ".join(f"{key}={json.dumps(value)}" for key, value in CONFIG.items())
+    public = {h: folder / "trial" / h / "keys" / "node.pub" for h in HOSPITALS}
+    keys = {h: fingerprint(path.read_bytes()) for h, path in public.items()}
+    config = {**CONFIG, "data.site-keys": ",".join(f"{h}={key}" for h, key in keys.items())}
+    settings = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
     begun = time.monotonic()
     order = ["run", "/app", "trial", "--stream", "--run-config", settings]
     done = run(engine, folder, services["coordinator"], ["--rm"], order)

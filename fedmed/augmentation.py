@@ -32,7 +32,10 @@ def augment(images: Tensor, kind: str, views: int, draws: np.random.Generator) -
 
 
 def seeded(seed: int, context: tuple[str | int, ...]) -> np.random.Generator:
-    """A generator of the experiment's seed and ``context``, for training that is not private."""
+    """A generator of the experiment's seed and ``context``, where views are no secret.
+
+    That is wherever no patient hides in a sample: not for DP-SGD.
+    """
     words = ":".join(str(part) for part in ("augmentation", seed, *context))
     return np.random.default_rng(random.Random(words).getrandbits(64))
 

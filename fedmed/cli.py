@@ -8,12 +8,16 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
+import click
 import typer
 
 from fedmed import __version__, files
+from fedmed.base.opening import is_folder
+from fedmed.base.terminal import Formatter, one_line, say
 from fedmed.errors import RunError, UserError
+from fedmed.holding import held
 from fedmed.rounding import up
 from fedmed.site.cli import doctor, site_app
 
@@ -22,10 +26,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
 )
-data_app = typer.Typer(help="Look at a cohort before training.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Look at a cohort before training.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(data_app, name="data")
-ledger_app = typer.Typer(help="Read and check a hospital's ledger.", no_args_is_help=True)
+ledger_app = typer.Typer(
+    help="Read and check a hospital's ledger.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(site_app, name="site")
 app.command()(doctor)
@@ -42,7 +51,7 @@ def _main(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"fedmed {__version__}")
+        say(f"fedmed {__version__}")
         raise typer.Exit
 
 
@@ -72,7 +81,7 @@ def run(
     loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
     check(loaded.base)
-    with _resumable(), make_progress(loaded, quiet) as shown:
+    with _resumable(), held(folder), make_progress(loaded, quiet) as shown:
         progress = followed(shown, loaded, folder)
         if engine == "ray":
             with RaySimulation() as simulation:
@@ -81,11 +90,11 @@ def run(
             run_experiment(loaded, folder, run_inline, progress)
         summary = write_summary(folder)
         page = build(folder)
-    typer.echo(f"summary: {summary}")
-    typer.echo(f"report:  {page}")
+    say(f"summary: {summary}")
+    say(f"report:  {page}")
     logged = publish(loaded, folder)
     if logged:
-        typer.echo(f"mlflow:  {logged}")
+        say(f"mlflow:  {logged}")
 
 
 @app.command()
@@ -96,12 +105,15 @@ def report(
     from fedmed.evaluation import compare
     from fedmed.report import build, write_summary
 
-    typer.echo(f"summary: {write_summary(directory)}")
-    try:
-        compare.write(directory)
-    except UserError as error:  # what is there is reported all the same
-        typer.echo(f"no comparison of arms: {error}", err=True)
-    typer.echo(f"report:  {build(directory)}")
+    if not is_folder(directory):
+        raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
+    with held(directory):
+        say(f"summary: {write_summary(directory)}")
+        try:
+            compare.write(directory)
+        except UserError as error:  # what is there is reported all the same
+            say(f"no comparison of arms: {error}", err=True)
+        say(f"report:  {build(directory)}")
 
 
 @app.command()
@@ -129,7 +141,7 @@ def evaluate(
     if out is not None:
         files.write_json(out, found)
     if json_:
-        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        say(json.dumps(found, indent=2, allow_nan=False))
     else:
         show(found, str(table))
 
@@ -142,7 +154,7 @@ def guard(
     from clients.guard.process import run as stand_guard
 
     logging.getLogger("fedmed").setLevel(logging.INFO)
-    stand_guard(site, lambda its: typer.echo(f"ready: {its.name} on {its.socket}"))
+    stand_guard(site, lambda its: say(f"ready: {its.name} on {its.socket}"))
 
 
 @app.command()
@@ -202,7 +214,7 @@ def plan(
                 delta=1e-5 if delta is None else delta,
             )
         )
-        typer.echo(json.dumps(answer, indent=2) if json_ else _lines(answer))
+        say(json.dumps(answer, indent=2) if json_ else _lines(answer))
         return
     given_numbers = [option for option, value in numbers.items() if value is not None]
     if given_numbers:
@@ -221,16 +233,17 @@ def plan(
             "experiment": loaded.name,
             "seeds": list(loaded.seeds),
             "arms": [f.to_json() for f in found],
-            "epsilon_per_patient_in_all": total,
+            "epsilon_per_patient_in_all": None if total is None else total[0],
+            "delta_of_all": None if total is None else total[1],
         }
-        typer.echo(json.dumps(content, indent=2))
+        say(json.dumps(content, indent=2))
     else:
         print_plans(found)
         if total is not None:
             seeds = f"{len(loaded.seeds)} seed(s)"
-            typer.echo(
-                f"all arms and {seeds} together: epsilon {up(total, 4):.4g} for one patient, from "
-                "the arms that bound it"
+            say(
+                f"all arms and {seeds} together: epsilon {up(total[0], 4):.4g} at delta "
+                f"{total[1]:g} for one patient, from the arms that bound it"
             )
     if impossible:
         raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")
@@ -261,7 +274,7 @@ def show(
 
     found = [row for file in find(path) for row in accounts(file, delta)]
     if json_:
-        typer.echo(json.dumps([row.to_json() for row in found], indent=2))
+        say(json.dumps([row.to_json() for row in found], indent=2))
     else:
         print_accounts(found)
 
@@ -280,7 +293,7 @@ def verify(
     if anchor and len(found) > 1:
         raise UserError(f"--anchor belongs to one ledger, and {path} holds {len(found)}; name one")
     for file in found:
-        typer.echo(f"{file.path}: {check(file, anchor)}")
+        say(f"{file.path}: {check(file, anchor)}")
 
 
 @ledger_app.command()
@@ -295,10 +308,10 @@ def export(
 
     text = "".join(line for file in find(path) for line in lines(file))
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, end=False)
     else:
         files.write_text(out, text)
-        typer.echo(f"rows: {out}")
+        say(f"rows: {out}")
 
 
 @data_app.command()
@@ -319,14 +332,14 @@ def inspect(
 
     loaded = load_experiment(experiment, assignments=set_)
     network = load_network(loaded.base.data)
-    typer.echo(f"{network.cohort.name}: {len(network.cohort)} images")
+    say(f"{network.cohort.name}: {len(network.cohort)} images")
     for note in network.cohort.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
     # Beside the results' folder: in it, fedmed run would find a folder that is not an experiment's.
     path = sheet if sheet is not None else Path("runs") / f"{loaded.name}-cohort.png"
     contact_sheet(network.cohort, path, form=Form.of(loaded.base.data))
-    typer.echo(f"sheet: {path}")
+    say(f"sheet: {path}")
 
 
 @contextlib.contextmanager
@@ -335,27 +348,47 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on from the last round", err=True)
+        say("interrupted; run the same command again to go on from the last round", err=True)
         raise typer.Exit(130) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a user's mistake prints one line and exits with 2, a failed run with 1."""
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    _log()
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app(args=arguments, standalone_mode=True)
+        sys.exit(app(args=arguments, prog_name="fedmed", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = f"; see {context.command_path} --help" if context else ""
+        _fail(f"{error.format_message()}{where}", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
     except UserError as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
     except RunError as error:
-        _fail(error, 1)
+        _fail(str(error), 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; check the path, its rights and the disk", 2)
+    except MemoryError:
+        _fail("out of memory; give smaller files or a smaller model, or use a larger machine", 2)
 
 
-def _fail(error: Exception, code: int) -> Any:
-    typer.echo(f"error: {error}", err=True)
+def _log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    say(f"error: {one_line(message)}", err=True)
     sys.exit(code)
 
 

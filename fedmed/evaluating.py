@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
-import typer
 
+from fedmed.base.opening import is_folder
+from fedmed.base.terminal import say
 from fedmed.errors import UserError
 from fedmed.evaluation import compare, evaluate, foreign
 from fedmed.tables import print_table
@@ -38,7 +39,7 @@ def answer(path: Path, baseline: str | None, *, resamples: int, seed: int) -> Js
     """
     if resamples < 0 or seed < 0:
         raise UserError("--resamples and --seed are whole numbers >= 0; correct them")
-    if path.is_dir() and not (path / "predictions.parquet").is_file():
+    if is_folder(path) and not (path / "predictions.parquet").is_file():
         return compare.from_directory(path, baseline=baseline, resamples=resamples, seed=seed)
     table = foreign.load(_file(path))
     if baseline is None:
@@ -57,18 +58,18 @@ def show(found: Json, name: str) -> None:
     else:
         _show_metrics(found, name)
     for note in found["notes"]:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _file(path: Path) -> Path:
-    return path / "predictions.parquet" if path.is_dir() else path
+    return path / "predictions.parquet" if is_folder(path) else path
 
 
 def _show_metrics(found: Json, name: str) -> None:
     test = f"{found['n_test']} test images of {found['patients_test']} patients"
     ill = _number(found["prevalence"], "")
-    typer.echo(f"{name}: {test}, prevalence {ill}; {found['n_val']} validation images")
-    typer.echo(f"threshold {_number(found['threshold'], '')}: {found['threshold_rule']}\n")
+    say(f"{name}: {test}, prevalence {ill}; {found['n_val']} validation images")
+    say(f"threshold {_number(found['threshold'], '')}: {found['threshold_rule']}\n")
     _print(
         [
             {
@@ -80,7 +81,7 @@ def _show_metrics(found: Json, name: str) -> None:
         ]
     )
     for attribute, rows in found["groups"].items():
-        typer.echo(f"\nby {attribute.replace('_', ' x ')}")
+        say(f"\nby {attribute.replace('_', ' x ')}")
         _print([_group(row) for row in rows])
     gaps = [
         {
@@ -94,7 +95,7 @@ def _show_metrics(found: Json, name: str) -> None:
         if row[key] is not None
     ]
     if gaps:
-        typer.echo("\ngaps between groups")
+        say("\ngaps between groups")
         _print(gaps)
     targets = [
         {
@@ -105,12 +106,12 @@ def _show_metrics(found: Json, name: str) -> None:
         for target, one in found.get("targets", {}).items()
     ]
     if targets:
-        typer.echo("\nby target")
+        say("\nby target")
         _print(targets)
-    typer.echo("")
+    say("")
     for attribute, row in found["fairness"].items():
         for note in row["notes"]:
-            typer.echo(f"note: {attribute}: {note}")
+            say(f"note: {attribute}: {note}")
 
 
 def _group(row: Json) -> Json:
@@ -128,7 +129,7 @@ def _group(row: Json) -> Json:
 
 
 def _show_comparison(found: Json) -> None:
-    typer.echo(
+    say(
         f"{found['images']} test images of {found['patients']} patients; compared with "
         f"{found['baseline']}\n"
     )
@@ -148,13 +149,13 @@ def _show_comparison(found: Json) -> None:
     _print(rows)
     headline = [row for row in found["differences"] if row["headline"]]
     if headline:
-        typer.echo(f"\nchanges against {found['baseline']}")
+        say(f"\nchanges against {found['baseline']}")
         _print([_change(row) for row in headline])
     told = [c for c in found["correlations"] if c["r"] is not None]
     for correlation in told:
         of = correlation.get("arm") or correlation.get("unit")
-        typer.echo(f"{correlation['name']} ({of}): r = {correlation['r']:.2f}")
-    typer.echo("")
+        say(f"{correlation['name']} ({of}): r = {correlation['r']:.2f}")
+    say("")
 
 
 def _change(row: Json) -> Json:

@@ -1,6 +1,7 @@
 """A comparison: arms x seeds on the same hospitals, each in a run directory of its own."""
 
 import contextlib
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedmed import config, files, pretraining, published
+from fedmed.base.opening import absolute, is_folder, present
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
-from fedmed.paths import resolve_all
+from fedmed.holding import NAME as IN_USE
+from fedmed.holding import held
+from fedmed.models import build
+from fedmed.paths import NAMED_WEIGHTS, resolve_all
 from fedmed.planning import make_plans
 from fedmed.privacy import statement as statement_module
 from fedmed.privacy.evaluating import evaluation_cap
@@ -267,8 +272,16 @@ def run_experiment(
 
     ``launch(settings, folder, name, on_round)`` runs one. Everything that can be wrong with data or
     plans is found before the first one trains. Raises :class:`UserError` or
-    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are.
+    :class:`fedmed.errors.RunError`; results of earlier runs stay as they are. Another process that
+    runs in ``out`` is a :class:`UserError`.
     """
+    with held(out):
+        return _run_all(experiment, out, launch, progress)
+
+
+def _run_all(
+    experiment: Experiment, out: Path, launch: Launch, progress: Progress
+) -> list[dict[str, Any]]:
     _open(experiment, out)
     _check_earlier(experiment, out)
     progress.preparing("reading the cohort and preparing shards")
@@ -307,10 +320,10 @@ def _placed(settings: Settings, out: Path) -> Settings:
     """With the ledgers that all arms and seeds share, as they touch the same patients."""
     places: dict[str, Any] = {}
     if not settings.run.ledgers:
-        places["run.ledgers"] = str((out / "ledgers").resolve())
+        places["run.ledgers"] = str(absolute(out / "ledgers"))
     if settings.model.weights == "pretrain":
         weights = out / pretraining.FOLDER / "model.safetensors"
-        places["run.pretrained"] = str(weights.resolve())
+        places["run.pretrained"] = str(absolute(weights))
     return settings.replaced(places)
 
 
@@ -329,7 +342,7 @@ def write_totals(out: Path) -> None:
                 found[name] = (folder / "privacy.json", value)
                 absent.pop()
     record = out / "experiment.json"
-    extended = record.exists() and bool(files.read_json(record).get("extended"))
+    extended = bool(earlier_runs(record).get("extended"))
     values = {name: value for name, (_, value) in found.items()}
     added = [t.model_dump() for t in totals(values, not_counted=absent, extended=extended)]
     for path, value in found.values():
@@ -345,6 +358,11 @@ def check(experiment: Experiment) -> None:
         make_plans(experiment.pretrain)
     if experiment.base.evaluation.where != "hospitals":
         held_out_shard(experiment.base.data)
+    for model, size, dimensions in dict.fromkeys(
+        (s.model, s.data.image_size, s.data.dimensions) for s in experiment.arms.values()
+    ):
+        if model.weights not in NAMED_WEIGHTS:
+            build(model, size, 0, dimensions=dimensions)  # weights from a file are read once before
     for settings in experiment.arms.values():
         make_plans(settings)
         if settings.evaluation.where != "server":
@@ -352,11 +370,31 @@ def check(experiment: Experiment) -> None:
                 evaluation_shard(settings.data, member, evaluation_cap(settings))
 
 
+def earlier_runs(record: Path) -> dict[str, Any]:
+    """``experiment.json`` with lists of arms, seeds and runs and a table of settings.
+
+    They are empty where there is none; one that is of another kind raises :class:`UserError`.
+    """
+    found = files.read_object(record) if record.exists() else {}
+    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}, **found}
+    pairs = _is_list_of(told["runs"], list) and all(
+        len(run) == 2 and isinstance(run[0], str) and _is_list_of(run[1:], int)
+        for run in told["runs"]
+    )
+    lists = _is_list_of(told["arms"], str) and _is_list_of(told["seeds"], int) and pairs
+    if not lists or not isinstance(told["base"], dict):
+        raise UserError(
+            f"{record} is damaged: arms, seeds, runs or base are of another kind; restore it, or "
+            "choose another --out"
+        )
+    return told
+
+
 def _open(experiment: Experiment, out: Path) -> None:
     """Refuse a folder that belongs to something else."""
     record = out / "experiment.json"
-    if record.exists():
-        theirs = files.read_json(record)
+    if present(record):
+        theirs = earlier_runs(record)
         if theirs.get("name") != experiment.name:
             raise UserError(
                 f"{out} holds the results of experiment '{theirs.get('name')}', not "
@@ -368,12 +406,14 @@ def _open(experiment: Experiment, out: Path) -> None:
             if k.startswith("data.") or k in ("train.weighting", "evaluation.where")
         }
         for key, value in shared.items():
-            if theirs.get("base", {}).get(key) != value:
+            if theirs["base"].get(key) != value:
                 raise UserError(
-                    f"{out} holds results with {key} = {theirs.get('base', {}).get(key)!r}, not "
+                    f"{out} holds results with {key} = {theirs['base'].get(key)!r}, not "
                     f"{value!r}; choose another --out"
                 )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif os.path.lexists(out) and (
+        not is_folder(out) or any(path.name != IN_USE for path in out.iterdir())
+    ):
         raise UserError(f"{out} is not empty and not an experiment's folder; choose another --out")
 
 
@@ -384,15 +424,20 @@ def _check_earlier(experiment: Experiment, out: Path) -> None:
             directory = RunDirectory(out / arm / f"seed-{seed}")
             if (directory.path / "config.json").exists():
                 directory.open(experiment.settings(arm, seed), arm)
+            statement, value = directory.path / "privacy.json", None
+            with contextlib.suppress(UserError):  # damage is named by the report
+                value = files.read_json(statement)
+            if isinstance(value, dict):
+                statement_module.check_version(value, str(statement))
 
 
 def _describe(experiment: Experiment, out: Path) -> None:
     """Write or extend ``experiment.json``."""
     record = out / "experiment.json"
-    earlier = files.read_json(record) if record.exists() else {"arms": [], "seeds": []}
+    earlier = earlier_runs(record)
     network = load_network(experiment.base.data)
     runs = {(a, s) for a in experiment.arms for s in experiment.seeds}
-    known = {(str(a), int(s)) for a, s in earlier.get("runs", [])}
+    known = {(a, s) for a, s in earlier["runs"]}
     seen = any((out / a / f"seed-{s}" / "result.json").is_file() for a, s in known)
     files.write_json(
         record,
@@ -405,7 +450,7 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
             "runs": sorted(
                 {
-                    *((str(a), int(s)) for a, s in earlier.get("runs", [])),
+                    *((a, s) for a, s in earlier["runs"]),
                     *((a, s) for a in experiment.arms for s in experiment.seeds),
                 }
             ),

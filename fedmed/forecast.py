@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmed import files, models
+from fedmed import files, models, sites
 from fedmed.config import Settings
 from fedmed.data.cohort import LABEL_PREFIX
 from fedmed.data.form import Form
@@ -107,9 +107,9 @@ def _arm(
     members = member_names(settings)
     try:
         make_plans(settings)
+        rows = [_row(_own(settings, member), member, out) for member in members]
     except UserError as error:
         return Forecast(arm=name, possible=False, reason=str(error), seconds=None, hospitals=[])
-    rows = [_row(settings, member, out) for member in members]
     accepted = [row for row in rows if row.accepted]
     possible = len(accepted) >= settings.train.minimum_hospitals
     reason = "" if possible else "too few hospitals accept: " + rows[0].reason
@@ -134,6 +134,12 @@ def _evaluation(settings: Settings) -> Evaluation | None:
         noise_multiplier=plan.noise_multiplier,
         images_per_patient=plan.cap,
     )
+
+
+def _own(settings: Settings, member: str) -> Settings:
+    """The settings that a hospital will use, with its own on top; see :mod:`fedmed.sites`."""
+    used = sites.own_settings(settings, member)
+    return sites.check_own(settings, sites.difference(settings, used), member)
 
 
 def _row(settings: Settings, member: str, out: Path) -> Row:
@@ -227,26 +233,28 @@ def _step_seconds(settings: Settings, private: bool, images: int) -> float:
     return elapsed[-1] / plan.steps_per_round
 
 
-def patient_total(experiment: Experiment) -> float | None:
-    """Epsilon of one patient over all arms and seeds that bound it, at the largest delta.
+def patient_total(experiment: Experiment) -> tuple[float, float] | None:
+    """Epsilon and delta of one patient over all arms and seeds that bound it.
 
-    None where no arm does. The worst hospital; arms without a guarantee per patient (no privacy,
-    images alone) come on top and bound nothing.
+    At the smallest delta of them, for the worst hospital; None where no arm bounds it. Arms without
+    a guarantee per patient (no privacy, images alone) come on top and bound nothing.
     """
     per_member: dict[str, list[tuple[Mechanism, int]]] = {}
-    delta = 0.0
+    delta = 1.0
     for settings in experiment.arms.values():
-        for member, plan in make_plans(settings).items():
+        for member in member_names(settings):
+            own = _own(settings, member)
+            plan = make_member_plan(own, member)
             step = plan.cost("patient")
             if step is not None:
                 count = plan.steps * len(experiment.seeds)
                 per_member.setdefault(member, []).append((step, count))
-                delta = max(delta, plan.delta)
+                delta = min(delta, settings.privacy.delta)
     pooled = per_member.pop(POOLED, [])
     everyone = [[*spent, *pooled] for spent in per_member.values()] or [pooled]
     if not any(everyone):
         return None
-    return max(accounting.composed_epsilon(tuple(spent), delta) for spent in everyone)
+    return max(accounting.composed_epsilon(tuple(spent), delta) for spent in everyone), delta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,7 +342,8 @@ def _numbers(
 
 def _check(asked: Asked) -> None:
     if not 1 <= asked.patients < 10**9:
-        raise UserError(f"--patients: {asked.patients:.3g} is not 1 to 999,999,999; correct it")
+        given = str(asked.patients)[:20]
+        raise UserError(f"--patients {given}: give a number from 1 to 999,999,999")
     if asked.batch is not None and not 1 <= asked.batch <= asked.patients:
         raise UserError(
             f"--batch {asked.batch}: give 1 to {asked.patients} (--patients): the sampling rate is "

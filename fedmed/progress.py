@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from fedmed.base.terminal import console, printable
 from fedmed.experiment import Experiment, Progress
 from fedmed.rounding import up
 
@@ -37,7 +38,7 @@ class Lines(Silent):
 
     def preparing(self, what: str) -> None:
         """Say what is being prepared."""
-        self._console.print(what, highlight=False)
+        self._console.print(printable(what))
 
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """Remember what the rounds belong to."""
@@ -46,11 +47,11 @@ class Lines(Silent):
     def round(self, number: int, rounds: int, auroc: float | None) -> None:
         """Round and validation AUROC."""
         shown = "" if auroc is None else f"  validation AUROC {auroc:.3f}"
-        self._console.print(f"{self._present}: round {number}/{rounds}{shown}", highlight=False)
+        self._console.print(printable(f"{self._present}: round {number}/{rounds}{shown}"))
 
     def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
         """Arm, seed, test AUROC, privacy and time."""
-        self._console.print(describe(arm, seed, result, cached), highlight=False, soft_wrap=True)
+        self._console.print(printable(describe(arm, seed, result, cached)), soft_wrap=True)
 
 
 class Live(Lines):
@@ -65,11 +66,13 @@ class Live(Lines):
 
     def preparing(self, what: str) -> None:
         """Show what is being prepared."""
-        self._bars.update(self._inner, description=what, note="")
+        self._bars.update(self._inner, description=printable(what), note="")
 
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """Restart the inner bar."""
-        self._bars.reset(self._inner, total=rounds, description=f"{arm}, seed {seed}", note="")
+        self._bars.reset(
+            self._inner, total=rounds, description=printable(f"{arm}, seed {seed}"), note=""
+        )
 
     def round(self, number: int, rounds: int, auroc: float | None) -> None:
         """Move both bars."""
@@ -91,6 +94,7 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
     privacy = "no privacy claim"
     if result["epsilon"] is not None:
         privacy = f"epsilon {up(result['epsilon']):.3g} per {result['unit']}"
+        privacy += f", delta {up(result['delta'], 2):.2g}"
     when = "done before" if cached else f"{result['seconds']['total']:.1f} s"
     if result["rounds"] < result["rounds_planned"]:
         done = f"{result['rounds']} of {result['rounds_planned']} rounds"
@@ -101,19 +105,19 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
 @contextlib.contextmanager
 def make_progress(experiment: Experiment, quiet: bool) -> Iterator[Progress]:
     """Bars where standard error is a terminal, lines elsewhere, nothing when quiet."""
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     if quiet:
         yield Silent()
-    elif not console.is_terminal:
-        yield Lines(console)
+    elif not screen.is_terminal:
+        yield Lines(screen)
     else:
         total = sum(s.train.rounds for s in experiment.arms.values()) * len(experiment.seeds)
         columns = (
-            TextColumn("{task.description:<24}"),
+            TextColumn("{task.description:<24}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]:<12}"),
+            TextColumn("{task.fields[note]:<12}", markup=False),
             TimeRemainingColumn(),
         )
-        with Bars(*columns, console=console, transient=True) as bars:
-            yield Live(console, bars, total)
+        with Bars(*columns, console=screen, transient=True) as bars:
+            yield Live(screen, bars, total)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import shutil
 import uuid
@@ -15,12 +16,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedmed import __version__, files
+from fedmed.base.opening import check_regular, read_bytes
+from fedmed.base.parsing import Unparsable, parse_json
 from fedmed.config import Settings
 from fedmed.errors import UserError
+
+EARLIER = 3
+"""Checkpoints of rounds before the last that are kept."""
+
+WAITING = ".updates-"
+"""Begins the name of a folder of updates that wait in a first round."""
 
 _STATE = "\0"  # before the names of what is no model; no hospital's name begins so
 # Where a run happens does not change what it computes.
 _PLACE = (
+    "data.site-keys",
     "run.out",
     "run.ledgers",
     "run.policies",
@@ -32,6 +42,9 @@ _PLACE = (
     "run.trackers",
     "train.timeout",
     "train.join-timeout",
+    # Who is done without is the answer to what went wrong in between.
+    "train.on-failure",
+    "train.minimum-hospitals",
 )
 
 
@@ -65,7 +78,7 @@ class RunDirectory:
         config_path = self.path / "config.json"
         mine = {k: v for k, v in settings.to_flat().items() if k not in _PLACE}
         if config_path.exists():
-            theirs = files.read_json(config_path)["config"]
+            theirs = self._config("config", dict)
             for key, value in mine.items():
                 if theirs.get(key) != value:
                     raise UserError(
@@ -86,7 +99,15 @@ class RunDirectory:
     @property
     def run(self) -> str:
         """The run's name in the hospitals' ledgers."""
-        return str(files.read_json(self.path / "config.json")["run"])
+        return str(self._config("run", str))
+
+    def _config(self, key: str, kind: type) -> Any:
+        """A value of ``config.json``; raises :class:`UserError` where it is of another kind."""
+        path = self.path / "config.json"
+        found = files.read_object(path).get(key)
+        if not isinstance(found, kind):
+            raise UserError(f"{path} is damaged: no {key}; delete {self.path} and run again")
+        return found
 
     @property
     def finished(self) -> bool:
@@ -94,8 +115,10 @@ class RunDirectory:
         return (self.path / "result.json").is_file()
 
     def start(self) -> None:
-        """A run that begins or goes on is not stopped."""
+        """A run that begins or goes on is not stopped, and nothing waits from before a crash."""
         (self.path / "stopped.json").unlink(missing_ok=True)
+        for left in self.path.glob(f"{WAITING}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def stop(
         self,
@@ -121,13 +144,16 @@ class RunDirectory:
     def history(self) -> list[dict[str, Any]]:
         """Rounds so far; a line that a crash cut short is dropped."""
         path = self.path / "history.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = []
-        for line in lines:
+        text = read_bytes(path, files.MOST_JSON) if path.exists() else b""
+        entries: list[dict[str, Any]] = []
+        for line in text.decode("utf-8", "replace").splitlines():
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = parse_json(line)
+            except Unparsable:
                 break
+            if not isinstance(entry, dict) or not isinstance(entry.get("round"), int):
+                break
+            entries.append(entry)
         return entries
 
     def write_history(self, entries: list[dict[str, Any]]) -> None:
@@ -157,6 +183,30 @@ class RunDirectory:
             metadata["clipping_norm"] = repr(clipping_norm)
         save_arrays(self.path / "checkpoint.safetensors", arrays, metadata)
 
+    def keep_earlier(self) -> None:
+        """Keep the present checkpoint beside the next, in ``earlier/round-N.safetensors``.
+
+        Put back as ``checkpoint.safetensors`` it lets the run go on from its round. The last
+        :data:`EARLIER` are kept.
+        """
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as opened:
+            number = int((opened.metadata() or {})["round"])
+        folder = self.path / "earlier"
+        with files.disk_errors(folder):
+            folder.mkdir(exist_ok=True)
+            kept = folder / f"round-{number}.safetensors"
+            kept.unlink(missing_ok=True)
+            try:
+                os.link(path, kept)  # the next checkpoint is another file: this one stays as it is
+            except OSError:  # a file system without links
+                files.write_bytes(kept, path.read_bytes())
+        found = sorted(folder.glob("round-*.safetensors"), key=_round_of)
+        for old in found[:-EARLIER]:
+            old.unlink(missing_ok=True)
+
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
         """(round, selected round, models) of the last whole round, or None before the first."""
         loaded = self._load()
@@ -180,6 +230,7 @@ class RunDirectory:
         try:
             # The arrays are the file's own pages, read when they are used. A later checkpoint is
             # another file under this name: it does not change them.
+            check_regular(path, files.MOST_FILE)
             with safe_open(path, "pt") as opened:
                 header = opened.metadata()
                 arrays = {name: opened.get_tensor(name) for name in json.loads(header["order"])}
@@ -196,13 +247,19 @@ class RunDirectory:
         path = self.path / "checkpoint.safetensors"
         if not path.exists():
             return None
-        with safe_open(path, "pt") as opened:
-            found = (opened.metadata() or {}).get("clipping_norm")
-        return None if found is None else float(found)
+        try:
+            check_regular(path, files.MOST_FILE)
+            with safe_open(path, "pt") as opened:
+                found = (opened.metadata() or {}).get("clipping_norm")
+            return None if found is None else float(found)
+        except Exception as error:
+            raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
 
-    def drop_checkpoint(self) -> None:
-        """A finished run needs no checkpoint."""
+    def drop_checkpoint(self, *, earlier: bool = True) -> None:
+        """A finished run needs no checkpoint; ``earlier``: nor those of the rounds before."""
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+        if earlier:
+            shutil.rmtree(self.path / "earlier", ignore_errors=True)
         shutil.rmtree(self.path / "selected", ignore_errors=True)
 
     def selected(self, round_number: int) -> "RunDirectory":
@@ -214,3 +271,9 @@ class RunDirectory:
         for folder in (self.path / "selected").glob("round-*"):
             if folder.name != f"round-{round_number}":
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _round_of(path: Path) -> int:
+    """Of a kept checkpoint; a file with another name counts as the oldest."""
+    number = path.stem.removeprefix("round-")
+    return int(number) if number.isdecimal() and len(number) < 10 else -1

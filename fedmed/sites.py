@@ -6,11 +6,11 @@ gives each hospital its own guarantee. Noise that the server adds is one for all
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fedmed import config
-from fedmed.config import UNPROTECTED, Scalar, Settings
+from fedmed.base.opening import expanded, is_folder, present
+from fedmed.config import IMAGE_ARMS, UNPROTECTED, Scalar, Settings
 from fedmed.errors import UserError
 from fedmed.files import safe_name
 from fedmed.planning import check_signal
@@ -27,13 +27,13 @@ def own_settings(settings: Settings, hospital: str) -> Settings:
     """
     if not settings.run.sites or settings.data.site_names:
         return settings
-    folder = Path(settings.run.sites).expanduser()
-    if not folder.is_dir():
+    folder = expanded(settings.run.sites)
+    if not is_folder(folder):
         raise UserError(
             f"run.sites = '{settings.run.sites}': no such folder; create it or remove the key"
         )
     path = folder / f"{safe_name(hospital)}.toml"
-    return with_own(settings, config.read_toml(path), str(path)) if path.exists() else settings
+    return with_own(settings, config.read_toml(path), str(path)) if present(path) else settings
 
 
 def with_own(settings: Settings, own: Mapping[str, Any], where: str) -> Settings:
@@ -87,6 +87,11 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
             f"{hospital} has privacy.noise-multiplier = {after.noise_multiplier:g} of its own, "
             f"weaker than the {before.noise_multiplier:g} that was asked for; raise it, or remove "
             "it"
+        )
+    elif after.delta > before.delta and after.arm not in IMAGE_ARMS:
+        raise UserError(
+            f"{hospital} has privacy.delta = {after.delta:g} of its own, weaker than the "
+            f"{before.delta:g} that was asked for; lower it, or remove it"
         )
     return used
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from fedmed.base.terminal import cell, console, say
 from fedmed.rounding import up
 
 if TYPE_CHECKING:  # a forecast loads torch, which the tables of an evaluation do not need
@@ -23,22 +22,22 @@ def print_table(frame: pd.DataFrame) -> None:
     """A data frame as a table on standard output; away from a terminal as wide as it needs."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
     for number, column in enumerate(frame.columns):
-        table.add_column(str(column), justify="right" if number > 2 else "left", no_wrap=True)
+        table.add_column(cell(column), justify="right" if number > 2 else "left", no_wrap=True)
     for row in frame.itertuples(index=False):
-        table.add_row(*("" if pd.isna(value) else str(value) for value in row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)
-    console.print(table)
+        table.add_row(*(cell("" if pd.isna(value) else value) for value in row))
+    screen = console()
+    if not screen.is_terminal:
+        screen = console(width=240)
+    screen.print(table)
 
 
 def print_plans(forecasts: Iterable[Forecast]) -> None:
     """Every arm's plan, hospital by hospital, or why it is impossible."""
     for forecast in forecasts:
         time = "" if forecast.seconds is None else f", about {_duration(forecast.seconds)} a seed"
-        typer.echo(f"{forecast.arm}{time}")
+        say(f"{forecast.arm}{time}")
         if not forecast.possible:
-            typer.echo(f"  impossible: {forecast.reason}")
+            say(f"  impossible: {forecast.reason}")
         rows = [
             {
                 "hospital": row.hospital,
@@ -55,21 +54,21 @@ def print_plans(forecasts: Iterable[Forecast]) -> None:
             for row in forecast.hospitals
         ]
         if all(row.unit == "none" for row in forecast.hospitals) and forecast.possible:
-            typer.echo("  no privacy is claimed\n")
+            say("  no privacy is claimed\n")
             continue
         if rows:
             print_table(pd.DataFrame(rows, dtype=object))
         for row in forecast.hospitals:
             if not row.accepted:
-                typer.echo(f"  {row.hospital} refuses: {row.reason}")
+                say(f"  {row.hospital} refuses: {row.reason}")
         if forecast.evaluation is not None:
             cost = forecast.evaluation
-            typer.echo(
+            say(
                 f"  evaluation: epsilon {_number(up(cost.epsilon, 4))}, delta "
                 f"{_number(cost.delta)} for one evaluation patient, sigma "
                 f"{_number(cost.noise_multiplier)}"
             )
-        typer.echo("")
+        say("")
 
 
 def print_accounts(accounts: Iterable[Account]) -> None:
@@ -87,11 +86,14 @@ def print_accounts(accounts: Iterable[Account]) -> None:
             "rounds": account.rounds,
             "steps": account.steps,
             "by": account.how,
+            "never above": ""
+            if account.limit_epsilon is None
+            else f"{_number(account.limit_epsilon)} at {_number(account.limit_delta)}",
         }
         for account in accounts
     ]
     if not rows:
-        typer.echo("nothing spent")
+        say("nothing spent")
         return
     print_table(pd.DataFrame(rows, dtype=object))
 

@@ -18,6 +18,7 @@ from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.streaming import StreamingGrid
+from fedmed.holding import held
 from fedmed.planning import epsilon_after, make_plans, public_sizes
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.ledger import Ledger
@@ -25,6 +26,7 @@ from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import Plan, UpdatePlan, part
 from fedmed.run_directory import RunDirectory
 from server import federated
+from server.bounds import Bounds, believed, planned_bounds
 from server.central import CentralGaussian
 from server.evaluation import Evaluator, initial_model
 from server.further import Further
@@ -34,6 +36,8 @@ from server.strategies import Averaging, BudgetSpent, FederationStrategy, LocalO
 from server.summing import Arrays
 
 log = logging.getLogger("fedmed.server")
+
+HALF = 0.5  # most of the weight of one hospital that declares its own size
 
 OnRound = Callable[[int, int, float | None], None]
 
@@ -50,11 +54,13 @@ def coordinate(
 
     ``folder`` becomes the run directory (or is resumed from its last whole round); ``name`` is the
     arm's name in its comparison; ``on_round`` hears of every evaluated round. Raises
-    :class:`UserError` for a mistake and :class:`RunError` where the run cannot go on.
+    :class:`UserError` for a mistake, or where another process runs in the folder, and
+    :class:`RunError` where the run cannot go on.
     """
-    return _Coordinator(
-        grid, settings, RunDirectory(folder), name or _name(settings), on_round
-    ).run()
+    with held(folder):
+        return _Coordinator(
+            grid, settings, RunDirectory(folder), name or _name(settings), on_round
+        ).run()
 
 
 def _name(settings: Settings) -> str:
@@ -111,6 +117,8 @@ class _Coordinator:
         strategy = self._strategy(model)
         del model  # the evaluator has it, or nobody
         strategy.roster, strategy.wire = self.roll, self.settings.run.wire
+        if not isinstance(strategy, CentralGaussian):  # which clips every update in any case
+            strategy.bounds = self._bounds(strategy)
         if isinstance(strategy, Averaging) and not isinstance(self.grid, InlineGrid):
             strategy.recall = self._recall  # an inline grid holds what is sent in any case
         earlier = sum(h["seconds"] for h in self.history)
@@ -141,6 +149,7 @@ class _Coordinator:
                 strategy.frozen,
                 owners,
                 self.directory.run,
+                self._believed_sizes(),
             )
         outcome = Outcome(
             name=self.name,
@@ -199,8 +208,33 @@ class _Coordinator:
         if not settings.data.site_names:
             sizes = public_sizes(settings) if train.weighting == "size" else {}
         return Averaging(
-            train, members, frozen, completed, owners["global"], sizes, run=run, state=state
+            train,
+            members,
+            frozen,
+            completed,
+            owners["global"],
+            sizes,
+            run=run,
+            state=state,
+            largest_share=train.largest_share or (HALF if settings.data.site_names else 1.0),
         )
+
+    def _bounds(self, strategy: FederationStrategy) -> Bounds:
+        """How long updates may be; those of the rounds so far are known from the history."""
+        model = next(iter(strategy.models().values()))
+        parameters = sum(value.numel() for value in model.values())
+        return Bounds(
+            self.settings.train.update_bound,
+            lambda: planned_bounds(self.settings, self.plans, parameters),  # some join later
+            spool=None if isinstance(self.grid, InlineGrid) else self.directory.path,
+            norms=dict(self.history[-1].get("update_norms", {})) if self.history else {},
+        )
+
+    def _believed_sizes(self) -> dict[str, float]:
+        """Of hospitals that declare their own; a simulation's images are the server's to count."""
+        if not self.settings.data.site_names:
+            return {}
+        return believed(self.roll.sizes, self.settings.train.update_bound)
 
     def _recall(self) -> Arrays:
         """The global model of the last whole round."""
@@ -227,7 +261,7 @@ class _Coordinator:
                 account="server/hospital",
                 unit="hospital",
                 arm=settings.privacy.arm,
-                neighbouring=plan.words(settings.train.scheme).neighbouring,
+                relation=plan.facts(settings.train.scheme).relation,
                 step=plan.step,
                 steps=plan.steps,
                 delta=plan.delta,
@@ -261,6 +295,8 @@ class _Coordinator:
                 "hospitals": strategy.report.hospitals,
                 "failures": strategy.report.failures,
                 "train_loss": strategy.report.loss,
+                "update_norms": strategy.report.norms,
+                "cut": strategy.report.cut,
                 **({} if curves is None else {"curves": curves}),
                 "bytes_sent": strategy.report.sent,
                 "bytes_received": strategy.report.received,
@@ -271,6 +307,7 @@ class _Coordinator:
         self.round_started = now
         # In this order: what the history says beyond the checkpoint is dropped on resume.
         self.directory.write_history(self.history)
+        self.directory.keep_earlier()
         self.directory.save_checkpoint(
             round_number,
             models,

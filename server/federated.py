@@ -15,7 +15,8 @@ from fedmed.config import Data, Settings
 from fedmed.data.form import Form
 from fedmed.data.sources import phantom
 from fedmed.errors import RunError
-from fedmed.evaluation.histograms import Spec, around, equal_width, located
+from fedmed.evaluation.histograms import EVERYBODY, Spec, around, equal_width, located
+from fedmed.evaluation.plausible import most_images, why_impossible
 from fedmed.evaluation.pooled import Pooled, evaluate_histograms
 from fedmed.federation import messages
 from fedmed.federation.messages import Histograms
@@ -32,7 +33,7 @@ from server.summing import Arrays
 log = logging.getLogger("fedmed.server")
 
 _PUBLIC = Data(patients=60, seed=2**31 - 1 - 2013)  # a seed of its own: no cohort's images
-_LEFT_OUT = ("policy", "budget")  # a hospital's right, not its fault
+_LEFT_OUT = ("policy", "budget", "bad-counts")  # asked again, these would send the same
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ def collect(
     frozen: ArrayRecord,
     owners: Mapping[str, Arrays],
     run: str,
+    sizes: Mapping[str, float] | None = None,
 ) -> Collected:
     """Ask ``members`` (node by hospital) for histograms of the model, or of their own model.
 
-    Raises :class:`RunError` where one fails and ``train.on-failure`` is 'stop': what was sent is
-    kept by the hospitals, and a run that goes on gets it again.
+    Histograms that cannot be are left out; ``sizes`` are the units that are believed of hospitals,
+    where those declare them. Raises :class:`RunError` where one fails and ``train.on-failure`` is
+    'stop': what was sent is kept by the hospitals, and a run that goes on gets it again.
     """
     spec = make_spec(settings, owners)
     everyone = next(iter(owners))
@@ -72,10 +75,15 @@ def collect(
         )
         for node, name in members.items()
     ]
+    plan = evaluation_plan(settings)
+    deviation = 0.0 if plan is None else plan.deviation(spec)
     answers = {name: Histograms(name, error="no-answer") for name in members.values()}
     for reply in StreamingGrid(grid).send_and_receive(outgoing, timeout=settings.train.timeout):
         name = members[reply.metadata.src_node_id]
-        answers[name] = messages.read_histograms(reply, name, spec)
+        most = most_images((sizes or {}).get(name, math.inf), spec)
+        answers[name] = _believed(
+            messages.read_histograms(reply, name, spec), spec, deviation, most
+        )
     missing = {name: a.error for name, a in answers.items() if a.error is not None}
     for name, code in missing.items():
         log.warning("%s sent no histograms: %s (%s)", name, code, messages.ERRORS[code])
@@ -87,8 +95,21 @@ def collect(
     counts = {name: a.counts for name, a in answers.items() if a.counts is not None}
     told = max((a.clustering for a in answers.values()), default=1.0)
     # Under noise hospitals tell nothing exact: the cap is the most that patients can matter.
-    clustering = told if evaluation_plan(settings) is None else float(spec.cap)
+    clustering = told if plan is None else float(spec.cap)
     return Collected(spec, counts, clustering, missing)
+
+
+def _believed(answer: Histograms, spec: Spec, deviation: float, most: float) -> Histograms:
+    """An answer, or the code of one that no hospital can have counted."""
+    if answer.counts is None:
+        return answer
+    why = why_impossible(spec, answer.counts, deviation, most)
+    if not deviation and answer.clustering > max(1.0, answer.counts[EVERYBODY].sum()):
+        why = why or "more images of one patient than there are"
+    if not why:
+        return answer
+    log.warning("%s sent %s: its histograms are left out", answer.hospital, why)
+    return Histograms(answer.hospital, error="bad-counts")
 
 
 def make_spec(settings: Settings, owners: Mapping[str, Arrays]) -> Spec:

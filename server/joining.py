@@ -15,6 +15,7 @@ from fedmed.data.network import member_names
 from fedmed.errors import RunError, UserError
 from fedmed.federation import messages
 from fedmed.federation.messages import Joining
+from fedmed.federation.node_keys import node_keys
 from fedmed.planning import make_member_plan
 from fedmed.privacy.plans import Plan
 from fedmed.privacy.policy import Policy
@@ -23,6 +24,7 @@ from fedmed.run_directory import RunDirectory
 log = logging.getLogger("fedmed.server")
 
 _POLL = 0.2  # seconds between two looks at who is there
+_DECLARED = ("public-size", "node-key")  # in the record of who joined, beside settings
 _ASK_AGAIN = 10.0  # seconds until a deployed hospital that answered with a fault is asked again
 
 
@@ -47,13 +49,14 @@ class Roll:
     _asked: dict[int, float] = field(default_factory=dict)  # node: when it may be asked (again)
     _pending: dict[str, int] = field(default_factory=dict)  # query: node
     _fault: str = ""  # of the last hospital that did not join
+    _told: set[str] = field(default_factory=set)  # faults that were logged
 
     def __post_init__(self) -> None:
         self.expected = member_names(self.settings)
         self.deployed = bool(self.settings.data.site_names)
         if self.deployed:  # who joined before an interruption may have spent, here or not
             for name, told in self._declared().items():
-                own = {key: value for key, value in told.items() if key != "public-size"}
+                own = {key: value for key, value in told.items() if key not in _DECLARED}
                 used = sites.check_own(self.settings, own, name)
                 self.sizes[name], self.arms[name] = int(told["public-size"]), used.privacy.arm
                 self.plans[name] = sites.declared_plan(used, name, self.sizes[name])
@@ -129,7 +132,9 @@ class Roll:
                 raise
             self._fault = str(error)
             self._asked[node] = time.monotonic() + _ASK_AGAIN
-            log.warning("%s", error)
+            if self._fault not in self._told:  # each is asked again and again
+                self._told.add(self._fault)
+                log.warning("%s", error)
 
     def _join(self, node: int, answer: Joining, nodes: list[int]) -> None:
         name = answer.hospital
@@ -140,6 +145,7 @@ class Roll:
             )
         if name not in self.expected:
             raise RunError(f"a node calls itself '{name}', which data.sites does not name; add it")
+        key = self._key_of(node, name)
         earlier = [other for other, known in self.members.items() if known == name]
         if any(other in nodes for other in earlier):
             raise RunError(f"two nodes call themselves '{name}'; stop one of them")
@@ -147,7 +153,7 @@ class Roll:
             self._refuse(answer)
             return
         if self.deployed or answer.own or answer.public_size:
-            self._declare(answer)
+            self._declare(answer, key)
         if not answer.evaluates:
             self.silent.add(name)
             log.warning("%s's policy or settings allow no histograms for evaluation", name)
@@ -158,7 +164,31 @@ class Roll:
         order = self.expected.index
         self.members = dict(sorted(found.items(), key=lambda item: order(item[1])))
 
-    def _declare(self, answer: Joining) -> None:
+    def _key_of(self, node: int, name: str) -> str:
+        """The node's key; :class:`RunError` where the name is another key's.
+
+        The key that ``data.site-keys`` lists, else that of the first node of the run that took the
+        name. Empty where the grid knows no keys, as in a simulation.
+        """
+        key = node_keys(self.grid).get(node, "")
+        told = key or "unknown"
+        listed = self.settings.data.fingerprints.get(name)
+        if listed is not None:
+            if key != listed:
+                raise RunError(
+                    f"node {node} calls itself '{name}', but its key is {told}, not that of "
+                    f"data.site-keys, {listed}; stop that node, or correct data.site-keys"
+                )
+            return key
+        first = str(self._declared().get(name, {}).get("node-key", key))
+        if key != first:
+            raise RunError(
+                f"node {node} calls itself '{name}', but its key is {told}, and '{name}' joined "
+                f"this run with {first}; stop that node, or list the right key in data.site-keys"
+            )
+        return key
+
+    def _declare(self, answer: Joining, key: str) -> None:
         """What a hospital declares decides its plan, and stays as it is for the whole run."""
         settings, name = self.settings, answer.hospital
         used = sites.check_own(settings, answer.own, name)
@@ -169,11 +199,13 @@ class Roll:
             plan = make_member_plan(used, name, Policy(public_size=size))
         known = self._declared()
         told = {"public-size": size, **answer.own}
-        if known.setdefault(name, told) != told:
+        before = {k: v for k, v in known.get(name, told).items() if k != "node-key"}
+        if before != told:
             raise RunError(
-                f"{name} joined this run with {known[name]} and now declares {told}; set it back "
+                f"{name} joined this run with {before} and now declares {told}; set it back "
                 "there, or start a new run"
             )
+        known[name] = {**told, **({"node-key": key} if key else {})}
         files.write_json(self._record, known)
         self.plans[name], self.sizes[name] = plan, size
         self.arms[name] = used.privacy.arm

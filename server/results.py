@@ -16,10 +16,11 @@ from fedmed.federation import messages
 from fedmed.planning import trained_parameters
 from fedmed.privacy.evaluating import evaluation_plan, ledger_run
 from fedmed.privacy.evaluation_statement import EvaluationRecord, evaluation_record
+from fedmed.privacy.figures import Spend
 from fedmed.privacy.ledger import Ledger
 from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import Plan
-from fedmed.privacy.statement import Spend, statement
+from fedmed.privacy.statement import statement
 from fedmed.run_directory import RunDirectory, save_arrays
 from server import federated
 from server.evaluation import Evaluator, initial_model
@@ -128,7 +129,8 @@ def write_results(
         "cohort": cohort,
     }
     files.write_json(path / "result.json", result)
-    directory.drop_checkpoint()
+    # What a hostile hospital did may be seen at the end alone.
+    directory.drop_checkpoint(earlier=not settings.data.site_names)
     return result
 
 

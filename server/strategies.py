@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -16,7 +16,8 @@ from fedmed.config import Train
 from fedmed.errors import RunError
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from fedmed.privacy.updates import finite
+from fedmed.privacy.updates import finite, norm
+from server.bounds import Bounds, capped
 from server.optimizers import ServerOptimizer
 from server.summing import Arrays, WeightedSum
 
@@ -24,8 +25,11 @@ log = logging.getLogger("fedmed.server")
 _LOST = 2  # times that a node may lose the buffers before they go with every message
 
 
+_RIGHTS = ("policy", "budget")  # a hospital's no that is no fault: the others go on
+
+
 class BudgetSpent(Exception):
-    """A member (or the server's own ledger) has no step left: the run ends with what it has."""
+    """No member (or not the server's own ledger) has a step left: the run ends with what it has."""
 
 
 @dataclass
@@ -37,6 +41,8 @@ class RoundReport:
     loss: float | None = None
     sent: int = 0
     received: int = 0
+    norms: dict[str, float] = field(default_factory=dict)  # of the updates, as they were taken in
+    cut: list[dict[str, Any]] = field(default_factory=list)  # see :class:`server.bounds.Bounds`
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -79,6 +85,7 @@ class FederationStrategy(Strategy):
         self.report = RoundReport()
         self.roster: Roster | None = None
         self.wire = "float32"
+        self.bounds: Bounds | None = None
         self._sent = 0
         self._round = completed
         self._records: dict[int, ArrayRecord] = {}  # encoded models, by the model's identity
@@ -163,11 +170,24 @@ class FederationStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check every reply, handle failures as configured, combine the rest.
 
-        Raises :class:`RunError` where the round cannot count and :class:`BudgetSpent` where a
-        member has no steps left.
+        Raises :class:`RunError` where the round cannot count and :class:`BudgetSpent` where no
+        member has steps left.
         """
-        self.combine(server_round + self.completed, self._checked(replies))
+        good: Iterable[Reply] = self._checked(replies)
+        if self.bounds is not None:
+            good = self.bounds.within(good, self.members.values(), self._length)
+        self.combine(server_round + self.completed, good)
+        if self.bounds is not None:
+            self.report.cut = self.bounds.cut
+            self.report.norms = dict(self.bounds.norms)
+            for one in self.report.cut:
+                text = "%s sent an update of norm %.4g: cut to %.4g"
+                log.warning(text, one["hospital"], one["norm"], one["bound"])
         return None, None
+
+    def _length(self) -> float:
+        """The largest norm of a model that is trained."""
+        return max(norm(arrays) for arrays in self.models().values())
 
     def _checked(self, answers: Iterable[Message]) -> Iterator[Reply]:
         """The good replies as they arrive; after the last, the report, and failures are handled.
@@ -203,11 +223,9 @@ class FederationStrategy(Strategy):
             sent=self._sent,
             received=size,
         )
-        if "budget" in failed.values():
+        if failed and not good and {*failed.values()} <= {*_RIGHTS}:
             for name, code in failed.items():
                 log.warning("%s: %s (%s)", name, code, messages.ERRORS[code])
-            raise BudgetSpent
-        if failed and not good and set(failed.values()) == {"policy"}:
             raise BudgetSpent
         self._handle({name: failed[name] for name in self._names() if name in failed}, good)
 
@@ -218,8 +236,7 @@ class FederationStrategy(Strategy):
     def _handle(self, failures: Mapping[str, str], good: int) -> None:
         if not failures:
             return
-        # A policy's no is a right, not a fault: the federation goes on without that hospital.
-        faults = [name for name, code in failures.items() if code != "policy"]
+        faults = [name for name, code in failures.items() if code not in _RIGHTS]
         first = faults[0] if faults else next(iter(failures))
         text = f"{first}: {failures[first]} ({messages.ERRORS[failures[first]]})"
         if faults and self.train.on_failure == "stop":
@@ -250,6 +267,7 @@ class FederationStrategy(Strategy):
 class Averaging(FederationStrategy):
     """Federated averaging (McMahan et al. 2017) of updates, weighted equally or by size.
 
+    By size no hospital has more than ``largest_share`` of the weight of a round's members.
     Where ``recall`` is given (it reads the model of the last whole round), the model is not kept in
     memory while answers come.
     """
@@ -265,8 +283,10 @@ class Averaging(FederationStrategy):
         *,
         run: str = "",
         state: Mapping[str, Arrays] | None = None,
+        largest_share: float = 1.0,
     ) -> None:
         super().__init__(train, members, frozen, completed, run=run)
+        self.largest_share = largest_share
         self._form = {n: torch.empty_like(v, device="meta") for n, v in initial.items()}
         self._parameters: Arrays | None = initial
         self.recall: Callable[[], Arrays] | None = None
@@ -307,13 +327,18 @@ class Averaging(FederationStrategy):
 
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Give the weighted mean of the updates to the server's optimiser."""
-        total = WeightedSum()
+        total, weights = WeightedSum(), self._weights()
         for reply in replies:
-            equal = self.train.weighting == "equal"
-            weight = 1.0 if equal else float(self.sizes[reply.hospital])
-            total.add(reply.hospital, reply.update or {}, weight)
+            total.add(reply.hospital, reply.update or {}, weights[reply.hospital])
             del reply  # or its update would stay until the next one is there
         self._step(total.over(total.weight))
+
+    def _weights(self) -> dict[str, float]:
+        """Of the round's members, whoever of them answers."""
+        names = self.members.values()
+        if self.train.weighting == "equal":
+            return dict.fromkeys(names, 1.0)
+        return capped({name: self.sizes[name] for name in names}, self.largest_share)
 
     def _step(self, mean: Arrays) -> None:
         if not finite(mean):

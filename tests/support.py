@@ -130,7 +130,7 @@ def account_request(plan: Plan, account: str = "server/hospital", **changes: Any
         "account": account,
         "unit": plan.unit,
         "arm": "an arm",
-        "neighbouring": plan.words("federated").neighbouring,
+        "relation": plan.facts("federated").relation,
         "step": plan.step,
         "steps": plan.steps,
         "delta": plan.delta,

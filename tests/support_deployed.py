@@ -136,6 +136,7 @@ class Deployment:
     processes: Processes
     fleet: str
     home: Path
+    numbers: dict[str, int] = field(default_factory=dict)  # of the nodes that were registered
 
     def flwr(self, *words: str, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """A command of Flower's as the coordinator's researcher gives it."""
@@ -173,7 +174,8 @@ class Deployment:
         key = str(self.folder / site / "node.pub")
         done = self.flwr("supernode", "register", key, "deployed", "--format", "json")
         assert done.returncode == 0, done.stdout + done.stderr
-        return int(json.loads(done.stdout)["node-id"])
+        self.numbers[site] = int(json.loads(done.stdout)["node-id"])
+        return self.numbers[site]
 
     def start_guards(self, *names: str) -> None:
         """Start the guards of these sites, and wait until all listen."""

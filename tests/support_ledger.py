@@ -23,7 +23,7 @@ def request(**changes: Any) -> Request:
         "account": ACCOUNT,
         "unit": "patient",
         "arm": "dp-sgd",
-        "neighbouring": "add or remove one patient",
+        "relation": "add-or-remove",
         "step": gaussian(1.0, 0.1),
         "steps": 20,
         "delta": 1e-5,

@@ -147,7 +147,7 @@ def keyed_by(choose: Callable[[tuple[str | int, ...]], object]) -> Callable[...,
 
 
 NUMBERS = 305  # in the tiny model
-STILL = 1e-300  # a learning rate that float32 takes for 0: an update is noise alone
+STILL = 1e-12  # the smallest learning rate: an update is noise alone
 
 
 def check_noise(update: Tensor, deviation: float) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, MessageType
+from flwr.proto.node_pb2 import NodeInfo
 
 from clients.app import app
 from fedmed import sites
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Joining
+from fedmed.federation.node_keys import fingerprint
+from fedmed.site.connection import new_key
 from fedmed.site.file import read_site
 from fedmed.site.settings import site_settings
 
@@ -24,7 +27,7 @@ def make_site(folder: Path, name: str, *, settings: str = "", policy: str = POLI
     home = folder / name
     home.mkdir(parents=True)
     (home / "policy.toml").write_text(policy)
-    seed = SITES.index(name) + 11
+    seed = SITES.index(name) + 15
     (home / "site.toml").write_text(
         f'name = "{name}"\npolicy = "policy.toml"\nledger = "ledger.sqlite"\nsocket = "s.sock"\n'
         f'[data]\nsource = "phantom"\npatients = 60\nseed = {seed}\n[settings]\n{settings}\n'
@@ -96,6 +99,30 @@ class SiteGrid(InlineGrid):
             if told is not None:
                 found.append(told)
         return found
+
+
+class KeyedGrid(SiteGrid):
+    """Nodes with keys, as a SuperLink with node authentication knows them."""
+
+    def __init__(self, files: Mapping[str, Path], run_config: Mapping[str, Any]) -> None:
+        super().__init__(files, run_config)
+        self.keys = {name: new_key()[1] for name in self.files}
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """The nodes of the sites that are there, with their public keys."""
+        names = {number: name for name, number in self.numbers.items()}
+        return [
+            NodeInfo(node_id=node, public_key=self.keys[names[node]])
+            for node in self.get_node_ids()
+        ]
+
+    def site_keys(self) -> str:
+        """``data.site-keys`` of all sites."""
+        return ", ".join(f"{name}={fingerprint(key)}" for name, key in self.keys.items())
+
+    def forget(self, name: str) -> None:
+        """Start this site's node again with its key, so that it is asked who it is."""
+        self.numbers[name] = max(self.numbers.values()) + 1
 
 
 def joined(reply: Message) -> Joining:

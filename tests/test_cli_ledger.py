@@ -31,14 +31,15 @@ def test_show_prints_each_account(tmp_path: Path, capsys: pytest.CaptureFixture[
     ledger = opened(tmp_path / "hospital-1.sqlite")
     ledger.reserve(RUN, 1, "m", 5)
     assert call("show", str(ledger.path)) == 0
-    epsilon = accounting.composed_epsilon(((gaussian(1.0, 0.1), 5),), 1e-5)
+    epsilon = accounting.composed_epsilon(((gaussian(1.0, 0.1), 20),), 1e-5)
     printed = capsys.readouterr().out
     assert ACCOUNT in printed
     assert f"{epsilon:.3g}"[:3] in printed
     assert call("show", str(tmp_path), "--json", "--delta", "1e-6") == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert row["epsilon"] == accounting.composed_epsilon(((gaussian(1.0, 0.1), 5),), 1e-6)
+    assert row["epsilon"] == accounting.composed_epsilon(((gaussian(1.0, 0.1), 20),), 1e-6)
     assert (row["account"], row["steps"], row["delta"]) == (ACCOUNT, 5, 1e-6)
+    assert (row["theorem"], row["relation"]) == ("composition", "add-or-remove")
 
 
 def test_verify_prints_an_anchor_that_finds_a_rollback(

@@ -8,6 +8,8 @@ import pytest
 import yaml
 from support import goes_red
 
+from fedmed.site.compose import compose
+
 ROOT = Path(__file__).resolve().parents[1]
 HOSPITALS = ("north", "south", "west")
 
@@ -50,6 +52,18 @@ def test_every_container_is_closed() -> None:
         closed(service)
         goes_red(closed, service | {"cap_add": ["SYS_ADMIN"]})
         goes_red(closed, service | {"read_only": False})
+
+
+def limited(found: dict[str, Any]) -> None:
+    for name, service in found.items():
+        assert re.fullmatch(r"\$\{FEDMED_\w+_MEMORY:-\d+g\}", str(service["mem_limit"])), name
+
+
+def test_no_container_takes_all_memory_of_the_machine() -> None:
+    """Whatever comes from outside: also in the file that a hospital's site init writes."""
+    limited(services())
+    limited(yaml.safe_load(compose("a b", []))["services"])
+    goes_red(limited, {**services(), "server": {"mem_limit": None}})
 
 
 @pytest.mark.parametrize("hospital", HOSPITALS)

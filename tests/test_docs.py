@@ -295,6 +295,24 @@ def test_configuration_lists_every_key_with_its_default_and_choices() -> None:
         listed = next(values for name, _, values in rows if name == key)
         for choice in filter(None, choices):
             assert f"`{choice}`" in listed, key
+    for key, end in upper_ends(Settings().model_json_schema(by_alias=True)).items():
+        listed = next(values for name, _, values in rows if name == key)
+        forms = {f"{end:g}", f"{end:,.12g}", f"{end:.0e}".replace("+", ""), f"{end:.12g}"}
+        assert any(re.search(rf"(?<![\d.]){re.escape(form)}(?![\d])", listed) for form in forms), (
+            key
+        )
+
+
+def upper_ends(schema: dict[str, Any]) -> dict[str, float]:
+    """The largest value of the keys that have one, but for seeds."""
+    found = {}
+    for section, reference in schema["properties"].items():
+        kind = schema["$defs"][reference.get("$ref", "").rpartition("/")[2]]
+        for key, field in kind["properties"].items():
+            if "maximum" in field:
+                found[f"{section}.{key}"] = field["maximum"]
+    assert len(found) > 40
+    return found
 
 
 def choices_of(schema: dict[str, Any]) -> dict[str, list[str]]:

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -44,9 +46,30 @@ def test_a_failed_write_names_the_file_and_leaves_the_old_one(
     goes_red(check, in_place)
 
 
-def test_other_errors_are_not_disguised(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="odd"), files.disk_errors(tmp_path):
-        raise OSError(errno.EIO, "odd")
+def test_other_errors_of_the_disk_are_told_in_the_systems_words(tmp_path: Path) -> None:
+    def fails(error: Exception) -> None:
+        with files.disk_errors(tmp_path):
+            raise error
+
+    refuses(lambda: fails(OSError(errno.EIO, "odd")), str(tmp_path), "odd", "choose another")
+    refuses(lambda: files.write_text(tmp_path / ("n" * 300), "x"), "name too long")
+    refuses(lambda: files.write_text(tmp_path / "a\0b", "x"), "cannot write", "null")
+    for other in (OSError("no number"), ValueError("of the content")):
+        with pytest.raises(type(other)):
+            fails(other)
+
+
+def test_what_is_no_plain_file_is_not_written_over(tmp_path: Path) -> None:
+    """A device would be replaced by a file, for everybody on the machine."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "null", Path(".")):
+        refuses(lambda path=path: files.write_text(path, "x"), "no plain file")
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    files.write_text(tmp_path / "dangling", "x")
+    assert (tmp_path / "dangling").read_text() == "x"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """``fedmed plan``: what the evaluation at the hospitals would cost is part of the plan."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import goes_red
 from support_runs import tiny_text
 
-from fedmed.experiment import load_experiment
-from fedmed.forecast import forecast
+from fedmed import forecast as module
+from fedmed.experiment import Experiment, load_experiment
+from fedmed.forecast import Forecast, forecast, patient_total
 from fedmed.privacy import accounting
 from fedmed.tables import print_plans
 
@@ -43,3 +46,39 @@ def test_an_evaluation_at_the_server_costs_patients_nothing(
 ) -> None:
     assert planned(tmp_path, "server") == {"none": None, "dp-sgd": None}
     assert "evaluation" not in capsys.readouterr().out
+
+
+def check_own_settings_are_planned(
+    find: Callable[[Experiment, Path], list[Forecast]], folder: Path
+) -> None:
+    """The first hospital has a stricter epsilon and delta of its own: the worst is another."""
+    own = folder / "own"
+    own.mkdir(parents=True)
+    (own / "hospital-1.toml").write_text('"privacy.epsilon" = 3.0\n"privacy.delta" = 1e-4\n')
+    path = folder / "tiny.toml"
+    path.write_text(TEXT.format(where="server"))
+    loaded = load_experiment(path, assignments=[f"run.sites={own}"])
+    _, private = find(loaded, folder / "out")
+    first, second, *_ = private.hospitals
+    assert (first.delta, second.delta) == (1e-4, 1e-3)
+    assert first.epsilon is not None
+    assert second.epsilon is not None
+    assert first.epsilon <= 3 < second.epsilon
+    total = patient_total(loaded)
+    assert total is not None
+    assert total == (max(row.epsilon or 0.0 for row in private.hospitals), 1e-3)
+    (own / "hospital-1.toml").write_text('"privacy.delta" = 2e-3\n')
+    _, private = find(loaded, folder / "out")
+    assert not private.possible
+    assert "hospital-1 has privacy.delta = 0.002 of its own, weaker" in private.reason
+
+
+def test_each_hospitals_own_settings_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(loaded: Experiment, out: Path) -> list[Forecast]:
+        return forecast(loaded, out, timed=False)
+
+    check_own_settings_are_planned(find, tmp_path / "a")
+    monkeypatch.setattr(module, "_own", lambda settings, member: settings)
+    goes_red(check_own_settings_are_planned, find, tmp_path / "b")

@@ -323,6 +323,10 @@ class SimplePlan:
 
     steps: int = 1000
     steps_per_round: int = 1
+    delta: float = 0.0
 
-    def epsilon(self, taken: int) -> float:
+    def epsilon(self, taken: int, delta: float | None = None) -> float:
         return float(taken)
+
+    def facts(self, scheme: str) -> str:
+        return scheme

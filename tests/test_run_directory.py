@@ -123,6 +123,45 @@ def test_a_full_disk_keeps_the_last_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
+def test_the_checkpoints_before_the_last_stay_and_are_few(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    for number in range(12):  # round-10 is later than round-9, whatever letters say
+        directory.keep_earlier()
+        directory.save_checkpoint(number, {"global": {"w": torch.full((1,), float(number))}}, 0)
+    kept = sorted(path.name for path in (tmp_path / "earlier").iterdir())
+    assert kept == ["round-10.safetensors", "round-8.safetensors", "round-9.safetensors"]
+    (tmp_path / "checkpoint.safetensors").write_bytes(
+        (tmp_path / "earlier" / "round-9.safetensors").read_bytes()
+    )
+    loaded = directory.load_checkpoint()
+    assert loaded is not None
+    assert loaded[0] == loaded[2]["global"]["w"].item() == 9
+    directory.drop_checkpoint(earlier=False)
+    assert (tmp_path / "earlier").exists()
+    directory.drop_checkpoint()
+    assert not (tmp_path / "earlier").exists()
+
+
+def test_without_links_earlier_checkpoints_are_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr("os.link", no_links)
+    directory = RunDirectory(tmp_path)
+    directory.save_checkpoint(4, MODELS, 2)
+    directory.keep_earlier()
+    kept = tmp_path / "earlier" / "round-4.safetensors"
+    assert kept.read_bytes() == (tmp_path / "checkpoint.safetensors").read_bytes()
+
+
+def test_updates_that_waited_before_a_crash_are_removed(tmp_path: Path) -> None:
+    (tmp_path / f"{run_directory.WAITING}abc").mkdir()
+    RunDirectory(tmp_path).start()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_finished_when_it_has_its_result(tmp_path: Path) -> None:
     assert not RunDirectory(tmp_path).finished
     (tmp_path / "result.json").write_text("{}")

@@ -1,5 +1,7 @@
 """What must fit together: no key is silently ignored, no combination without a meaning."""
 
+import re
+
 from fedmed.config.names import ARMS, ATTRIBUTES, IMAGE_ARMS, UNPROTECTED, UPDATE_ARMS, kebab
 from fedmed.config.reading import nearest
 from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Train
@@ -33,6 +35,7 @@ _LARGEST_CUBE = 256
 def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluation) -> None:
     """A deployed federation: every hospital has a name, and its data stay where they are."""
     names = data.site_names
+    check_site_keys(data)
     if not names:
         return
     for name in names:
@@ -59,6 +62,28 @@ def check_sites(data: Data, train: Train, privacy: Privacy, evaluation: Evaluati
             "privacy.public-size: hospitals of data.sites declare their own in their policies; "
             "remove it"
         )
+
+
+def check_site_keys(data: Data) -> None:
+    """Each hospital of a deployed federation has one node key, and no two the same."""
+    if not data.site_keys:
+        return
+    given = data.fingerprints
+    if set(given) != set(data.site_names) or data.site_keys.count("=") > len(given):
+        raise ValueError(
+            "data.site-keys: it must name each hospital of data.sites once, as "
+            "NAME=SHA256:...; correct it, or leave it empty"
+        )
+    for name, key in given.items():
+        if not re.fullmatch(r"SHA256:[A-Za-z0-9+/]{43}", key):
+            raise ValueError(
+                f"data.site-keys: '{key}' of {name} is no fingerprint; give what ssh-keygen -lf "
+                "prints of its node.pub"
+            )
+        if list(given.values()).count(key) > 1:
+            raise ValueError(
+                f"data.site-keys: {name} has the key of another hospital; give each its own"
+            )
 
 
 _MOST_LABELS = 1000

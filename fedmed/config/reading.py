@@ -2,15 +2,19 @@
 
 import difflib
 import math
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from fedmed.base.opening import MIB, read_bytes
+from fedmed.base.parsing import Unparsable, parse_toml
 from fedmed.config.names import Scalar, kebab
 from fedmed.errors import UserError
+
+MOST: Final = MIB
+"""Bytes of a TOML file: an experiment has a few thousand."""
 
 
 def parse_assignment(text: str) -> tuple[str, Scalar]:
@@ -18,10 +22,13 @@ def parse_assignment(text: str) -> tuple[str, Scalar]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise UserError(f"--set {text}: write it as key=value, for example train.rounds=3")
+    parsed: Any = value.strip()
     try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+        found = parse_toml(f"value = {parsed}".encode("utf-8", "surrogateescape"))
+    except Unparsable:
+        found = {}
+    if list(found) == ["value"]:  # a value of several lines could be several keys
+        parsed = found["value"]
     if not isinstance(parsed, str | int | float | bool):
         raise UserError(f"--set {text}: give one number, true, false or text")
     return key.strip(), parsed
@@ -29,17 +36,12 @@ def parse_assignment(text: str) -> tuple[str, Scalar]:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises :class:`UserError` naming the file and the line."""
+    remedy = "give the path of an experiment's TOML"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_bytes(path, MOST, remedy))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; give the path of an experiment's TOML") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path} is a folder; give the path of an experiment's TOML") from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); check path and rights"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: no such file; {remedy}") from error
+    except Unparsable as error:
         raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
 
 
@@ -57,7 +59,7 @@ def explain(error: ValidationError, section: type[BaseModel]) -> str:
         return f"{key} = {_shown(given)} is not known; use {first['ctx']['expected']}"
     message = str(first["msg"]).replace("Input should be", "it must be")
     if ends := _range(section, first["loc"]):
-        message = f"it must be {ends}" + (", a whole number" if kind.startswith("int_") else "")
+        message = f"{message} {ends}" if kind.endswith("_type") else f"it must be {ends}"
     return f"{key} = {_shown(given)}: {message}; correct it"
 
 

@@ -52,6 +52,7 @@ class Data(Section):
     window_width: Annotated[float, within(1e-3, 65536)] = 400.0  # white, HU
     hospitals: Annotated[int, Field(ge=1, le=1000)] = 2  # one per Flower node
     sites: str = ""  # deployed: the hospitals' names, comma separated; at a site its own alone
+    site_keys: str = ""  # deployed: each hospital's node key, "NAME=SHA256:...,..."
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
     partition_alpha: Annotated[float, within(1e-3, 1e6)] = (
         0.5  # concentration of the Dirichlet draw; smaller = more skew
@@ -66,6 +67,12 @@ class Data(Section):
     def site_names(self) -> tuple[str, ...]:
         """Names of a deployed federation's hospitals; empty in a simulation."""
         return tuple(name.strip() for name in self.sites.split(",") if name.strip())
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The node key's fingerprint of each hospital that ``site_keys`` lists."""
+        pairs = (pair.partition("=") for pair in self.site_keys.split(",") if pair.strip())
+        return {name.strip(): key.strip() for name, _, key in pairs}
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -120,6 +127,12 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = "float32"  # of training's forward pass
     ema: Annotated[float, within(0, 0.99999)] = 0.0  # decay of the parameters' average; 0 = none
     weighting: Literal["equal", "size"] = "equal"  # of the hospitals in the average
+    largest_share: Annotated[float, Field(ge=0, le=1)] = (
+        0.0  # of a round's weight for one hospital; 0 = a half where sizes are declared, else all
+    )
+    update_bound: Annotated[float, Field(ge=1, le=1e6)] = (
+        10.0  # longest update, in median norms of the others', where no plan bounds it
+    )
     server_optimizer: Literal["average", "momentum", "adam"] = "average"
     server_learning_rate: Annotated[float, within(1e-12, 1e3)] = 1.0
     server_momentum: Annotated[float, within(0, 0.99999)] = 0.9  # adam: of the first moment

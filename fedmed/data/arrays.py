@@ -78,6 +78,8 @@ def _array(source: IO[bytes], where: str) -> NDArray[Any]:
 
 def _header(source: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(source)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError("version")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, kind = read(source)
     return tuple(int(side) for side in shape), bool(fortran), kind

@@ -10,13 +10,13 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import FileDataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
+from fedmed.data import dicom
 from fedmed.errors import UserError
 
 PREPROCESSING = "grey, centre square, antialiased triangle filter, uint8; version 1"
@@ -24,6 +24,9 @@ PREPROCESSING = "grey, centre square, antialiased triangle filter, uint8; versio
 
 MAX_PIXELS = 80_000_000
 """Larger images are refused: a few kilobytes can claim to be gigapixels."""
+
+MAX_DICOM_PIXELS = 40_000_000
+"""The same of a DICOM, whose values take eight bytes each: a mammogram has 28 million."""
 
 _DAMAGED = "damaged or not an image; replace the file or drop its row"
 
@@ -62,23 +65,29 @@ def to_square(image: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     return np.rint(np.clip(square, 0, 1) * 255).astype(np.uint8)
 
 
-def _check_size(height: int, width: int, name: str) -> None:
-    if height * width > MAX_PIXELS:
-        raise UserError(
-            f"{name}: larger than {MAX_PIXELS // 1_000_000} megapixels; reduce it before use"
-        )
+def _check_size(height: int, width: int, name: str, most: int) -> None:
+    if height * width > most:
+        raise UserError(f"{name}: larger than {most // 1_000_000} megapixels; reduce it before use")
+    if min(height, width) < 1:
+        raise UserError(f"{name}: {_DAMAGED}")
 
 
 def _picture(data: bytes, name: str) -> NDArray[np.float32]:
     with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-        _check_size(picture.height, picture.width, name)
+        _check_size(picture.height, picture.width, name, MAX_PIXELS)
         picture.load()
         if picture.mode.startswith("I"):  # 16-bit grey: "I;16", or "I" from older encoders
-            return np.asarray(picture, dtype=np.float32) / np.float32(65535)
+            return _scaled(picture, 65535)
         if picture.mode not in ("L", "RGB"):
             # Straight to "L" would let a palette's or an alpha channel's numbers through as grey.
             picture = picture.convert("RGB")  # type: ignore[assignment]  # from ImageFile
-        return np.asarray(picture.convert("L"), dtype=np.float32) / np.float32(255)
+        return _scaled(picture.convert("L"), 255)
+
+
+def _scaled(picture: Image.Image, largest: int) -> NDArray[np.float32]:
+    values = np.array(picture, dtype=np.float32)
+    values /= np.float32(largest)  # in place: the largest images take gigabytes
+    return values
 
 
 def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
@@ -89,7 +98,7 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
     """
     with warnings.catch_warnings(), quiet("pydicom"):
         warnings.simplefilter("ignore")  # pydicom's warnings quote tag values
-        dataset = pydicom.dcmread(io.BytesIO(data))
+        dataset = dicom.read(data, name)
         if not any(tag in dataset for tag in ("PixelData", "FloatPixelData")):
             raise UserError(f"{name}: a DICOM without pixels; export the image or drop its row")
         if int(dataset.get("NumberOfFrames") or 1) != 1:
@@ -97,8 +106,8 @@ def _dicom(data: bytes, name: str) -> NDArray[np.float32]:
         photometric = str(dataset.get("PhotometricInterpretation", ""))
         if photometric not in ("MONOCHROME1", "MONOCHROME2"):
             raise UserError(f"{name}: a DICOM in colour; export it as MONOCHROME2")
-        _check_size(int(dataset.Rows), int(dataset.Columns), name)
-        stored = dataset.pixel_array
+        _check_size(int(dataset.Rows), int(dataset.Columns), name, MAX_DICOM_PIXELS)
+        stored = dicom.pixels(dataset, name)
         padding = padding_of(dataset, stored)
         image = _window(dataset, stored, padding)
     if photometric == "MONOCHROME1":
@@ -120,7 +129,10 @@ def padding_of(dataset: FileDataset, stored: NDArray[np.integer[Any]]) -> NDArra
 def _window(
     dataset: FileDataset, stored: NDArray[np.integer[Any]], padding: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Stored values to [0, 1], by DICOM PS3.3 C.11.2.1.2 where a window is given."""
+    """Stored values to [0, 1], by DICOM PS3.3 C.11.2.1.2 where a window is given.
+
+    In place, as far as it goes: the values take eight bytes each.
+    """
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
     if "VOILUTSequence" in dataset:
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
@@ -131,18 +143,21 @@ def _window(
         shape = str(dataset.get("VOILUTFunction") or "LINEAR")
         if shape == "SIGMOID":
             exponent = np.clip(-4 * (values - centre) / width, -60, 60)
-            scaled = 1 / (1 + np.exp(exponent))
-        elif shape == "LINEAR_EXACT":
-            scaled = (values - centre) / width + 0.5
+            values = 1 / (1 + np.exp(exponent))
         else:
-            scaled = (values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5
+            exact = shape == "LINEAR_EXACT"
+            values -= centre if exact else centre - 0.5
+            values /= width if exact else max(width - 1, 1e-6)
+            values += 0.5
     elif int(dataset.BitsStored) <= 8 and "RescaleSlope" not in dataset:
-        scaled = values / (2 ** int(dataset.BitsStored) - 1)
+        values /= 2 ** int(dataset.BitsStored) - 1
     else:
-        seen = values[~padding] if not padding.all() else values.ravel()
-        low, high = np.percentile(seen, (0.1, 99.9))
-        scaled = (values - low) / max(high - low, 1e-6)
-    return np.clip(scaled, 0, 1).astype(np.float32)
+        seen = values[~padding] if not padding.all() else values.flatten()
+        low, high = np.percentile(seen, (0.1, 99.9), overwrite_input=True)
+        del seen
+        values -= low
+        values /= max(high - low, 1e-6)
+    return np.clip(values, 0, 1, out=values).astype(np.float32)
 
 
 def _first(value: object) -> float | None:

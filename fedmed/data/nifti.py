@@ -62,8 +62,11 @@ def _read(data: bytes, where: str) -> Volume:
         offset = int(header.get_data_offset())
         if not 0 <= offset <= _MAX_OFFSET:
             raise UserError(f"{where}: voxels that start too far from its header; write it again")
-        source.seek(offset)
-        raw = source.read(size)
+        if packed:
+            source.seek(offset)
+            raw: bytes | memoryview = source.read(size)
+        else:
+            raw = memoryview(data)[offset : offset + size]  # no copy of the largest files
         if packed and len(raw) == size:
             source.read(1)  # past the end gzip checks its sum
     if len(raw) < size:

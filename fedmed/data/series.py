@@ -4,18 +4,17 @@ Slices are ordered by where they lie, never by their names or numbers: Image Pos
 the normal of Image Orientation (DICOM PS3.3 C.7.6.2.1.1). Messages name files, never a tag's value.
 """
 
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
+from fedmed.data import dicom
 from fedmed.data.decode import padding_of, quiet
 from fedmed.data.volume import (
     AIR,
@@ -93,9 +92,7 @@ def _header(data: bytes, name: str, where: str) -> _Slice:
     try:
         with warnings.catch_warnings(), quiet("pydicom"):
             warnings.simplefilter("ignore")  # pydicom's warnings quote tag values
-            header = pydicom.dcmread(
-                io.BytesIO(data), stop_before_pixels=True, specific_tags=list(_TAGS)
-            )
+            header = dicom.read(data, where, stop_before_pixels=True, specific_tags=list(_TAGS))
             if str(header.get("Modality", "")) != "CT":
                 raise UserError(f"{where}: no CT image; give a folder with one CT series")
             if int(header.get("NumberOfFrames") or 1) != 1:
@@ -196,10 +193,10 @@ def _hounsfield(data: bytes, shape: tuple[int, int], where: str) -> NDArray[np.i
     try:
         with warnings.catch_warnings(), quiet("pydicom"):
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(io.BytesIO(data))
+            dataset = dicom.read(data, where)
             if str(dataset.get("PhotometricInterpretation", "")) != "MONOCHROME2":
                 raise UserError(f"{where}: no grey CT slice; export the series as MONOCHROME2")
-            stored = dataset.pixel_array
+            stored = dicom.pixels(dataset, where)
             if stored.shape != shape:
                 raise UserError(f"{where}: pixels that do not fit its header; export it again")
             padding = padding_of(dataset, stored)

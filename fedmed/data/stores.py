@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.base.opening import absolute, check_regular, is_folder, present, read_bytes, size
+from fedmed.base.packed import check_directory
 from fedmed.data import arrays, nifti
 from fedmed.data.decode import decode
 from fedmed.data.digests import Digests
@@ -27,8 +29,13 @@ from fedmed.errors import UserError
 MAX_BYTES = 1 << 29
 """Files above 512 MiB are refused before they are read: no radiograph is that large."""
 
-MAX_VOLUME_BYTES = 1 << 30
+MAX_VOLUME_BYTES = 3 << 28
 """The same for a volume in one file."""
+
+MAX_ZIP_BYTES = 1 << 40
+"""A zip is read image by image: only its directory takes memory."""
+
+_SMALLER = "give a smaller image or drop its row"
 
 Image = NDArray[np.float32] | Volume
 
@@ -43,7 +50,7 @@ class FolderStore:
     def read(self, name: str) -> Image:
         """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file."""
         path = self._path(name)
-        if path.is_dir():
+        if is_folder(path):
             files = _few(FolderStore(path).names(), path)
             return read_series(files, lambda file: self._bytes(path / file), str(path))
         if path.suffix.lower() == ".zip":
@@ -56,13 +63,13 @@ class FolderStore:
         Of a folder: of its files' names and digests.
         """
         path = self._path(name)
-        if path.is_dir():
+        if is_folder(path):
             below = FolderStore(path)
             told = [f"{file}={below.digest(file)}" for file in _few(below.names(), path)]
             return hashlib.sha256("|".join(told).encode()).hexdigest()
         with _reading(path):
             state = path.stat()
-        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
+        key = f"{absolute(path)}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
         known = self._digests.get(key)
         if known is None:
             known = hashlib.sha256(self._bytes(path)).hexdigest()
@@ -75,8 +82,14 @@ class FolderStore:
 
     def names(self) -> Iterator[str]:
         """Every file below the folder, hidden ones left out, in sorted order."""
+        seen = {_identity(self.root)}
         for folder, folders, files in os.walk(self.root, followlinks=True):
             folders[:] = sorted(f for f in folders if not f.startswith("."))
+            for inner in list(folders):
+                # A link may lead back up: a folder is walked once.
+                if (one := _identity(Path(folder) / inner)) in seen:
+                    folders.remove(inner)
+                seen.add(one)
             below = Path(folder).relative_to(self.root)
             for file in sorted(files):
                 if not file.startswith("."):
@@ -84,7 +97,7 @@ class FolderStore:
 
     def __contains__(self, name: str) -> bool:
         path = self._path(name)
-        return path.is_file() or (path.is_dir() and path != self.root)
+        return path != self.root and present(path)
 
     def _path(self, name: str) -> Path:
         parts = PurePosixPath(name)
@@ -94,8 +107,7 @@ class FolderStore:
 
     def _bytes(self, path: Path) -> bytes:
         with _reading(path):
-            _check_bytes(path.stat().st_size, path.name, str(path))
-            return path.read_bytes()
+            return read_bytes(path, _most(path.name), _SMALLER)
 
 
 class ZipStore:
@@ -174,7 +186,8 @@ class ZipStore:
     def _bytes(self, name: str) -> bytes:
         info = self._info(name)
         where = f"{self.path}: {name}"
-        _check_bytes(info.file_size, name, where)
+        if info.file_size > _most(name):
+            raise UserError(f"{where} is over {size(_most(name))}; {_SMALLER}")
         try:
             with self._lock:
                 return self._archive().read(info)
@@ -193,9 +206,11 @@ class ZipStore:
         # A forked child shares the parent's file position, so each process opens its own.
         if self._open is None or self._open[0] != os.getpid():
             with _reading(self.path):
+                check_regular(self.path, MAX_ZIP_BYTES, "give a folder or a zip of images")
+                check_directory(self.path)
                 try:
                     self._open = os.getpid(), zipfile.ZipFile(self.path)
-                except (zipfile.BadZipFile, NotImplementedError):
+                except Exception:  # a hostile directory fails in ways that cannot be listed
                     raise UserError(
                         f"{self.path}: not a zip file, or a damaged one; fetch or make it again"
                     ) from None
@@ -259,11 +274,10 @@ def _decoded(data: bytes, where: str) -> Image:
     return decode(data, where)
 
 
-def _check_bytes(size: int, name: str, where: str) -> None:
-    volume = name.lower().endswith((*nifti.SUFFIXES, *arrays.SUFFIXES, ".zip"))
-    if size > (MAX_VOLUME_BYTES if volume else MAX_BYTES):
-        limit = "1 GiB" if volume else "512 MiB"
-        raise UserError(f"{where} is over {limit}; give a smaller image or drop its row")
+def _most(name: str) -> int:
+    """Bytes that the file of this name may have."""
+    volume = name.lower().endswith((*nifti.SUFFIXES, *arrays.SUFFIXES))
+    return MAX_VOLUME_BYTES if volume else MAX_BYTES
 
 
 def _few(names: Iterator[str], where: Path) -> list[str]:
@@ -272,6 +286,12 @@ def _few(names: Iterator[str], where: Path) -> list[str]:
     if len(found) > MAX_SLICES:
         raise UserError(f"{where}: over {MAX_SLICES} files; name a folder with one CT series")
     return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    with _reading(folder):
+        found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from fedmed.errors import UserError
 MAX_VOXELS = 1 << 28
 """Larger volumes are refused before memory is taken: 512 x 512 x 1024 voxels."""
 
-MAX_UNPACKED = 1 << 30
+MAX_UNPACKED = 3 << 28
 """Bytes that a file's voxels may take in memory as they are stored."""
 
 PLAUSIBLE = (-4096, 32767)
@@ -54,7 +54,7 @@ def check_voxels(shape: tuple[int, ...], itemsize: int, where: str) -> None:
             f"{where}: larger than {MAX_VOXELS >> 20} million voxels; crop or resample it"
         )
     if count * itemsize > MAX_UNPACKED:
-        raise UserError(f"{where}: over 1 GiB of voxels; write them as int16")
+        raise UserError(f"{where}: over 768 MiB of voxels; write them as int16")
     if count < 1 or len(shape) != 3:
         raise UserError(f"{where}: not a volume of three dimensions; give one with depth")
 

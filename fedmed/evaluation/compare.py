@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any, Final
 import pandas as pd
 
 from fedmed import __version__, files
+from fedmed.base.opening import is_folder
 from fedmed.errors import UserError
 from fedmed.evaluation import predictions
 from fedmed.evaluation.comparison import compare
@@ -38,7 +37,7 @@ class Runs:
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
         return {
-            f"{arm}/{path.parent.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            f"{arm}/{path.parent.name}": files.digest(path)
             for arm, by_seed in self.paths.items()
             for path in by_seed.values()
         }
@@ -47,8 +46,8 @@ class Runs:
         """The largest epsilon of each arm's runs, None where one has none."""
         found: dict[str, float | None] = {}
         for arm, by_seed in self.results.items():
-            each = [result.get("epsilon") for result in by_seed.values()]
-            found[arm] = None if None in each else max(float(e) for e in each if e is not None)
+            each = [_number(result.get("epsilon")) for result in by_seed.values()]
+            found[arm] = None if None in each else max(e for e in each if e is not None)
         return found
 
     def units(self) -> dict[str, str]:
@@ -87,10 +86,10 @@ def write(out: Path, *, resamples: int = RESAMPLES, seed: int = SEED) -> Path:
     made_from = _made_from(runs, resamples, seed)
     if path.exists():
         try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # damaged: made again
+            earlier: Json | None = files.read_object(path)
+        except UserError:  # damaged: made again
             earlier = None
-        if isinstance(earlier, dict) and earlier.get("made_from") == made_from:
+        if earlier is not None and earlier.get("made_from") == made_from:
             return path
     found = _compared(out, runs, None, resamples, seed)
     files.write_json(path, {**found, "made_from": made_from})
@@ -102,14 +101,15 @@ def find(out: Path) -> Runs:
 
     Raises UserError where the directory is absent or holds no finished run.
     """
-    if not out.is_dir():
+    if not is_folder(out):
         raise UserError(f"{out}: no such folder; give the folder that fedmed run wrote")
     about = _object(out / "experiment.json") or {}
-    order = [str(arm) for arm in about.get("arms") or []]
+    listed = about.get("arms")
+    order = [str(arm) for arm in listed] if isinstance(listed, list) else []
     found = [
         (folder.parent.name, int(digits), folder)
         for folder in sorted(out.glob("*/seed-*"))
-        if (digits := folder.name.removeprefix("seed-")).isdecimal()
+        if files.is_seed(digits := folder.name.removeprefix("seed-"))
     ]
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
     runs = Runs()
@@ -120,7 +120,7 @@ def find(out: Path) -> Runs:
         name = f"{arm}/{folder.name}"
         if not result:
             runs.notes.append(f"{name} is not finished: left out")
-        elif (result.get("metrics") or {}).get("source") == "histograms":
+        elif _metrics(result).get("source") == "histograms":
             histograms += 1
             runs.notes.append(
                 f"{name} was evaluated at the hospitals and has no table of predictions: left out"
@@ -199,10 +199,20 @@ def _inside(out: Path, text: str) -> str:
     return text.replace(f"{out}/", "")
 
 
+def _metrics(result: Json) -> Json:
+    found = result.get("metrics")
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> float | None:
+    """A number of a result; None for what is none."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain else None
+
+
 def _object(path: Path) -> Json | None:
     """A JSON object, None where the file is absent or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_object(path)
+    except UserError:
         return None
-    return value if isinstance(value, dict) else None

@@ -12,6 +12,7 @@ from typing import Final
 
 import pandas as pd
 
+from fedmed.base.frames import read_csv, read_parquet
 from fedmed.errors import UserError
 from fedmed.evaluation import predictions
 
@@ -62,13 +63,10 @@ def load(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".csv":
             # Identifiers are text: 007 and 7 are two patients.
-            return pd.read_csv(path, dtype=dict.fromkeys(TEXT, "string"))
-        return pd.read_parquet(path)
+            return read_csv(path, dict.fromkeys(TEXT, "string"))
+        return read_parquet(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; give the path of a predictions table") from error
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's errors derive from these
-        kind = "CSV" if path.suffix == ".csv" else "Parquet"
-        raise UserError(f"{path} is not a readable {kind} file; export it again") from error
 
 
 def _sexes(values: pd.Series) -> pd.Series:

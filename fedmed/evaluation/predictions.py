@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from fedmed.base.frames import read_parquet
 from fedmed.errors import UserError
 from fedmed.files import write_atomically
 
@@ -145,11 +146,9 @@ def write(table: pd.DataFrame, path: Path) -> None:
 def read(path: Path) -> pd.DataFrame:
     """Read and validate a predictions table; raises UserError if it is absent or damaged."""
     try:
-        table = pd.read_parquet(path)
+        table = read_parquet(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run the arm that should have made it") from error
-    except (ValueError, OSError) as error:  # pyarrow's errors derive from these
-        raise UserError(f"{path} is not a readable Parquet file; run the arm again") from error
     return validate(table, str(path))
 
 

@@ -30,6 +30,7 @@ reply      ``error``           hospital's name and a code from ``ERRORS``, never
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -92,6 +93,12 @@ __all__ = [
 ]
 
 
+_LARGEST_LOSS: Final = torch.finfo(torch.float32).max
+_MOST_IMAGES: Final = 10**9
+_MOST_ROUNDS: Final = 10**6
+_LONGEST_WORD: Final = 200
+
+
 def query_content(run: str) -> RecordDict:
     """Content of a query: which run asks."""
     return RecordDict({"request": ConfigRecord({"run": run})})
@@ -127,7 +134,7 @@ def read_join(message: Message) -> Joining | str:
     try:
         record = part_of(content, "reply", ConfigRecord)
         own = _settings(content, "own")
-        return Joining(
+        answer = Joining(
             hospital=str(record["hospital"]),
             accepts=bool(record["accepts"]),
             evaluates=bool(record["evaluates"]),
@@ -139,6 +146,15 @@ def read_join(message: Message) -> Joining | str:
         )
     except (KeyError, ValueError):
         return "internal"
+    likely = (
+        0 < len(answer.hospital) <= _LONGEST_WORD
+        and len(answer.version) <= _LONGEST_WORD
+        and (answer.hospital + answer.version).isprintable()
+        and _within(answer.rounds, _MOST_ROUNDS)
+        and _within(answer.epsilon, math.inf)
+        and _within(answer.public_size, _MOST_IMAGES)
+    )
+    return answer if likely else "internal"
 
 
 def train_content(
@@ -208,7 +224,7 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
         tuple(given[family].shape) == spec.shape(family) and given[family].dtype == torch.float64
         for family in spec.families
     )
-    if not fits or not finite(given):
+    if not fits or not finite(given) or not _is_from(content, hospital):
         return Histograms(hospital, error="bad-counts")
     told = _numbers(content, "clustering").get("clustering", 1.0)
     clustering = float(told) if isinstance(told, int | float) else math.nan
@@ -279,11 +295,27 @@ def read_reply(
     )
     if not fits or not finite(update):
         return Reply(hospital, error="bad-update")
+    if not _is_from(content, hospital):
+        return Reply(hospital, error="bad-update")
     metrics = _numbers(content, "metrics")
     loss, images = metrics.get("loss"), metrics.get("images")
+    if not (_within(loss, _LARGEST_LOSS) and _within(images, _MOST_IMAGES)):
+        return Reply(hospital, error="bad-update")
     return Reply(
         hospital,
         {name: update[name] for name in like},
-        float(loss) if isinstance(loss, int | float) and math.isfinite(loss) else None,
+        float(loss) if isinstance(loss, int | float) else None,
         int(images) if isinstance(images, int) else None,
     )
+
+
+def _is_from(content: RecordDict, hospital: str) -> bool:
+    """Whether an answer names no other hospital than the one that was asked."""
+    return _settings(content, "reply").get("hospital", "") in ("", hospital)
+
+
+def _within(value: object, limit: float) -> bool:
+    """Whether a number that may be absent is one from 0 to ``limit``; NaN is none."""
+    if value is None:
+        return True
+    return isinstance(value, int | float) and 0 <= value <= limit

@@ -1,13 +1,14 @@
 """Where a model's starting weights come from, for the statement."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedmed import files
+from fedmed.base.opening import expanded
 from fedmed.config import Settings
+from fedmed.errors import UserError
 
 
 class Weights(BaseModel):
@@ -45,7 +46,7 @@ def weights_of(settings: Settings) -> Weights | None:
 def weights_path(settings: Settings) -> Path:
     """The file that ``model.weights`` names."""
     given = settings.model.weights
-    return Path(settings.run.pretrained if given == "pretrain" else given).expanduser()
+    return expanded(settings.run.pretrained if given == "pretrain" else given)
 
 
 def describe(weights: Weights | None) -> str:
@@ -67,16 +68,14 @@ def describe(weights: Weights | None) -> str:
 
 def _sha256(path: Path) -> str | None:
     try:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError:
+        return files.digest(path)
+    except (OSError, UserError):
         return None
 
 
 def _result_beside(path: Path) -> dict[str, Any]:
     """``result.json`` of the run directory that the file lies in; empty where there is none."""
     try:
-        found = json.loads((path.parent / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_object(path.parent / "result.json")
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}

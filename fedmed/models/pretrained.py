@@ -1,16 +1,25 @@
 """Pretrained weights, by name or from a local file, never by unpickling code."""
 
+import io
 from pathlib import Path
+from typing import Any, Final
 from urllib.error import URLError
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, SqueezeNet1_1_Weights
 
+from fedmed.base.opening import MIB, expanded, present, read_bytes
+from fedmed.base.packed import check_zip
+from fedmed.base.parsing import check_tree, parse_json
 from fedmed.errors import UserError
 
+MOST: Final = 512 * MIB
+"""Bytes of a file of weights, packed or not: the largest model here has 45 MB of them."""
+
+_HEADER: Final = MIB  # of a safetensors file
 _WORDS = {"resnet18": "ResNet-18", "resnet9": "ResNet-9", "squeezenet1_1": "SqueezeNet 1.1"}
 _IMAGENET = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,
@@ -36,7 +45,7 @@ def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> Non
             f"model.weights: there are no ImageNet weights of {name} for these images; use "
             "'resnet18' or 'squeezenet1_1' on flat images, a file, or 'none'"
         )
-    arrays = _imagenet(name) if source == "imagenet" else _read(Path(source).expanduser())
+    arrays = _imagenet(name) if source == "imagenet" else _read(expanded(source))
     given = {_plain(array): value for array, value in arrays.items()}
     state = network.state_dict()
     own = {_plain(full): full for full in state}
@@ -98,19 +107,47 @@ def _imagenet(name: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+    if not present(path):
         raise UserError(f"model.weights: no file {path}; give 'none', 'imagenet' or a file")
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        if path.suffix == ".npz":
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = read_bytes(path, MOST, "give weights of a smaller model")
+    except UserError as error:
+        raise UserError(f"model.weights: {error}") from error
+    try:
+        state = _arrays(data, path)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file makes torch raise a dozen kinds
         raise UserError(
             f"model.weights: {path} is damaged or holds more than arrays; save a plain state dict"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and _plain_array(value) for name, value in state.items()
+    ):
         raise UserError(f"model.weights: {path} is no state dict; save model.state_dict()")
     return state
+
+
+def _arrays(data: bytes, path: Path) -> Any:
+    """What a file holds, before it is known to be a state dict."""
+    if path.suffix == ".safetensors":
+        length = int.from_bytes(data[:8], "little")
+        check_tree(parse_json(data[8 : 8 + min(length, _HEADER + 1)]))
+        return load(data)
+    check_zip(io.BytesIO(data), MOST, f"model.weights: {path}")
+    if path.suffix == ".npz":
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _plain_array(value: object) -> bool:
+    """Whether it is an array of real numbers that the file holds whole, not a promise of one."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_complex()
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )

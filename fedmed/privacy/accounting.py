@@ -34,6 +34,8 @@ Spent = tuple[tuple[Mechanism, int], ...]
 # search for a noise multiplier, and in the number that is reported.
 _COARSE: Final = 1e-2
 _FINE: Final = 1e-4
+ODOMETER_ORDERS: Final = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128, 256, 512)
+"""Over which :func:`odometer` shares delta out: fixed, whatever is spent."""
 _BRACKET_ORDERS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SMALLEST: Final = 1e-7  # a smaller interval than this costs time and shows nothing
 _AIM: Final = 1 - 2.5e-4  # share of a target epsilon that the search for a noise goes for
@@ -125,6 +127,22 @@ def rdp_epsilon(divergences: Sequence[float], delta: float) -> float:
 def epsilon_at(order: int, divergence: float, delta: float) -> float:
     """Epsilon at ``delta`` from a divergence at one order; the counterpart of allowance."""
     return max(0.0, divergence + _conversion(order, delta))
+
+
+def odometer(divergences: Sequence[float], delta: float) -> float:
+    """A running bound from divergences at ``ORDERS`` so far: at no moment is the loss above it.
+
+    With probability 1 - delta, for every order and at every moment at once, the privacy loss is at
+    most T + log(n / delta) / (order - 1), where T is the sum of divergences of that order and n the
+    number of :data:`ODOMETER_ORDERS`. For exp((order - 1) (loss - T)) is a supermartingale that
+    starts at 1, however each step was chosen by those before it, and Ville's inequality bounds its
+    maximum (Whitehouse et al. 2023; odometers: Rogers et al. 2016). So plans may depend on what was
+    released, and so may the moment of reading.
+    """
+    share = math.log(len(ODOMETER_ORDERS) / delta)
+    known = dict(zip(ORDERS, divergences, strict=True))
+    found: float = min(known[order] + share / (order - 1) for order in ODOMETER_ORDERS)
+    return found
 
 
 def allowance(order: int, target: float, delta: float) -> float:

@@ -192,7 +192,7 @@ def _read(line: bytes, path: Path, number: int | None = None) -> tuple[dict[str,
         told = body.pop("hash")
         anchor = Anchor(int(body["rows"]), str(body["head"]), str(told))
         right = digest(body["previous"], canonical(body)) == told
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         right = False
     if not right:
         raise RunError(f"{where}: it was edited or damaged; restore the log from a backup")

@@ -8,9 +8,17 @@ from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.privacy import accounting
 from fedmed.privacy.evaluating import EvaluationPlan, evaluation_request, ledger_run
-from fedmed.privacy.filtering import Limit, OverBudget, Request, admit, after, largest_steps
+from fedmed.privacy.filtering import (
+    Limit,
+    OverBudget,
+    Request,
+    admit,
+    after,
+    largest_steps,
+    relation_of,
+)
 from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.plans import ImagePlan, Plan, gradient
+from fedmed.privacy.plans import ImagePlan, Plan
 from fedmed.privacy.policy import Policy
 
 
@@ -29,9 +37,6 @@ class Decision:
     epsilon: float = 0.0
 
 
-NEIGHBOURS = {**gradient.NEIGHBOURS, "pixels": "replace the pixels of one image"}
-
-
 def request_for(
     settings: Settings, owner: str, plan: Plan, policy: Policy, shard: Shard | None = None
 ) -> Request:
@@ -46,7 +51,7 @@ def request_for(
         account=account,
         unit=unit,
         arm=settings.privacy.arm,
-        neighbouring=NEIGHBOURS.get(unit, plan.words(settings.train.scheme).neighbouring),
+        relation=relation_of(unit, plan.payer),
         step=plan.cost(unit),
         steps=plan.steps,
         delta=plan.delta,

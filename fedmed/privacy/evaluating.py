@@ -14,13 +14,12 @@ from fedmed.config import UNPROTECTED, Settings
 from fedmed.errors import UserError
 from fedmed.evaluation.histograms import Spec
 from fedmed.privacy import accounting
-from fedmed.privacy.filtering import Request
+from fedmed.privacy.filtering import Request, relation_of
 from fedmed.privacy.mechanism import Mechanism, Relation, gaussian
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.normals import Normals
 from fedmed.privacy.policy import Policy
 
-NEIGHBOURS: Final = "add or remove one evaluation patient"
 NOISED_BINS: Final = 32
 EXACT_BINS: Final = 256
 
@@ -131,12 +130,11 @@ def evaluation_request(
 ) -> Request:
     """The release as the evaluation patients' account sees it: one step."""
     account, unit = evaluation_account(owner, policy, fixed_split=fixed_split)
-    neighbouring = NEIGHBOURS if unit == "patient" else f"one evaluation {unit}"
     return Request(
         account=account,
         unit=unit,
         arm=f"{settings.privacy.arm} (evaluation)",
-        neighbouring=neighbouring,
+        relation=relation_of(unit),
         step=plan.cost(unit),
         steps=1,
         delta=plan.delta,

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed.config import Settings
 from fedmed.evaluation.histograms import Spec
-from fedmed.privacy.evaluating import NEIGHBOURS, EvaluationPlan, evaluation_plan
+from fedmed.privacy import facts
+from fedmed.privacy.evaluating import EvaluationPlan, evaluation_plan
+from fedmed.privacy.facts import Facts
 from fedmed.privacy.noise import NoiseSource
 from fedmed.rounding import up
 
@@ -24,6 +26,7 @@ class EvaluationRecord(BaseModel):
 
     where: Literal["hospitals", "both"]
     released: str
+    facts: Facts
     unit: Literal["none", "patient"]
     neighbouring: str
     trust: str
@@ -60,12 +63,23 @@ def evaluation_record(
     claimed = paid if paid and not source.reproducible else None
     families = ", ".join(spec.families)
     sent = f"score histograms of {spec.bins} bins per label, over {families}, of every hospital"
+    about = Facts(
+        unit="patient" if plan else "none",
+        relation="add-or-remove" if plan else "none",
+        changes="data" if plan else "nothing",
+        noise=("histograms",) if plan else (),
+        trusted=("hospital",),
+        sampling="once",
+    )
     return EvaluationRecord(
         where=where,
         released=sent + (", noised in every cell" if plan else ": exact counts, unprotected"),
+        facts=about,
         unit="patient" if plan else "none",
-        neighbouring=NEIGHBOURS if plan else "none: exact counts protect nobody",
-        trust="the hospital",
+        neighbouring=facts.neighbours("evaluation patient", about.relation, about.changes)
+        if plan
+        else "none: exact counts protect nobody",
+        trust=facts.trust(about.trusted),
         account=_ACCOUNT if plan else "none: nothing is protected, so nothing is charged",
         epsilon=claimed.spent_epsilon() if claimed else None,
         delta=claimed.delta if claimed else None,
@@ -116,5 +130,5 @@ def summary(record: EvaluationRecord) -> str:
     return (
         f"One evaluation patient, none of whom was trained on, is protected with epsilon = "
         f"{up(record.epsilon):.3g} at delta = {up(record.delta):.3g} ({record.neighbouring}), as "
-        "long as the hospital is trusted. "
+        f"long as {record.trust} is trusted. "
     )

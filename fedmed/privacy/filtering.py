@@ -6,10 +6,13 @@ Nothing here reads a file: a ledger gives the totals, and writes down what is ad
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fedmed.privacy import accounting
+from fedmed.privacy.facts import Relation
 from fedmed.privacy.mechanism import ORDERS, Mechanism
+
+Theorem = Literal["nothing spent", "composition", "odometer", "none"]
 
 
 class OverBudget(Exception):
@@ -30,6 +33,23 @@ class Limit:
     epsilon: float
     delta: float
 
+    def to_json(self) -> dict[str, float]:
+        """A dict that JSON can hold."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What an account has spent: ``epsilon`` at a delta, infinite where nothing bounds it.
+
+    ``theorem``: ``composition`` of its one plan, taken whole, which holds whenever it was stopped;
+    ``odometer`` over plans that may depend on each other (:func:`accounting.odometer`).
+    """
+
+    epsilon: float
+    theorem: Theorem
+    how: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -42,11 +62,15 @@ class Request:
     account: str
     unit: str
     arm: str
-    neighbouring: str
+    relation: Relation
     step: Mechanism | None
     steps: int
     delta: float
     cohort: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.relation not in get_args(Relation):
+            raise ValueError(f"relation {self.relation!r} is not known")
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
@@ -63,6 +87,17 @@ class Request:
     def divergence(self) -> tuple[float, ...]:
         """Of one step, at each of ``ORDERS``; infinite where nothing is guaranteed."""
         return (math.inf,) * len(ORDERS) if self.step is None else self.step.rdp()
+
+
+def relation_of(unit: str, placed: str = "hospital") -> Relation:
+    """How neighbours differ on an account of ``unit``, for noise at the hospital or the server.
+
+    Patients are added or removed; images (of which one more may take another's place under a cap),
+    pixels and a hospital's data are replaced; at the server a hospital's update is zeroed out.
+    """
+    if unit == "hospital":
+        return "zero-out" if placed == "server" else "replace"
+    return "add-or-remove" if unit == "patient" else "replace"
 
 
 def after(request: Request, steps: int, total: Sequence[float]) -> list[float]:
@@ -181,29 +216,38 @@ def largest_steps(
     return max(steps, largest(lambda n: _own_fits(request, n, limit), most))
 
 
-def account_epsilon(
-    plans: Sequence[tuple[Request, int]],
-    total: Sequence[float],
-    delta: float,
-    order: int | None = None,
-) -> tuple[float, str]:
-    """Epsilon of an account at ``delta`` and how it was found, from its plans and steps taken.
+def reading(plans: Sequence[tuple[Request, int]], total: Sequence[float], delta: float) -> Reading:
+    """What an account has spent at ``delta``, from its plans, the steps taken and its total.
 
-    One plan is composed by its privacy loss distribution; several, which may depend on each other,
-    by the sum of their divergences at ``order``, by default the one that the first would have
-    fixed. Infinite where a plan gives the account's unit no guarantee.
+    One plan was fixed before it began: whoever stops it early, its whole length bounds it. With
+    several no number is a guarantee of (epsilon, delta) at a moment that results may choose; an
+    odometer's reading bounds the loss at every moment instead.
     """
     taken = [(request, steps) for request, steps in plans if steps]
     if not taken:
-        return 0.0, "nothing spent"
+        return Reading(epsilon=0.0, theorem="nothing spent", how="nothing spent")
     if any(request.step is None for request, _ in taken):
-        return math.inf, "a plan without a guarantee for this unit"
+        how = "a plan without a guarantee for this unit"
+        return Reading(epsilon=math.inf, theorem="none", how=how)
     if len(taken) == 1:
-        request, steps = taken[0]
+        request, _ = taken[0]
         assert request.step is not None  # noqa: S101 -- excluded above
-        found = accounting.composed_epsilon(((request.step, steps),), delta)
-        return found, "PLD of its one plan"
-    # One order, fixed before anything was released: the best one afterwards would be no guarantee.
-    used = order or first_order(plans[0][0], None)
-    found = accounting.epsilon_at(used, total[ORDERS.index(used)], delta)
-    return found, f"Rényi sum over its plans, order {used}"
+        found = accounting.composed_epsilon(((request.step, request.steps),), delta)
+        return Reading(epsilon=found, theorem="composition", how="PLD of its one plan, whole")
+    spent = [(request.step, steps) for request, steps in taken if request.step is not None]
+    pure = sum(step.pure_epsilon() * steps for step, steps in spent)
+    found = min(pure, accounting.odometer(total, delta))
+    return Reading(epsilon=found, theorem="odometer", how="odometer over its plans")
+
+
+def kept(first: Mapping[str, Any], total: Sequence[float]) -> Limit | None:
+    """The limit that an account's first plan was opened under, where its filter still holds it.
+
+    None without one, and where a limit that was raised later let more through.
+    """
+    if first["limit"] is None:
+        return None
+    limit = Limit(**first["limit"])
+    if first["sole"]:
+        return limit if _own_fits(Request.from_json(first), int(first["steps"]), limit) else None
+    return limit if not total or _fits(first, limit, total) else None

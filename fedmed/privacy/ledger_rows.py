@@ -43,7 +43,8 @@ create trigger if not exists no_delete before delete on ledger
     begin select raise(abort, 'rows of a ledger are never deleted'); end;
 """
 DAMAGE: Final = (
-    sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError
+    sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    RecursionError, MemoryError,
 )  # fmt: skip
 """What reading rows raises that no fedmed wrote."""
 _LINES_BEHIND: Final = 2  # of plans and reservations; see unanchored

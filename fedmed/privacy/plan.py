@@ -167,7 +167,7 @@ def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool
         clipping_norm=privacy.clipping_norm,
         noise_multiplier=_gradient_noise(privacy, question, hospital),
         delta=privacy.delta,
-        images_per_patient=privacy.images_per_patient if privacy.unit == "image" else 0,
+        images_per_patient=privacy.images_per_patient,
     )
 
 

@@ -5,29 +5,20 @@ mechanism and releases, unit and neighbours, (epsilon, delta) and what they mean
 accountant, sampling and steps, what is not covered, public data, and the source of randomness.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from fedmed.config import Settings
+from fedmed.errors import UserError
 from fedmed.models.origin import Weights, describe, weights_of
-from fedmed.privacy import accounting, evaluation_statement
+from fedmed.privacy import evaluation_statement, figures, statement_words
 from fedmed.privacy.evaluation_statement import EvaluationRecord
+from fedmed.privacy.facts import VERSION, Facts, Relation
+from fedmed.privacy.figures import Figures, MemberRecord, OwnGuarantee, Spend, Strict
 from fedmed.privacy.noise import GENERATORS, NoiseSource
-from fedmed.privacy.plans import (
-    GradientPlan,
-    ImagePlan,
-    NoPrivacy,
-    Plan,
-    StackedPlan,
-    Words,
-    part,
-)
-from fedmed.rounding import up
+from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, part
 
 SERVERS_IMAGES = (
     "the patients of the server's validation and test images, declared public or consented"
@@ -45,92 +36,54 @@ NOT_COVERED = [
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class OwnGuarantee(_Strict):
-    """What one hospital of several with different protections guarantees."""
-
-    arm: str
-    unit: Literal["none", "image", "patient", "hospital"]
-    neighbouring: str
-    trust: str
-    mechanism: str
-    released: list[str]
-
-
-class MemberRecord(_Strict):
-    """One member's own figures; ``epsilon`` is None where nothing is claimed."""
-
-    hospital: str
-    epsilon: float | None = Field(ge=0)
-    delta: float = Field(ge=0, lt=1)
-    epsilon_rdp: float | None = Field(ge=0, description="the same by Rényi accounting, looser")
-    epsilon_replace_one: float | None = Field(ge=0)
-    epsilon_patient: float | None = Field(ge=0, description="per patient, under a smaller unit")
-    noise_multiplier: float | None = Field(ge=0)
-    sampling_rate: float = Field(gt=0, le=1)
-    steps: int = Field(ge=0)
-    size: int | None = Field(ge=0, description="number of units that rate and delta rest on")
-    size_declared: bool | None
-    spent: list[dict[str, Any]] = Field(description="mechanisms and counts, to compose further")
-    guarantee: OwnGuarantee | None = Field(
-        default=None, description="where hospitals differ: this one's own; null where all are alike"
-    )
-
-
-class Total(_Strict):
+class Total(Strict):
     """Everything that the runs of a comparison spent on the same data, for one unit."""
 
     unit: Literal["patient", "image", "hospital"]
-    neighbouring: str
+    relation: Relation
+    neighbouring: str = Field(description="the same in words, for people")
     of: Literal["training", "evaluation"] = Field(
         "training", description="whose data: two sets of patients"
     )
     epsilon: float = Field(ge=0)
     delta: float = Field(ge=0, lt=1)
+    theorem: Literal["composition", "odometer"] = Field(
+        description="composition: of runs that were fixed before the first began; odometer: with "
+        "probability 1 - delta the loss stays below epsilon, whenever runs were added or stopped"
+    )
     runs: list[str] = Field(description="ARM/seed-N of the runs that are added up")
     not_bounded_by: list[str] = Field(description="runs on the same data that bound nothing here")
     not_counted: list[str] = Field(description="runs that may have spent and have no statement")
 
 
-class Statement(_Strict):
-    """A finished run's guarantee; every epsilon with delta, unit, neighbours and trust."""
+class Statement(Figures):
+    """A finished run's guarantee: every figure the worst over its hospitals at one ``delta``.
 
-    version: Literal[2] = 2
+    ``facts`` is what accounting reads; every sentence is made from it, for people.
+    """
+
+    version: Literal[3] = VERSION
     arm: str
     name: str
     scheme: str
+    facts: Facts | None = Field(description="null where hospitals differ: see each one's own")
     unit: Literal["none", "image", "patient", "hospital"]
     neighbouring: str
     trust: str
     mechanism: str
     sampling: str
     released: list[str]
-    epsilon: float | None = Field(ge=0)
     delta: float | None = Field(ge=0, lt=1)
-    mu: float | None = Field(ge=0, description="mu-Gaussian-DP at false-positive rates over delta")
-    advantage: float | None = Field(ge=0, le=1)
-    tpr_at_fpr_001: float | None = Field(ge=0, le=1)
-    epsilon_rdp: float | None = Field(ge=0)
-    epsilon_replace_one: float | None = Field(ge=0)
-    epsilon_patient: float | None = Field(ge=0)
-    epsilon_by_pixels: dict[str, float] = Field(description="pure epsilon: pixel, neighbourhood")
     epsilon_per_pixel: float | None = Field(ge=0)
-    epsilon_at_delta: float | None = Field(ge=0, description="of an image arm, at privacy.delta")
-    epsilon_with_noised_images: float | None = Field(
-        ge=0, description="where noised images and model are both seen (stacked mechanisms)"
-    )
     epsilon_without_knowledge_of_the_seed: float | None = Field(ge=0)
     target_epsilon: float | None = Field(ge=0)
-    images_per_patient: int | None = Field(ge=1)
+    images_per_patient: int | None = Field(ge=1, description="the largest cap of a hospital")
     noise_to_signal: float | None = Field(ge=0, description="expected, of one step, from the plan")
     accountant: str
     noise_source: str
     random_generators: str
-    steps_planned: int = Field(ge=0)
-    steps_taken: int = Field(ge=0)
+    steps_planned: int = Field(ge=0, description="the most at a hospital")
+    steps_taken: int = Field(ge=0, description="the most at a hospital")
     sizes: str
     public_data: str
     weights: Weights | None = Field(default=None, description="that the model starts from")
@@ -143,18 +96,6 @@ class Statement(_Strict):
     total: list[Total] = Field(description="over the arms and seeds of the comparison so far")
     not_covered: list[str]
     summary: str
-
-
-@dataclass(frozen=True)
-class Spend:
-    """What one member really did: private steps (or rounds, or releases of its images) taken.
-
-    ``arm`` is the member's own where it chose another than it was asked for.
-    """
-
-    plan: Plan
-    taken: int
-    arm: str = ""
 
 
 def statement(
@@ -172,112 +113,93 @@ def statement(
     ``refused`` names the hospitals that took no part; ``parameters`` is how many numbers are
     trained; ``evaluation`` is what hospitals told of their evaluation patients.
     """
-    mixed = _mixed(spends)
-    plan: Plan = NoPrivacy() if mixed else next(iter(spends.values())).plan
+    plans = {name: spend.plan for name, spend in spends.items()}
+    scheme = settings.train.scheme
+    mixed = figures.differ(plans.values(), scheme)
+    plan = next(iter(plans.values()))  # one of several alike; of those that differ no more is said
     weights = weights_of(settings)
-    words = _mixed_words(settings, spends) if mixed else plan.words(settings.train.scheme)
-    private = plan.unit != "none"
-    claim = private and not source.reproducible
-    members = [_member(member, spend) for member, spend in spends.items()] if private else []
-    if mixed:
-        members = [
-            _member(member, spend).model_copy(update={"guarantee": _guarantee(settings, spend)})
-            for member, spend in spends.items()
-        ]
-        if source.reproducible:  # the figures stay for checking; nobody may read a claim from them
-            members = [m.model_copy(update={"epsilon": None}) for m in members]
-    worst = _worst(spends)
-    epsilons = [m.epsilon for m in members if m.epsilon is not None]
-    image = part(plan, ImagePlan)
-    taken = max(s.taken for s in spends.values())
-    claims = image.mechanism.claims if image is not None and claim else {}
-    releases = 1 if isinstance(plan, StackedPlan) else taken
-    risk = accounting.risk(worst.plan.spent(worst.taken), plan.delta) if _counts(plan) else None
+    told = statement_words.told(plans, scheme)
+    private = mixed or plan.unit != "none"
+    claim = private and not mixed and not source.reproducible
+    members = _members(settings, spends) if private else []
+    found = figures.worst(members) if private and not mixed else None
+    if source.reproducible:
+        members = [figures.without_claims(member) for member in members]
     record = Statement(
+        **_figures(found, claim=claim),
         arm=settings.privacy.arm,
         name=name,
-        scheme=settings.train.scheme,
-        unit=words.unit,
-        neighbouring=words.neighbouring,
-        trust=words.trust,
-        mechanism=words.mechanism,
-        sampling=words.sampling,
-        released=[*words.released, *([evaluation.released] if evaluation else [])],
-        epsilon=max(epsilons) if claim else None,
-        delta=plan.delta if claim else None,
-        # Infinite where nothing but delta holds an attacker off.
-        mu=risk.mu if risk and claim and math.isfinite(risk.mu) else None,
-        advantage=risk.advantage if risk and claim else None,
-        tpr_at_fpr_001=risk.tpr_at_fpr_001 if risk and claim else None,
-        epsilon_rdp=_largest(m.epsilon_rdp for m in members) if claim else None,
-        epsilon_replace_one=_largest(m.epsilon_replace_one for m in members) if claim else None,
-        epsilon_patient=_largest(m.epsilon_patient for m in members) if claim else None,
-        epsilon_by_pixels={k: v * releases for k, v in claims.items() if k != "image"},
-        epsilon_per_pixel=claims["pixel"] * releases if "pixel" in claims else None,
-        epsilon_at_delta=plan.at_delta(settings.privacy.delta, taken)
-        if claim and isinstance(plan, ImagePlan)
+        scheme=scheme,
+        facts=None if mixed else plan.facts(scheme),
+        unit="none" if mixed else plan.facts(scheme).unit,
+        neighbouring=told.neighbouring,
+        trust=told.trust,
+        mechanism=told.mechanism,
+        sampling=told.sampling,
+        released=[*told.released, *([evaluation.released] if evaluation else [])],
+        delta=members[0].delta if claim else None,
+        epsilon_per_pixel=found.epsilon_by_pixels.get("pixel") if found and claim else None,
+        epsilon_without_knowledge_of_the_seed=found.epsilon
+        if found and source.reproducible
         else None,
-        epsilon_with_noised_images=plan.composed(taken)
-        if claim and isinstance(plan, StackedPlan)
+        target_epsilon=_target(settings, plans) if found else None,
+        images_per_patient=_cap(settings, members),
+        noise_to_signal=_largest(p.noise_to_signal(parameters) for p in plans.values())
+        if found and parameters
         else None,
-        epsilon_without_knowledge_of_the_seed=max(epsilons)
-        if private and source.reproducible
-        else None,
-        target_epsilon=_target(settings, plan),
-        images_per_patient=settings.privacy.images_per_patient or None,
-        noise_to_signal=plan.noise_to_signal(parameters) if private and parameters else None,
-        accountant=words.accountant,
+        accountant=told.accountant,
         noise_source=source.description if settings.privacy.arm != "none" else "no noise",
         random_generators=GENERATORS,
-        steps_planned=max(s.plan.steps for s in spends.values()),
-        steps_taken=taken,
-        sizes=_sizes(plan, spends),
+        steps_planned=max(p.steps for p in plans.values()),
+        steps_taken=max(spend.taken for spend in spends.values()),
+        sizes=_sizes(plans),
         public_data=_public(settings, weights),
         weights=weights,
         hospitals=members,
         refused=list(refused),
         evaluation=evaluation,
         total=[],
-        not_covered=_not_covered(settings, plan, words.not_covered, evaluation),
+        not_covered=_not_covered(settings, plans, told.not_covered, evaluation),
         summary="",
     )
-    return record.model_copy(update={"summary": _summary(record)}).model_dump()
+    summary = statement_words.summary(record)
+    return record.model_copy(update={"summary": summary}).model_dump(mode="json")
 
 
-def _mixed(spends: Mapping[str, Spend]) -> bool:
-    """Whether hospitals protect different things, so that no one figure holds for all."""
-    kinds = {(s.plan.unit, *(type(p).__name__ for p in s.plan.parts)) for s in spends.values()}
-    return len(kinds) > 1
+def _members(settings: Settings, spends: Mapping[str, Spend]) -> list[MemberRecord]:
+    """Each hospital's figures at the run's one delta, and where they differ its own guarantee."""
+    scheme, plans = settings.train.scheme, [spend.plan for spend in spends.values()]
+    stated = figures.stated_delta(settings.privacy.delta, plans)
+    mixed = figures.differ(plans, scheme)
+    found = []
+    for name, spend in spends.items():
+        own = figures.member(
+            name,
+            spend,
+            scheme=scheme,
+            stated=stated,
+            asked=settings.privacy.delta,
+        )
+        if mixed:
+            words, arm = spend.plan.words(scheme), spend.arm or settings.privacy.arm
+            guarantee = OwnGuarantee(
+                arm=arm,
+                unit=words.facts.unit,
+                neighbouring=words.neighbouring,
+                trust=words.trust,
+                mechanism=words.mechanism,
+                released=list(words.released),
+            )
+            own = own.model_copy(update={"guarantee": guarantee})
+        found.append(own)
+    return found
 
 
-def _guarantee(settings: Settings, spend: Spend) -> OwnGuarantee:
-    words = spend.plan.words(settings.train.scheme)
-    return OwnGuarantee(
-        arm=spend.arm or settings.privacy.arm,
-        unit=words.unit,
-        neighbouring=words.neighbouring,
-        trust=words.trust,
-        mechanism=words.mechanism,
-        released=list(words.released),
-    )
-
-
-def _mixed_words(settings: Settings, spends: Mapping[str, Spend]) -> Words:
-    """The run's words where hospitals differ: each one's own are beside its figures."""
-    every = {name: s.plan.words(settings.train.scheme) for name, s in spends.items()}
-    return Words(
-        unit="none",
-        neighbouring="each hospital's own: see hospitals",
-        trust="each hospital's own: see hospitals",
-        mechanism="; ".join(f"{name}: {words.mechanism}" for name, words in every.items()),
-        sampling="; ".join(f"{name}: {words.sampling}" for name, words in every.items()),
-        released=tuple(dict.fromkeys(text for words in every.values() for text in words.released)),
-        accountant=next((w.accountant for w in every.values() if w.unit != "none"), "none"),
-        not_covered=(
-            "the run as a whole: hospitals chose different protections, each for its own patients",
-            *dict.fromkeys(text for words in every.values() for text in words.not_covered),
-        ),
-    )
+def _figures(found: Figures | None, *, claim: bool) -> dict[str, Any]:
+    """The run's figures; None where nothing is claimed."""
+    if found is None or not claim:
+        return {**dict.fromkeys(Figures.model_fields), "epsilon_by_pixels": {}}
+    return found.model_dump()
 
 
 def schema() -> dict[str, Any]:
@@ -290,50 +212,41 @@ def check(value: Any) -> Statement:
     return Statement.model_validate(value, strict=False)
 
 
-def _counts(plan: Plan) -> bool:
-    """Whether the plan has an (epsilon, delta) curve worth an attacker's numbers."""
-    return plan.step is not None and plan.delta > 0
+def check_version(value: Mapping[str, Any], where: str) -> None:
+    """Raise :class:`UserError` for a statement of another version, whose facts are only words."""
+    if value.get("version") != VERSION:
+        raise UserError(
+            f"{where} is of version {value.get('version')!r}, and this fedmed reads {VERSION}: "
+            "make the run again in a new folder, or use the fedmed that wrote it"
+        )
 
 
-def _worst(spends: Mapping[str, Spend]) -> Spend:
-    return max(spends.values(), key=lambda s: s.plan.epsilon(s.taken) or 0.0)
+def _largest(values: Iterable[float | None]) -> float | None:
+    """The largest; None as soon as one is."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return max(known) if known and len(known) == len(found) else None
 
 
-def _largest(values: Any) -> float | None:
-    found = [value for value in values if value is not None]
-    return max(found) if found else None
+def _target(settings: Settings, plans: Mapping[str, Plan]) -> float | None:
+    """What was asked for; of images the largest epsilon that a hospital planned."""
+    if all(isinstance(plan, ImagePlan) for plan in plans.values()):
+        return _largest(plan.epsilon() for plan in plans.values())
+    return settings.privacy.epsilon
 
 
-def _member(member: str, spend: Spend) -> MemberRecord:
-    plan, taken = spend.plan, spend.taken
-    gradient = part(plan, GradientPlan)
-    spent = plan.spent(taken)
-    return MemberRecord(
-        hospital=member,
-        epsilon=plan.epsilon(taken),
-        delta=plan.delta,
-        epsilon_rdp=accounting.rdp_epsilon(accounting.rdp(spent), plan.delta)
-        if _counts(plan) and taken
-        else None,
-        epsilon_replace_one=plan.replace_one(taken),
-        epsilon_patient=plan.per_patient(taken),
-        noise_multiplier=plan.step.noise if plan.step and plan.step.kind != "laplace" else None,
-        sampling_rate=plan.step.rate if plan.step else 1.0,
-        steps=taken,
-        size=gradient.units if gradient else None,
-        size_declared=gradient.declared if gradient else None,
-        spent=[{"step": step.to_json(), "count": count} for step, count in spent],
-    )
+def _cap(settings: Settings, members: Sequence[MemberRecord]) -> int | None:
+    """The largest cap of images of one patient; None where a hospital has none."""
+    within = [member for member in members if member.facts.unit in ("image", "patient")]
+    caps = [member.images_per_patient for member in within]
+    if not caps:
+        return settings.privacy.images_per_patient or None
+    known = [cap for cap in caps if cap is not None]
+    return max(known) if len(known) == len(caps) else None
 
 
-def _target(settings: Settings, plan: Plan) -> float | None:
-    if plan.unit == "none":
-        return None
-    return plan.epsilon() if isinstance(plan, ImagePlan) else settings.privacy.epsilon
-
-
-def _sizes(plan: Plan, spends: Mapping[str, Spend]) -> str:
-    gradients = [part(s.plan, GradientPlan) for s in spends.values()]
+def _sizes(plans: Mapping[str, Plan]) -> str:
+    gradients = [part(plan, GradientPlan) for plan in plans.values()]
     known = [g for g in gradients if g is not None]
     if not known:
         return "no size of a hospital enters the guarantee"
@@ -353,7 +266,10 @@ def _public(settings: Settings, weights: Weights | None) -> str:
 
 
 def _not_covered(
-    settings: Settings, plan: Plan, own: Sequence[str], evaluation: EvaluationRecord | None
+    settings: Settings,
+    plans: Mapping[str, Plan],
+    own: Sequence[str],
+    evaluation: EvaluationRecord | None,
 ) -> list[str]:
     server = [SERVERS_IMAGES] if settings.evaluation.where != "hospitals" else []
     found = [*own, *server, *NOT_COVERED]
@@ -362,91 +278,12 @@ def _not_covered(
         found += evaluation_statement.not_covered(evaluation, unknown)
     if settings.evaluation.train_metrics:
         found.append(TRAINING_METRICS)
-    gradient = part(plan, GradientPlan)
-    if gradient is not None and not gradient.declared:
+    gradients = [part(plan, GradientPlan) for plan in plans.values()]
+    known = [gradient for gradient in gradients if gradient is not None]
+    if not all(gradient.declared for gradient in known):
         found.append("the number of patients and images of each hospital, treated as public")
-    if settings.data.unknown_patients == "separate" and gradient is not None:
+    if settings.data.unknown_patients == "separate" and known:
         found.append(
             "persons behind images without a patient identifier: each such image counts as one"
         )
     return found
-
-
-def _summary(record: Statement) -> str:
-    """One plain paragraph for a reader who is no expert."""
-    told = evaluation_statement.summary(record.evaluation) if record.evaluation else ""
-    return (_training_summary(record) + " " + told).strip()
-
-
-def _training_summary(record: Statement) -> str:
-    if any(member.guarantee for member in record.hospitals):
-        return _mixed_summary(record)
-    if record.unit == "none":
-        noised = record.arm != "none"
-        return (
-            "What this run does to the images gives no guarantee. "
-            * noised
-            + "This run protects nobody: the models that hospitals send, and the final model, may "
-            "reveal whether a patient took part and what the images show."
-        )
-    if record.epsilon is None or record.delta is None:
-        return (
-            "The noise of this run can be repeated from the experiment's seed. That is useful for "
-            "checking the software and protects nobody against a person who knows the seed, so no "
-            "epsilon is claimed."
-        )
-    epsilon = f"epsilon = {up(record.epsilon):.3g} at delta = {up(record.delta):.3g}"
-    trust = record.trust
-    trusted = "without trusting anybody" if trust == "nobody" else f"as long as {trust} is trusted"
-    counted = {"image": "release(s)", "hospital": "round(s)"}.get(record.unit, "step(s)")
-    if record.unit == "image" and record.sampling.startswith("Poisson"):
-        counted = "step(s)"
-    text = (
-        f"One {record.unit} is protected with {epsilon} ({record.neighbouring}), {trusted}. "
-        f"{record.steps_taken} of {record.steps_planned} planned {counted} were taken and paid "
-        "for. "
-    )
-    if record.epsilon_patient is not None:
-        text += (
-            f"One patient, with up to {record.images_per_patient} images, is protected with "
-            f"epsilon = {up(record.epsilon_patient):.3g}. "
-        )
-    if record.epsilon > 20:
-        return text + (
-            "An epsilon of this size is no meaningful protection: an attacker can all but always "
-            "tell two such data sets apart."
-        )
-    if record.tpr_at_fpr_001 is not None:
-        text += (
-            "An attacker who knows everything else and accuses 1 in 100 wrongly finds "
-            f"{up(100 * record.tpr_at_fpr_001, 2):.2g} in 100 of those who are there. "
-        )
-    if record.epsilon > 1:
-        return text + "Something can still be learnt: lower epsilon protects more."
-    return text + f"Very little can be learnt about one {record.unit}."
-
-
-def _mixed_summary(record: Statement) -> str:
-    found = ["Hospitals chose different protections for their own patients:"]
-    for member in record.hospitals:
-        own = member.guarantee
-        if own is None or own.unit == "none":
-            found.append(f"{member.hospital} protects nobody;")
-        elif member.epsilon is None:
-            found.append(
-                f"{member.hospital} ({own.arm}) has noise that can be repeated from the seed, so "
-                "no epsilon is claimed;"
-            )
-        else:
-            delta = f" at delta = {up(member.delta):.3g}" if member.delta else ""
-            trusted = "nobody" if own.trust == "nobody" else own.trust
-            found.append(
-                f"{member.hospital} ({own.arm}) protects one {own.unit} with epsilon = "
-                f"{up(member.epsilon):.3g}{delta} ({own.neighbouring}), trusting {trusted};"
-            )
-    return " ".join(found)[:-1] + ". No one figure holds for the run as a whole."
-
-
-def riskcal_version() -> str:
-    """Which riskcal gave the attacker's numbers."""
-    return version("riskcal")

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from fedmed.config import UNPROTECTED
-from fedmed.privacy import accounting
-from fedmed.privacy.evaluating import NEIGHBOURS
-from fedmed.privacy.mechanism import ORDERS, Mechanism, gaussian, group_gaussian
+from fedmed.privacy import accounting, facts
+from fedmed.privacy.facts import Changes, Facts, Relation
+from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian
 from fedmed.privacy.statement import Total
 
 POOLED: Final = "pooled"
@@ -16,11 +16,11 @@ UNITS: Final[tuple[Literal["patient", "image", "hospital"], ...]] = (
     "hospital",
 )
 EVALUATION: Final = "evaluation"
-_RELATIONS: Final = {
-    EVALUATION: NEIGHBOURS,
-    "patient": "add or remove one patient",
-    "image": "replace the pixels of one image",
-    "hospital": "replace one hospital's data",
+_RELATIONS: Final[dict[str, Relation]] = {
+    EVALUATION: "add-or-remove",
+    "patient": "add-or-remove",
+    "image": "replace",
+    "hospital": "replace",
 }
 
 
@@ -33,12 +33,13 @@ def totals(
     """Totals per unit over the statements of a comparison's runs, by ``ARM/seed-N``.
 
     What a comparison runs is fixed in its file before the first run, so the privacy loss
-    distributions of its runs compose; where it was ``extended`` after results were seen, Rényi
-    divergences are added up instead. ``not_counted`` are runs that may have spent and have no
-    statement. Each hospital's own runs and the pooled runs, which hold its data too, are added up;
-    the largest hospital's total is given. Runs that bound nothing for a unit (no privacy, a seed
-    that is known, labels in the clear) are named instead. Evaluation patients have a total of their
-    own: a comparison has one split, so nobody is in both.
+    distributions of its runs compose; where it was ``extended`` after results were seen, no single
+    theorem of composition holds, and the total is an odometer's (:func:`accounting.odometer`).
+    ``not_counted`` are runs that may have spent and have no statement. Each hospital's own runs and
+    the pooled runs, which hold its data too, are added up; the largest hospital's total is given,
+    at the smallest delta above 0 of the runs in it. Runs that bound nothing for a unit (no privacy,
+    a seed that is known, labels in the clear) are named instead. Evaluation patients have a total
+    of their own: a comparison has one split, so nobody is in both.
     """
     found = []
     for unit in (*UNITS, EVALUATION):
@@ -55,15 +56,20 @@ def totals(
         if not added:
             continue
         deltas = [float(told[run]["delta"] or 0.0) for run in added]
+        delta = min((value for value in deltas if value), default=0.0)
         members = {m for run in added for m in costs[run]} - {POOLED} or {POOLED}
-        worst = max(_epsilon(costs, m, max(deltas), extended) for m in members)
+        evaluation = unit == EVALUATION
+        about = f"{EVALUATION} patient" if evaluation else unit
+        changes = _changes(unit, [statements[run] for run in added])
         found.append(
             Total(
                 unit="patient" if unit not in UNITS else unit,
-                neighbouring=_relation(unit, [statements[run] for run in added]),
-                of="evaluation" if unit == EVALUATION else "training",
-                epsilon=worst,
-                delta=max(deltas),
+                relation=_RELATIONS[unit],
+                neighbouring=facts.neighbours(about, _RELATIONS[unit], changes),
+                of="evaluation" if evaluation else "training",
+                epsilon=max(_epsilon(costs, m, delta, extended) for m in members),
+                delta=delta,
+                theorem="odometer" if extended and delta else "composition",
                 runs=added,
                 not_bounded_by=[run for run, cost in costs.items() if not cost],
                 not_counted=list(not_counted),
@@ -72,11 +78,12 @@ def totals(
     return found
 
 
-def _relation(unit: str, added: Sequence[Mapping[str, Any]]) -> str:
-    """What a total is about: of volumes, voxels are replaced."""
-    own = _RELATIONS[unit]
-    voxels = own.replace("pixels", "voxels")
-    return voxels if any(s["neighbouring"] == voxels for s in added) else own
+def _changes(unit: str, added: Sequence[Mapping[str, Any]]) -> Changes:
+    """What of a unit is replaced: of volumes voxels, of other images pixels."""
+    if unit != "image":
+        return "data"
+    about = [Facts.model_validate(m["facts"]) for s in added for m in s["hospitals"]]
+    return "voxels" if any(one.changes == "voxels" for one in about) else "pixels"
 
 
 def _epsilon(
@@ -87,13 +94,11 @@ def _epsilon(
 ) -> float:
     spent: dict[Mechanism, int] = {}
     pure: dict[tuple[str, Mechanism], int] = {}
-    first: tuple[tuple[Mechanism, int], ...] = ()
     for run, cost in costs.items():
         # The noise of an image is drawn once for all seeds of an arm.
         arm = run.partition("/")[0]
         for name in dict.fromkeys((member, POOLED)):
             for step, count in cost.get(name, []):
-                first = first or ((step, count),)
                 if step.kind == "laplace":
                     pure[arm, step] = max(pure.get((arm, step), 0), count)
                 else:
@@ -102,13 +107,11 @@ def _epsilon(
     for (_, step), count in pure.items():
         releases[step] = releases.get(step, 0) + count
     everything = tuple(spent.items()) + tuple(releases.items())
+    pure_sum = sum(step.pure_epsilon() * count for step, count in everything)
     if delta == 0:
-        return sum(step.pure_epsilon() * count for step, count in everything)
+        return pure_sum
     if extended:
-        opening = accounting.rdp(first)
-        order = min(ORDERS, key=lambda o: accounting.epsilon_at(o, opening[ORDERS.index(o)], delta))
-        divergence = accounting.rdp(everything)[ORDERS.index(order)]
-        return accounting.epsilon_at(order, divergence, delta)
+        return min(pure_sum, accounting.odometer(accounting.rdp(everything), delta))
     return accounting.composed_epsilon(tuple(sorted(everything, key=str)), delta)
 
 
@@ -127,24 +130,23 @@ def _costs(statement: Mapping[str, Any], unit: str) -> dict[str, list[tuple[Mech
     found = {}
     for member in statement["hospitals"]:
         spent = [(Mechanism.from_json(i["step"]), int(i["count"])) for i in member["spent"]]
-        seen = [(_seen(statement, step, unit), count) for step, count in spent]
+        seen = [(_seen(member, step, unit), count) for step, count in spent]
         if any(step is None for step, _ in seen):
             return {}
         found[str(member["hospital"])] = [(step, count) for step, count in seen if step is not None]
     return found
 
 
-def _seen(statement: Mapping[str, Any], step: Mechanism, unit: str) -> Mechanism | None:
-    """A step of this run as it looks from ``unit``; None where it bounds nothing for it."""
-    own = str(statement["unit"])
-    if own == "hospital":
+def _seen(member: Mapping[str, Any], step: Mechanism, unit: str) -> Mechanism | None:
+    """A member's step as it looks from ``unit``; None where it bounds nothing for it."""
+    about = Facts.model_validate(member["facts"])
+    if about.unit == "hospital":
         # Replacing a hospital's data covers every patient and image in it; zeroing out is half.
-        if str(statement["neighbouring"]).startswith("zero out"):
-            return gaussian(step.noise / 2)
+        return gaussian(step.noise / 2) if about.relation == "zero-out" else step
+    # Images are replaced, in a total: one that is added or removed says less.
+    if about.unit == unit and (unit != "image" or about.relation == "replace"):
         return step
-    if own == unit and (unit != "image" or step.kind in ("laplace", "replace-gaussian")):
-        return step
-    cap = statement["images_per_patient"]
-    if own == "image" and unit == "patient" and step.kind == "replace-gaussian" and cap:
+    cap = member["images_per_patient"]
+    if about.unit == "image" and unit == "patient" and step.kind == "replace-gaussian" and cap:
         return group_gaussian(step.noise, step.rate, int(cap))
     return None

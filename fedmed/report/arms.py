@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fedmed.privacy.facts import Facts
+from fedmed.report import checking
 from fedmed.report.evidence import Estimate, Evidence
 from fedmed.report.load import Comparison, Run
 from fedmed.report.reading import Json, Number, dig, mean, number, pair, rows, table, texts
@@ -93,12 +95,21 @@ class Arm:
 
     @property
     def statement(self) -> Json:
-        """The privacy statement of the seed whose guarantee is weakest; empty without any."""
+        """The privacy statement of the seed whose guarantee is weakest; empty without any.
+
+        Each of its figures is the worst of all seeds, which need not be that one's.
+        """
         told = [run.privacy for run in self.runs if run.privacy]
         unclaimed = [one for one in told if number(one.get("epsilon")) is None]
         if unclaimed or not told:
             return next(iter(unclaimed), {})
-        return max(told, key=lambda one: number(one["epsilon"]) or 0.0)
+        weakest = max(told, key=lambda one: number(one["epsilon"]) or 0.0)
+        return {**weakest, **worst(told, checking.FIGURES)}
+
+    @property
+    def facts(self) -> Facts | None:
+        """What the guarantee is about; None where hospitals differ or it is not recorded."""
+        return checking.facts(self.statement.get("facts"))
 
     @property
     def results(self) -> list[Json]:
@@ -277,6 +288,17 @@ def _size(gaps: Json, quantity: str) -> Estimate:
     low, high = pair(dig(gaps, "intervals", quantity))
     found = Estimate(value=number(gaps.get(quantity)), low=low, high=high)
     return -found if (found.value or 0.0) < 0.0 else found
+
+
+def worst(records: Sequence[Json], keys: Iterable[str]) -> Json:
+    """Each figure that the records have, the largest; None as soon as one of them has none."""
+    found = {}
+    for key in keys:
+        values = [number(record.get(key)) for record in records if key in record]
+        present = [value for value in values if value is not None]
+        if values:
+            found[key] = max(present) if len(present) == len(records) else None
+    return found
 
 
 def _largest(results: Iterable[Json], key: str) -> Number:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pandas as pd
 from markupsafe import Markup
 
+from fedmed.base.cells import csv_text
 from fedmed.report import vega
 from fedmed.report.arms import Arm
 from fedmed.report.palette import LIGHT, arm_colour, arm_shape, var
@@ -189,7 +190,7 @@ def embedded(value: Any) -> Markup:
 
 def address(data: pd.DataFrame) -> str:
     """A table as the data address of a CSV file."""
-    text = data.to_csv(index=False, lineterminator="\r\n")
+    text = csv_text(data, end="\r\n")
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.encode()).decode("ascii")
 
 

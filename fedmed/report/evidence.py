@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from fedmed import files
+from fedmed.base.opening import present
+from fedmed.errors import UserError
 from fedmed.report.reading import Json, Number, json_object, number, pair, rows, table, texts
 
 FILE: Final = "comparison.json"
@@ -143,7 +145,7 @@ def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evide
     stale = [
         run
         for run, digest in inputs.items()
-        if (path := directory / run / _PREDICTIONS).is_file() and _digest(path) != digest
+        if present(path := directory / run / _PREDICTIONS) and _digest(path) != digest
     ]
     if stale:
         problems.append(
@@ -209,4 +211,7 @@ def _difference(row: Json) -> Difference:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return files.digest(path)
+    except (OSError, UserError):
+        return ""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fedmed.report import absent
 from fedmed.report.arms import Arm
 from fedmed.report.evidence import Estimate
-from fedmed.report.reading import Json, mean, number, pair, table, texts
+from fedmed.report.reading import Json, Number, mean, number, pair, table, texts
 
 
 def at_hospitals(arms: Sequence[Arm]) -> list[Json]:
@@ -22,7 +22,7 @@ def at_hospitals(arms: Sequence[Arm]) -> list[Json]:
         found = [table(result, key) for result in arm.results if table(result, key)]
         if not found:
             continue
-        noise = table(found[0], "noise")
+        noise = [table(one, "noise") for one in found]
         ends = [pair(one.get("auroc_interval")) for one in found]
         bounds = [pair(one.get("auroc_bounds")) for one in found]
         told.append(
@@ -38,12 +38,18 @@ def at_hospitals(arms: Sequence[Arm]) -> list[Json]:
                 "server": None if alone else arm.auroc,
                 "sent": _range([len(texts(one, "hospitals")) for one in found]),
                 "missing": sorted({name for one in found for name in table(one, "missing")}),
-                "epsilon": number(noise.get("epsilon")),
-                "delta": number(noise.get("delta")),
+                "epsilon": _worst([number(one.get("epsilon")) for one in noise]),
+                "delta": _worst([number(one.get("delta")) for one in noise]),
                 "notes": [] if alone else [n for one in found for n in texts(one, "notes")],
             }
         )
     return told
+
+
+def _worst(values: Sequence[Number]) -> Number:
+    """The largest over seeds; None as soon as one has none."""
+    known = [value for value in values if value is not None]
+    return max(known) if known and len(known) == len(values) else None
 
 
 def _range(counts: Sequence[int]) -> str:

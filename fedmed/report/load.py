@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fedmed.base.cells import csv_text
+from fedmed.base.opening import MIB, absolute, is_folder, opened, present, read_bytes
+from fedmed.base.packed import check_zip
+from fedmed.base.parsing import parse_json
 from fedmed.errors import UserError
 from fedmed.evaluation import predictions
-from fedmed.files import write_text
+from fedmed.files import MOST_JSON, is_seed, write_text
 from fedmed.report import checking, evidence
-from fedmed.report.reading import Json, dig, json_object, pair, table, texts
+from fedmed.report.reading import Json, dig, json_object, number, pair, table, texts
+from fedmed.report.reading import rows as objects
 
+_ROUNDS: Final = 100_000  # lines of a history
+_SAMPLES: Final = 64 * MIB  # bytes of the sample images
 MEGABYTE: Final = 1e6
 _GAPS: Final = (
     "auroc_gap",
@@ -69,7 +75,7 @@ def load(directory: Path) -> Comparison:
     Files that are absent leave their part out; damaged ones are skipped and named in `problems`.
     Raises UserError where the directory is absent or holds no run.
     """
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     problems: list[str] = []
     about = json_object(directory / "experiment.json", directory, problems)
@@ -77,7 +83,7 @@ def load(directory: Path) -> Comparison:
     found = _found(directory)
     if not planned and not found:
         raise UserError(f"{directory} holds no run; give the folder that fedmed run wrote")
-    if not about and not (directory / "experiment.json").exists():
+    if not about and not present(directory / "experiment.json"):
         problems.append("experiment.json is absent: title, order of arms and settings are missing")
     keys = list(dict.fromkeys([*planned, *found]))
     order = list(dict.fromkeys(arm for arm, _ in keys))
@@ -86,7 +92,7 @@ def load(directory: Path) -> Comparison:
     results = [run.result for run in runs if run.result is not None]
     return Comparison(
         directory=directory,
-        title=str(about.get("title") or about.get("name") or directory.resolve().name),
+        title=str(about.get("title") or about.get("name") or absolute(directory).name),
         description=str(about.get("description") or ""),
         synthetic=bool(about.get("synthetic")) or any(r.get("synthetic") for r in results),
         cohort=str(about.get("cohort") or (results[0].get("cohort") if results else "") or ""),
@@ -112,7 +118,7 @@ def summary_table(directory: Path) -> pd.DataFrame:
 def write_summary(directory: Path) -> Path:
     """Write the summary table to ``summary.csv`` in the run directory, atomically."""
     path = directory / "summary.csv"
-    write_text(path, summary_table(directory).to_csv(index=False, lineterminator="\n"))
+    write_text(path, csv_text(summary_table(directory)))
     return path
 
 
@@ -155,7 +161,7 @@ def _row(run: Run, result: Json) -> Json:
             # Two sexes have no correlation.
             if (key, attribute) != ("pearson_size_auroc", "sex"):
                 row[f"{key}_{attribute}"] = gaps.get(key)
-    memory = result.get("peak_memory_bytes")
+    memory = number(result.get("peak_memory_bytes"))
     row["rounds"] = result.get("rounds")
     row["seconds"] = dig(result, "seconds", "total")
     row["peak_memory_mb"] = None if memory is None else memory / MEGABYTE
@@ -167,7 +173,7 @@ def _found(directory: Path) -> list[tuple[str, int]]:
     found = []
     for folder in sorted(directory.glob("*/seed-*")):
         digits = folder.name.removeprefix("seed-")
-        if folder.is_dir() and digits.isdecimal():
+        if folder.is_dir() and is_seed(digits):
             found.append((folder.parent.name, int(digits)))
     return found
 
@@ -185,7 +191,7 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
         absent = [
             name
             for name, there in (("privacy.json", privacy), ("config.json", config))
-            if not there and not (folder / name).exists()
+            if not there and not present(folder / name)
         ]
         problems += [f"{arm}/seed-{seed}/{name} is absent: its part is missing" for name in absent]
         problems += _unreadable(folder / "predictions.parquet", directory)
@@ -201,7 +207,7 @@ def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
 
 def _unreadable(path: Path, directory: Path) -> list[str]:
     """A line where a run's predictions are damaged; one that has none is not to be compared."""
-    if not path.exists():
+    if not present(path):
         return []
     try:
         predictions.read(path)
@@ -214,26 +220,50 @@ def _unreadable(path: Path, directory: Path) -> list[str]:
 def _history(path: Path, directory: Path, problems: list[str]) -> list[Json]:
     """Rounds by number; a round that was run again counts once, as it went last."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(path, MOST_JSON).decode("utf-8").split("\n")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError):
+    except (UserError, ValueError):
+        lines = ["damaged"]
+    if len(lines) > _ROUNDS:
         lines = ["damaged"]
     rounds: dict[int, Json] = {}
-    for number, line in enumerate(lines, start=1):
+    for place, line in enumerate(lines, start=1):
+        if not line and place == len(lines):  # what follows the last line end
+            continue
         try:
-            entry = json.loads(line)
-            rounds[int(entry["round"])] = entry
+            entry = parse_json(line)
+            if not isinstance(entry["round"], int):
+                raise TypeError("round")
+            rounds[entry["round"]] = entry
         except (ValueError, TypeError, KeyError):
             where = path.relative_to(directory)
-            problems.append(f"{where}, line {number}, is damaged or half written: skipped")
-    return [rounds[number] for number in sorted(rounds)]
+            problems.append(f"{where}, line {place}, is damaged or half written: skipped")
+    cut: dict[str, list[str]] = {}
+    for round_number in sorted(rounds):
+        for one in objects(rounds[round_number], "cut"):
+            cut.setdefault(str(one.get("hospital")), []).append(str(round_number))
+    for hospital, where_cut in cut.items():
+        problems.append(
+            f"{path.parent.relative_to(directory)}: {hospital}'s update was longer than it may be "
+            f"and was cut in {len(where_cut)} round(s), first in round {where_cut[0]}"
+        )
+    return [rounds[round_number] for round_number in sorted(rounds)]
+
+
+def _is_images(array: npt.NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 3 and 0 not in array.shape
 
 
 def _samples(path: Path, problems: list[str]) -> dict[str, npt.NDArray[Any]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with opened(path, _SAMPLES) as file:
+            check_zip(file, _SAMPLES, path.name)
+            with np.load(file, allow_pickle=False) as archive:
+                found = {name: archive[name] for name in archive.files}
+        if not all(_is_images(array) or name == "label" for name, array in found.items()):
+            raise ValueError("samples")
+        return found
     except FileNotFoundError:
         return {}
     except Exception:  # a damaged zip raises many kinds, and none may stop the report

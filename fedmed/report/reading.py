@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from fedmed.base.opening import read_bytes
+from fedmed.base.parsing import Unparsable, parse_json
+from fedmed.errors import UserError
+from fedmed.files import MOST_JSON
 
 Json = dict[str, Any]
 Number = float | None
+_LARGEST: Final = 1e18
 
 
 def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
@@ -18,10 +22,10 @@ def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
     NaN and infinities, which JSON does not know, are read as None.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        value = parse_json(read_bytes(path, MOST_JSON))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except (UserError, Unparsable):
         value = None
     if not isinstance(value, dict):
         problems.append(f"{path.relative_to(directory)} is damaged or half written: skipped")
@@ -30,10 +34,13 @@ def json_object(path: Path, directory: Path, problems: list[str]) -> Json:
 
 
 def number(value: Any) -> Number:
-    """A finite number as a float; None for anything else."""
+    """A number as a float; None for anything else, and beyond what any figure here can be.
+
+    An axis to 1e308 has no ticks, and a square of it is no number.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    return float(value) if abs(value) <= _LARGEST else None
 
 
 def dig(value: Any, *path: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from fedmed.report import words
-from fedmed.report.arms import Arm
+from fedmed.report import checking, words
+from fedmed.report.arms import Arm, worst
 from fedmed.report.reading import Json
 from fedmed.rounding import up
 
@@ -23,9 +23,14 @@ _FACTS: Final = (
 _COLUMNS: Final = (
     ("epsilon", "ε per {unit}", words.epsilon_text),
     ("delta", "δ", words.delta_text),
+    ("epsilon_at_own_delta", "ε at its own δ", words.epsilon_text),
+    ("own_delta", "own δ", words.delta_text),
     ("epsilon_rdp", "ε by Rényi", words.epsilon_text),
     ("epsilon_replace_one", "ε, replaced", words.epsilon_text),
     ("epsilon_patient", "ε per patient", words.epsilon_text),
+    ("epsilon_planned", "ε of the whole plan", words.epsilon_text),
+    ("tpr_at_fpr_001", "TPR at 1 % FPR", words.share),
+    ("images_per_patient", "Images of a patient", words.thousands),
     ("noise_multiplier", "Noise multiplier", words.fixed),
     ("sampling_rate", "Sampling rate", words.fixed),
     ("steps", "Steps", words.thousands),
@@ -69,6 +74,7 @@ def totals(arms: Sequence[Arm]) -> list[Json]:
         {
             "unit": _whose(total),
             "neighbouring": total.get("neighbouring") or words.ABSENT,
+            "theorem": total.get("theorem") or "",
             "epsilon": total["epsilon"],
             "delta": total["delta"],
             "runs": total.get("runs") or [],
@@ -105,7 +111,7 @@ def _facts(arm: Arm, told: Json) -> list[tuple[str, str]]:
         counts = f"{words.thousands(taken)} of {words.thousands(planned)}"
         facts.append(("Steps taken of planned", counts))
     if told.get("images_per_patient"):
-        facts.append(("Images of one patient", f"at most {told['images_per_patient']}"))
+        facts.append(("Images of one patient", f"at most {told['images_per_patient']:g}"))
     return facts
 
 
@@ -155,6 +161,14 @@ def _numbers(arm: Arm, told: Json) -> list[tuple[str, str, str]]:
     rows.append(
         ("ε without knowledge of the seed", seed, f"per {unit}", "no claim against who knows it")
     )
+    rows.append(
+        (
+            "ε of the whole plan",
+            _other(told, "epsilon_planned"),
+            f"per {unit}, δ = {delta}",
+            "the run was stopped early: this holds even if results decided when",
+        )
+    )
     found = [
         (name, f"{words.epsilon_text(value)} {of}", reading)
         for name, value, of, reading in rows
@@ -171,7 +185,7 @@ def _other(told: Json, key: str) -> float | None:
 
 def _cap(told: Json) -> str:
     cap = told.get("images_per_patient")
-    return f"with at most {cap} images" if cap else "with all images"
+    return f"with at most {cap:g} images" if cap else "with all images"
 
 
 def _pixels(arm: Arm, told: Json) -> list[tuple[str, str, str]]:
@@ -211,7 +225,7 @@ def _attacker(told: Json) -> list[tuple[str, str, str]]:
         reading = (
             "at most, right alarms where 1 % of alarms on others are accepted; 1 % is guessing"
         )
-        share = f"{100 * up(told['tpr_at_fpr_001'], 2):.3g} %"
+        share = words.share(told["tpr_at_fpr_001"])
         found.append(("Right alarms at 1 % false alarms", share, reading))
     if told.get("noise_to_signal") is not None:
         reading = "expected size of the noise over the largest signal it can hide, from the plan"
@@ -221,26 +235,42 @@ def _attacker(told: Json) -> list[tuple[str, str, str]]:
 
 def _hospitals(arm: Arm) -> Json:
     """Hospitals beside each other: a table where they differ, else one line for all."""
-    worst: dict[str, Json] = {}
+    seeds: dict[str, list[Json]] = {}
     for run in arm.runs:
         for record in run.privacy.get("hospitals") or []:
-            name = str(record["hospital"])
-            known = worst.get(name)
-            if known is None or (record.get("epsilon") or 0) > (known.get("epsilon") or 0):
-                worst[name] = record
-    records = list(worst.values())
+            seeds.setdefault(str(record["hospital"]), []).append(record)
+    records = [_weakest(told) for told in seeds.values()]
+    redundant = _redundant(records)
     shown = [
         (key, title.format(unit=arm.unit), form)
         for key, title, form in _COLUMNS
-        if key in _ALWAYS or any(record.get(key) is not None for record in records)
+        if key in _ALWAYS
+        or (key not in redundant and any(record.get(key) is not None for record in records))
     ]
     cells = [[_cell(record, key, form) for key, _, form in shown] for record in records]
     same = len(records) > 1 and all(row == cells[0] for row in cells)
     return {
         "titles": [title for _, title, _ in shown],
-        "rows": [] if same else list(zip(worst, cells, strict=True)),
-        "same": ", ".join(worst) if same else "",
+        "rows": [] if same else list(zip(seeds, cells, strict=True)),
+        "same": ", ".join(seeds) if same else "",
     }
+
+
+def _weakest(told: Sequence[Json]) -> Json:
+    """A hospital over seeds: each figure the worst of them."""
+    weakest = max(told, key=lambda record: record.get("epsilon") or 0.0)
+    figures = ("epsilon_at_own_delta", "own_delta", *checking.FIGURES)
+    return {**weakest, **worst(told, figures)}
+
+
+def _redundant(records: Sequence[Json]) -> set[str]:
+    """Columns that say nothing new: where every hospital has the run's delta, or took its plan."""
+    found = set()
+    if all(record.get("own_delta") in (None, record.get("delta")) for record in records):
+        found |= {"own_delta", "epsilon_at_own_delta"}
+    if all(record.get("epsilon_planned") in (None, record.get("epsilon")) for record in records):
+        found.add("epsilon_planned")
+    return found
 
 
 def _cell(record: Json, key: str, form: Any) -> str:

@@ -1,4 +1,7 @@
-"""Who trusts whom, and where noise enters: a chain from patient to the world for each model."""
+"""Who trusts whom, and where noise enters: a chain from patient to the world for each model.
+
+From a statement's typed facts alone: its sentences are shown and never read.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fedmed.privacy.facts import Facts
 from fedmed.report.arms import Arm
-from fedmed.report.reading import number, table
 
 IMAGES, GRADIENTS, UPDATES, SUM = "images", "gradients", "updates", "sum"
-_PLACES: Final = {
-    "pixel-laplace": IMAGES,
-    "dp-pix": IMAGES,
-    "brightness-shift": "",
-    "dp-sgd": GRADIENTS,
-    "local-update": UPDATES,
-    "central-fixed": SUM,
-    "central-adaptive": SUM,
-    "none": "",
-}
 _SHIFT: Final = "brightness-shift"
 _SHIFTED: Final = (
     "The brightness of every image is shifted once. That gives no guarantee: the difference "
@@ -52,7 +45,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The arms that share one trust model, in words and as stages."""
+    """The arms that share one trust model, in words and as stages.
+
+    There are no stages where hospitals protect different things, or the facts are not recorded.
+    """
 
     arms: list[str]
     trust: str
@@ -66,39 +62,30 @@ def chains(arms: Sequence[Arm]) -> list[Chain]:
     found: dict[tuple[object, ...], list[Arm]] = {}
     for arm in arms:
         claimed = arm.epsilon is not None
-        key = (arm.scheme, places(arm), arm.trust, arm.unit, claimed, arm.kind == _SHIFT)
+        about = None
+        if arm.facts is not None:
+            about = (arm.facts.noise, arm.facts.trusted, arm.facts.unit)
+        key = (arm.scheme, about, arm.trust, claimed, arm.kind == _SHIFT)
         found.setdefault(key, []).append(arm)
     return [
         Chain(
             arms=[arm.name for arm in same],
             trust=same[0].trust,
             claimed=same[0].epsilon is not None,
-            stages=_stages(same[0]),
+            stages=[] if same[0].facts is None else _stages(same[0], same[0].facts),
             warning=_SHIFTED if same[0].kind == _SHIFT else "",
         )
         for same in found.values()
     ]
 
 
-def places(arm: Arm) -> tuple[str, ...] | None:
-    """Where noise enters, in the order of the data's way; None for a mechanism not known here."""
-    if arm.kind not in _PLACES:
-        return None
-    found = {_PLACES[arm.kind]} - {""}
-    also = arm.runs[0].config.get("privacy.image-mechanism")
-    stacked = bool(table(arm.statement, "epsilon_by_pixels"))
-    if also not in (None, "", "none") or number(arm.statement.get("epsilon_per_pixel")) or stacked:
-        found.add(IMAGES)
-    return tuple(place for place in _NOISE if place in found)
-
-
-def _stages(arm: Arm) -> list[Stage]:
+def _stages(arm: Arm, about: Facts) -> list[Stage]:
     """Patient, hospital, server and the world; fewer where data never meet."""
-    noise = places(arm) or ()
+    noise = tuple(place for place in _NOISE if place in about.noise)
     claimed = arm.epsilon is not None
-    everyone = arm.trust.startswith("everyone")
-    hospital = everyone or "hospital" in arm.trust or "holds the pooled" in arm.trust
-    server = everyone or "server" in arm.trust
+    everyone = not {"everyone", "recipients"}.isdisjoint(about.trusted)
+    hospital = everyone or not {"hospital", "pool"}.isdisjoint(about.trusted)
+    server = everyone or "server" in about.trusted
     early = any(place in noise for place in (IMAGES, GRADIENTS, UPDATES))
     at_home = tuple(_NOISE[place] for place in noise if place != SUM)
     patient = Stage(

@@ -59,6 +59,11 @@ def epsilon_text(value: float | None) -> str:
     return f"{math.ceil(value):,}" if value > 999 else f"{up(value):.3g}"
 
 
+def share(value: float | None) -> str:
+    """A share in percent, rounded up to two digits; a dash for None."""
+    return ABSENT if value is None else f"{100 * up(value, 2):.3g} %"
+
+
 def short(name: str) -> str:
     """An arm's name cut to what a figure has room for."""
     return name if len(name) <= _NAME else name[: _NAME - 1] + "…"

@@ -7,7 +7,11 @@ from typing import Annotated
 
 import typer
 
-site_app = typer.Typer(help="Make and start a hospital's part.", no_args_is_help=True)
+from fedmed.base.terminal import say
+
+site_app = typer.Typer(
+    help="Make and start a hospital's part.", no_args_is_help=True, rich_markup_mode=None
+)
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")]
 
@@ -25,8 +29,8 @@ def certs(
     from fedmed.site.certs import make_certificates
 
     for path in make_certificates(folder, host, days):
-        typer.echo(path)
-    typer.echo(
+        say(path)
+    say(
         "for trials only: in production use certificates of the institution's own CA\n"
         f"each hospital gets {folder / 'ca.crt'}; {folder / 'ca.key'} and "
         f"{folder / 'server.key'} go nowhere",
@@ -80,10 +84,10 @@ def init(
         minimum_cohort=minimum_cohort,
         public_size=public_size,
     )
-    typer.echo(make_site(folder, wish))
-    typer.echo("the line above is the public key. Next:", err=True)
+    say(make_site(folder, wish))
+    say("the line above is the public key. Next:", err=True)
     for number, step in enumerate(steps(folder, wish), start=1):
-        typer.echo(f"{number}. {step}", err=True)
+        say(f"{number}. {step}", err=True)
 
 
 @site_app.command()
@@ -100,7 +104,7 @@ def join(
 
     found = read_connection(connection)
     command = supernode(found, guard.absolute(), port)
-    await_server(found, lambda line: typer.echo(line, err=True))
+    await_server(found, lambda line: say(line, err=True))
     os.execve(command[0], command, environment())  # noqa: S606 -- it gets its signals itself
 
 
@@ -113,9 +117,9 @@ def doctor(
 
     found = examine(site)
     if json_:
-        typer.echo(json.dumps([check.to_json() for check in found], indent=2))
+        say(json.dumps([check.to_json() for check in found], indent=2))
     else:
         for check in found:
-            typer.echo(f"{'ok ' if check.ok else 'NOT OK'} {check.name}: {check.text}")
+            say(f"{'ok ' if check.ok else 'NOT OK'} {check.name}: {check.text}")
     if not all(check.ok for check in found):
         raise typer.Exit(2)

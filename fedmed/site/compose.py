@@ -30,6 +30,7 @@ services:
     <<: *closed
     user: "{guard}:{group}"
     network_mode: none
+    mem_limit: ${{FEDMED_GUARD_MEMORY:-16g}}
     command: [fedmed, guard, /site/site.toml]
     volumes:
       - ./site.toml:/site/site.toml:ro
@@ -38,7 +39,7 @@ services:
       - ./run:/site/run
 {data}
     healthcheck:
-      test: [CMD, test, -S, /site/run/guard.sock]
+      test: [CMD, python, -m, fedmed.site.health, /site/run/guard.sock]
       interval: 5s
       start_period: 30s
 
@@ -49,6 +50,7 @@ services:
     depends_on:
       guard: {{condition: service_healthy}}
     pids_limit: 256
+    mem_limit: ${{FEDMED_NODE_MEMORY:-4g}}
     volumes:
       - ./connection.toml:/site/connection.toml:ro
       - ./ca.crt:/site/ca.crt:ro
@@ -62,6 +64,7 @@ services:
     restart: "no"
     user: "0:0"
     cap_add: [DAC_OVERRIDE]  # files of both users
+    mem_limit: ${{FEDMED_GUARD_MEMORY:-16g}}
     command: [fedmed, doctor, /site/site.toml]
     healthcheck: {{disable: true}}
     volumes:

@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedmed import config
+from fedmed.base.opening import MIB, expanded, read_bytes
 from fedmed.errors import UserError
 
 NAME: Final = "connection.toml"
+_KEY: Final = "give it to the user who runs the SuperNode, or make one with fedmed site init"
 _KEYS: Final = ("server", "ca", "key")
 
 
@@ -45,13 +47,13 @@ def read_connection(path: Path) -> Connection:
         if not isinstance(given.get(key), str) or not given[key]:
             raise UserError(f'{path}: {key} is missing or no text; set {key} = "..."')
     host, port = split_address(given["server"], f"{path}: server")
-    here = path.expanduser().absolute().parent
+    here = expanded(path).absolute().parent
     return Connection(
-        where=path.expanduser().absolute(),
+        where=expanded(path).absolute(),
         host=host,
         port=port,
-        ca=here / Path(given["ca"]).expanduser(),
-        key=here / Path(given["key"]).expanduser(),
+        ca=here / expanded(given["ca"]),
+        key=here / expanded(given["key"]),
     )
 
 
@@ -62,9 +64,13 @@ def split_address(address: str, where: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         colon = ""
-    if not colon or not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not colon or not host or "/" in host or not _is_port(port):
         raise UserError(f"{where} = {address!r}: write it as HOST:PORT, without https://")
     return host, int(port)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
 def new_key() -> tuple[bytes, bytes]:
@@ -87,12 +93,11 @@ def new_key() -> tuple[bytes, bytes]:
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The node key at ``path``, which only its owner may read; raises :class:`UserError`."""
     try:
+        content = read_bytes(path, MIB, _KEY)
         mode = path.stat().st_mode
-        content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"{path}: the node key cannot be read ({error.strerror}); give it to the user who runs "
-            "the SuperNode, or make one with fedmed site init"
+            f"{path}: the node key cannot be read ({error.strerror}); {_KEY}"
         ) from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UserError(
@@ -101,7 +106,7 @@ def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
         )
     try:
         key = serialization.load_ssh_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, UnsupportedAlgorithm) as error:
         raise UserError(
             f"{path}: no OpenSSH private key without passphrase; make one with fedmed site init"
         ) from error

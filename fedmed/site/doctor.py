@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from fedmed.base.opening import is_folder, present
 from fedmed.config import Settings
 from fedmed.errors import RunError, UserError
 from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger_report import regular
 from fedmed.privacy.policy import read_policy
 from fedmed.site.connection import NAME, Connection, read_connection
 from fedmed.site.file import SiteFile, read_site
@@ -113,7 +115,7 @@ def _data(site: SiteFile) -> Iterator[Check]:
 
 
 def _readable(path: str, key: str) -> None:
-    if path and Path(path).exists() and not os.access(path, os.R_OK):
+    if path and present(Path(path)) and not os.access(path, os.R_OK):
         raise UserError(
             f"{key} = '{path}': this user may not read it; give the guard's user that right"
         )
@@ -153,9 +155,9 @@ def _disk(site: SiteFile) -> Check:
 
 
 def _ledger(site: SiteFile) -> Iterator[Check]:
-    ledger = Ledger(site.ledger, site.audit, patience=5.0)
     try:
-        if site.ledger.exists() or ledger.log.path.exists():
+        ledger = regular(Ledger(site.ledger, site.audit, patience=5.0))
+        if present(site.ledger) or present(ledger.log.path):
             yield Check("ledger", True, f"{ledger.verify()} rows, whole")
         else:
             yield Check("ledger", True, "none yet; the guard's first request makes it")
@@ -171,7 +173,7 @@ def _ledger(site: SiteFile) -> Iterator[Check]:
 def _unwritable(path: Path) -> str:
     """Why ``path`` cannot be written, and what to do; "" where it can."""
     remedy = "nothing is trained without a ledger that can be written"
-    if path.exists() and not os.access(path, os.W_OK):
+    if present(path) and not os.access(path, os.W_OK):
         return f"{path} cannot be written; mount its volume writable for the guard's user: {remedy}"
     folder = _existing(path.parent)
     try:
@@ -186,6 +188,6 @@ def _unwritable(path: Path) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists():
+    while not is_folder(folder):
         folder = folder.parent
     return folder

@@ -1,6 +1,5 @@
 """Everything a site needs to join a federation, written once: keys, policy, data, compose file."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedmed import config, files
+from fedmed.base.opening import MIB, absolute, check_regular, expanded, present, read_bytes
 from fedmed.config import flatten
 from fedmed.data.sources.reading import read_table
 from fedmed.errors import UserError
@@ -67,7 +67,7 @@ def make_site(folder: Path, wish: Wish) -> str:
     for name, text in texts.items():
         files.write_text(folder / name, text)
     if wish.ca is not None:
-        files.write_bytes(folder / "ca.crt", wish.ca.read_bytes())
+        files.write_bytes(folder / "ca.crt", read_bytes(wish.ca, MIB, "give a certificate"))
     with files.disk_errors(folder):
         (folder / "state").mkdir(mode=0o700)
         (folder / "run").mkdir()
@@ -105,9 +105,9 @@ def app_hash(app: str) -> str:
         return ""
     if len(app) == 64 and set(app.lower()) <= set("0123456789abcdef"):
         return app.lower()
-    path = Path(app).expanduser()
+    path = expanded(app)
     _readable(path, "--app")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return files.digest(path)
 
 
 def _checked(folder: Path, texts: dict[str, str]) -> list[Path]:
@@ -125,7 +125,7 @@ def _checked(folder: Path, texts: dict[str, str]) -> list[Path]:
     wanted = [str(site.data.get(f"data.{key}", "")) for key in ("path", "images", "index")]
     paths = [Path(path) for path in wanted if path]
     for path in paths:
-        if not path.exists():
+        if not present(path):
             raise UserError(f"--data: {path}: no such file or folder; correct the path")
     return sorted({path for path in paths if not set(path.parents) & set(paths)})
 
@@ -156,22 +156,22 @@ def _data(wish: Wish) -> dict[str, Any]:
         if wish.images is not None:
             raise UserError("--images goes with a table; write images = in the TOML of --data")
         given = config.read_toml(wish.data)
-        here = wish.data.expanduser().absolute().parent
+        here = expanded(wish.data).absolute().parent
         for key in ("path", "images", "index"):
             if isinstance(given.get(key), str) and (here / str(given[key])).exists():
-                given[key] = str((here / str(given[key])).resolve())
+                given[key] = str(absolute(here / str(given[key])))
         for key, value in flatten(given).items():
             if not isinstance(value, str | int | float | bool):
                 raise UserError(f"{wish.data}: {key}: give one number, true, false or text")
         return given
     images = wish.images if wish.images is not None else wish.data.parent
-    if not images.exists():
+    if not present(images):
         raise UserError(f"--images {images}: no such folder or zip; correct the path")
     columns = read_table(wish.data).columns
     found: dict[str, Any] = {
         "source": "table",
-        "path": str(wish.data.expanduser().absolute()),
-        "images": str(images.expanduser().absolute()),
+        "path": str(expanded(wish.data).absolute()),
+        "images": str(expanded(images).absolute()),
     }
     return found if "split" in columns else found | {"split": "patient"}
 
@@ -193,12 +193,10 @@ def _policy(wish: Wish) -> str:
 
 def _readable(path: Path, option: str) -> None:
     try:
-        with path.expanduser().open("rb") as source:
-            source.read(1)
-    except OSError as error:
-        raise UserError(
-            f"{option} {path}: cannot be read ({error.strerror}); correct the path or its rights"
-        ) from error
+        check_regular(expanded(path), files.MOST_FILE, "correct the path or its rights")
+    except (UserError, OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{option} {path}: cannot be read ({why}); correct the path") from error
 
 
 def _hand_over(folder: Path) -> None:

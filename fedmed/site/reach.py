@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Any, Final
 
+from fedmed.base.opening import MIB, check_regular
 from fedmed.errors import UserError
 from fedmed.site.connection import Connection, read_key
 
@@ -43,8 +44,9 @@ def knock(
     """
     found = [_key(connection)]
     try:
+        check_regular(connection.ca, MIB)
         context = ssl.create_default_context(cafile=str(connection.ca))
-    except (OSError, ssl.SSLError):
+    except (OSError, ssl.SSLError, UserError):
         text = f"{connection.ca} is no certificate that can be read; put the server's CA there"
         return [*found, Check("certificate", False, text)]
     link = http.client.HTTPSConnection(

@@ -143,6 +143,7 @@ def test_an_image_that_claims_to_be_huge_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "MAX_PIXELS", 100)
     with pytest.raises(UserError, match=r"big\.png: larger than"):
         decode(encoded(np.zeros((11, 10), dtype=np.uint8)), "big.png")
+    monkeypatch.setattr(module, "MAX_DICOM_PIXELS", 100)
     with pytest.raises(UserError, match=r"big\.dcm: larger than"):
         decode(dicom(np.zeros((11, 10), dtype=np.uint16)), "big.dcm")
 

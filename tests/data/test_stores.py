@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import refuses
 
 from fedmed.data.stores import ArrayStore, FolderStore, ZipStore
 from fedmed.errors import UserError
@@ -126,3 +127,23 @@ def test_array_store_digest_depends_on_shape_and_bytes() -> None:
     a, b = ArrayStore({"t": flat.reshape(1, 4, 8)}), ArrayStore({"t": flat.reshape(1, 8, 4)})
     assert a.digest("t/000000") != b.digest("t/000000")
     assert a.digest("t/000000") == ArrayStore({"t": flat.reshape(1, 4, 8)}).digest("t/000000")
+
+
+def test_a_link_that_leads_back_up_is_walked_once(tmp_path: Path) -> None:
+    """Two such links in a folder made a walk of 2 to the 40 folders."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one.png").write_bytes(b"x")
+    for name in ("up", "again"):
+        (tmp_path / "a" / "b" / name).symlink_to(tmp_path)
+        (tmp_path / "a" / name).symlink_to("..")
+    assert list(FolderStore(tmp_path).names()) == ["a/one.png"]
+
+
+@pytest.mark.timeout(20)
+def test_an_image_that_is_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    store = FolderStore(tmp_path)
+    refuses(lambda: store.read("pipe.png"), "pipe.png is a pipe")
+    refuses(lambda: store.read("zero.png"), "zero.png is a device")
+    assert "n" * 300 not in store

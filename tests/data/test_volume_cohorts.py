@@ -104,7 +104,7 @@ def test_volumes_and_flat_images_are_not_mixed_up(folder: Path) -> None:
 def test_a_file_over_the_limit_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedmed.data.stores.MAX_VOLUME_BYTES", 100)
     store = FolderStore(folder / "scans")
-    refuses(lambda: store.read("three.nii"), "three.nii is over 1 GiB")
+    refuses(lambda: store.read("three.nii"), "three.nii is over 100 bytes")
     monkeypatch.setattr("fedmed.data.stores.MAX_SLICES", 5)
     refuses(lambda: store.read("one"), "over 5 files", "one CT series")
     empty = folder / "scans" / "empty"

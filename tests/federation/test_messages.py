@@ -45,7 +45,7 @@ def test_an_update_arrives_as_it_was_sent() -> None:
 
 
 def test_order_of_arrays_is_the_servers() -> None:
-    reply = read(update_content(Reply("h", dict(reversed(GOOD.items())))))
+    reply = read(update_content(Reply("hospital-1", dict(reversed(GOOD.items())))))
     assert reply.update is not None
     assert list(reply.update) == ["w", "b"]
 

@@ -1,6 +1,8 @@
 """Epsilon from events and noise from epsilon: closed forms, tables, other accountants."""
 
+import inspect
 import math
+import re
 import warnings
 from collections.abc import Callable
 
@@ -310,3 +312,34 @@ def test_noise_is_scaled_to_the_sensitivity_of_its_neighbouring_relation(placeme
 def test_a_hospitals_noise_for_half_its_sensitivity_is_noticed() -> None:
     plan = update_plan("hospital", clipping_norm=0.5, noise_multiplier=3.0)
     goes_red(check_hospital_sensitivity, AddRemoveEverywhere(**vars(plan)))
+
+
+def check_never_above(multiplier: Callable[..., float]) -> None:
+    """Cases across sampling, length and size of the target."""
+    for target, delta, rate, steps in (
+        (8.0, 1e-5, 0.1, 40),
+        (1.0, 1e-6, 1.0, 3),
+        (0.3, 1e-5, 0.02, 90),
+    ):
+        found = multiplier(target, delta, rate, steps)
+        assert accounting.epsilon(found, rate, steps, delta) <= target
+
+
+def test_the_last_tightening_keeps_the_target_wherever_the_search_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A search that aims 0.3 % too high: what it finds is tightened until epsilon fits."""
+    search = accounting.noise_multiplier.__wrapped__
+    check_never_above(search)
+    monkeypatch.setattr(accounting, "_AIM", 1.003)
+    check_never_above(search)
+    source, removed = re.subn(
+        r"    while epsilon\(.*?\n        found \*= 1\.0005\n",
+        "",
+        inspect.getsource(search),
+        flags=re.S,
+    )
+    assert removed == 1
+    names = dict(vars(accounting))
+    exec(source[source.index("def ") :], names)  # the same function, without its last lines
+    goes_red(check_never_above, names["noise_multiplier"])

@@ -12,10 +12,11 @@ from fedmed.cli import app
 from fedmed.errors import UserError
 from fedmed.experiment import load_experiment
 from fedmed.planning import make_plans
-from fedmed.privacy import deciding, filtering
+from fedmed.privacy import accounting, deciding, filtering
 from fedmed.privacy.filtering import Request
 from fedmed.privacy.images import DPPix, PixelLaplace
 from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.mechanism import gaussian
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import noise_source
 from fedmed.privacy.plans import ImagePlan
@@ -103,7 +104,7 @@ def test_two_arms_of_one_scale_are_two_releases_and_two_seeds_are_one() -> None:
     assert arms.not_counted == ["c/seed-0"]
 
 
-def test_runs_added_after_results_were_seen_are_summed_by_renyi() -> None:
+def test_runs_added_after_results_were_seen_are_an_odometers_reading() -> None:
     """A privacy loss distribution composes only what was fixed in advance."""
     spends = {"hospital-1": Spend(gradient_plan(), 8)}
     one = statement(SETTINGS, spends, "name", NoiseSource())
@@ -111,6 +112,14 @@ def test_runs_added_after_results_were_seen_are_summed_by_renyi() -> None:
     (fixed,) = totals(runs)
     (adaptive,) = totals(runs, extended=True)
     assert one["epsilon"] < fixed.epsilon < adaptive.epsilon
+    both = accounting.rdp(((gaussian(1.0, 0.25), 16),))
+    assert adaptive.epsilon == accounting.odometer(both, 1e-5) > accounting.rdp_epsilon(both, 1e-5)
+    assert (fixed.theorem, adaptive.theorem) == ("composition", "odometer")
+    (pure,) = totals({"a/seed-0": stated(PixelLaplace(32.0, 256))}, extended=True)
+    assert (pure.epsilon, pure.theorem) == (
+        8.0,
+        "composition",
+    )  # whatever chose it: a sum bounds it
 
 
 def test_two_arms_of_one_seed_share_no_reproducible_noise() -> None:
@@ -190,6 +199,6 @@ def test_an_arm_refuses_keys_that_it_does_not_read(tmp_path: Path) -> None:
 
 def test_an_unprotected_request_fits_no_limit() -> None:
     request = Request(
-        account="a", unit="patient", arm="none", neighbouring="", step=None, steps=1, delta=0.0
+        account="a", unit="patient", arm="none", relation="none", step=None, steps=1, delta=0.0
     )
     assert min(request.divergence()) == float("inf")

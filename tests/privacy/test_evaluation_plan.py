@@ -190,7 +190,7 @@ def test_the_release_is_charged_as_one_step_of_its_own_plan(tmp_path: Path) -> N
     ledger.reserve(ledger_run("r"), 0, "m", 1)
     assert ledger.state("h/patient") == ([], [])
     (opened,), total = ledger.state("h/patient/evaluation")
-    assert opened["neighbouring"] == "add or remove one evaluation patient"
+    assert opened["relation"] == "add-or-remove"
     assert total == list(plan.step.rdp())
     assert why(Policy(maximum_epsilon=0.5, delta=1e-4), ledger) == "", (
         "opened: each step is checked"

@@ -210,24 +210,26 @@ def test_a_request_survives_json_and_other_keys() -> None:
         Request.from_json(plan(request()) | {"step": gaussian(1.0).to_json() | {"noise": -1}})
 
 
-def check_account(epsilon: Callable[..., tuple[float, str]]) -> None:
+def check_account(read: Callable[..., filtering.Reading]) -> None:
     one, two = request(), request(step=gaussian(8.0), steps=5)
     total = after(two, 5, after(one, 20, []))
-    assert epsilon([(one, 0)], [], 1e-5) == (0.0, "nothing spent")
-    alone, how = epsilon([(one, 20), (two, 0)], after(one, 20, []), 1e-5)
-    assert alone == accounting.composed_epsilon(((gaussian(1.0, 0.1), 20),), 1e-5)
-    assert "PLD" in how
-    both, how = epsilon([(one, 20), (two, 5)], total, 1e-5)
-    assert both == accounting.rdp_epsilon(total, 1e-5)
-    assert "Rényi" in how
-    assert alone < both
-    assert epsilon([(one, 20), (request(step=None), 1)], total, 1e-5)[0] == math.inf
+    nothing = read([(one, 0)], [], 1e-5)
+    assert (nothing.epsilon, nothing.theorem) == (0.0, "nothing spent")
+    alone = read([(one, 7), (two, 0)], after(one, 7, []), 1e-5)
+    assert alone.epsilon == accounting.composed_epsilon(((gaussian(1.0, 0.1), 20),), 1e-5)
+    assert alone.theorem == "composition"
+    both = read([(one, 20), (two, 5)], total, 1e-5)
+    assert both.epsilon == accounting.odometer(total, 1e-5)
+    assert both.theorem == "odometer"
+    assert alone.epsilon < both.epsilon
+    unbounded = read([(one, 20), (request(step=None), 1)], total, 1e-5)
+    assert (unbounded.epsilon, unbounded.theorem) == (math.inf, "none")
 
 
-def test_an_account_is_composed_by_pld_alone_and_by_renyi_sums_together() -> None:
-    check_account(filtering.account_epsilon)
+def test_an_account_is_composed_by_pld_alone_and_read_by_an_odometer_together() -> None:
+    check_account(filtering.reading)
 
-    def last_plan_only(plans: Any, total: Any, delta: float) -> tuple[float, str]:
-        return filtering.account_epsilon(plans[-1:], total, delta)
+    def last_plan_only(plans: Any, total: Any, delta: float) -> filtering.Reading:
+        return filtering.reading(plans[-1:], total, delta)
 
     goes_red(check_account, last_plan_only)

@@ -349,7 +349,7 @@ def check_composes(second: Request, ledger: Ledger) -> None:
     "second",
     [
         request(),  # a second run
-        request(arm="stacked", neighbouring="another"),  # another project
+        request(arm="stacked", relation="replace"),  # another project
         request(cohort="films of today and one more"),  # pitfall 28
     ],
 )

@@ -6,11 +6,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from scipy.stats import kstest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from scipy.stats import kstest, norm
 from support import goes_red
 from torch import Tensor
 
 from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.normals import Normals
 
 DRAWS = 50_000
 
@@ -94,17 +96,62 @@ def check_key_is_wide(draw_with: Callable[[int], Tensor]) -> None:
         check_independent(draw_with(5), draw_with(5 + 2**bit))
 
 
+@pytest.mark.parametrize("draw", [gaussian, uniform])
 def test_noise_cannot_be_found_by_trying_four_billion_seeds(
-    monkeypatch: pytest.MonkeyPatch,
+    draw: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch's CPU generator keeps 32 bits of a seed: whoever tries them all removes the noise."""
 
     def draw_with(key: int) -> Tensor:
         monkeypatch.setattr(secrets, "randbits", lambda bits: key)
-        return gaussian(NoiseSource(), "same")
+        return draw(NoiseSource(), "same")
 
     check_key_is_wide(draw_with)
     goes_red(check_key_is_wide, seeded_by_manual_seed)
+
+
+KEY = 0x0F0E0D0C0B0A09080706050403020100
+
+
+def check_words_are_aes(words: bytes) -> None:
+    """Word for word what the cipher makes of 0, 1, 2, ... under the whole key."""
+    cipher = Cipher(algorithms.AES(KEY.to_bytes(16, "little")), modes.ECB()).encryptor()
+    counters = b"".join(number.to_bytes(16, "little") for number in range(len(words) // 16))
+    assert words == cipher.update(counters)
+
+
+def test_the_generators_are_aes_in_counter_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the processor's AES instructions and, where it has none, in software."""
+    monkeypatch.setattr(secrets, "randbits", lambda bits: KEY)
+
+    def words(generator: np.random.Generator) -> bytes:
+        raw: np.ndarray = generator.bit_generator.random_raw(1000)  # type: ignore[attr-defined]
+        return raw.astype("<u8").tobytes()
+
+    for instructions in (True, False):
+        generator = NoiseSource().numpy("a")
+        if not instructions:
+            generator.bit_generator.use_aesni = False  # type: ignore[attr-defined]  # of randomgen
+        check_words_are_aes(words(generator))
+    goes_red(check_words_are_aes, words(np.random.Generator(np.random.Philox(key=KEY))))
+
+
+def test_the_words_of_normal_numbers_are_aes_in_counter_mode() -> None:
+    """The keystream of GCM (NIST SP 800-38D): 96 bits of the counter name the piece, from 2 on."""
+    stream = Normals(KEY)
+    drawn = stream.draw(8)
+    # One piece, the first, has said when the first tail comes.
+    counters = b"".join(bytes(11) + b"\2" + number.to_bytes(4, "big") for number in range(2, 6))
+    cipher = Cipher(algorithms.AES(KEY.to_bytes(16, "big")), modes.ECB()).encryptor()
+
+    def check(found: np.ndarray) -> None:
+        words = np.frombuffer(cipher.update(counters), dtype="<i8")
+        expected = norm.ppf(0.5 + words * 2.0**-64 * (1 - 2**-20))
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+    check(drawn)
+    goes_red(check, stream.draw(8))
+    assert len({stream._nonce() for _ in range(1000)}) == 1000, "no piece of it comes twice"
 
 
 def test_entropy_is_asked_of_the_operating_system(monkeypatch: pytest.MonkeyPatch) -> None:

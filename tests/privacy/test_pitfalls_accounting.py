@@ -21,6 +21,7 @@ from support_pitfalls import (
 )
 
 from clients import hospital as module
+from clients import rounds
 from clients.hospital import Hospital, Refusal
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
@@ -235,19 +236,17 @@ def test_pitfall_11_the_scale_follows_the_norm_and_the_number_of_steps(
         )
         goes_red(check_laplace_scale_is_the_l1_sensitivity)
     check_many_steps_are_clipped_as_one_update()
-    clip = module.clip
-    monkeypatch.setattr(module, "clip", lambda update, bound: clip(update, 36 * bound))
+    clip = rounds.clip
+    monkeypatch.setattr(rounds, "clip", lambda update, bound: clip(update, 36 * bound))
     goes_red(check_many_steps_are_clipped_as_one_update)
 
 
 # What one unit can do to what is noised, in clipping norms, under the relation that is printed.
-_MOVES = {"add or remove": 1, "zero out": 1, "replace": 2}
+_MOVES = {"add-or-remove": 1, "zero-out": 1, "replace": 2}
 
 
 def check_clip_noise_and_accountant_agree(plan: GradientPlan | UpdatePlan) -> None:
-    words = plan.words("federated").neighbouring
-    moves = next(value for relation, value in _MOVES.items() if words.startswith(relation))
-    sensitivity = moves * plan.clipping_norm
+    sensitivity = _MOVES[plan.facts("federated").relation] * plan.clipping_norm
     assert plan.noise_standard_deviation == pytest.approx(plan.step.noise * sensitivity)
 
 
@@ -266,11 +265,11 @@ def test_pitfall_18_clip_noise_and_accountant_mean_the_same_neighbours(
     with monkeypatch.context() as patch:
         patch.setattr(UpdatePlan, "sensitivity_at", lambda self, clipping_norm: clipping_norm)
         goes_red(check_clip_noise_and_accountant_agree, updates[0])
-    words = GradientPlan.words
+    facts = GradientPlan.facts
     monkeypatch.setattr(
         GradientPlan,
-        "words",
-        lambda self, s: dataclasses.replace(words(self, s), neighbouring="replace one patient"),
+        "facts",
+        lambda self, s: facts(self, s).model_copy(update={"relation": "replace"}),
     )
     goes_red(check_clip_noise_and_accountant_agree, gradient)
 
@@ -413,10 +412,10 @@ def check_hospital_level_claim(arm: str) -> None:
     settings = make(data={"hospitals": 10}, privacy={"arm": arm, "epsilon": 3.0})
     plan = make_plan(settings, 10, "hospital-1")
     assert isinstance(plan, UpdatePlan)
-    words = plan.words("federated")
-    assert words.sampling == "none: every hospital takes part in every round"
-    assert "add or remove" not in words.neighbouring
-    widest = 2 * plan.clipping_norm if "replace" in words.neighbouring else plan.clipping_norm
+    facts = plan.facts("federated")
+    assert facts.sampling == "everyone"
+    assert facts.relation in ("replace", "zero-out")
+    widest = _MOVES[facts.relation] * plan.clipping_norm
     sigma = plan.noise_standard_deviation / widest
     assert gaussian_delta(sigma, plan.epsilon() * (1 + 1e-6), plan.rounds) <= plan.delta
 

@@ -41,7 +41,7 @@ from fedmed.privacy.updates import GaussianNoise
 from server.central import CentralGaussian
 
 ALARM = 1e-6
-STILL = 1e-300  # a learning rate that float32 takes for 0: an update is noise alone
+STILL = 1e-12  # the smallest learning rate: an update is noise alone
 MEMBERS = {2: "hospital-1", 3: "hospital-2", 4: "hospital-3"}
 Scores = NDArray[np.float64]
 

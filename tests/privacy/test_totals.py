@@ -78,6 +78,34 @@ def test_arms_and_seeds_on_the_same_patients_add_up() -> None:
     goes_red(check, {"dp-sgd/seed-0": dp_sgd(8, 4), "dp-sgd/seed-1": dp_sgd(8, 6)})
 
 
+def test_the_total_is_of_the_hospital_that_spent_most_whichever_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check() -> None:
+        for first, second in ((8, 2), (2, 8), (5, 8)):
+            found = total("patient", {"a/seed-0": dp_sgd(first, second)})
+            most = ((STEP, max(first, second)),)
+            assert found.epsilon == accounting.composed_epsilon(most, DELTA)
+
+    check()
+    real = totals._epsilon
+    monkeypatch.setattr(
+        totals, "_epsilon", lambda costs, member, *rest: real(costs, "hospital-1", *rest)
+    )
+    goes_red(check)
+
+
+def test_a_total_is_at_the_smallest_delta_of_its_runs() -> None:
+    """A delta of one run may be no delta at all for the units of another."""
+    update = update_plan("hospital", delta=1e-2)
+    settings = make(privacy={"arm": "local-update", "delta": 1e-2})
+    other = statement(settings, {"hospital-1": Spend(update, 2)}, "name", NoiseSource())
+    runs = {"a/seed-0": dp_sgd(8, 4), "b/seed-0": other}
+    both = tuple(sorted(((STEP, 8), (gaussian(1.0), 2)), key=str))
+    found = total("patient", runs)
+    assert (found.delta, found.epsilon) == (DELTA, accounting.composed_epsilon(both, DELTA))
+
+
 def test_a_pooled_run_holds_every_hospitals_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     def check() -> None:
         found = total("patient", {"dp-sgd/seed-0": dp_sgd(8, 4), "pooled-dp-sgd/seed-0": pooled(5)})

@@ -316,6 +316,27 @@ def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes:
     write(folder / "result.json", {**result, **changes})
 
 
+def facts(name: str) -> dict[str, Any]:
+    """The typed facts of an arm."""
+    kind, scheme, unit, *_ = ARMS[name]
+    relation, changes, noise, trusted, sampling = {
+        "pixel-laplace": ("replace", "pixels", ["images"], [], "once"),
+        "dp-sgd": ("add-or-remove", "data", ["gradients"], ["hospital"], "poisson"),
+        "central-fixed": ("zero-out", "update", ["sum"], ["server"], "everyone"),
+        "local-update": ("replace", "data", ["updates"], [], "everyone"),
+    }.get(kind, ("none", "nothing", [], ["everyone"], "shuffled"))
+    if scheme == "local-only":
+        trusted = ["recipients"]
+    return {
+        "unit": unit,
+        "relation": relation,
+        "changes": changes,
+        "noise": noise,
+        "trusted": trusted,
+        "sampling": sampling,
+    }
+
+
 def statement(name: str, **changes: Any) -> dict[str, Any]:
     """A statement that keeps the schema; `changes` replace its keys."""
     kind, scheme, unit, epsilon, delta, _, trust = ARMS[name]
@@ -325,14 +346,26 @@ def statement(name: str, **changes: Any) -> dict[str, Any]:
     hospitals = [
         {
             "hospital": f"hospital-{h}",
+            "facts": facts(name),
             "epsilon": epsilon,
+            "epsilon_planned": epsilon,
             "delta": delta,
+            "own_delta": delta,
+            "epsilon_at_own_delta": epsilon,
             "epsilon_rdp": 9.4,
             "epsilon_replace_one": 11.9,
             "epsilon_patient": None,
+            "epsilon_at_delta": None,
+            "epsilon_with_noised_images": None,
+            "epsilon_by_pixels": {},
+            "mu": 1.5,
+            "advantage": 0.51,
+            "tpr_at_fpr_001": 0.1931,
+            "images_per_patient": 2,
             "noise_multiplier": 1.1 + h / 10,
             "sampling_rate": 0.1,
             "steps": 40,
+            "steps_planned": 40,
             "size": 160 + h,
             "size_declared": h == 1,
             "spent": [],
@@ -341,18 +374,21 @@ def statement(name: str, **changes: Any) -> dict[str, Any]:
     ]
     total = {
         "unit": "patient",
+        "relation": "add-or-remove",
         "neighbouring": "add or remove one patient",
         "epsilon": 31.3,
         "delta": 1e-5,
+        "theorem": "composition",
         "runs": ["dp-sgd/seed-0", "dp-sgd/seed-1"],
         "not_bounded_by": ["none/seed-0", "pixel-laplace/seed-0"],
         "not_counted": [],
     }
     return {
-        "version": 2,
+        "version": 3,
         "arm": kind,
         "name": name,
         "scheme": scheme,
+        "facts": facts(name),
         "unit": unit,
         "neighbouring": f"add or remove one {unit}" if claimed else "none",
         "trust": trust,
@@ -360,6 +396,7 @@ def statement(name: str, **changes: Any) -> dict[str, Any]:
         "sampling": "Poisson, rate 0.1" if sampled else "every hospital every round",
         "released": ["the noised update of each round"],
         "epsilon": epsilon,
+        "epsilon_planned": epsilon,
         "delta": delta,
         "mu": 1.5 if sampled else None,
         "advantage": 0.51 if sampled else None,

@@ -11,7 +11,7 @@ import pytest
 from fedmed.errors import UserError
 from fedmed.report import build, summary_table, write_summary
 from fedmed.report.arms import reference, summarise
-from fedmed.report.load import load
+from fedmed.report.load import _history, load
 from fedmed.report.sections import correlations, measures, notes, targets
 
 
@@ -254,3 +254,22 @@ def test_a_note_that_every_arm_has_is_one_line(make_runs: ModuleType, tmp_path: 
     arms = summarise(load(tmp_path))
     assert notes(arms) == ["every arm: no DeLong interval", "dp-sgd, pooled: flat"]
     assert notes(arms[1:2]) == ["dp-sgd: no DeLong interval", "dp-sgd: flat"]
+
+
+def test_updates_that_were_cut_are_named_once_for_each_hospital(tmp_path: Path) -> None:
+    run = tmp_path / "none" / "seed-0"
+    run.mkdir(parents=True)
+    cut = [{"hospital": "b-clinic", "norm": 1e17, "bound": 24.0}]
+    lines = [
+        {"round": 0},
+        {"round": 1, "cut": []},
+        {"round": 2, "cut": cut},
+        {"round": 3, "cut": cut},
+    ]
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    problems: list[str] = []
+    _history(run / "history.jsonl", tmp_path, problems)
+    assert problems == [
+        "none/seed-0: b-clinic's update was longer than it may be and was cut in 2 round(s), first "
+        "in round 2"
+    ]

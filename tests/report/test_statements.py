@@ -10,17 +10,17 @@ import pytest
 from support import goes_red
 
 from fedmed.privacy.statement import check
-from fedmed.report import build
+from fedmed.report import arms, build
 from fedmed.report.arms import summarise
 from fedmed.report.load import load
 from fedmed.report.statements import statement, totals
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-OLD_KEYS = (
-    "arm", "name", "unit", "epsilon", "delta", "neighbouring", "trust", "mechanism", "accountant",
-    "sampling", "noise_source", "steps_planned", "steps_taken", "epsilon_per_pixel", "released",
-    "not_covered", "summary",
+KEYS = (
+    "version", "arm", "name", "unit", "epsilon", "delta", "neighbouring", "trust", "mechanism",
+    "accountant", "sampling", "noise_source", "steps_planned", "steps_taken", "epsilon_per_pixel",
+    "released", "not_covered", "summary",
 )  # fmt: skip
 
 
@@ -135,12 +135,12 @@ def test_the_weakest_seed_is_shown(make_runs: ModuleType, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["dp-sgd", "pixel-laplace", "none"])
-def test_an_older_statement_is_shown_without_the_parts_it_lacks(
+def test_a_statement_is_shown_without_the_parts_it_lacks(
     make_runs: ModuleType, tmp_path: Path, name: str
 ) -> None:
     make_runs.write_arm(tmp_path, name, 0)
     given = make_runs.statement(name)
-    old = {key: given[key] for key in OLD_KEYS}
+    old = {key: given[key] for key in KEYS}
     old["hospitals"] = [
         {
             "hospital": "north",
@@ -163,6 +163,45 @@ def test_an_older_statement_is_shown_without_the_parts_it_lacks(
         assert absent not in page
 
 
+def test_each_figure_is_the_worst_of_the_seeds(
+    make_runs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seed with the largest epsilon need not be the one that an attacker finds most in."""
+    records = make_runs.statement("dp-sgd")["hospitals"]
+    seeds = (
+        {"epsilon": 9.0, "tpr_at_fpr_001": 0.1, "epsilon_replace_one": 12.0},
+        {"epsilon": 4.0, "tpr_at_fpr_001": 0.3, "epsilon_replace_one": 15.0},
+    )
+    for changes, epsilon, tpr in zip(seeds, (9.0, 4.0), (0.1, 0.3), strict=True):
+        own = {"epsilon": epsilon, "tpr_at_fpr_001": tpr}
+        changes["hospitals"] = [{**record, **own} for record in records]  # type: ignore[assignment]  # a list
+
+    def check() -> None:
+        found = shown(one_arm(make_runs, tmp_path, "dp-sgd", *seeds))
+        numbers = {name: value for name, value, _ in found["numbers"]}
+        assert numbers["ε"] == "9 per patient, δ = 1e-5"
+        assert numbers["Right alarms at 1 % false alarms"] == "30 %"
+        assert numbers["ε if data are replaced"] == "15 per patient, δ = 1e-5"
+        first = dict(
+            zip(found["hospitals"]["titles"], found["hospitals"]["rows"][0][1], strict=True)
+        )
+        assert (first["ε per patient"], first["TPR at 1 % FPR"]) == ("9", "30 %")
+
+    check()
+    monkeypatch.setattr(arms, "worst", lambda records, keys: {})
+    goes_red(check)
+
+
+def test_a_hospitals_own_delta_stands_beside_the_runs(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    records = make_runs.statement("dp-sgd")["hospitals"]
+    records[1] |= {"own_delta": 1e-3, "epsilon_at_own_delta": 3.2}
+    found = shown(one_arm(make_runs, tmp_path, "dp-sgd", {"hospitals": records}))["hospitals"]
+    second = dict(zip(found["titles"], found["rows"][1][1], strict=True))
+    assert (second["δ"], second["ε at its own δ"], second["own δ"]) == ("1e-5", "3.2", "0.001")
+
+
 def test_a_brightness_shift_claims_nothing_and_is_no_answer(
     make_runs: ModuleType, tmp_path: Path
 ) -> None:
@@ -175,17 +214,19 @@ def test_a_brightness_shift_claims_nothing_and_is_no_answer(
     finally:
         del make_runs.ARMS["brightness-shift"]
     page = build(tmp_path).read_text(encoding="utf-8")
-    arms = {arm.name: arm for arm in summarise(load(tmp_path))}
-    assert (arms["brightness-shift"].auroc or 0) > (arms["dp-sgd"].auroc or 0)
-    assert statement(arms["brightness-shift"])["guarantee"] == "no DP claim"
+    found = {arm.name: arm for arm in summarise(load(tmp_path))}
+    assert (found["brightness-shift"].auroc or 0) > (found["dp-sgd"].auroc or 0)
+    assert statement(found["brightness-shift"])["guarantee"] == "no DP claim"
     answer = page.split("The answer")[1].split("</section>")[0]
     assert "dp-sgd (ε = 8 per patient, δ = 1e-5) keeps the most" in answer
     # Patients are added or removed under every arm; hospitals are replaced under some.
-    assert arms["dp-sgd"].axis_epsilon == 8.0
-    assert arms["central-fixed"].axis_epsilon == 41.7
+    assert found["dp-sgd"].axis_epsilon == 8.0
+    assert found["central-fixed"].axis_epsilon == 41.7
 
 
 def test_totals_are_those_of_the_files(seven: Path) -> None:
     path = seven / "dp-sgd/seed-0/privacy.json"
     given = json.loads(path.read_text(encoding="utf-8"))["total"]
-    assert totals(summarise(load(seven))) == given
+    assert [
+        {**total, "relation": "add-or-remove"} for total in totals(summarise(load(seven)))
+    ] == given

@@ -80,11 +80,35 @@ def test_noise_without_a_claim_protects_nothing(make_runs: ModuleType, tmp_path:
 
 
 def test_stacked_noise_enters_twice(make_runs: ModuleType, tmp_path: Path) -> None:
-    stages = one(make_runs, tmp_path, "dp-sgd", epsilon_by_pixels={"pixel": 5.0})
+    both = {**make_runs.facts("dp-sgd"), "noise": ["images", "gradients"]}
+    stages = one(make_runs, tmp_path, "dp-sgd", facts=both)
     assert [text.split(",")[0] for text in stages["Hospital"].noise] == [
         "noise on every image",
         "noise on the clipped gradients",
     ]
+
+
+def test_who_is_trusted_is_read_from_facts_and_not_from_words(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    """Pitfall 41: the sentence says one thing and the facts another."""
+    stages = one(make_runs, tmp_path, "dp-sgd", trust="everyone, and the server")
+    assert [name for name, stage in stages.items() if stage.trusted] == ["Hospital"]
+    facts = {**make_runs.facts("dp-sgd"), "trusted": ["server"]}
+    stages = one(make_runs, tmp_path, "dp-sgd", facts=facts)
+    assert [name for name, stage in stages.items() if stage.trusted] == ["Server"]
+
+
+def test_hospitals_that_differ_have_no_common_chain(make_runs: ModuleType, tmp_path: Path) -> None:
+    assert one(make_runs, tmp_path, "dp-sgd", facts=None) == {}
+
+
+def test_a_statement_of_an_earlier_version_is_left_out_by_name(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    assert one(make_runs, tmp_path, "dp-sgd", version=2) == {}
+    (problem,) = load(tmp_path).problems[-1:]
+    assert "privacy.json: version 2 (this fedmed reads 3)" in problem
 
 
 def test_pooled_data_and_lone_hospitals_have_no_server(

@@ -186,6 +186,7 @@ def test_the_same_settings_of_ones_own_in_a_simulation(tmp_path: Path) -> None:
     ("arm", "own", "words"),
     [
         ("dp-sgd", {"privacy.epsilon": 9.0}, ["privacy.epsilon = 9", "weaker"]),
+        ("dp-sgd", {"privacy.delta": 9e-3}, ["privacy.delta = 0.009", "weaker"]),
         ("dp-sgd", {"privacy.arm": "none"}, ["the arm none", "adds no noise"]),
         ("none", {"privacy.arm": "central-fixed"}, ["central-fixed"]),
         ("central-fixed", {"privacy.arm": "dp-sgd"}, ["central-fixed", "the server's"]),

@@ -124,10 +124,18 @@ def test_too_few_hospitals_are_no_round() -> None:
     refuses(lambda: strategy.aggregate_train(1, []), "0 of 3", error=RunError)
 
 
-def test_a_spent_budget_ends_the_run() -> None:
+def test_one_hospitals_spent_budget_drops_it_and_no_one_else() -> None:
+    """A hostile one says so in round 1, when the others have paid: they go on, also with 'stop'."""
+    strategy = averaging(**{"on-failure": "stop"})
+    strategy.aggregate_train(1, answers(code(3, "budget")))
+    assert model(strategy) == [-2.0, 4.5, 14.5]
+    assert strategy.report.failures == [{"hospital": "hospital-2", "code": "budget"}]
+
+
+def test_a_budget_that_everybody_has_spent_ends_the_run() -> None:
     strategy = averaging(**{"on-failure": "stop"})
     with pytest.raises(BudgetSpent):
-        strategy.aggregate_train(1, answers(code(4, "budget")))
+        strategy.aggregate_train(1, [code(2, "budget"), code(3, "budget"), code(4, "policy")])
     assert model(strategy) == [1.0, 2.0, 10.0]
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base.frames import MOST_BYTES
+from fedmed.base.opening import read_bytes
 from fedmed.data.cohort import LABEL_PREFIX
 from fedmed.data.sources.reading import read_table
 from fedmed.errors import UserError
@@ -72,7 +74,8 @@ def nih_chestxray14(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
         table["view"] = raw["View Position"]
     listed = path.parent / "test_list.txt"
     if listed.is_file():
-        test = set(listed.read_text(encoding="utf-8").split())
+        text = read_bytes(listed, MOST_BYTES).decode("utf-8", "replace")
+        test = set(text.split())
         table["split"] = ["test" if name in test else "train" for name in table["image"]]
     return table
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.opening import GIB, opened, present
+from fedmed.base.packed import check_zip
 from fedmed.config import Data
 from fedmed.data.cohort import LABEL_PREFIX, SPLITS, Cohort
 from fedmed.data.sources.reading import read_table
@@ -17,6 +19,11 @@ from fedmed.data.sources.table import existing
 from fedmed.data.stores import ArrayStore
 from fedmed.errors import UserError
 from fedmed.files import home
+
+MOST = 16 * GIB
+"""Bytes of a set, packed or not: a hundred thousand images of 224 pixels have a third of it."""
+
+MOST_LABELS = 1000
 
 
 def load(data: Data) -> Cohort:
@@ -27,7 +34,7 @@ def load(data: Data) -> Cohort:
     ``data.target`` names one by number or name, against the rest. Raises :class:`UserError`.
     """
     volumes = data.dimensions == 3 or data.slices > 0
-    if re.fullmatch(r"[a-z]+mnist(3d)?", data.path) and not Path(data.path).exists():
+    if re.fullmatch(r"[a-z]+mnist(3d)?", data.path) and not present(Path(data.path)):
         path = _download(data.path, data.image_size, volumes)
     else:
         path = existing(data.path, "data.path")
@@ -59,12 +66,16 @@ def _read(
     images: dict[str, NDArray[np.uint8]] = {}
     labels: dict[str, NDArray[np.int64]] = {}
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+        with opened(path, MOST, "give the .npz of a MedMNIST set") as handle:
+            check_zip(handle, MOST, str(path))
+            file = np.load(handle, allow_pickle=False, max_header_size=10_000)
             arrays: dict[str, NDArray[Any]] = {
                 f"{split}_{kind}": file[f"{split}_{kind}"]
                 for split in SPLITS
                 for kind in ("images", "labels")
             }
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"{path}: no array {error}; give an .npz as MedMNIST makes it") from None
     except Exception as error:  # numpy, zipfile and zlib errors share no base class
@@ -86,8 +97,19 @@ def _read(
                 f"{path}: {split}_images are volumes; set data.dimensions = 3 (or data.slices), or "
                 "use a 2D set"
             )
-        if len(label) != len(image) or not np.issubdtype(label.dtype, np.integer):
+        if min(image.shape[1:]) < 1:
+            raise UserError(f"{path}: {split}_images are without pixels; fetch it again")
+        if (
+            label.ndim not in (1, 2)
+            or len(label) != len(image)
+            or not np.issubdtype(label.dtype, np.integer)
+            or (label.ndim == 2 and not 1 <= label.shape[1] <= MOST_LABELS)
+        ):
             raise UserError(f"{path}: {split}_labels does not fit {split}_images; fetch it again")
+        if label.size and not 0 <= int(label.min()) <= int(label.max()) < MOST_LABELS:
+            raise UserError(
+                f"{path}: {split}_labels are no numbers from 0 to {MOST_LABELS - 1}; fetch it again"
+            )
         images[split], labels[split] = image, label.astype(np.int64)
     return images, labels
 
@@ -128,8 +150,11 @@ def _patients(table: pd.DataFrame, values: NDArray[np.int64], path: Path) -> pd.
         if column not in index.columns:
             raise UserError(f"{path}: no column '{column}'; it needs split, row, patient_id")
     number = pd.to_numeric(index["row"], errors="coerce")
-    if number.isna().any():
-        raise UserError(f"{path}, row {int(number.isna().argmax()) + 1}: 'row' must be a number")
+    wrong = ~((number >= 0) & (number < 1e9) & (number % 1 == 0))
+    if wrong.any():
+        raise UserError(
+            f"{path}, row {int(wrong.to_numpy().argmax()) + 1}: 'row' must be a whole number"
+        )
     index["image"] = index["split"] + "/" + number.astype(int).astype(str).str.zfill(6)
     unknown = ~index["image"].isin(table["image"])
     if unknown.any():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base.frames import read_csv, read_parquet
 from fedmed.errors import UserError
 
 
@@ -11,9 +12,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """A CSV (also .gz) with every value as text, or a Parquet; raises :class:`UserError`."""
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
-        return pd.read_csv(path, dtype=str)
-    except Exception as error:  # parsers fail on damaged files in ways that cannot be listed
-        raise UserError(
-            f"{path}: not a readable CSV or Parquet ({type(error).__name__}); correct the file"
-        ) from None
+            return read_parquet(path)
+        return read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; correct the path") from None

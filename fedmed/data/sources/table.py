@@ -1,11 +1,12 @@
 """Any CSV or Parquet with the schema's columns or a mapping to them, images in a folder or zip."""
 
 import os
-import zipfile
 from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base.opening import expanded, is_folder, present
+from fedmed.base.packed import is_zip
 from fedmed.config import Data
 from fedmed.data.cohort import COLUMNS, LABEL_PREFIX, Cohort
 from fedmed.data.sources.mappings import MAPPINGS
@@ -39,17 +40,17 @@ def existing(value: str, key: str) -> Path:
     """The path a key gives; :class:`UserError` names the key where it is empty or absent."""
     if not value:
         raise UserError(f"{key} is not given; set it to a file or folder")
-    path = Path(value).expanduser()
-    if not path.exists():
+    path = expanded(value)
+    if not present(path):
         raise UserError(f"{key} = '{value}': no such file or folder; correct the path")
     return path
 
 
 def open_images(path: Path) -> FolderStore | ZipStore:
     """The store for a folder, or for a zip; anything else is a :class:`UserError`."""
-    if path.is_dir():
+    if is_folder(path):
         return FolderStore(path)
-    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+    if path.suffix.lower() != ".zip" and not is_zip(path):
         raise UserError(f"{path} is neither a folder nor a zip; give one that holds the images")
     return ZipStore(path)
 

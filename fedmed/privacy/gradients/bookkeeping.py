@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import UserError
-from fedmed.privacy.gradients.clipping import checked
+from fedmed.privacy.gradients.clipping import holds
 from fedmed.privacy.gradients.engine import (
     ClippedSum,
     Options,
@@ -70,20 +70,21 @@ class BookkeepingEngine:
             floor = options.clipping.floor(clipping_norm)
             tape, norms = self._record(images[part], labels[part], views, floor)
             finite = norms.isfinite()
+            factors = options.clipping.factors(norms, clipping_norm, tape.dtype)
+            sums, square = tape.weighted_sum(factors, None if bool(finite.all()) else finite)
+            if not holds(square, sensitivity, len(norms)):
+                dropped += len(norms)
+                continue
             dropped += len(norms) - int(finite.sum())
             clipped += int((norms > clipping_norm)[finite].sum())
-            factors = options.clipping.factors(norms, clipping_norm, tape.dtype)
-            _add(total, tape.weighted_sum(factors, None if bool(finite.all()) else finite))
-        total, held = checked(_complete(self._model, total), sensitivity, samples)
-        if not held:
-            clipped, dropped = 0, samples
-        return ClippedSum(total, sensitivity, samples, clipped, dropped)
+            _add(total, sums)
+        return ClippedSum(_complete(self._model, total), sensitivity, samples, clipped, dropped)
 
     def unclipped(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Sum of gradients as they are, by name, and the norm (n,) of each."""
         tape, norms = self._record(images, labels, 1, 0.0)
         ones = torch.ones_like(norms, dtype=tape.dtype)
-        return _complete(self._model, tape.weighted_sum(ones, None)), norms
+        return _complete(self._model, tape.weighted_sum(ones, None)[0]), norms
 
     def close(self) -> None:
         """Nothing stays on the model between two calls."""

@@ -35,10 +35,11 @@ class Clipping:
             )
 
     def factors(self, norms: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
-        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for upper bounds ``norms`` (n,), float64.
+        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for ``norms`` (n,), float64.
 
-        C = ``bound``. Rounded downwards; 0 where the norm is not finite, and where the factor
-        would lie where ``dtype`` has few digits.
+        ``norms`` are upper bounds, C = ``bound``. Rounded downwards; 0 where the norm is not
+        finite, and where the factor would lie below the normal numbers of ``dtype``, which have
+        fewer digits.
         """
         if self.kind == "automatic":
             found = bound / (norms + STABILITY)
@@ -46,7 +47,7 @@ class Clipping:
             # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
             found = bound / norms.clamp(min=bound)
         kind = torch.finfo(dtype)
-        kept = norms.isfinite() & (found > kind.tiny / kind.eps)
+        kept = norms.isfinite() & (found > 2 * kind.tiny)
         found = torch.where(found < 1, found * (1 - kind.eps), found)
         return torch.where(kept, found, 0.0).to(dtype)
 
@@ -61,20 +62,30 @@ class Clipping:
         return bound
 
 
-def checked(
-    total: dict[str, Tensor], bound: float, samples: int
-) -> tuple[dict[str, Tensor], bool]:
-    """``total``, and whether its norm is at most C = ``bound`` times ``samples``; else zeros.
+def holds(square: float, bound: float, samples: int) -> bool:
+    """Whether a clipped sum of squared norm ``square`` is at most C = ``bound`` per sample.
 
-    It looks at the sum alone, so it finds what the proof of each sample's bound does not foresee:
-    a fault of a kernel, of memory, of this program. As long as that proof holds, it is true of
-    every batch there is (triangle inequality); the sum is then the same function of the data with
-    and without this check, and its sensitivity is C. Where the proof does not hold, zeros replace
-    the sum, noise is added to them as to any other, and no error or reply tells of it: all that
-    can be seen is a step of noise alone.
+    Asked of every sum before it leaves an engine; where it does not hold, zeros take its place. It
+    looks at the sum alone, so it finds what the proof of each sample's bound does not foresee: a
+    fault of a kernel, of memory, of this program. As long as that proof holds, it is true of every
+    batch there is (triangle inequality): the sum is the same function of the data with and without
+    the question, and its sensitivity is C. Where the proof does not hold, noise is added to the
+    zeros as to any other sum, and no error or reply tells of it: all that can be seen is noise.
     """
-    square = sum(float(torch.dot(value.view(-1), value.view(-1))) for value in total.values())
     if square <= (bound * samples * (1 + SLACK)) ** 2:
+        return True
+    log.error("a clipped sum was above its bound; noise alone is sent in its place")
+    return False
+
+
+def square_of(gradient: Tensor) -> float:
+    """Squared norm, at the speed of one pass; not finite where a number is not."""
+    flat = gradient.reshape(-1)
+    return float(torch.dot(flat, flat))
+
+
+def checked(total: dict[str, Tensor], bound: float, samples: int) -> tuple[dict[str, Tensor], bool]:
+    """``total`` and True where :func:`holds`; else zeros and False."""
+    if holds(sum(map(square_of, total.values())), bound, samples):
         return total, True
-    log.error("a clipped sum was above its bound; noise alone was sent")
     return {name: torch.zeros_like(value) for name, value in total.items()}, False

@@ -10,14 +10,14 @@ from torch import Tensor
 from fedmed.errors import UserError
 
 _STREAMS = 8  # fixed, so that noise does not depend on the number of threads
-_PIECE = 2**15  # elements at a time
+_PIECE = 2**17  # elements that a stream takes at a time
 
 
 class Stream(Protocol):
     """Secret Gaussian noise: :class:`fedmed.privacy.normals.Normals`."""
 
-    def add_(self, values: Tensor, deviation: float) -> None:
-        """Add N(0, deviation^2) to each element, in place."""
+    def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
+        """(``values`` + N(0, deviation^2)) * share, in place."""
         ...
 
     def split(self, count: int) -> Sequence["Stream"]:
@@ -42,25 +42,25 @@ class GaussianNoise:
         """(sum + N(0, deviation^2)) / expected_batch, in place in ``sums``.
 
         ``deviation`` is the noise multiplier times the sensitivity (Abadi et al. 2016, Algorithm
-        1). Raises :class:`UserError` for a deviation or a batch that is not positive.
+        1). Raises :class:`UserError` for a deviation or a batch that is not positive, or where
+        their ratio is no number far from either end of float32.
         """
-        if not (deviation > 0 and expected_batch > 0):
+        if not (expected_batch > 0 and 1e-30 < deviation / expected_batch < 1e30):
             raise UserError(
                 f"privacy: noise of deviation {deviation} over an expected batch of "
-                f"{expected_batch} protects nothing; both must be above 0"
+                f"{expected_batch} protects nothing; both must be above 0, and their ratio from "
+                "1e-30 to 1e30"
             )
         here = {name: value.detach().cpu().contiguous() for name, value in sums.items()}
-        pieces = [part for value in here.values() for part in value.view(-1).split(_PIECE)]
+        pieces = [part for value in here.values() for part in torch.split(value.view(-1), _PIECE)]
         share = 1 / expected_batch
 
         def fill(number: int) -> None:
-            with torch.no_grad():
-                for piece in pieces[number::_STREAMS]:
-                    self._streams[number].add_(piece, deviation)
-                    piece.mul_(share)  # of what was noised and rounded: post-processing
+            for piece in pieces[number::_STREAMS]:
+                self._streams[number].add_(piece, deviation, share)
 
         threads = min(torch.get_num_threads(), _STREAMS)
-        if threads == 1 or len(pieces) < 2 * _STREAMS:
+        if threads == 1 or len(pieces) < _STREAMS:
             for number in range(_STREAMS):
                 fill(number)
         else:

@@ -23,6 +23,7 @@ from fedmed.privacy.gradients.bounds import (
     gamma,
     sum_of_squares,
 )
+from fedmed.privacy.gradients.clipping import square_of
 from fedmed.privacy.gradients.use import Form, GhostRule, Layer, Part, Use, WatchedRule
 
 
@@ -199,11 +200,13 @@ class Tape:
             self.squares.append(sum_of_squares([self.joined]))
 
     @torch.no_grad()
-    def weighted_sum(self, factors: Tensor, finite: Tensor | None) -> dict[str, Tensor]:
+    def weighted_sum(
+        self, factors: Tensor, finite: Tensor | None
+    ) -> tuple[dict[str, Tensor], float]:
         """Sum of all samples' gradients weighted by ``factors`` (n,), by name; empties the tape.
 
-        Samples outside the mask ``finite`` (None: there are none) hold numbers that are not, and
-        no weight of 0 would keep them out: they are overwritten.
+        And its squared norm. Samples outside the mask ``finite`` (None: there are none) hold
+        numbers that are not, and no weight of 0 would keep them out: they are overwritten.
         """
         total: dict[str, Tensor] = {}
         for layer, (rows, gradients) in self.parts:
@@ -215,38 +218,46 @@ class Tape:
         for name, gradient in self.shared.items():
             total[name] = _weighted(gradient, factors, finite)
         self.shared.clear()
+        square = sum(map(square_of, total.values()))
         if self.joined is not None:
             sums = _weighted(self.joined, factors, finite)
             widths = [gradient.shape[1] for gradient in self.small.values()]
             total |= zip(self.small, torch.split(sums, widths), strict=True)
             self.small, self.joined = {}, None
-        self._sum_ghosts(total, factors, finite)
-        return total
+            square += square_of(sums)
+        again, left_out = self._apart(finite)
+        while self.ghosts:
+            use, rule, _ = self.ghosts.pop()
+            with full_products(self.device):
+                found = _ghost_sum(use, rule, factors, again, left_out)
+            for own, gradient in found.items():
+                square += square_of(gradient)
+                total[use.layer.parameters[own]] = rule.whole(use, own, gradient)
+        return total, square
 
-    def _sum_ghosts(
-        self, total: dict[str, Tensor], factors: Tensor, finite: Tensor | None
-    ) -> None:
-        again = self.loose
-        left_out = None if finite is None else ~finite
-        if again is not None:
-            left_out = torch.zeros_like(factors, dtype=torch.bool) if finite is None else ~finite
-            again = again[~left_out[again]]
-            left_out[again] = True
-        with full_products(self.device):
-            while self.ghosts:
-                use, rule, _ = self.ghosts.pop()
-                names = use.layer.parameters
-                if again is not None and len(again):
-                    exact = rule.weighted_sum(use.exact(again), factors[again].double())
-                    total |= {names[own]: value.to(factors.dtype) for own, value in exact.items()}
-                if left_out is not None:
-                    if bool(left_out.all()):
-                        continue
-                    bad = left_out.repeat_interleave(self.views)
-                    use.inputs, use.gradient = _blank(use.a, bad), _blank(use.g, bad)
-                for own, value in rule.weighted_sum(use, factors).items():
-                    name = names[own]
-                    total[name] = total[name].add_(value) if name in total else value
+    def _apart(self, finite: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Samples (indices) that are summed in float64, and a mask of those not in float32."""
+        if self.loose is None:
+            return None, None if finite is None else ~finite
+        everything = torch.ones(self.samples, dtype=torch.bool, device=self.device)
+        left_out = ~(everything if finite is None else finite)
+        again = self.loose[~left_out[self.loose]]
+        left_out[again] = True
+        return again, left_out
+
+
+def _ghost_sum(
+    use: Use, rule: GhostRule, factors: Tensor, again: Tensor | None, left_out: Tensor | None
+) -> dict[str, Tensor]:
+    """One layer's weighted sum: the samples ``again`` in float64, all but ``left_out`` as usual."""
+    exact: dict[str, Tensor] = {}
+    if again is not None and len(again):
+        exact = rule.weighted_sum(use.exact(again), factors[again].double())
+    if left_out is not None:
+        bad = left_out.repeat_interleave(use.tape.views)
+        use.inputs, use.gradient = _blank(use.a, bad), _blank(use.g, bad)
+    found = rule.weighted_sum(use, factors)
+    return {own: value.add_(exact[own]) if own in exact else value for own, value in found.items()}
 
 
 def _weighted(gradient: Tensor, factors: Tensor, finite: Tensor | None) -> Tensor:

@@ -59,7 +59,14 @@ class GhostRule(WatchedRule, Protocol):
         ...
 
     def weighted_sum(self, use: "Use", factors: Tensor) -> dict[str, Tensor]:
-        """Ghost form: sum of gradients weighted by ``factors`` (n,), by own name."""
+        """Ghost form: sum of gradients weighted by ``factors`` (n,), by own name.
+
+        What no input reaches may be left out.
+        """
+        ...
+
+    def whole(self, use: "Use", own: str, gradient: Tensor) -> Tensor:
+        """A gradient of :meth:`weighted_sum` with zeros for what was left out."""
         ...
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 from fedmed.errors import UserError
-from fedmed.privacy import accounting
+from fedmed.privacy import accounting, facts
+from fedmed.privacy.facts import Facts, Party
 from fedmed.privacy.mechanism import Mechanism
 
 P = TypeVar("P")
 Payer = Literal["hospital", "server", "nobody"]
-Unit = Literal["none", "image", "patient", "hospital"]
 
 
 _STEPS = 64
@@ -34,16 +34,27 @@ def check_noise(deviation: float, bound: float, divisor: float, grid: float = 2.
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """A plan in the words of a statement; ``released`` lists what leaves whoever is trusted."""
+    """A plan in the words of a statement, made from its ``facts`` and read by people alone.
 
-    unit: Unit
-    neighbouring: str
-    trust: str
+    ``released`` lists what leaves whoever is trusted.
+    """
+
+    facts: Facts
     mechanism: str
     sampling: str
     released: tuple[str, ...]
     accountant: str = accounting.ACCOUNTANT
     not_covered: tuple[str, ...] = field(default=())
+
+    @property
+    def neighbouring(self) -> str:
+        """What may differ between two data sets."""
+        return facts.neighbours(self.facts.unit, self.facts.relation, self.facts.changes)
+
+    @property
+    def trust(self) -> str:
+        """Who must be trusted."""
+        return facts.trust(self.facts.trusted)
 
 
 class Plan(Protocol):
@@ -92,15 +103,18 @@ class Plan(Protocol):
         """What ``taken`` steps (by default those planned) compose."""
         ...
 
-    def epsilon(self, taken: int | None = None) -> float | None:
-        """Epsilon at ``delta`` after ``taken`` steps; None where nothing is claimed."""
+    def epsilon(self, taken: int | None = None, delta: float | None = None) -> float | None:
+        """Epsilon after ``taken`` steps at ``delta`` (the plan's own); None: nothing is claimed.
+
+        A pure guarantee has the same epsilon at every delta.
+        """
         ...
 
-    def replace_one(self, taken: int | None = None) -> float | None:
+    def replace_one(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """Epsilon where one unit's data are replaced by others, not added or removed."""
         ...
 
-    def per_patient(self, taken: int | None = None) -> float | None:
+    def per_patient(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """Epsilon for one patient where the unit is smaller; None where none is claimed."""
         ...
 
@@ -111,8 +125,12 @@ class Plan(Protocol):
         """
         ...
 
+    def facts(self, scheme: str) -> Facts:
+        """What is guaranteed, under a training scheme (federated, pooled, local-only)."""
+        ...
+
     def words(self, scheme: str) -> Words:
-        """The plan in words, under a training scheme (federated, pooled, local-only)."""
+        """The plan in words, under a training scheme."""
         ...
 
     @property
@@ -133,7 +151,7 @@ class Common:
         count = self.steps if taken is None else taken
         return () if self.step is None else ((self.step, count),)
 
-    def per_patient(self, taken: int | None = None) -> float | None:
+    def per_patient(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """See :class:`Plan`."""
         return None
 
@@ -148,14 +166,14 @@ def part(plan: Plan, kind: type[P]) -> P | None:
     return next((item for item in plan.parts if isinstance(item, kind)), None)
 
 
-def holder(scheme: str) -> str:
+def holder(scheme: str) -> Party:
     """Who holds the training images."""
-    return "whoever holds the pooled data" if scheme == "pooled" else "the hospital"
+    return "pool" if scheme == "pooled" else "hospital"
 
 
-def everyone(scheme: str) -> str:
+def everyone(scheme: str) -> Party:
     """Who has to be trusted where nothing is guaranteed."""
-    return "everyone who gets a hospital's model" if scheme == "local-only" else "everyone"
+    return "recipients" if scheme == "local-only" else "everyone"
 
 
 def leaving(scheme: str) -> str:

@@ -2,16 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from fedmed.privacy import accounting
+from fedmed.privacy.facts import Facts
 from fedmed.privacy.mechanism import Mechanism, Relation, gaussian, group_gaussian, replace_gaussian
 from fedmed.privacy.plans.base import Common, Payer, Words, check_noise, holder, leaving
-
-NEIGHBOURS: Final = {
-    "patient": "add or remove one patient",
-    "image": "add, remove or replace one image",
-}
 
 
 def relation_of(unit: Literal["patient", "image"]) -> Relation:
@@ -40,7 +36,7 @@ class GradientPlan(Common):
     noise_multiplier: float
     delta: float
     declared: bool = False  # whether ``units`` was declared and may differ from the shard's
-    images_per_patient: int = 0  # the image unit's cap
+    images_per_patient: int = 0  # the cap; 0: none. Under the image unit it bounds the patient
 
     def __post_init__(self) -> None:
         self.check_noise()
@@ -84,33 +80,42 @@ class GradientPlan(Common):
             )
         return self.step if unit == self.unit else None
 
-    def epsilon(self, taken: int | None = None) -> float:
-        """Epsilon at ``delta`` after ``taken`` steps (by default the planned number)."""
-        return accounting.composed_epsilon(self.spent(taken), self.delta)
+    def epsilon(self, taken: int | None = None, delta: float | None = None) -> float:
+        """Epsilon after ``taken`` steps (by default the planned number)."""
+        return accounting.composed_epsilon(self.spent(taken), delta or self.delta)
 
-    def replace_one(self, taken: int | None = None) -> float:
+    def replace_one(self, taken: int | None = None, delta: float | None = None) -> float:
         """Epsilon for a unit replaced by another: it covers any changed image of a patient."""
-        return accounting.composed_epsilon(self.spent(taken), self.delta, "replace-one")
+        return accounting.composed_epsilon(self.spent(taken), delta or self.delta, "replace-one")
 
-    def per_patient(self, taken: int | None = None) -> float | None:
+    def per_patient(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """Under the image unit: epsilon for adding or removing a patient with the cap of images."""
         mechanism = self.cost("patient")
         if self.unit != "image" or mechanism is None:
             return None
         count = self.steps if taken is None else taken
-        return accounting.composed_epsilon(((mechanism, count),), self.delta)
+        return accounting.composed_epsilon(((mechanism, count),), delta or self.delta)
 
     def noise_to_signal(self, parameters: int) -> float:
         """Noise of z C sqrt(parameters) over an expected batch of gradients of norm C in line."""
         return self.noise_multiplier * math.sqrt(parameters) / self.expected_batch
 
+    def facts(self, scheme: str) -> Facts:
+        """See :class:`Plan`."""
+        return Facts(
+            unit=self.unit,
+            relation="add-or-remove" if self.unit == "patient" else "replace",
+            changes="data",
+            noise=("gradients",),
+            trusted=(holder(scheme),),
+            sampling="poisson",
+        )
+
     def words(self, scheme: str) -> Words:
         """See :class:`Plan`."""
         patient = self.unit == "patient"
         return Words(
-            unit=self.unit,
-            neighbouring=NEIGHBOURS[self.unit],
-            trust=holder(scheme),
+            facts=self.facts(scheme),
             mechanism=(
                 f"DP-SGD: gradients of one {self.unit} clipped to L2 norm "
                 f"{self.clipping_norm:g}, Gaussian noise on their sum in every step, division by "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fedmed.privacy import accounting
+from fedmed.privacy.facts import Facts
 from fedmed.privacy.images import ImageMechanism
 from fedmed.privacy.mechanism import Mechanism
 from fedmed.privacy.plans.base import Common, Payer, Words, everyone, leaving
@@ -42,11 +43,11 @@ class NoPrivacy(Common):
         """None."""
         return
 
-    def epsilon(self, taken: int | None = None) -> None:
+    def epsilon(self, taken: int | None = None, delta: float | None = None) -> None:
         """Nothing is claimed."""
         return
 
-    def replace_one(self, taken: int | None = None) -> None:
+    def replace_one(self, taken: int | None = None, delta: float | None = None) -> None:
         """Nothing is claimed."""
         return
 
@@ -54,12 +55,21 @@ class NoPrivacy(Common):
         """There is no noise."""
         return
 
+    def facts(self, scheme: str) -> Facts:
+        """See :class:`Plan`."""
+        return Facts(
+            unit="none",
+            relation="none",
+            changes="nothing",
+            noise=(),
+            trusted=(everyone(scheme),),
+            sampling="shuffled",
+        )
+
     def words(self, scheme: str) -> Words:
         """See :class:`Plan`."""
         return Words(
-            unit="none",
-            neighbouring="none",
-            trust=everyone(scheme),
+            facts=self.facts(scheme),
             mechanism="none: no privacy is claimed",
             sampling="shuffled mini-batches",
             released=(leaving(scheme), "training losses and numbers of images"),
@@ -112,7 +122,7 @@ class ImagePlan(Common):
         """Pixels alone are protected: not that an image is there, nor its label."""
         return self.step if unit == "pixels" else None
 
-    def epsilon(self, taken: int | None = None) -> float | None:
+    def epsilon(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """Pure epsilon of one replaced image after ``taken`` releases (basic composition)."""
         count = 1 if taken is None else taken
         return None if self.step is None else count * self.step.pure_epsilon()
@@ -121,11 +131,11 @@ class ImagePlan(Common):
         """Epsilon of one replaced image at ``delta`` > 0, by PLD over all coordinates."""
         return accounting.composed_epsilon(self.spent(taken), delta) if self.step else None
 
-    def replace_one(self, taken: int | None = None) -> float | None:
+    def replace_one(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """The relation is replacement already."""
         return self.epsilon(taken)
 
-    def per_patient(self, taken: int | None = None) -> float | None:
+    def per_patient(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """Epsilon of the pixels of all a patient's images; None without a declared cap."""
         one = self.epsilon(taken)
         return None if one is None or not self.images_per_patient else one * self.images_per_patient
@@ -135,6 +145,27 @@ class ImagePlan(Common):
         scale = getattr(self.mechanism, "scale", None)
         return None if scale is None else float(2**0.5 * scale)
 
+    def facts(self, scheme: str) -> Facts:
+        """See :class:`Plan`."""
+        element = self.mechanism.element
+        if self.step is None:
+            return Facts(
+                unit="none",
+                relation="none",
+                changes="nothing",
+                noise=(),
+                trusted=(everyone(scheme),),
+                sampling="once",
+            )
+        return Facts(
+            unit="image",
+            relation="replace",
+            changes="voxels" if element == "voxel" else "pixels",
+            noise=("images",),
+            trusted=(),
+            sampling="once",
+        )
+
     def words(self, scheme: str) -> Words:
         """See :class:`Plan`."""
         where = "to one place" if scheme == "pooled" else "as far as a model trained on them shows"
@@ -143,9 +174,7 @@ class ImagePlan(Common):
             released.append(leaving(scheme))
         claimed, element = self.step is not None, self.mechanism.element
         return Words(
-            unit="image" if claimed else "none",
-            neighbouring=f"replace the {element}s of one image" if claimed else "none",
-            trust="nobody" if claimed else everyone(scheme),
+            facts=self.facts(scheme),
             mechanism=f"{self.mechanism.words}, drawn once and stored",
             sampling="none: every image is noised once",
             released=tuple(released),

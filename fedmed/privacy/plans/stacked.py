@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from fedmed.privacy import accounting
+from fedmed.privacy.facts import Facts
 from fedmed.privacy.mechanism import Mechanism
 from fedmed.privacy.plans.base import Common, Payer, Plan, Words
 from fedmed.privacy.plans.gradient import GradientPlan
@@ -56,28 +57,29 @@ class StackedPlan(Common):
         """Of the training."""
         return self.training.cost(unit)
 
-    def epsilon(self, taken: int | None = None) -> float:
+    def epsilon(self, taken: int | None = None, delta: float | None = None) -> float:
         """Of the training."""
-        return self.training.epsilon(taken)
+        return self.training.epsilon(taken, delta)
 
-    def replace_one(self, taken: int | None = None) -> float:
+    def replace_one(self, taken: int | None = None, delta: float | None = None) -> float:
         """Of the training."""
-        return self.training.replace_one(taken)
+        return self.training.replace_one(taken, delta)
 
-    def per_patient(self, taken: int | None = None) -> float | None:
+    def per_patient(self, taken: int | None = None, delta: float | None = None) -> float | None:
         """Of the training."""
-        return self.training.per_patient(taken)
+        return self.training.per_patient(taken, delta)
 
-    def composed(self, taken: int | None = None) -> float | None:
-        """Epsilon at ``delta`` for one image's pixels where noised images and model are both seen.
+    def composed(self, taken: int | None = None, delta: float | None = None) -> float | None:
+        """Epsilon for one image's pixels where noised images and model are both seen.
 
         None where the images' mechanism claims nothing.
         """
         if self.image.step is None:
             return None
         both = (*self.image.spent(1), *self.training.spent(taken))
-        alone = self.image.at_delta(self.delta)
-        found = accounting.composed_epsilon(both, self.delta)
+        at = delta or self.delta
+        alone = self.image.at_delta(at)
+        found = accounting.composed_epsilon(both, at)
         # The model is computed from the noised images, so that it adds nothing about their pixels.
         return found if alone is None else min(found, alone)
 
@@ -85,11 +87,17 @@ class StackedPlan(Common):
         """Of the training."""
         return self.training.noise_to_signal(parameters)
 
+    def facts(self, scheme: str) -> Facts:
+        """Those of the training, with the images' noise before."""
+        found, image = self.training.facts(scheme), self.image.facts(scheme)
+        return found.model_copy(update={"noise": (*image.noise, *found.noise)})
+
     def words(self, scheme: str) -> Words:
         """Those of the training, with the images' mechanism before."""
         words, image = self.training.words(scheme), self.image.words(scheme)
         return replace(
             words,
+            facts=self.facts(scheme),
             mechanism=f"{image.mechanism}; then {words.mechanism}",
             not_covered=(*words.not_covered, *image.not_covered[1:]),
         )

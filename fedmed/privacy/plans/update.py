@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedmed.privacy import accounting
+from fedmed.privacy.facts import Facts
 from fedmed.privacy.mechanism import Mechanism, gaussian
 from fedmed.privacy.plans.base import Common, Payer, Words, check_noise
 
@@ -113,23 +114,35 @@ class UpdatePlan(Common):
             return None
         return self.step if self.placement == "hospital" else gaussian(self.noise_multiplier / 2)
 
-    def epsilon(self, taken: int | None = None) -> float:
-        """Epsilon at ``delta`` after ``taken`` rounds (by default the planned number)."""
-        return accounting.composed_epsilon(self.spent(taken), self.delta)
+    def epsilon(self, taken: int | None = None, delta: float | None = None) -> float:
+        """Epsilon after ``taken`` rounds (by default the planned number)."""
+        return accounting.composed_epsilon(self.spent(taken), delta or self.delta)
 
-    def replace_one(self, taken: int | None = None) -> float:
+    def replace_one(self, taken: int | None = None, delta: float | None = None) -> float:
         """Epsilon where a hospital's data are replaced: at the server twice the sensitivity."""
         if self.placement == "hospital":
-            return self.epsilon(taken)
+            return self.epsilon(taken, delta)
         count = self.steps if taken is None else taken
         doubled = gaussian(self.noise_multiplier / 2)
-        return accounting.composed_epsilon(((doubled, count),), self.delta)
+        return accounting.composed_epsilon(((doubled, count),), delta or self.delta)
 
     def noise_to_signal(self, parameters: int) -> float:
         """Noise of the mean update over updates of norm C that all point the same way."""
         if self.placement == "hospital":
             return 2 * self.update_multiplier * math.sqrt(parameters / self.hospitals)
         return self.update_multiplier * math.sqrt(parameters) / self.hospitals
+
+    def facts(self, scheme: str) -> Facts:
+        """See :class:`Plan`."""
+        server = self.placement == "server"
+        return Facts(
+            unit="hospital",
+            relation="zero-out" if server else "replace",
+            changes="update" if server else "data",
+            noise=("sum",) if server else ("updates",),
+            trusted=("server",) if server else (),
+            sampling="everyone",
+        )
 
     def words(self, scheme: str) -> Words:
         """See :class:`Plan`."""
@@ -143,11 +156,7 @@ class UpdatePlan(Common):
             )
             amount = f"{self.update_multiplier:.4g} times that norm"
         return Words(
-            unit="hospital",
-            neighbouring="zero out one hospital's update"
-            if server
-            else "replace one hospital's data",
-            trust="the server" if server else "nobody",
+            facts=self.facts(scheme),
             mechanism=f"{clipping}; Gaussian noise of {amount} on "
             + ("the sum, at the server" if server else "each update, at the hospital"),
             sampling="none: every hospital takes part in every round",

@@ -106,21 +106,17 @@ def test_equals_opacus() -> None:
     reference.close()
     assert (found.samples, found.clipped) == (expected.samples, expected.clipped)
     for name, value in expected.gradients.items():
-        assert float((found.gradients[name] - value).norm() / value.norm()) < 1e-4, name
+        assert float((found.gradients[name] - value).norm() / value.norm()) < 1e-3, name
 
 
 @pytest.mark.parametrize("engine", ["fedmed", "opacus", "loop"])
-def test_a_bad_sample_is_refused_or_dropped_and_counted(engine: str) -> None:
+def test_a_bad_sample_is_dropped_and_counted(engine: str) -> None:
     given, answers = images(6, 1, 16, 16), labels(6)
     bad = given.clone()
     bad[1, 0, 3, 3], bad[4, 0, 0, 0] = float("nan"), float("inf")
     good = [0, 2, 3, 5]
     expected = LoopEngine(tiny_network()).clipped_sum(given[good], answers[good], 0.5)
-    refusing = make_engine(engine, tiny_network(), 4)
-    with pytest.raises(FloatingPointError, match="not finite"):
-        refusing.clipped_sum(bad, answers, 0.5)
-    dropping = make_engine(engine, tiny_network(), 4, Options(bad_gradients="drop"))
-    found = dropping.clipped_sum(bad, answers, 0.5)
+    found = make_engine(engine, tiny_network(), 4).clipped_sum(bad, answers, 0.5)
     assert (found.samples, found.dropped, found.clipped) == (6, 2, expected.clipped)
     for name, value in expected.gradients.items():
         torch.testing.assert_close(found.gradients[name], value, rtol=1e-4, atol=1e-6)
@@ -133,8 +129,8 @@ def test_a_bad_sample_is_dropped_in_either_form(form: Any, monkeypatch: pytest.M
     bad[1] = float("inf")
 
     def check() -> None:
-        options = Options(bad_gradients="drop")
-        found = BookkeepingEngine(tiny_network(), 8, options, form).clipped_sum(bad, answers, 0.5)
+        engine = BookkeepingEngine(tiny_network(), 8, form=form)
+        found = engine.clipped_sum(bad, answers, 0.5)
         assert found.dropped == 1
         rest = [0, 2, 3, 4, 5]
         expected = LoopEngine(tiny_network()).clipped_sum(given[rest], answers[rest], 0.5)
@@ -149,7 +145,7 @@ def test_a_bad_sample_is_dropped_in_either_form(form: Any, monkeypatch: pytest.M
 
 def test_a_batch_of_bad_samples_alone_sums_to_zero() -> None:
     bad = torch.full((3, 1, 16, 16), float("nan"))
-    engine = make_engine("fedmed", tiny_network(), 8, Options(bad_gradients="drop"))
+    engine = make_engine("fedmed", tiny_network(), 8)
     found = engine.clipped_sum(bad, labels(3), 1.0)
     assert (found.samples, found.dropped, found.clipped) == (3, 3, 0)
     assert all(float(value.abs().max()) == 0 for value in found.gradients.values())
@@ -158,8 +154,13 @@ def test_a_batch_of_bad_samples_alone_sums_to_zero() -> None:
 def test_a_model_that_is_not_finite_is_said_to_be() -> None:
     model = tiny_network()
     model[0].bias.data.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="for any input"):
-        make_engine("fedmed", model, 8).clipped_sum(images(3, 1, 16, 16), labels(3), 1.0)
+    for count in (3, 0):  # an empty batch gets the same answer: nothing of it depends on images
+        refuses(
+            lambda count=count: make_engine("fedmed", model, 8).clipped_sum(
+                images(count, 1, 16, 16), labels(count), 1.0
+            ),
+            "not finite for made-up images",
+        )
 
 
 def refuses_model(model: nn.Module, *words: str, loss: Loss | None = None) -> None:

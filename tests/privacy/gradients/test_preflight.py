@@ -55,3 +55,34 @@ def test_a_relu_that_rounding_flips_stops_no_training() -> None:
 def test_what_differs_for_every_pair_is_refused_with_its_name() -> None:
     with pytest.raises(UserError, match=r"0\.weight.*mixes samples"):
         preflight.check_against_loop(NETWORK, engine_that_differs(99), IMAGES, LABELS, Options())
+
+
+def test_the_pair_is_secret_and_holds_nothing_of_the_batch() -> None:
+    """Weights made for public seeds would pass; a real image or label would make it a reply."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    loop = LoopEngine(NETWORK, Options())
+
+    def unclipped(images: Tensor, labels: Tensor) -> Pair:
+        seen.append((images, labels))
+        parts = [loop.gradient(images[i : i + 1], labels[i : i + 1]) for i in range(2)]
+        norms = torch.stack([norm_of(part) for part in parts])
+        return {name: parts[0][name] + parts[1][name] for name in parts[0]}, norms
+
+    def check(images: Tensor, labels: Tensor) -> None:
+        seen.clear()
+        for _ in range(2):
+            torch.manual_seed(0)
+            preflight.check_against_loop(NETWORK, unclipped, images, labels, Options())
+        (first, answers), (second, _) = seen[0], seen[-1]
+        assert not torch.equal(first, second)
+        assert 0.8 < float(first.std()) < 1.2  # 512 normal draws: outside by chance below 1e-9
+        assert bool(((answers == 0) | (answers == 1)).all())
+
+    check(IMAGES, LABELS)
+    check(IMAGES.fill_(7.0), torch.full((4,), 0.25))
+    check(IMAGES[:0], LABELS[:0])
+
+
+def test_public_seeds_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedmed.privacy.gradients.preflight.secrets.randbits", lambda _: 1)
+    goes_red(test_the_pair_is_secret_and_holds_nothing_of_the_batch)

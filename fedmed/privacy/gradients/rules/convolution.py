@@ -106,10 +106,15 @@ class ConvolutionRule:
         weight, bias = _backward(scaled, a, like.to(a.dtype), seen, seen.groups, wanted)
         sums = {}
         if wanted[0]:
-            sums["weight"] = seen.whole(weight)
+            sums["weight"] = weight
         if wanted[1]:
             sums["bias"] = bias
         return sums
+
+    def whole(self, use: Use, own: str, gradient: Tensor) -> Tensor:
+        """The taps of the kernel that lie on the padding."""
+        seen: _Seen = use.notes
+        return seen.whole(gradient) if own == "weight" else gradient
 
 
 @dataclass(frozen=True)

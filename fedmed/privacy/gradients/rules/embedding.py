@@ -71,6 +71,10 @@ class EmbeddingRule:
         scaled = (g * factors[:, None, None]).flatten(0, 1)
         return {"weight": table.index_add_(0, indices.flatten(), scaled)}
 
+    def whole(self, use: Use, own: str, gradient: Tensor) -> Tensor:
+        """Nothing was left out."""
+        return gradient
+
 
 def _positions(use: Use) -> tuple[Tensor, Tensor]:
     """Indices (samples, positions) and their g (..., width), zero at the padding index."""

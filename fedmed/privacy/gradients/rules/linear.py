@@ -62,6 +62,10 @@ class LinearRule:
             sums["bias"] = scaled.sum(0)
         return sums
 
+    def whole(self, use: Use, own: str, gradient: Tensor) -> Tensor:
+        """Nothing was left out."""
+        return gradient
+
 
 def _positions(use: Use) -> tuple[Tensor, Tensor]:
     """Input and gradient as (samples, positions, features)."""

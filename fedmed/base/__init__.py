@@ -1,0 +1,1 @@
+"""What every part rests on: files that come from anywhere, and words on a terminal."""
