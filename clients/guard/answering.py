@@ -177,8 +177,9 @@ class Guard:
         self._buffers.keep(frozen)  # nothing else is kept of what came from outside
         # Until here no row of the data was read, and nothing that was refused was decoded.
         if stored is not None:
-            about = {"clustering": 1.0} if request.kind == "evaluate" else _UNSAID
-            return {"hospital": self.site.name, **about}, exchange.unpack(stored), told
+            reply: dict[str, Any] = {"hospital": self.site.name}
+            reply |= {"clustering": 1.0} if request.kind == "evaluate" else _UNSAID
+            return reply, exchange.unpack(stored), told
         if not self.requests.touches_data:
             raise Refusal("requests")
         caches.prune(shards=False)
