@@ -3,10 +3,10 @@
 import functools
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, Literal
 
 from fedmed import models
+from fedmed.base.opening import expanded
 from fedmed.config import Model, Settings, nearest
 from fedmed.data.network import POOLED, load_network, member_names, training_shard
 from fedmed.data.shard import Shard
@@ -204,7 +204,7 @@ def _check_policies(settings: Settings, members: list[str]) -> None:
         return
     names = load_network(settings.data).names
     known = {safe_name(name) for name in (*names, POOLED)}
-    folder = Path(settings.run.policies).expanduser()
+    folder = expanded(settings.run.policies)
     if members == [POOLED] and not (folder / f"{POOLED}.toml").exists():
         asked = [n for n in names if (folder / f"{safe_name(n)}.toml").exists()]
         if asked:
@@ -212,7 +212,7 @@ def _check_policies(settings: Settings, members: list[str]) -> None:
                 f"train.scheme = 'pooled' takes the data of {asked[0]} past its policy; leave the "
                 f"pooled arms out, or write {folder / POOLED}.toml for who holds the pooled data"
             )
-    for path in sorted(Path(settings.run.policies).expanduser().glob("*.toml")):
+    for path in sorted(expanded(settings.run.policies).glob("*.toml")):
         if path.stem not in known:
             raise UserError(
                 f"{path} belongs to no hospital; call it NAME.toml after one of "

@@ -135,21 +135,22 @@ def test_a_resumed_run_goes_on_with_the_clipping_norm_of_its_checkpoint(
 def test_interruption_is_paid_for_and_never_exceeds_the_target(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, function: str
 ) -> None:
-    """Fresh noise after a crash is a fresh spend: the run ends a round early, epsilon holds."""
+    """Fresh noise after a crash is a fresh spend: who paid it sits the last round out."""
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         crash_in(patch, function, 4)
         with pytest.raises(Interrupted):
             run(file, out, arm)
     (result,) = run(file, out, arm)
-    assert result["rounds"] == 2
-    assert result["rounds_planned"] == 3
+    assert result["rounds"] == result["rounds_planned"] == 3
+    lines = (out / arm / "seed-0" / "history.jsonl").read_text().splitlines()
+    failed = [json.loads(line)["failures"] for line in lines]
+    assert failed == [[], [], [], [{"hospital": "hospital-2", "code": "budget"}]]
     assert result["epsilon"] <= 8
     privacy = json.loads((out / arm / "seed-0" / "privacy.json").read_text())
     taken = {h["hospital"]: h["steps"] for h in privacy["hospitals"]}
     planned = privacy["steps_planned"]
-    # hospital-2 reserved round 2 twice; hospital-1's round 2 was answered from its ledger, and its
-    # round 3 was spent although the round never counted.
+    # hospital-2 reserved round 2 twice; hospital-1's round 2 was answered from its ledger.
     assert max(taken.values()) == planned
     assert result["epsilon"] == pytest.approx(max(h["epsilon"] for h in privacy["hospitals"]))
 

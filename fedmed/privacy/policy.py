@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fedmed import config
-from fedmed.base.opening import is_folder
+from fedmed.base.opening import expanded, is_folder
 from fedmed.config import ARMS, UNPROTECTED, Section, within
 from fedmed.errors import UserError
 from fedmed.files import safe_name
@@ -98,7 +98,7 @@ def load_policy(folder: str, hospital: str) -> Policy:
     """The policy ``NAME.toml`` in ``folder``; without a folder or a file, that of a simulation."""
     if not folder:
         return SIMULATION
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not is_folder(root):
         raise UserError(f"run.policies = '{folder}': no such folder; create it or remove the key")
     path = root / f"{safe_name(hospital)}.toml"
