@@ -14,20 +14,13 @@ from fedmed.privacy.gradients.engine import (
     Options,
     check_model,
     count_samples,
+    filled,
     zeros,
 )
 from fedmed.privacy.gradients.layers import find_layers
 from fedmed.privacy.gradients.preflight import check_against_loop
 from fedmed.privacy.gradients.tape import Tape
 from fedmed.privacy.gradients.use import Form, Layer
-
-TOGETHER = 4
-"""A pass runs on a multiple of this many samples; the rest are zeros that get a factor of 0.
-
-Kernels choose their order of additions by the size of a batch (one image, or a remainder of three,
-is computed differently). Weights that magnify rounding errors would make every sample's gradient
-depend on how many others there are. In multiples of four a sample's numbers were the same to the
-last bit, in any place of any batch."""
 
 
 class BookkeepingEngine:
@@ -76,7 +69,7 @@ class BookkeepingEngine:
         for start in range(0, len(images), step):
             part = slice(start, start + step)
             floor = options.clipping.floor(clipping_norm)
-            given = _filled(images[part], labels[part], views)
+            given = filled(images[part], labels[part], views)
             count = len(images[part]) // views
             tape, norms = self._record(*given, views, floor)
             finite = norms.isfinite()
@@ -149,17 +142,6 @@ def _own_gradients(model: nn.Module) -> Iterator[None]:
 
 def _autocast(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def _filled(images: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
-    """A batch with zeros behind it, up to a multiple of ``TOGETHER`` samples."""
-    spare = -(len(images) // views) % TOGETHER * views
-    if not spare:
-        return images, labels
-    return (
-        torch.cat([images, images.new_zeros(spare, *images.shape[1:])]),
-        torch.cat([labels, labels.new_zeros(spare, *labels.shape[1:])]),
-    )
 
 
 def _add(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:

@@ -250,11 +250,11 @@ def magnifying() -> tuple[nn.Module, Tensor]:
     return network, images
 
 
-def check_nobody_else_moves() -> None:
+def check_nobody_else_moves(name: str = "fedmed") -> None:
     """The sum with and without the second image: others' gradients are the same to the last bit."""
     network, images = magnifying()
     labels = torch.tensor([0.0, 1.0] * 3)
-    engine = BookkeepingEngine(network, 8)
+    engine: Any = make_engine(name, network, 8)
     engine._checked = True
     both = engine.clipped_sum(images[:2], labels[:2], 1.0).gradients
     one = engine.clipped_sum(images[:1], labels[:1], 1.0).gradients
@@ -264,7 +264,8 @@ def check_nobody_else_moves() -> None:
 def test_a_sample_does_not_change_how_others_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels compute one row and several in different orders: 1.66 C on batches as they came."""
     check_nobody_else_moves()
-    monkeypatch.setattr("fedmed.privacy.gradients.bookkeeping.TOGETHER", 1)
+    check_nobody_else_moves("opacus")
+    monkeypatch.setattr("fedmed.privacy.gradients.engine.TOGETHER", 1)
     goes_red(check_nobody_else_moves)
 
 
