@@ -28,7 +28,7 @@ from torch import Tensor
 
 LOOSE = 2e-3  # of the norm: what honest training may lose to the bounds
 UNDERFLOW = 2.0**-50  # absolute: all that is lost in float32 below its smallest number
-_SAFE = 0.01  # gamma beyond which a bound in that precision is not used at all
+_SAFE = 0.004  # gamma beyond which a bound in that precision is not used: M itself is rounded
 # A fused kernel of a GPU may transform small tiles (Winograd), which loses up to two digits.
 _TRANSFORMED = 64.0
 
