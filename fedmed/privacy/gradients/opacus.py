@@ -117,4 +117,4 @@ def _norms(gradients: list[Tensor]) -> Tensor:
     if bool(far.any()):
         squares[far] = exact_squares([gradient[far] for gradient in gradients])
     first = gradients[0]
-    return squares.sqrt() * (1 + gamma(len(first) + 4, first.dtype, first.device)) + UNDERFLOW
+    return squares.sqrt() * (1 + gamma(len(first) + 4, first.dtype)) + UNDERFLOW

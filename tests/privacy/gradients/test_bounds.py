@@ -134,12 +134,10 @@ def test_factors_below_the_normal_numbers_are_zero() -> None:
 
 
 def test_gamma_covers_every_rounding_and_says_where_it_cannot() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
     unit = 2.0**-24
-    assert 100 * unit <= bounds.gamma(100, torch.float32, cpu) <= 102 * unit
-    assert bounds.gamma(100, torch.float64, cpu) < 1e-13
-    assert bounds.gamma(100, torch.float32, gpu) > 6400 * unit  # transformed tiles
-    assert bounds.gamma(10**6, torch.float32, cpu) == float("inf")
+    assert 100 * unit <= bounds.gamma(100, torch.float32) <= 102 * unit
+    assert bounds.gamma(100, torch.float64) < 1e-13
+    assert bounds.gamma(10**6, torch.float32) == float("inf")
 
 
 def test_products_are_not_rounded_to_tf32() -> None:
