@@ -14,6 +14,7 @@ from fedmed.privacy.gradients.engine import (
     Options,
     check_model,
     count_samples,
+    filled,
     zeros,
 )
 from fedmed.privacy.gradients.layers import find_layers
@@ -68,15 +69,18 @@ class BookkeepingEngine:
         for start in range(0, len(images), step):
             part = slice(start, start + step)
             floor = options.clipping.floor(clipping_norm)
-            tape, norms = self._record(images[part], labels[part], views, floor)
+            given = filled(images[part], labels[part], views)
+            count = len(images[part]) // views
+            tape, norms = self._record(*given, views, floor)
             finite = norms.isfinite()
             factors = options.clipping.factors(norms, clipping_norm, tape.dtype)
+            factors[count:] = 0
             sums, square = tape.weighted_sum(factors, None if bool(finite.all()) else finite)
-            if not holds(square, sensitivity, len(norms)):
-                dropped += len(norms)
+            if not holds(square, sensitivity, count):
+                dropped += count
                 continue
-            dropped += len(norms) - int(finite.sum())
-            clipped += int((norms > clipping_norm)[finite].sum())
+            dropped += count - int(finite[:count].sum())
+            clipped += int((norms > clipping_norm)[:count][finite[:count]].sum())
             _add(total, sums)
         return ClippedSum(_complete(self._model, total), sensitivity, samples, clipped, dropped)
 

@@ -28,9 +28,10 @@ from torch import Tensor
 
 LOOSE = 2e-3  # of the norm: what honest training may lose to the bounds
 UNDERFLOW = 2.0**-50  # absolute: all that is lost in float32 below its smallest number
-_SAFE = 0.01  # gamma beyond which a bound in that precision is not used at all
-# A fused kernel of a GPU may transform small tiles (Winograd), which loses up to two digits.
-_TRANSFORMED = 64.0
+_SAFE = 0.004  # gamma beyond which a bound in that precision is not used: M itself is rounded
+# A GPU's convolution may transform small tiles (Winograd): more error for each addition, but far
+# fewer one after the other than the bound allows for. A margin, not a proof.
+_TRANSFORMED = 4
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,14 @@ class Bound:
         if not estimates:
             return Bound(direct, torch.zeros_like(direct), torch.zeros_like(direct))
         device = direct.device
+        margin = 1 if device.type == "cpu" else _TRANSFORMED
         squares = torch.stack([e.squares for e in estimates]).double()
         largest = torch.stack([e.magnitudes for e in estimates]).double()
         shares = torch.tensor(
             [
                 (
-                    gamma(e.terms, e.squares.dtype, device),
-                    gamma(e.positions * samples + 4, e.squares.dtype, device) ** 2,
+                    gamma(e.terms, e.squares.dtype),
+                    gamma(margin * (e.positions * samples + 4), e.squares.dtype) ** 2,
                 )
                 for e in estimates
             ],
@@ -93,12 +95,9 @@ class Bound:
         return ~(close & norms.isfinite())
 
 
-def gamma(terms: int, dtype: torch.dtype, device: torch.device) -> float:
+def gamma(terms: int, dtype: torch.dtype) -> float:
     """Relative error bound of ``terms`` roundings in ``dtype``; infinite where it says nothing."""
-    unit = torch.finfo(dtype).eps / 2
-    if device.type != "cpu":
-        unit *= _TRANSFORMED
-    error = terms * unit
+    error = terms * torch.finfo(dtype).eps / 2
     return 1.01 * error / (1 - error) if error < _SAFE else math.inf
 
 
@@ -137,7 +136,7 @@ def _squares(gradient: Tensor) -> Tensor:
     kind = torch.finfo(rows.dtype)
     found = torch.linalg.vector_norm(rows, dim=-1).double().square_()
     found = found.sum(1) if found.dim() > 1 else found
-    grown = 1 + gamma(rows.shape[-1] + 4, rows.dtype, rows.device)
+    grown = 1 + gamma(rows.shape[-1] + 4, rows.dtype)
     return found.mul_(grown).add_(gradient.shape[1:].numel() * kind.tiny)
 
 

@@ -48,7 +48,7 @@ class Clipping:
             found = bound / norms.clamp(min=bound)
         kind = torch.finfo(dtype)
         kept = norms.isfinite() & (found > 2 * kind.tiny)
-        found = torch.where(found < 1, found * (1 - kind.eps), found)
+        found = torch.where(found == 1, found, found * (1 - kind.eps))
         return torch.where(kept, found, 0.0).to(dtype)
 
     def floor(self, bound: float) -> float:

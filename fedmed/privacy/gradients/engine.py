@@ -12,6 +12,13 @@ from fedmed.errors import UserError
 from fedmed.privacy.gradients.clipping import Clipping
 
 Reduction = Literal["sum", "mean"]
+TOGETHER = 4
+"""A pass runs on a multiple of this many samples; the rest are zeros that get a factor of 0.
+
+Kernels choose their order of additions by the size of a batch (one image, or a remainder of three,
+is computed differently). Weights that magnify rounding errors would make every sample's gradient
+depend on how many others there are. In multiples of four a sample's numbers were the same to the
+last bit, in any place of any batch."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +145,14 @@ def count_samples(images: Tensor, labels: Tensor, views: int) -> int:
             f"{len(images)} images, {len(labels)} labels and {views} views do not fit together"
         )
     return len(images) // views
+
+
+def filled(images: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
+    """A batch with zeros behind it, up to a multiple of ``TOGETHER`` samples."""
+    spare = -(len(images) // views) % TOGETHER * views
+    if not spare:
+        return images, labels
+    return (
+        torch.cat([images, images.new_zeros(spare, *images.shape[1:])]),
+        torch.cat([labels, labels.new_zeros(spare, *labels.shape[1:])]),
+    )

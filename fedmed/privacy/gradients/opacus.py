@@ -15,7 +15,14 @@ from fedmed.privacy.gradients.bounds import (
     sum_of_squares,
 )
 from fedmed.privacy.gradients.clipping import checked
-from fedmed.privacy.gradients.engine import ClippedSum, Options, check_model, count_samples, zeros
+from fedmed.privacy.gradients.engine import (
+    ClippedSum,
+    Options,
+    check_model,
+    count_samples,
+    filled,
+    zeros,
+)
 
 
 class OpacusEngine:
@@ -74,7 +81,8 @@ class OpacusEngine:
         views: int,
         total: dict[str, Tensor],
     ) -> tuple[int, int]:
-        options = self._options
+        options, count = self._options, len(images) // views
+        images, labels = filled(images, labels, views)
         with warnings.catch_warnings():
             # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
             warnings.simplefilter("ignore")
@@ -89,6 +97,7 @@ class OpacusEngine:
                 for n, p in parameters.items()
             }
             norms = _norms(list(samples.values()))
+            norms[count:] = torch.inf  # no sample, no factor
             finite = norms.isfinite()
             for name, gradient in samples.items():
                 flat = gradient.flatten(1).masked_fill(~finite[:, None], 0)
@@ -97,8 +106,8 @@ class OpacusEngine:
         for parameter in parameters.values():
             parameter.grad_sample = None  # type: ignore[attr-defined]
             parameter.grad = None
-        good = norms[finite]
-        return int((good > clipping_norm).sum()), len(norms) - len(good)
+        good = norms[finite]  # of the ``count`` samples
+        return int((good > clipping_norm).sum()), count - len(good)
 
 
 def _norms(gradients: list[Tensor]) -> Tensor:
@@ -108,4 +117,4 @@ def _norms(gradients: list[Tensor]) -> Tensor:
     if bool(far.any()):
         squares[far] = exact_squares([gradient[far] for gradient in gradients])
     first = gradients[0]
-    return squares.sqrt() * (1 + gamma(len(first) + 4, first.dtype, first.device)) + UNDERFLOW
+    return squares.sqrt() * (1 + gamma(len(first) + 4, first.dtype)) + UNDERFLOW

@@ -152,7 +152,7 @@ class Tape:
         if len(loose):
             self.loose = loose
             found[loose] = self._again(loose, squares[loose]).norms()
-        return found * (1 + gamma(self.samples + 4, self.dtype, self.device)) + UNDERFLOW
+        return found * (1 + gamma(self.samples + 4, self.dtype)) + UNDERFLOW
 
     def _again(self, samples: Tensor, squares: Tensor) -> Bound:
         """The bound for some ``samples`` (indices) in float64."""
