@@ -10,6 +10,7 @@ from support import goes_red
 from support_runs import ALL_ARMS, run, weights, written
 
 import clients.hospital
+import clients.rounds
 import server.coordinator
 from fedmed.errors import RunError
 from fedmed.planning import epsilon_after
@@ -30,16 +31,17 @@ class Interrupted(BaseException):
 
 def crash_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
     """Let the ``call``-th call of a training function of the hospitals crash."""
-    original = getattr(clients.hospital, function)
+    original = getattr(clients.rounds, function)
     calls = []
 
     def crashing(*arguments: Any) -> Any:
-        calls.append(1)
+        if arguments[-2][:2] != ("rehearsal", 1):  # on images of nobody, before the first round
+            calls.append(1)
         if len(calls) == call:
             raise Interrupted
         return original(*arguments)
 
-    monkeypatch.setattr(clients.hospital, function, crashing)
+    monkeypatch.setattr(clients.rounds, function, crashing)
 
 
 @pytest.mark.parametrize(
