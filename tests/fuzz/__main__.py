@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -100,8 +101,10 @@ def beside(seed: int, numbers: range, real: int, again: str, jobs: int) -> Tally
             code = 1
             try:
                 part = several(seed, numbers[job::jobs], real, again)
-                (folder / str(job)).write_text(json.dumps(dataclasses.asdict(part)))
+                (folder / str(job)).write_text(json.dumps(vars(part)))
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         children.append(child)
