@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint fuzz setup clean trial images e2e-containers
+.PHONY: run test lint fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -35,6 +35,14 @@ lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# COUNT: how many (0: all), drawn by SEED from the files and folders of MODULE. The first run watches
+# which tests run what, which takes minutes and is kept in .mutants/.
+SEED ?= 0
+COUNT ?= 200
+MODULE ?= fedmed/privacy fedmed/training.py clients
+mutants: $(READY)  ## break the privacy code in one place at a time; report what no test sees
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m mutants --seed $(SEED) --count $(COUNT) --module $(MODULE)
+
 # Docker where its daemon answers, else Podman. BUILD: more options of build, such as
 # --build-arg TORCH_OPTIONS='...' (options of pip) for wheels of torch without CUDA.
 ENGINE ?= $(shell docker info >/dev/null 2>&1 && echo docker || echo podman)
@@ -52,4 +60,4 @@ e2e-containers: $(READY) images  ## a federation of real containers, from nothin
 	ENGINE=$(ENGINE) $(BIN)/python containers/e2e.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .mutants

@@ -41,6 +41,9 @@ class Policy(Section):
         ""  # histograms: charged to training's account, to one of its own; empty = as limited
     )
     allow_reproducible_noise: bool = False
+    requests_per_run: Annotated[int, Field(ge=1)] = 5000  # that a guard answers
+    requests_per_day: Annotated[int, Field(ge=1)] = 20_000
+    data_refusals_per_day: Annotated[int, Field(ge=1)] = 20  # then it touches no data for a day
     apps: list[str] = []  # SHA-256 of app bundles that a deployed node may run; empty = any
 
     @model_validator(mode="after")

@@ -194,3 +194,53 @@ def test_a_line_longer_than_what_is_read_at_once_is_the_last_line(tmp_path: Path
         assert log.last().rows == 2
         log.append("note", 3, "c" * 64)
     assert [entry["rows"] for entry in log.entries()] == [1, 2, 3]
+
+
+def test_chains_written_before_are_still_whole() -> None:
+    """Another spelling of the same value would break every ledger and log that exists."""
+    assert canonical({"b": [1, None], "a": "é"}) == r'{"a":"\u00e9","b":[1,null]}'
+    assert digest(START, "{}") == "5649d09ed68c17156095d175eef152856c5b1a81c117c409c1e00f096aa6838e"
+
+
+def test_a_log_is_its_owners_alone_in_a_folder_made_for_it(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "site" / "books" / "log")
+    with log.locked(reading=True):
+        assert not (tmp_path / "site").exists(), "whoever reads makes nothing"
+    with log.locked():
+        log.append("note", 0, START)
+    assert log.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_reader_waits_for_the_writer(tmp_path: Path) -> None:
+    log, impatient = AuditLog(tmp_path / "log"), AuditLog(tmp_path / "log", patience=0.0)
+
+    def enter(reading: bool) -> None:
+        with impatient.locked(reading=reading):
+            pass
+
+    with log.locked():
+        for reading in (True, False):
+            refuses(partial(enter, reading), "locked by another process", error=RunError)
+    enter(True)
+
+
+def test_a_line_is_on_the_disk_when_it_has_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first line makes the file, and a refused plan waits for no later row."""
+    log = AuditLog(tmp_path / "log")
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+
+    def flushes(**asked: bool) -> int:
+        flushed.clear()
+        log.append("note", 0, START, **asked)
+        return len(flushed)
+
+    with log.locked():
+        assert flushes(flush=False) == 1
+        assert flushes(flush=False) == 0
+        assert flushes() == flushes(flush=True) == 1
+        flushed.clear()
+        log.flush()
+        assert len(flushed) == 1

@@ -226,3 +226,8 @@ def test_noise_too_small_for_any_grid_is_added_up_and_never_lost() -> None:
     loud, quiet = laplace(0.01, 5), gaussian(5.0)
     both = accounting.composed_epsilon(((loud, 1), (quiet, 3)), DELTA)
     assert both == 500 + accounting.composed_epsilon(((quiet, 3),), DELTA)
+
+
+def test_the_orders_are_those_of_every_ledger_that_exists() -> None:
+    """A ledger keeps a total for each; read at other orders, the same totals would mean others."""
+    assert (*range(2, 33), 40, 48, 64, 96, 128, 256, 512) == ORDERS
