@@ -8,13 +8,21 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from clients.hospital import Hospital, Refusal, ledger_failures, refusing
+from clients.hospital import (
+    Hospital,
+    Refusal,
+    Terms,
+    fixed_split,
+    ledger_failures,
+    model_for,
+    refusing,
+)
 from fedmed import exchange, timing
-from fedmed.data.network import evaluation_shard, load_network
+from fedmed.data.network import evaluation_shard
 from fedmed.data.shard import Shard
-from fedmed.errors import RunError, UserError
+from fedmed.errors import UserError
 from fedmed.evaluation.groups import UNKNOWN, age_band
 from fedmed.evaluation.histograms import EVERYBODY, Spec, chosen, clustering, count
 from fedmed.exchange import Histograms
@@ -28,6 +36,7 @@ from fedmed.privacy.evaluating import (
     noise_for,
     noised,
 )
+from fedmed.privacy.filtering import Request
 from fedmed.privacy.policy import SIMULATION
 from fedmed.training import predict
 
@@ -48,58 +57,74 @@ def evaluate(
     """Histograms of the hospital's evaluation images under the model of ``run``.
 
     Under an arm that protects anything they are noised, always: the release is reserved before an
-    image is scored, and the same request gets the stored bytes. Raises :class:`Refusal`.
+    image is scored, and the same request gets the stored bytes; what goes wrong with the images
+    after that changes no more than numbers under the noise. Raises :class:`Refusal`.
     """
-    settings, name = hospital.settings, hospital.name
-    if hospital.policy.evaluation == "refuse":
-        raise Refusal("policy")
-    with refusing("plan", name):
-        if len(edges) > MOST_EDGES:
-            raise UserError(f"{len(edges)} edges are more than {MOST_EDGES}")
-        spec = Spec(
-            edges=tuple(edges),
-            attributes=settings.evaluation.grouped_by,
-            cap=evaluation_cap(settings),
-        )
-        plan = evaluation_plan(settings)
+    settings, name, policy = hospital.settings, hospital.name, hospital.policy
+    spec, plan = asked_for(hospital, edges)
+    model = model_for(settings, parameters, frozen)
+    if plan is not None:
+        arrays = {**frozen, **parameters}
+        return _noised(hospital, run, model, exchange.request_fingerprint(arrays, spec), spec, plan)
     with refusing("data", name):
         shard = evaluation_shard(settings.data, name, spec.cap)
-    arrays = {**frozen, **parameters}
-    if plan is None:
-        if hospital.policy is not SIMULATION:
-            with ledger_failures(hospital.ledger, name):
-                hospital.ledger.note("evaluated without a guarantee", arm=settings.privacy.arm)
-        counts = _counts(hospital, arrays, shard, spec)
-        table = shard.table[chosen(shard.table["image"], shard.table["patient_id"], spec.cap)]
-        return Histograms(name, counts, clustering(table["patient_id"]))
-    return _noised(hospital, run, arrays, shard, spec, plan)
+    if policy is not SIMULATION:
+        with ledger_failures(hospital.ledger, name):
+            hospital.ledger.note("evaluated without a guarantee", arm=settings.privacy.arm)
+    with refusing("not-finite", name):
+        counts = _counts(hospital, model, shard, spec)
+    table = shard.table[chosen(shard.table["image"], shard.table["patient_id"], spec.cap)]
+    return Histograms(name, counts, clustering(table["patient_id"]))
+
+
+def asked_for(of: Hospital | Terms, edges: Sequence[float]) -> tuple[Spec, EvaluationPlan | None]:
+    """The cells and the noise of a request, from settings and policy; raises :class:`Refusal`.
+
+    Where the policy declares a size, that stands for the number of evaluation patients: the exact
+    one could be found by asking for one delta after the other.
+    """
+    if of.policy.evaluation == "refuse":
+        raise Refusal("policy")
+    with refusing("plan", of.name):
+        if len(edges) > MOST_EDGES:
+            raise UserError(f"{len(edges)} edges are more than {MOST_EDGES}")
+        evaluation = of.settings.evaluation
+        spec = Spec(
+            edges=tuple(edges), attributes=evaluation.grouped_by, cap=evaluation_cap(of.settings)
+        )
+        plan = evaluation_plan(of.settings)
+        if plan is not None and of.policy.public_size:
+            check_delta(plan, of.policy.public_size, of.name)
+    return spec, plan
+
+
+def charge_for(of: Hospital | Terms, plan: EvaluationPlan, cohort: str | None = None) -> Request:
+    """The release as the account of the hospital's evaluation patients sees it."""
+    return evaluation_request(
+        of.settings,
+        of.ledger.path.stem,
+        plan,
+        of.policy,
+        fixed_split=fixed_split(of.settings),
+        cohort=cohort,
+    )
 
 
 def _noised(
-    hospital: Hospital,
-    run: str,
-    arrays: dict[str, Tensor],
-    shard: Shard,
-    spec: Spec,
-    plan: EvaluationPlan,
+    hospital: Hospital, run: str, model: nn.Module, request: str, spec: Spec, plan: EvaluationPlan
 ) -> Histograms:
-    settings, ledger, policy = hospital.settings, hospital.ledger, hospital.policy
-    with refusing("plan", hospital.name):
-        check_delta(plan, int(shard.table["patient_id"].nunique()), hospital.name)
-    charge = evaluation_request(
-        settings,
-        ledger.path.stem,
-        plan,
-        policy,
-        fixed_split=load_network(settings.data).fixed_split,
-        cohort=shard.fingerprint(),
-    )
-    request, account = exchange.request_fingerprint(arrays, spec), ledger_run(run)
-    with ledger_failures(ledger, hospital.name):
+    ledger, policy, name = hospital.ledger, hospital.policy, hospital.name
+    account = ledger_run(run)
+    with refusing("data", name):
+        shard = evaluation_shard(hospital.settings.data, name, spec.cap)
+    with refusing("plan", name):
+        if not policy.public_size:  # else nothing that is asked may rest on the exact number
+            check_delta(plan, int(shard.table["patient_id"].nunique()), name)
+    with ledger_failures(ledger, name):
         stored = ledger.answered(account, 0, request)
         if stored is not None:
-            return Histograms(hospital.name, _arrays(exchange.unpack(stored)))
-        ledger.open_plan(account, charge, policy.limit)
+            return Histograms(name, _arrays(exchange.unpack(stored)))
+        ledger.open_plan(account, charge_for(hospital, plan, shard.fingerprint()), policy.limit)
         entry = ledger.reserve(
             account,
             0,
@@ -108,37 +133,36 @@ def _noised(
             limit=policy.limit,
             repeatable=hospital.source.reproducible,
         )
-    exact = _counts(hospital, arrays, shard, spec)
-    normals = noise_for(hospital.source, hospital.name, request)
+    try:
+        exact = _counts(hospital, model, shard, spec)
+    except Exception as error:
+        # What fails now fails by the data: noise alone leaves, in the same form.
+        log.error("%s: an evaluation failed: %s", name, type(error).__name__)
+        exact = {family: np.zeros(spec.shape(family)) for family in spec.families}
+    normals = noise_for(hospital.source, name, request)
     released = noised(exact, plan.deviation(spec), normals)
     packed = exchange.pack({family: torch.from_numpy(c) for family, c in released.items()})
-    with ledger_failures(ledger, hospital.name):
+    with ledger_failures(ledger, name):
         ledger.commit(entry, packed, cohort=shard.fingerprint())
-    return Histograms(hospital.name, released)
+    return Histograms(name, released)
 
 
-def _counts(hospital: Hospital, arrays: dict[str, Tensor], shard: Shard, spec: Spec) -> Counts:
+def _counts(hospital: Hospital, model: nn.Module, shard: Shard, spec: Spec) -> Counts:
     """Exact counts: nothing that may leave under an arm that protects anything."""
-    table = shard.table
-    try:
-        with timing.measured("evaluation"):
-            settings = hospital.settings
-            channels, dimensions = settings.model.channels, settings.data.dimensions
-            model = hospital.model_with(arrays)
-            # Whether one image's score is finite must not decide what leaves.
-            scores = predict(model, shard.images, channels, dimensions=dimensions, unscored=0.0)
-        return count(
-            spec,
-            splits=table["split"],
-            labels=table["label"],
-            scores=scores,
-            images=table["image"],
-            patients=table["patient_id"],
-            groups={name: _groups(table, name) for name in spec.families if name != EVERYBODY},
-        )
-    except (RunError, UserError) as error:
-        log.error("%s: %s", hospital.name, error)
-        raise Refusal("not-finite") from error
+    table, settings = shard.table, hospital.settings
+    channels, dimensions = settings.model.channels, settings.data.dimensions
+    with timing.measured("evaluation"):
+        # Whether one image's score is finite must not decide what leaves.
+        scores = predict(model, shard.images, channels, dimensions=dimensions, unscored=0.0)
+    return count(
+        spec,
+        splits=table["split"],
+        labels=table["label"],
+        scores=scores,
+        images=table["image"],
+        patients=table["patient_id"],
+        groups={name: _groups(table, name) for name in spec.families if name != EVERYBODY},
+    )
 
 
 def _groups(table: pd.DataFrame, attribute: str) -> NDArray[Any]:

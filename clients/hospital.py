@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,25 +11,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedmed import exchange, files, models, sites, timing
-from fedmed.config import Data, Model, Settings
+from clients.rounds import NotFinite, Round, rehearse
+from fedmed import exchange, files, models, sites
+from fedmed.config import UNPROTECTED, Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.exchange import Joining, Reply
-from fedmed.features import featured
-from fedmed.planning import make_member_plan, member_shard, patients_of
+from fedmed.planning import check_patients_known, make_member_plan, member_shard, patients_of
 from fedmed.privacy.deciding import against_evaluation, decide, request_for
 from fedmed.privacy.evaluating import evaluation_plan
 from fedmed.privacy.filtering import OverBudget
-from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger import CohortChanged, Ledger
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import noise_source
-from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan, part
+from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, part
 from fedmed.privacy.policy import SIMULATION, Policy, load_policy, read_policy
-from fedmed.privacy.updates import BadUpdate, GaussianNoise, clip, finite
-from fedmed.training import LocalResult, pick_device, train_plain, train_private
+from fedmed.privacy.updates import finite
+from fedmed.training import LocalResult, pick_device
 
 log = logging.getLogger("fedmed.hospital")
 
@@ -94,19 +95,22 @@ class Hospital:
         """One round of ``run``: train, then clip and noise as the plan says.
 
         Under a plan of the hospital's own (``dp-sgd``, ``local-update``) the spend is reserved
-        before the shard is read, and a request that was answered gets the stored bytes. Raises
-        :class:`Refusal`.
+        before the shard is read, and a request that was answered gets the stored bytes. What goes
+        wrong with the data after that changes neither the reply's form nor whether there is one;
+        see :mod:`clients.rounds`. Raises :class:`Refusal`.
         """
+        model = model_for(self.settings, parameters, frozen)
         if self.plan.payer != "hospital":
-            update, result = self._update(round_number, parameters, frozen, "")
+            update, result = self._update(model, round_number, parameters, "")
             if isinstance(self.plan, NoPrivacy):
-                return Reply(self.name, update, result.loss, len(self.shard))
+                loss = result.loss if math.isfinite(result.loss or 0.0) else None
+                return Reply(self.name, update, loss, len(self.shard))
             return Reply(self.name, update)
-        model = exchange.fingerprint(parameters)
+        model_hash = exchange.fingerprint(parameters)
         owner = self.ledger.path.stem
         charge = request_for(self.settings, owner, self.plan, self.policy, self.shard)
         with ledger_failures(self.ledger, self.name):
-            stored = self.ledger.answered(run, round_number, model)
+            stored = self.ledger.answered(run, round_number, model_hash)
             if stored is not None:
                 return Reply(self.name, exchange.unpack(stored))
             self.ledger.open_plan(run, charge, self.policy.limit)
@@ -115,12 +119,12 @@ class Hospital:
             entry = self.ledger.reserve(
                 run,
                 round_number,
-                model,
+                model_hash,
                 self.plan.steps_per_round,
                 limit=self.policy.limit,
                 repeatable=self.source.reproducible,
             )
-        update, result = self._update(round_number, parameters, frozen, model)
+        update, result = self._update(model, round_number, parameters, model_hash)
         if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
             raise Refusal("plan")  # what was not accounted is not released
         with ledger_failures(self.ledger, self.name):
@@ -129,81 +133,46 @@ class Hospital:
 
     def _update(
         self,
+        model: nn.Module,
         round_number: int,
         parameters: dict[str, Tensor],
-        frozen: dict[str, Tensor],
         model_hash: str,
     ) -> tuple[dict[str, Tensor], LocalResult]:
-        """The change of the parameters by local training, clipped and noised as planned."""
-        model = self.model_with({**frozen, **parameters})
-        context = (self.name, round_number, model_hash)
+        """The round's update; what can be refused here depends on no data that is protected."""
+        turn = Round(self.name, self.settings, self.plan, self.source, round_number, model_hash)
         try:
-            with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
-                gradient, noised = part(self.plan, GradientPlan), part(self.plan, UpdatePlan)
-                settings = self.settings
-                shard = featured(
-                    model,
-                    self.shard,
-                    settings.model.channels,
-                    settings.train.augment,
-                    settings.data.dimensions,
-                )
-                if gradient is not None:
-                    result = train_private(
-                        model,
-                        shard,
-                        settings,
-                        gradient,
-                        self.source,
-                        context,
-                        round_number,
-                    )
-                else:
-                    result = train_plain(model, shard, settings, context[:2], round_number)
-                after = models.trainable(model)
-                update = {n: after[n].detach().cpu() - before for n, before in parameters.items()}
-                if noised is not None and noised.adaptive is None:
-                    update = clip(update, noised.clipping_norm)
-                    if noised.placement == "hospital":
-                        noise = GaussianNoise(noised.noise_standard_deviation)
-                        update = noise.add(update, self.source.normals("update", *context))
-                elif not finite(update):
-                    raise Refusal("not-finite")
-        except (BadUpdate, FloatingPointError) as error:
+            return turn.update(model, self.shard, parameters)
+        except (NotFinite, FloatingPointError) as error:
             raise Refusal("not-finite") from error
         except (RunError, UserError) as error:
             log.error("%s: %s", self.name, error)
             raise Refusal("plan") from error
-        if result.dropped:  # private: for the hospital's own log, never for a message
-            log.warning(
-                "%s: round %d left out %d gradients that were not finite",
-                self.name,
-                round_number,
-                result.dropped,
-            )
-        return update, result
 
-    def model_with(self, arrays: dict[str, Tensor]) -> nn.Module:
-        """The process's model with the server's state; :class:`Refusal` where it does not fit.
 
-        All of that state: an array left out would still hold what an earlier round trained.
-        """
-        model = _model(self.settings.model, self.settings.data, self._device)
-        if arrays.keys() != model.state_dict().keys():
-            raise Refusal("mismatch")
-        try:
-            exchange.install(model, arrays)
-        except ValueError as error:
-            raise Refusal("mismatch") from error
-        return model
+def model_for(
+    settings: Settings, parameters: dict[str, Tensor], frozen: dict[str, Tensor]
+) -> nn.Module:
+    """The process's model with the server's state; :class:`Refusal` where it does not fit.
 
-    @property
-    def _device(self) -> torch.device:
-        try:
-            return pick_device(self.settings.run.device)
-        except RunError as error:
-            log.error("%s", error)
-            raise Refusal("plan") from error
+    All of that state: an array left out would still hold what an earlier round trained. Decided by
+    the state alone, before anything is paid or read.
+    """
+    arrays = {**frozen, **parameters}
+    if not finite({n: v for n, v in arrays.items() if v.is_floating_point()}):
+        raise Refusal("not-finite")
+    try:
+        device = pick_device(settings.run.device)
+    except RunError as error:
+        log.error("%s", error)
+        raise Refusal("plan") from error
+    model = _model(settings.model, settings.data, device)
+    if arrays.keys() != model.state_dict().keys():
+        raise Refusal("mismatch")
+    try:
+        exchange.install(model, arrays)
+    except ValueError as error:
+        raise Refusal("mismatch") from error
+    return model
 
 
 @contextlib.contextmanager
@@ -216,6 +185,9 @@ def ledger_failures(ledger: Ledger, name: str) -> Iterator[None]:
         with contextlib.suppress(RunError, UserError):
             ledger.note("refused", reason=str(error))
         raise Refusal("policy" if error.by_policy else "budget") from error
+    except CohortChanged as error:
+        log.error("%s: %s", name, error)
+        raise Refusal("data") from error
     except (RunError, UserError) as error:
         log.error("%s", error)
         raise Refusal("ledger") from error
@@ -233,29 +205,68 @@ def name_of(settings: Settings, index: int) -> str:
     return names[index]
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a hospital answers from before it looks at its data: its policy, ledger and plan.
+
+    Where the policy declares a size, the plan rests on that, and no row was read for it.
+    """
+
+    name: str
+    settings: Settings
+    plan: Plan
+    policy: Policy
+    ledger: Ledger
+
+    @property
+    def patients(self) -> int:
+        """How many the policy takes the cohort to have: as declared, else as counted."""
+        return self.policy.public_size or patients_of(self.settings, self.name)
+
+
+def fixed_split(settings: Settings) -> bool:
+    """Whether the site itself says who is trained on; see ``Network.fixed_split``.
+
+    A deployed site's own file says so; in a simulation it shows in the table.
+    """
+    if settings.data.site_names:
+        return settings.data.split == "given"
+    return load_network(settings.data).fixed_split
+
+
+def terms_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Terms:
+    """The member's terms; raises :class:`Refusal` where there is no plan or no ledger."""
+    site = site or Site()
+    name = name_of(settings, index)
+    with refusing("plan", name):
+        settings = sites.own_settings(settings, name)
+        policy = site.rules(settings, name)
+        plan = make_member_plan(settings, name, policy)
+    with refusing("ledger", name):
+        return Terms(name, settings, plan, policy, site.book(settings, name, run_id))
+
+
 def review(
     settings: Settings, index: int, run_id: int, site: Site | None = None, run: str = ""
 ) -> Joining:
     """Who this member is and whether its policy takes the plan of ``run``; no image is read.
 
+    Of a hospital that declares a size no row either: whoever asks learns nothing of its data.
     Raises :class:`Refusal` where no plan or no decision can be made.
     """
-    site = site or Site()
-    name, asked = name_of(settings, index), settings
-    with refusing("plan", name):
+    site, asked = site or Site(), settings
+    with refusing("plan", "a hospital"):
         if settings.evaluation.train_metrics and (site.policy or site.ledger):
             raise UserError(
                 "evaluation.train-metrics lets the server read training images, which is for "
                 "simulations; remove it"
             )
-        settings = sites.own_settings(asked, name)
-        policy = site.rules(settings, name)
-        plan = make_member_plan(settings, name, policy)
+    terms = terms_for(settings, index, run_id, site)
+    name, settings, plan, policy, ledger = (
+        terms.name, terms.settings, terms.plan, terms.policy, terms.ledger,
+    )  # fmt: skip
     with refusing("ledger", name):
-        ledger = site.book(settings, name, run_id)
-    patients = patients_of(settings, name)
-    with refusing("ledger", name):
-        decision = decide(settings, name, plan, policy, ledger, patients, run)
+        decision = decide(settings, name, plan, policy, ledger, terms.patients, run)
         if decision.accepts:
             against = ""
             if settings.evaluation.where != "server":
@@ -266,7 +277,7 @@ def review(
                     policy,
                     ledger,
                     run,
-                    fixed_split=load_network(settings.data).fixed_split,
+                    fixed_split=fixed_split(settings),
                 )
             if against:
                 log.warning("%s will not evaluate: %s", name, against)
@@ -284,23 +295,19 @@ def review(
 
 @functools.lru_cache(maxsize=128)
 def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Hospital:
-    """The member with this partition id, ready to train; kept by the process between rounds."""
-    site = site or Site()
+    """The member with this partition id, ready to train; kept by the process between rounds.
+
+    Whatever depends on its data alone is refused with the one code ``data``.
+    """
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
-    name = name_of(settings, index)
-    with refusing("plan", name):
-        settings = sites.own_settings(settings, name)
-    source = noise_source(settings)
-    with refusing("data", name):
-        shard = member_shard(settings, name)
-    with refusing("plan", name):
-        policy = site.rules(settings, name)
-        plan = make_member_plan(settings, name, policy)
+    terms = terms_for(settings, index, run_id, site)
+    name, settings, plan, policy, ledger = (
+        terms.name, terms.settings, terms.plan, terms.policy, terms.ledger,
+    )  # fmt: skip
     with refusing("ledger", name):
-        ledger = site.book(settings, name, run_id)
         # The budget is checked with each reservation.
-        if not decide(settings, name, plan, policy, ledger, len(shard.patients())).allowed:
+        if not decide(settings, name, plan, policy, ledger, terms.patients).allowed:
             raise Refusal("policy")
         if ledger.path.exists():
             ledger.verify()
@@ -311,6 +318,14 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
         ):
             # Nothing of the hospital's own protects what leaves: no row, but a line of the log.
             ledger.note("training without a guarantee of our own", arm=settings.privacy.arm)
+    with refusing("plan", name):
+        if settings.privacy.arm not in UNPROTECTED:
+            device = pick_device(settings.run.device)
+            rehearse(settings, plan, _fresh(settings.model, settings.data, device))
+    source = noise_source(settings)
+    with refusing("data", name):
+        shard = member_shard(settings, name)
+        check_data(settings, name, policy, shard)
     image = part(plan, ImagePlan)
     if image is not None:
         with ledger_failures(ledger, name), refusing("data", name):
@@ -324,6 +339,26 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
                 ),
             )
     return Hospital(name, settings, shard, plan, ledger, source, policy)
+
+
+def check_data(settings: Settings, name: str, policy: Policy, shard: Shard) -> None:
+    """What only the exact numbers show; raises :class:`UserError` where the data will not do."""
+    patients = len(shard.patients())
+    if patients < policy.minimum_cohort:
+        raise UserError(f"{patients} training patients are fewer than the policy's minimum-cohort")
+    if not policy.public_size:
+        return  # the plan rests on the exact numbers, and was made with these checks
+    check_patients_known(settings)
+    privacy = settings.privacy
+    units = patients if privacy.unit == "patient" else len(shard)
+    if privacy.arm == "dp-sgd" and units and privacy.delta >= 1 / units:
+        log.warning(
+            "%s: privacy.delta = %g is not below one over the true number of %ss, so that the "
+            "guarantee means little; declare a larger public-size in the policy",
+            name,
+            privacy.delta,
+            privacy.unit,
+        )
 
 
 def _pay(
@@ -367,6 +402,11 @@ def refusing(code: str, name: str) -> Iterator[None]:
 @functools.lru_cache(maxsize=1)
 def _model(model: Model, data: Data, device: torch.device) -> nn.Module:
     """The process's one model; every round overwrites its whole state with the server's."""
+    return _fresh(model, data, device)
+
+
+def _fresh(model: Model, data: Data, device: torch.device) -> nn.Module:
+    """A model as the settings ask for, that no data have trained."""
     fresh = models.without_weights(model, data.image_size)
     built = models.build(
         fresh, data.image_size, seed=0, dimensions=data.dimensions, outputs=data.outputs

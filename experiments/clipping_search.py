@@ -14,9 +14,11 @@ import itertools
 import json
 import logging
 import math
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +111,7 @@ CASES: dict[str, Case] = {
     "shared": (Shared, (2, 4, 4)),
     "network": (network, (1, 8, 8)),
 }
+Configuration = tuple[str, str, int, str, str]  # case, engine, views, precision, clipping
 ENGINES = ("fedmed", "fedmed ghost", "fedmed direct", "loop", "opacus")
 
 
@@ -241,7 +244,7 @@ class Failures(logging.Handler):
 
 @contextmanager
 def as_computed() -> Iterator[None]:
-    """The rule that was: norms as computed, cut at 0 from below, never computed again or checked."""
+    """The rule that was: norms as computed, cut at 0 from below, and nothing looked at again."""
     norms, loose, holds = Bound.norms, Bound.loose, bookkeeping.holds
     try:
         bookkeeping.holds = lambda *_: True  # type: ignore[assignment]
@@ -258,7 +261,7 @@ def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, flo
     best: list[tuple[float, int, Attempt]] = []
     found = {"alone": 0.0, "difference": 0.0, "as_computed": 0.0}
     for number in range(tries):
-        samples = (1, 3)[number % 4 == 0]
+        samples = (1, 3)[number % 8 == 0]
         if number % 2 and best:
             origin = best[int(torch.randint(len(best), (), generator=made))][2]
             attempt = replace(
@@ -271,7 +274,7 @@ def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, flo
             attempt = target.attempt(samples, made)
         alone, moved = target.ratios(attempt)
         before = 0.0
-        if number % 4 < 2:
+        if number % 8 in (0, 3):
             with as_computed():
                 before = target.ratios(attempt)[0]
         for name, value in (("alone", alone), ("difference", moved), ("as_computed", before)):
@@ -283,8 +286,8 @@ def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, flo
     return found
 
 
-def configurations() -> list[tuple[str, str, int, str, str]]:
-    """Case, engine, views, precision and clipping."""
+def configurations() -> list[Configuration]:
+    """What is searched."""
     found = []
     for case, engine in itertools.product(CASES, ENGINES):
         for views, precision, kind in (
@@ -303,44 +306,48 @@ def configurations() -> list[tuple[str, str, int, str, str]]:
     return found
 
 
-def search(tries: int, seed: int) -> dict[str, Any]:
-    """All configurations, ``tries`` attempts in all (or a few more)."""
-    started, failures = time.monotonic(), Failures()
-    log = logging.getLogger("fedmed.privacy")
+def searched(number: int, wanted: Configuration, tries: int, seed: int) -> dict[str, Any]:
+    """One configuration."""
+    case, engine, views, precision, kind = wanted
+    torch.set_num_threads(1)
+    failures, log = Failures(), logging.getLogger("fedmed.privacy")
     log.addHandler(failures)
-    wanted = configurations()
-    each = -(-tries // len(wanted))
-    rows = []
-    for number, (case, engine, views, precision, kind) in enumerate(wanted):
-        autocast = torch.bfloat16 if precision == "bfloat16" else None
-        options = Options(Loss(slope), Clipping(kind), autocast)  # type: ignore[arg-type]
-        target = Target(case, engine, options, views)
-        made = torch.Generator().manual_seed(seed * 10_000 + number)
-        found = worst_of(target, each, made)
-        target.engine.close()
-        rows.append(
-            {
-                "case": case,
-                "engine": engine,
-                "views": views,
-                "precision": precision,
-                "clipping": kind,
-                "tries": each,
-                **found,
-            }
-        )
+    autocast = torch.bfloat16 if precision == "bfloat16" else None
+    options = Options(Loss(slope), Clipping(kind), autocast)  # type: ignore[arg-type]
+    target = Target(case, engine, options, views)
+    found = worst_of(target, tries, torch.Generator().manual_seed(seed * 10_000 + number))
+    target.engine.close()
     log.removeHandler(failures)
     return {
-        "tries": each * len(wanted),
+        "case": case,
+        "engine": engine,
+        "views": views,
+        "precision": precision,
+        "clipping": kind,
+        "tries": tries,
+        "sums_found_above_their_bound": failures.count,
+        **found,
+    }
+
+
+def search(tries: int, seed: int, workers: int = 1) -> dict[str, Any]:
+    """All configurations, ``tries`` attempts in all (or a few more), in ``workers`` processes."""
+    started, wanted = time.monotonic(), configurations()
+    each = -(-tries // len(wanted))
+    count = len(wanted)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        rows = list(pool.map(searched, range(count), wanted, [each] * count, [seed] * count))
+    return {
+        "tries": each * count,
         "seed": seed,
         "largest_ratio": max(max(row["alone"], row["difference"]) for row in rows),
         "largest_ratio_as_computed": max(row["as_computed"] for row in rows),
-        "sums_found_above_their_bound": failures.count,
+        "sums_found_above_their_bound": sum(row["sums_found_above_their_bound"] for row in rows),
         "tolerance": TOLERANCE,
         "seconds": round(time.monotonic() - started, 1),
+        "workers": workers,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "configurations": rows,
     }
 
@@ -350,10 +357,10 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tries", type=int, default=120_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(given)
-    torch.set_num_threads(1)
-    result = search(arguments.tries, arguments.seed)
+    result = search(arguments.tries, arguments.seed, arguments.workers)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{result['tries']} tries in {result['seconds']} s, seed {result['seed']}")

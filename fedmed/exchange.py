@@ -21,12 +21,13 @@ from fedmed.evaluation.histograms import Spec
 from fedmed.models import trainable
 
 ERRORS: Final = {
-    "data": "the hospital's images could not be read",
+    "data": "the hospital's data do not do for this, for a reason that its own log has",
     "plan": "the hospital could not make the plan that was asked for",
     "policy": "the hospital's own policy does not allow it",
     "budget": "the hospital has taken all the steps that its plan pays for",
     "ledger": "the hospital's ledger could not be written",
-    "not-finite": "training gave NaN or infinite numbers",
+    "not-finite": "the model that came is not finite, or training without protection made it so",
+    "requests": "the hospital has answered as many requests as its policy allows",
     "mismatch": "the server's model does not fit the hospital's",
     "memory": "the hospital ran out of memory",
     "internal": "an unexpected failure; the hospital's own log names its kind",

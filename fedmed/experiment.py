@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedmed import config, files, pretraining, published
-from fedmed.base.opening import is_folder, present
+from fedmed.base.opening import absolute, is_folder, present
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.form import central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
@@ -320,10 +320,10 @@ def _placed(settings: Settings, out: Path) -> Settings:
     """With the ledgers that all arms and seeds share, as they touch the same patients."""
     places: dict[str, Any] = {}
     if not settings.run.ledgers:
-        places["run.ledgers"] = str((out / "ledgers").resolve())
+        places["run.ledgers"] = str(absolute(out / "ledgers"))
     if settings.model.weights == "pretrain":
         weights = out / pretraining.FOLDER / "model.safetensors"
-        places["run.pretrained"] = str(weights.resolve())
+        places["run.pretrained"] = str(absolute(weights))
     return settings.replaced(places)
 
 

@@ -1,6 +1,7 @@
 """Features of a shard by a frozen body: computed once where the images are, then cached."""
 
 import hashlib
+import logging
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,11 @@ from torch import nn
 
 from fedmed import files
 from fedmed.data.shard import Shard
-from fedmed.errors import RunError
 from fedmed.exchange import fingerprint
 from fedmed.models.features import FeatureNetwork
 from fedmed.training import to_input
+
+log = logging.getLogger("fedmed.hospital")
 
 VERSION = "1"  # of how features are computed: another one is another cache
 BATCH = 32  # images at a time
@@ -59,15 +61,21 @@ def featured(
 def compute(
     model: FeatureNetwork, images: Pixels, channels: int, dimensions: int = 2
 ) -> NDArray[np.float32]:
-    """Features (n, width) of images; raises :class:`RunError` where they are not finite."""
+    """Features (n, width) of images, always finite.
+
+    An image whose features are not has zeros: that it overflows a network tells who it is, so that
+    neither an error nor another shape may.
+    """
     device = next(model.parameters()).device
     found = np.empty((len(images), model.width), dtype=np.float32)
     for start in range(0, len(images), BATCH):
         rows = slice(start, start + BATCH)
         given = to_input(images[rows], channels, device, dimensions)
         found[rows] = model.pooled(given).cpu().numpy()
-    if not np.isfinite(found).all():
-        raise RunError("the features of an image are not finite; give other model.weights")
+    overflown = ~np.isfinite(found).all(axis=1)
+    if overflown.any():
+        log.warning("the features of %d images are not finite, and taken for 0", overflown.sum())
+        found[overflown] = 0
     return found
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from fedmed.base.opening import GIB, MIB, opened, read_bytes
+from fedmed.base.opening import GIB, MIB, expanded, opened, read_bytes
 from fedmed.base.parsing import Unparsable, parse_json
 from fedmed.errors import UserError
 
@@ -25,12 +25,12 @@ MOST_JSON: Final = 64 * MIB
 def home() -> Path:
     """Folder of caches and released images: ``$FEDMED_HOME`` or ``~/.local/share/fedmed``."""
     named = os.environ.get("FEDMED_HOME", "")
-    return Path(named).expanduser() if named else Path.home() / ".local" / "share" / "fedmed"
+    return expanded(named) if named else Path.home() / ".local" / "share" / "fedmed"
 
 
 def run_folder(out: str, run_id: int) -> Path:
     """A run's directory: ``run.out``, or one of its own for a run that Flower started."""
-    return Path(out).expanduser() if out else home() / "runs" / f"flwr-{run_id}"
+    return expanded(out) if out else home() / "runs" / f"flwr-{run_id}"
 
 
 def safe_name(name: str) -> str:
@@ -43,7 +43,7 @@ def ledger_path(ledgers: str, folder: Path, member: str | None) -> Path:
 
     It lies in ``ledgers`` (``run.ledgers``), by default with the results in ``folder``.
     """
-    root = Path(ledgers).expanduser() if ledgers else folder / "ledgers"
+    root = expanded(ledgers) if ledgers else folder / "ledgers"
     # No hospital's ledger is called so: a name's dots are escaped.
     return root / ("server.central.sqlite" if member is None else f"{safe_name(member)}.sqlite")
 

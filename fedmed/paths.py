@@ -4,7 +4,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from fedmed.base.opening import present
+from fedmed.base.opening import absolute, expanded, present
 
 NAMED_WEIGHTS = ("none", "imagenet", "pretrain")
 
@@ -29,15 +29,15 @@ def resolve_all(nested: dict[str, Any], folder: Path, changed: Container[str]) -
 
 def _placed(given: str, folder: Path, from_command_line: bool) -> str:
     base = Path.cwd() if from_command_line else folder
-    return str((base / Path(given).expanduser()).resolve())
+    return str(absolute(base / expanded(given)))
 
 
 def _resolve(given: str, folder: Path, from_command_line: bool) -> str:
-    candidate = Path(given).expanduser()
+    candidate = expanded(given)
     if candidate.is_absolute():
         return str(candidate)
     local = (Path.cwd() if from_command_line else folder) / candidate
     # A bare name (a MedMNIST set, say) that is no file stays a name.
     if not given or (not present(local) and len(candidate.parts) == 1 and not candidate.suffix):
         return given
-    return str(local.resolve())
+    return str(absolute(local))

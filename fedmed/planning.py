@@ -3,10 +3,10 @@
 import functools
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, Literal
 
 from fedmed import models
+from fedmed.base.opening import expanded
 from fedmed.config import Model, Settings, nearest
 from fedmed.data.network import POOLED, load_network, member_names, training_shard
 from fedmed.data.shard import Shard
@@ -45,26 +45,36 @@ def patients_of(settings: Settings, member: str) -> int:
 
 
 def make_member_plan(settings: Settings, member: str, policy: Policy | None = None) -> Plan:
-    """One member's plan; raises :class:`UserError` where none can be made."""
-    network = load_network(settings.data)
-    privacy = settings.privacy
+    """One member's plan; raises :class:`UserError` where none can be made.
+
+    Where the policy declares a public size, the plan rests on it and on the settings, and no row of
+    the data is read: whether there is a plan tells nothing of them.
+    """
+    if policy is None:
+        policy = load_policy(settings.run.policies, member)
+    units = policy.public_size
+    if not units:
+        if settings.data.site_names:
+            raise UserError(
+                f"{member} declares no public size, and what a deployed hospital sends may not "
+                "rest on its exact number; set public-size in its policy"
+            )
+        check_patients_known(settings)
+        units = units_of(settings, member)
+    plan = make_plan(settings, units, member, policy.public_size or None)
+    check_signal(settings, plan, member)
+    return plan
+
+
+def check_patients_known(settings: Settings) -> None:
+    """Raise :class:`UserError` where one patient is protected and some image has none."""
+    network, privacy = load_network(settings.data), settings.privacy
     if network.unknown_patients and privacy.arm == "dp-sgd" and privacy.unit == "patient":
         raise UserError(
             f"privacy.unit = 'patient': {network.unknown_patients} images of {network.cohort.name} "
             "have no patient, so none can be protected; supply patient_id (data.index), set "
             "data.unknown-patients = 'leave-out', or privacy.unit = 'image'"
         )
-    if policy is None:
-        policy = load_policy(settings.run.policies, member)
-    declared = policy.public_size or None
-    if settings.data.site_names and declared is None:
-        raise UserError(
-            f"{member} declares no public size, and what a deployed hospital sends may not rest on "
-            "its exact number; set public-size in its policy"
-        )
-    plan = make_plan(settings, units_of(settings, member), member, declared)
-    check_signal(settings, plan, member)
-    return plan
 
 
 def make_plans(settings: Settings) -> dict[str, Plan]:
@@ -73,7 +83,23 @@ def make_plans(settings: Settings) -> dict[str, Plan]:
     _check_policies(settings, members)
     _check_sizes(settings, members)
     _check_evaluation(settings, members)
-    return {member: make_member_plan(settings, member) for member in members}
+    check_patients_known(settings)
+    plans = {member: make_member_plan(settings, member) for member in members}
+    for member, plan in plans.items():
+        if part(plan, GradientPlan):
+            _check_exact(settings, plan.delta, member)
+    return plans
+
+
+def _check_exact(settings: Settings, delta: float, member: str) -> None:
+    """The true number of units must keep delta small too, whatever a policy declares."""
+    units = units_of(settings, member)
+    if units and delta >= 1 / units:
+        raise UserError(
+            f"privacy.delta = {delta:g} is not below 1/{units} ({member} has {units} "
+            f"{settings.privacy.unit}s, whatever it declares), so the guarantee would mean "
+            f"nothing; use {10 ** (math.floor(math.log10(1 / units)) - 1):g} or less"
+        )
 
 
 def _check_evaluation(settings: Settings, members: list[str]) -> None:
@@ -178,7 +204,7 @@ def _check_policies(settings: Settings, members: list[str]) -> None:
         return
     names = load_network(settings.data).names
     known = {safe_name(name) for name in (*names, POOLED)}
-    folder = Path(settings.run.policies).expanduser()
+    folder = expanded(settings.run.policies)
     if members == [POOLED] and not (folder / f"{POOLED}.toml").exists():
         asked = [n for n in names if (folder / f"{safe_name(n)}.toml").exists()]
         if asked:
@@ -186,7 +212,7 @@ def _check_policies(settings: Settings, members: list[str]) -> None:
                 f"train.scheme = 'pooled' takes the data of {asked[0]} past its policy; leave the "
                 f"pooled arms out, or write {folder / POOLED}.toml for who holds the pooled data"
             )
-    for path in sorted(Path(settings.run.policies).expanduser().glob("*.toml")):
+    for path in sorted(expanded(settings.run.policies).glob("*.toml")):
         if path.stem not in known:
             raise UserError(
                 f"{path} belongs to no hospital; call it NAME.toml after one of "

@@ -6,11 +6,10 @@ gives each hospital its own guarantee. Noise that the server adds is one for all
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fedmed import config
-from fedmed.base.opening import is_folder, present
+from fedmed.base.opening import expanded, is_folder, present
 from fedmed.config import IMAGE_ARMS, UNPROTECTED, Scalar, Settings
 from fedmed.errors import UserError
 from fedmed.files import safe_name
@@ -28,7 +27,7 @@ def own_settings(settings: Settings, hospital: str) -> Settings:
     """
     if not settings.run.sites or settings.data.site_names:
         return settings
-    folder = Path(settings.run.sites).expanduser()
+    folder = expanded(settings.run.sites)
     if not is_folder(folder):
         raise UserError(
             f"run.sites = '{settings.run.sites}': no such folder; create it or remove the key"

@@ -7,6 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedmed import config, files
+from fedmed.base.opening import expanded
 from fedmed.errors import RunError, UserError
 from fedmed.privacy.gradients.memory import return_freed_memory
 from server.coordinator import coordinate
@@ -43,7 +44,7 @@ def _check_paths(settings: config.Settings) -> None:
     if settings.model.weights not in ("none", "imagenet", "pretrain"):
         given["model.weights"] = settings.model.weights
     for key, value in given.items():
-        if value and not Path(value).expanduser().is_absolute():
+        if value and not expanded(value).is_absolute():
             raise UserError(f"{key} = '{value}': flwr run needs an absolute path; give one")
 
 

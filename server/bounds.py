@@ -33,9 +33,9 @@ class Bounds:
 
     A hospital whose plan says how long its update can be (``planned``) is held to that. Any other
     may send ``factor`` times the median norm of the others' last updates, of which an even number
-    has the upper median. Beside fewer than two others that says little: the model's own norm then
-    counts as one more. Norms and order are those of the hospitals' list, so that a sum is the same
-    wherever hospitals run. Of one member alone nothing is cut.
+    has the upper median. Beside fewer than two others that says little: an update as long as the
+    model is then let through as well. Norms and order are those of the hospitals' list, so that a
+    sum is the same wherever hospitals run. Of one member alone nothing is cut.
     """
 
     factor: float

@@ -8,6 +8,7 @@ import pytest
 from support import use_tiny_models
 
 import clients.hospital
+import clients.rounds
 from fedmed import __version__, cli, run_directory
 
 SMALL = [
@@ -159,6 +160,6 @@ def test_an_interruption_says_how_to_go_on(
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clients.hospital, "train_plain", stop)
+    monkeypatch.setattr(clients.rounds, "train_plain", stop)
     assert call("run", str(experiment), *SMALL) == 130
     assert "run the same command again" in capsys.readouterr().err

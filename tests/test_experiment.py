@@ -1,6 +1,7 @@
 """Comparisons: what a file may say, and what a folder holds."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from support_runs import ALL_ARMS, run, written
 
-import clients.hospital
+import clients.rounds
 from fedmed.config import Settings
 from fedmed.errors import RunError, UserError
 from fedmed.evaluation import predictions
@@ -139,7 +140,7 @@ def test_a_finished_arm_is_not_run_again(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("clients.hospital.train_plain", fail)
+    monkeypatch.setattr("clients.rounds.train_plain", fail)
     assert run(file, out, "none") == first
 
 
@@ -171,7 +172,7 @@ def test_best_validation_round_is_chosen_only_where_asked(file: Path, tmp_path: 
 def test_a_hospital_that_raises_is_a_code_in_the_history(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
-    original = clients.hospital.train_plain
+    original = clients.rounds.train_plain
 
     def fail(
         model: Any, shard: Any, settings: Settings, context: tuple[Any, ...], number: int
@@ -180,7 +181,7 @@ def test_a_hospital_that_raises_is_a_code_in_the_history(
             raise RuntimeError("patient 4711 has a scar")
         return original(model, shard, settings, context, number)
 
-    monkeypatch.setattr(clients.hospital, "train_plain", fail)
+    monkeypatch.setattr(clients.rounds, "train_plain", fail)
     out = tmp_path / "out"
     options = [f"train.on-failure={policy}"]
     if policy == "stop":
@@ -195,20 +196,22 @@ def test_a_hospital_that_raises_is_a_code_in_the_history(
     assert "4711" not in "".join(p.read_text() for p in out.rglob("*.json*"))
 
 
-def test_a_nan_update_is_refused_by_the_hospital(
+def test_a_nan_update_is_refused_where_nothing_is_protected_and_zero_elsewhere(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = clients.hospital.train_plain
+    original = clients.rounds.train_plain
 
     def poison(model: Any, *rest: Any) -> Any:
         result = original(model, *rest)
         next(iter(model.parameters())).data.fill_(float("nan"))
         return result
 
-    monkeypatch.setattr(clients.hospital, "train_plain", poison)
-    for arm in ("none", "central-fixed"):
-        with pytest.raises(RunError, match="not-finite"):
-            run(file, tmp_path / arm, arm)
+    monkeypatch.setattr(clients.rounds, "train_plain", poison)
+    with pytest.raises(RunError, match="not-finite"):
+        run(file, tmp_path / "none", "none")
+    (result,) = run(file, tmp_path / "central", "central-fixed")
+    assert result["rounds"] == 3
+    assert math.isfinite(result["epsilon"])
 
 
 def refused(text: str, tmp_path: Path, *words: str, **options: Any) -> None:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fedmed import features as module
 from fedmed.config import Settings
-from fedmed.errors import RunError
-from fedmed.features import featured, is_fixed
+from fedmed.features import compute, featured, is_fixed
 from fedmed.models import build, without_weights
 from fedmed.models.features import FeatureNetwork
 from fedmed.training import predict, train_plain
@@ -117,11 +116,24 @@ def test_only_a_frozen_body_without_augmentation_has_features() -> None:
     assert featured(own_head, shard, 1, "flip") is shard
 
 
-def test_features_that_are_not_finite_are_refused() -> None:
-    model = network()
-    with torch.no_grad():
-        next(model.body.parameters()).fill_(float("inf"))
-    refuses(lambda: featured(model, tiny_shard(), 1), "features", "model.weights", error=RunError)
+def test_an_image_whose_features_are_not_finite_has_zeros_and_no_other_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An error would tell that one patient's film overflows the body that a server sent."""
+    model, shard = network(), tiny_shard()
+    plain = np.array(featured(model, shard, 1).images)
+
+    def overflowing(given: torch.Tensor) -> torch.Tensor:
+        found = pooled(given)
+        found[5 if len(found) > 5 else 0, 3] = float("inf")
+        return found
+
+    pooled = model.pooled
+    monkeypatch.setattr(model, "pooled", overflowing)
+    found = compute(model, shard.images, 1)
+    assert np.array_equal(found[5], np.zeros_like(found[5]))
+    others = np.arange(len(shard)) != 5
+    assert np.array_equal(found[others], plain[others])
 
 
 @pytest.mark.parametrize(

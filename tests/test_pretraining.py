@@ -12,6 +12,7 @@ from support import goes_red, refuses
 from torchvision.models import squeezenet1_1
 
 import clients.hospital
+import clients.rounds
 from fedmed.data.network import load_network
 from fedmed.errors import RunError
 from fedmed.experiment import load_experiment, run_experiment
@@ -191,14 +192,14 @@ def test_every_arm_trains_a_probe_on_features_of_the_images_it_may_see(
     path = tmp_path / "probe.toml"
     path.write_text(PROBE)
     seen: dict[str, set[str]] = {}
-    real = clients.hospital.featured
+    real = clients.rounds.featured
 
     def watched(model: Any, shard: Any, *rest: Any) -> Any:
         found = real(model, shard, *rest)
         seen.setdefault(str(shard.images.dtype), set()).add(str(found.images.shape[1:]))
         return found
 
-    monkeypatch.setattr(clients.hospital, "featured", watched)
+    monkeypatch.setattr(clients.rounds, "featured", watched)
     names = ["none", "dp-sgd", "local-update", "central-fixed", "pooled", "local-only"]
     results = {r["name"]: r for r in run(path, tmp_path / "out", *names)}
     assert seen == {"uint8": {"(896,)"}}
@@ -231,7 +232,7 @@ def test_a_pretraining_that_fails_stops_the_comparison(
     def fail(*_: object, **__: object) -> None:
         raise RunError("no memory")
 
-    monkeypatch.setattr("clients.hospital.train_plain", fail)
+    monkeypatch.setattr("clients.rounds.train_plain", fail)
     out = tmp_path / "out"
     with pytest.raises(RunError):
         run(written(tmp_path), out)

@@ -1,52 +1,82 @@
 """What the guard does with a request: the site's settings, the policy's decision, the ledger."""
 
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from clients import evaluating, hospital
-from clients.hospital import Hospital, Refusal, refusing
+from clients.guard import caches
+from clients.guard.counting import Requests
+from clients.hospital import Refusal, Terms, refusing
 from fedmed import __version__, exchange, models, sites
 from fedmed.config import UNPROTECTED, Settings
 from fedmed.data import network
 from fedmed.errors import RunError, UserError
 from fedmed.exchange import Buffers
+from fedmed.privacy.deciding import decide, request_for
+from fedmed.privacy.evaluating import ledger_run
+from fedmed.privacy.filtering import Request as Charge
 from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.plans import ImagePlan, part
 from fedmed.privacy.policy import Policy, read_policy
-from fedmed.privacy.updates import finite
 from fedmed.site.file import SiteFile
 from fedmed.site.requests import Request, read_request, write_arrays
 from fedmed.site.settings import Both, site_settings
-from fedmed.site.wire import BadFrame
+from fedmed.site.wire import BadFrame, check_header
 
 log = logging.getLogger("fedmed.guard")
+
+_A_LINE_EACH: Final = 60.0  # seconds between two lines about too many requests
 
 Frame = tuple[dict[str, Any], bytes]
 
 
 @dataclass
 class Guard:
-    """One site's guard, whatever brings its frames; it answers one at a time."""
+    """One site's guard, whatever brings its frames; it answers one at a time.
+
+    Of what a request gets, only numbers under noise depend on data: every refusal comes from the
+    request, the policy, the ledger and declared sizes, but for the one code ``data``.
+    """
 
     site: SiteFile
     policy: Policy
     ledger: Ledger
+    requests: Requests
     _last: Settings | None = field(default=None, repr=False)
     _buffers: Buffers = field(default_factory=Buffers, repr=False)
+    _told_of_too_many: float = field(default=-math.inf, repr=False)
 
     @classmethod
     def open(cls, site: SiteFile) -> "Guard":
         """The guard of a site; raises where policy or ledger would make it no guard."""
         policy = read_policy(site.policy)
         _check(policy, site)
-        ledger = Ledger(site.ledger, site.audit)
+        ledger, requests = Ledger(site.ledger, site.audit), Requests(policy)
         if ledger.path.exists() or ledger.log.path.exists():
             ledger.verify()
-        return cls(site, policy, ledger)
+            requests.remember(ledger.log.entries())
+        return cls(site, policy, ledger, requests)
+
+    def status(self) -> Frame:
+        """Whether the guard could answer now: policy, ledger and log are there and can be read.
+
+        Asked by health checks, beside whatever is being answered; nothing is written.
+        """
+        try:
+            read_policy(self.site.policy)
+            self.ledger.log.last()
+            self.ledger.state("")
+        except (RunError, UserError) as error:
+            log.error("%s", error)
+            return _error("ledger")
+        return {"hospital": self.site.name, "version": __version__}, b""
 
     def answer(self, header: dict[str, Any], body: bytes, peer: int) -> Frame:
         """The frame that goes back; whatever goes wrong, only a code does.
@@ -56,7 +86,11 @@ class Guard:
         try:
             request = read_request(header, body)
             if request.kind == "status":
-                return {"hospital": self.site.name, "version": __version__}, b""
+                return self.status()
+            if request.kind != "app":
+                if not self.requests.room(request.run):
+                    return self._too_many(request, peer)
+                self.requests.asked(request.run)
             about: dict[str, Any] = {"kind": request.kind, "peer": peer}
             about |= {"run": request.run, "run-id": request.run_id} if request.run else {}
             about |= {"round": request.round_number} if request.kind == "train" else {}
@@ -72,6 +106,10 @@ class Guard:
         about.pop("arm", None)
         try:
             reply, arrays, told = self._outcome(request)
+            packed = write_arrays(arrays) if arrays else b""
+            if arrays:
+                reply["arrays"] = {"bytes": len(packed), "names": list(arrays)}
+            check_header(reply)
         except Refusal as refusal:
             code = refusal.code
         except MemoryError:
@@ -81,15 +119,14 @@ class Guard:
             log.error("a request failed: %s", type(error).__name__)
             code = "internal"
         else:
-            packed = write_arrays(arrays) if arrays else b""
-            if arrays:
-                reply["arrays"] = {"bytes": len(packed), "names": list(arrays)}
             try:
                 self.ledger.note("answered", **about, **told, bytes=len(packed))
             except (RunError, UserError) as error:
                 log.error("%s", error)
                 return _error("ledger")
             return reply, packed
+        if code == "data":
+            self.requests.refused()
         return self.refuse(code, **about)
 
     def refuse(self, code: str, **about: Any) -> Frame:
@@ -100,6 +137,13 @@ class Guard:
         except (RunError, UserError) as error:
             log.error("%s", error)
         return _error(code)
+
+    def _too_many(self, request: Request, peer: int) -> Frame:
+        """Beyond the policy's number of requests: a line a minute, so that no log grows by them."""
+        if time.monotonic() - self._told_of_too_many < _A_LINE_EACH:
+            return _error("requests")
+        self._told_of_too_many = time.monotonic()
+        return self.refuse("requests", kind=request.kind, peer=peer, run=request.run)
 
     def _outcome(
         self, request: Request
@@ -118,6 +162,7 @@ class Guard:
         told = {"arm": settings.privacy.arm}
         if settings != self._last:
             _forget()
+            caches.prune(shards=True)
             self._buffers.forget()
             self._last = settings
         where = hospital.Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
@@ -127,10 +172,12 @@ class Guard:
         if frozen is None:
             raise Refusal("buffers")
         request = replace(request, frozen=frozen)
-        if not (finite(_floats(request.model)) and finite(_floats(request.frozen))):
-            raise Refusal("not-finite")
+        self._check(request, hospital.terms_for(settings, 0, 0, where))
+        # Until here no row of the data was read, and nothing that was refused was decoded.
+        if not self.requests.touches_data:
+            raise Refusal("requests")
+        caches.prune(shards=False)
         member = hospital.hospital_for(settings, 0, 0, where)
-        self._check_model(request, member)
         self._buffers.keep(frozen)  # nothing else is kept of what came from outside
         if request.kind == "evaluate":
             found = evaluating.evaluate(
@@ -139,10 +186,76 @@ class Guard:
             counts = {n: torch.from_numpy(c) for n, c in (found.counts or {}).items()}
             reply = {"hospital": found.hospital, "clustering": found.clustering}
             return reply, counts, told
-        self._check_round(request, member)
         trained = member.train(request.run, request.round_number, request.model, request.frozen)
         reply = {"hospital": trained.hospital, "loss": trained.loss, "images": trained.images}
         return reply, trained.update or {}, told
+
+    def _check(self, request: Request, terms: Terms) -> None:
+        """What a request's model, the policy and the ledger say of it, before any data are read."""
+        model = hospital.model_for(terms.settings, request.model, request.frozen)
+        if request.model.keys() != models.trainable(model).keys():
+            raise Refusal("mismatch")
+        if request.kind == "evaluate":
+            spec, noise = evaluating.asked_for(terms, request.edges)
+            if noise is not None:
+                arrays = {**request.frozen, **request.model}
+                name = exchange.request_fingerprint(arrays, spec)
+                charge = evaluating.charge_for(terms, noise)
+                self._check_room(terms, ledger_run(request.run), charge, 0, name, 1)
+            return
+        if not 1 <= request.round_number <= terms.settings.train.rounds:
+            raise Refusal("plan")
+        with refusing("ledger", self.site.name):
+            decision = decide(
+                terms.settings,
+                terms.name,
+                terms.plan,
+                terms.policy,
+                self.ledger,
+                terms.patients,
+                request.run,
+            )
+        if not decision.accepts:
+            raise Refusal("policy")
+        image = part(terms.plan, ImagePlan)
+        if image is not None and not caches.room_for_pool(image.mechanism.key):
+            raise Refusal("requests")
+        if terms.plan.payer != "hospital":
+            return
+        name = exchange.fingerprint(request.model)
+        charge = request_for(terms.settings, self.ledger.path.stem, terms.plan, terms.policy)
+        self._check_round(request, name)
+        self._check_room(
+            terms, request.run, charge, request.round_number, name, terms.plan.steps_per_round
+        )
+
+    def _check_round(self, request: Request, model: str) -> None:
+        """Rounds go forward: an earlier one, or the same with another model, is no round of it."""
+        with hospital.ledger_failures(self.ledger, self.site.name):
+            if self.ledger.answered(request.run, request.round_number, model) is not None:
+                return
+            last = self.ledger.last_reserved(request.run)
+        if last is not None and (
+            request.round_number < last[0] or (request.round_number == last[0] and model != last[1])
+        ):
+            log.warning("round %d was asked for after round %d", request.round_number, last[0])
+            raise Refusal("plan")
+
+    def _check_room(
+        self, terms: Terms, run: str, charge: Charge, number: int, model: str, steps: int
+    ) -> None:
+        """Whether the ledger would pay; what it paid for before is answered again."""
+        with hospital.ledger_failures(self.ledger, self.site.name):
+            if self.ledger.answered(run, number, model) is None:
+                self.ledger.rehearse(
+                    run,
+                    charge,
+                    number,
+                    model,
+                    steps,
+                    limit=self.policy.limit,
+                    repeatable=terms.settings.privacy.reproducible_noise,
+                )
 
     def _joining(self, request: Request, both: Both, where: hospital.Site) -> dict[str, Any]:
         joining = hospital.review(both.used, 0, 0, where, request.run)
@@ -168,29 +281,6 @@ class Guard:
             log.warning("the policy does not allow reproducible noise")
             raise Refusal("policy")
 
-    def _check_model(self, request: Request, member: Hospital) -> None:
-        """Before anything is spent: the hospital's own model, whole, split as it is here."""
-        model = member.model_with({**request.frozen, **request.model})
-        if request.model.keys() != models.trainable(model).keys():
-            raise Refusal("mismatch")
-
-    def _check_round(self, request: Request, member: Hospital) -> None:
-        """Rounds go forward: an earlier one, or the same with another model, is no round of it."""
-        if not 1 <= request.round_number <= member.settings.train.rounds:
-            raise Refusal("plan")
-        if member.plan.payer != "hospital":
-            return
-        model = exchange.fingerprint(request.model)
-        with hospital.ledger_failures(self.ledger, self.site.name):
-            if self.ledger.answered(request.run, request.round_number, model) is not None:
-                return
-            last = self.ledger.last_reserved(request.run)
-        if last is not None and (
-            request.round_number < last[0] or (request.round_number == last[0] and model != last[1])
-        ):
-            log.warning("round %d was asked for after round %d", request.round_number, last[0])
-            raise Refusal("plan")
-
 
 def _check(policy: Policy, site: SiteFile) -> None:
     """A policy that limits nothing is no veto, and an exact size is data."""
@@ -212,10 +302,6 @@ def _forget() -> None:
     network.training_shard.cache_clear()
     network.evaluation_shard.cache_clear()
     network.load_network.cache_clear()
-
-
-def _floats(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in arrays.items() if value.is_floating_point()}
 
 
 def _error(code: str) -> Frame:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from fedmed.errors import UserError
+from fedmed.errors import RunError, UserError
 from fedmed.files import disk_errors
 from fedmed.site.file import SiteFile
 from fedmed.site.wire import BadFrame, read_body, read_header, send_frame
@@ -22,8 +22,9 @@ from fedmed.site.wire import BadFrame, read_body, read_header, send_frame
 log = logging.getLogger("fedmed.guard")
 
 READING: Final = 120.0  # seconds for a frame's body: a model of a gigabyte over a local socket
-_HEADER: Final = 5.0  # seconds for its header, while nobody else is heard
+_HEADER: Final = 5.0  # seconds for its header
 _MOST_WAITING: Final = 8  # requests
+_MOST_HEARD: Final = 64  # connections whose header has not come
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid: ucred of socket(7)
 _LONGEST_NAME: Final = 107  # bytes of a Unix socket's path
 _LINGER: Final = 0.5  # seconds, and pieces of 64 KiB, that are read after a reply and dropped
@@ -143,74 +144,133 @@ def serve(
 ) -> None:
     """Hear connections until ``running`` says no: one request is answered after the other.
 
-    Whether the guard is there (``status``) is answered meanwhile. What is being answered at the
-    end is finished first.
+    Whether the guard could answer (``status``) is told meanwhile, to the peers and to the guard's
+    own user, whatever else is being read or answered. What is being answered at the end is finished
+    first. Raises :class:`RunError` where nothing would be answered any more.
     """
-    strangers: dict[int, float] = {}
-    waiting: queue.Queue[_Waiting | None] = queue.Queue(_MOST_WAITING)
-    worker = threading.Thread(target=_work, args=(waiting, answer, refuse, reading))
-    worker.start()
+    desk = _Desk(answer, refuse, reading, peers)
+    desk.worker.start()
     try:
         while running():
+            if not desk.worker.is_alive():
+                raise RunError("the guard answers nothing any more; start it again")
             listener.settimeout(0.5)
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
                 continue
-            uid = peer_of(connection)
-            if uid in peers:
-                _hear(connection, uid, waiting, answer, refuse, reading)
+            except OSError as error:  # no file descriptors, say
+                log.error("a connection was lost: %s", error.strerror)
+                time.sleep(0.1)
                 continue
-            connection.close()
-            if time.monotonic() - strangers.get(uid, -_A_LINE_EACH) >= _A_LINE_EACH:
-                strangers[uid] = time.monotonic()
-                refuse("peer", peer=uid)
+            desk.hear(connection)
     finally:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left = waiting.get_nowait()
-                if left is not None:
-                    left[0].close()
-        waiting.put(None)
-        worker.join()
+        desk.end()
 
 
 _Waiting = tuple[socket.socket, int, dict[str, Any], int]
 
 
-def _hear(
-    connection: socket.socket,
-    uid: int,
-    waiting: "queue.Queue[_Waiting | None]",
-    answer: Answer,
-    refuse: Refuse,
-    reading: float,
-) -> None:
-    """Read a header; whether the guard is there is told at once, all else waits its turn."""
-    try:
-        header, size = read_header(connection, seconds=min(reading, _HEADER))
-        if header == {"kind": "status"} and not size:
-            _send(connection, answer(header, b"", uid), reading)
+class _Desk:
+    """Connections that are heard, each by a thread of its own, and the one worker that answers."""
+
+    def __init__(
+        self, answer: Answer, refuse: Refuse, reading: float, peers: tuple[int, ...]
+    ) -> None:
+        self._answer, self._refuse = answer, refuse
+        self._reading, self._peers = reading, peers
+        self._strangers: dict[int, float] = {}
+        self._waiting: queue.Queue[_Waiting | None] = queue.Queue(_MOST_WAITING)
+        self._heard: dict[socket.socket, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self.worker = threading.Thread(target=self._work)
+
+    def hear(self, connection: socket.socket) -> None:
+        """Have a connection's header read; where too many are open, the oldest is given up."""
+        uid = peer_of(connection)
+        if uid not in (*self._peers, os.getuid()):
+            connection.close()
+            self._stranger(uid)
             return
-        waiting.put_nowait((connection, uid, header, size))
-    except BadFrame as error:
-        _send(connection, refuse("frame", peer=uid, reason=str(error)), reading)
-    except queue.Full:
-        _send(connection, refuse("guard", peer=uid, reason="too many requests wait"), reading)
+        with self._lock:
+            while len(self._heard) >= _MOST_HEARD:
+                oldest = next(iter(self._heard))
+                del self._heard[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread finds the connection broken
+            thread = threading.Thread(target=self._hear, args=(connection, uid), daemon=True)
+            self._heard[connection] = thread
+        thread.start()
 
+    def end(self) -> None:
+        """Finish what is being answered, and drop what waits."""
+        with self._lock:
+            heard = list(self._heard.items())
+        for connection, _ in heard:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for _, thread in heard:
+            thread.join(self._reading)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                left = self._waiting.get_nowait()
+                if left is not None:
+                    left[0].close()
+        if self.worker.is_alive():
+            self._waiting.put(None)
+            self.worker.join()
 
-def _work(
-    waiting: "queue.Queue[_Waiting | None]", answer: Answer, refuse: Refuse, reading: float
-) -> None:
-    while (item := waiting.get()) is not None:
-        connection, uid, header, size = item
+    def _hear(self, connection: socket.socket, uid: int) -> None:
+        """Read a header; ``status`` is answered at once, and all else waits its turn."""
+        reply: tuple[dict[str, Any], bytes] | None = None
         try:
-            reply = answer(header, read_body(connection, size, seconds=reading), uid)
+            header, size = read_header(connection, seconds=min(self._reading, _HEADER))
+            if header == {"kind": "status"} and not size:
+                alive = self.worker.is_alive()
+                reply = self._answer(header, b"", uid) if alive else ({"error": "guard"}, b"")
+            elif uid not in self._peers:
+                reply = self._stranger(uid)
+            else:
+                self._waiting.put_nowait((connection, uid, header, size))
         except BadFrame as error:
-            reply = refuse("frame", peer=uid, reason=str(error))
-        except MemoryError:
-            reply = refuse("memory", peer=uid)
-        _send(connection, reply, reading)
+            reply = self._refuse("frame", peer=uid, reason=str(error))
+        except queue.Full:
+            reply = self._refuse("guard", peer=uid, reason="too many requests wait")
+        except Exception as error:
+            log.error("a connection failed: %s", type(error).__name__)
+            reply = {"error": "internal"}, b""
+        finally:
+            with self._lock:
+                self._heard.pop(connection, None)
+        if reply is not None:
+            _send(connection, reply, self._reading)
+
+    def _work(self) -> None:
+        """Answer one request after the other; none of them ends this, whatever it does."""
+        while (item := self._waiting.get()) is not None:
+            connection, uid, header, size = item
+            try:
+                try:
+                    body = read_body(connection, size, seconds=self._reading)
+                    reply = self._answer(header, body, uid)
+                except BadFrame as error:
+                    reply = self._refuse("frame", peer=uid, reason=str(error))
+                except MemoryError:
+                    reply = self._refuse("memory", peer=uid)
+                _send(connection, reply, self._reading)
+            except Exception as error:
+                # The text of an exception can hold data: its kind alone is logged.
+                log.error("an answer failed: %s", type(error).__name__)
+                _send(connection, ({"error": "internal"}, b""), self._reading)
+
+    def _stranger(self, uid: int) -> tuple[dict[str, Any], bytes]:
+        """A line about a user who is not heard: one a minute, however often it tries."""
+        now = time.monotonic()
+        with self._lock:
+            told = now - self._strangers.get(uid, -_A_LINE_EACH) < _A_LINE_EACH
+            if not told:
+                self._strangers[uid] = now
+        return ({"error": "peer"}, b"") if told else self._refuse("peer", peer=uid)
 
 
 def peer_of(connection: socket.socket) -> int:

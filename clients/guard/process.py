@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clients.guard.answering import Guard
 from clients.guard.listening import alone, bound, peers_of, private_folder, serve
+from clients.guard.trusting import check_path, check_site
 from fedmed import files
 from fedmed.errors import UserError
 from fedmed.site.file import SiteFile, read_site
@@ -23,8 +24,8 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
     """
     site = read_site(path)
     os.umask(0o077)
-    _only_ours_to_write(site.where)
-    _only_ours_to_write(site.policy)
+    peers = peers_of(site)
+    check_site(site, peers)
     for folder in (site.ledger.parent, site.audit.parent):
         if site.socket.is_relative_to(folder):
             raise UserError(
@@ -35,7 +36,7 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
     private_folder(site.audit.parent)
     os.environ.setdefault("FEDMED_HOME", str(site.ledger.parent / "home"))
     private_folder(files.home())  # decoded images lie there
-    peers = peers_of(site)
+    check_path(files.home(), peers)
     for uid in peers:
         if uid in (0, os.getuid()):
             log.warning(
@@ -55,12 +56,6 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
             guard.ledger.note("guard started", site=site.name)
             ready(site)
             serve(listener, peers, guard.answer, guard.refuse, lambda: not stop.is_set())
-
-
-def _only_ours_to_write(path: Path) -> None:
-    """What decides must not be the app's to change."""
-    if path.exists() and path.stat().st_mode & 0o022:
-        raise UserError(f"{path}: other users may write to it; run chmod go-w {path}")
 
 
 def _others_read(path: Path) -> bool:

@@ -71,6 +71,19 @@ def present(path: Path) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` as the home it stands for; that of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root, links followed as far as they lead anywhere."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a name with a NUL: who opens it says so
+        return path.absolute()
+
+
 def size(count: int) -> str:
     """A limit in words."""
     for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):

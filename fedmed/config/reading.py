@@ -59,7 +59,7 @@ def explain(error: ValidationError, section: type[BaseModel]) -> str:
         return f"{key} = {_shown(given)} is not known; use {first['ctx']['expected']}"
     message = str(first["msg"]).replace("Input should be", "it must be")
     if ends := _range(section, first["loc"]):
-        message = f"it must be {ends}" + (", a whole number" if kind.startswith("int_") else "")
+        message = f"{message} {ends}" if kind.endswith("_type") else f"it must be {ends}"
     return f"{key} = {_shown(given)}: {message}; correct it"
 
 

@@ -64,6 +64,8 @@ class Shard:
 
     def patients(self) -> list[NDArray[np.int64]]:
         """Row numbers of each patient's images, patients in order of first appearance."""
+        if not len(self.table):
+            return []
         codes, names = pd.factorize(self.table["patient_id"])
         order = np.argsort(codes, kind="stable")
         return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmed.base.opening import check_regular, is_folder, present, read_bytes, size
+from fedmed.base.opening import absolute, check_regular, is_folder, present, read_bytes, size
 from fedmed.base.packed import check_directory
 from fedmed.data import arrays, nifti
 from fedmed.data.decode import decode
@@ -69,7 +69,7 @@ class FolderStore:
             return hashlib.sha256("|".join(told).encode()).hexdigest()
         with _reading(path):
             state = path.stat()
-        key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
+        key = f"{absolute(path)}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
         known = self._digests.get(key)
         if known is None:
             known = hashlib.sha256(self._bytes(path)).hexdigest()

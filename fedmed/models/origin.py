@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed import files
+from fedmed.base.opening import expanded
 from fedmed.config import Settings
 from fedmed.errors import UserError
 
@@ -45,7 +46,7 @@ def weights_of(settings: Settings) -> Weights | None:
 def weights_path(settings: Settings) -> Path:
     """The file that ``model.weights`` names."""
     given = settings.model.weights
-    return Path(settings.run.pretrained if given == "pretrain" else given).expanduser()
+    return expanded(settings.run.pretrained if given == "pretrain" else given)
 
 
 def describe(weights: Weights | None) -> str:

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, SqueezeNet1_1_Weights
 
-from fedmed.base.opening import MIB, present, read_bytes
+from fedmed.base.opening import MIB, expanded, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import check_tree, parse_json
 from fedmed.errors import UserError
@@ -45,7 +45,7 @@ def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> Non
             f"model.weights: there are no ImageNet weights of {name} for these images; use "
             "'resnet18' or 'squeezenet1_1' on flat images, a file, or 'none'"
         )
-    arrays = _imagenet(name) if source == "imagenet" else _read(Path(source).expanduser())
+    arrays = _imagenet(name) if source == "imagenet" else _read(expanded(source))
     given = {_plain(array): value for array, value in arrays.items()}
     state = network.state_dict()
     own = {_plain(full): full for full in state}

@@ -69,7 +69,7 @@ class Figures(Strict):
 class MemberRecord(Figures):
     """One member's own figures at the run's ``delta``, and its epsilon at its own.
 
-    Where the noise comes from a seed, ``epsilon`` is what it would be without knowledge of it.
+    None where the noise comes from a seed: ``spent`` stays for checking.
     """
 
     hospital: str
@@ -118,13 +118,8 @@ def differ(plans: Iterable[Plan], scheme: str) -> bool:
     return len({plan.facts(scheme) for plan in plans}) > 1
 
 
-def member(
-    name: str, spend: Spend, *, scheme: str, stated: float, asked: float, claims: bool
-) -> MemberRecord:
-    """One member's figures at the ``stated`` delta; images also at the one that was ``asked`` for.
-
-    Without ``claims`` (noise that a seed gives away) an attacker's figures are left out.
-    """
+def member(name: str, spend: Spend, *, scheme: str, stated: float, asked: float) -> MemberRecord:
+    """One member's figures at the ``stated`` delta; of images also at the one ``asked`` for."""
     plan, taken = spend.plan, spend.taken
     gradient, cap = part(plan, GradientPlan), _cap(plan)
     spent, delta = plan.spent(taken), at(plan, stated)
@@ -132,11 +127,10 @@ def member(
     rdp = None
     if plan.step is not None and delta is not None:
         rdp = accounting.rdp_epsilon(accounting.rdp(spent), delta) if taken else 0.0
-        if claims:
-            risk = accounting.risk(spent, delta)
-            # Infinite where nothing but delta holds an attacker off.
-            known["mu"] = risk.mu if math.isfinite(risk.mu) else None
-            known["advantage"], known["tpr_at_fpr_001"] = risk.advantage, risk.tpr_at_fpr_001
+        risk = accounting.risk(spent, delta)
+        # Infinite where nothing but delta holds an attacker off.
+        known["mu"] = risk.mu if math.isfinite(risk.mu) else None
+        known["advantage"], known["tpr_at_fpr_001"] = risk.advantage, risk.tpr_at_fpr_001
     return MemberRecord(
         hospital=name,
         facts=plan.facts(scheme),
@@ -152,7 +146,7 @@ def member(
         epsilon_with_noised_images=plan.composed(taken, delta)
         if isinstance(plan, StackedPlan)
         else None,
-        epsilon_by_pixels=_by_pixels(plan, taken) if claims else {},
+        epsilon_by_pixels=_by_pixels(plan, taken),
         **known,
         images_per_patient=cap or None,
         noise_multiplier=plan.step.noise if plan.step and plan.step.kind != "laplace" else None,
@@ -163,6 +157,12 @@ def member(
         size_declared=gradient.declared if gradient else None,
         spent=[{"step": step.to_json(), "count": count} for step, count in spent],
     )
+
+
+def without_claims(record: MemberRecord) -> MemberRecord:
+    """The record where the noise comes from a seed: nobody may read a claim from it."""
+    hidden = {**dict.fromkeys(_FIGURES), "epsilon_at_own_delta": None, "epsilon_by_pixels": {}}
+    return record.model_copy(update=hidden)
 
 
 def worst(members: Sequence[Figures]) -> Figures:

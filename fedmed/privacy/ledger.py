@@ -35,6 +35,10 @@ _CLOCK_SLACK: Final = 3600.0  # seconds that a clock may be set back before it c
 _RUNS_WITH_REPLIES: Final = 2  # whose last release is kept: each is as large as the model
 
 
+class CohortChanged(RunError):
+    """The data are no longer those that a run began with."""
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The ledger at ``path``, safe for several processes; a reservation is on disk when it returns.
@@ -62,34 +66,45 @@ class Ledger:
         unit.
         """
         with self._writing() as db:
-            earlier = ledger_rows.plan_of(db, run)
-            body = request.to_json()
-            if earlier is not None:
-                decided = ("sole", "cohort", "order", "limit")
-                theirs = {k: v for k, v in earlier.body.items() if k not in decided}
-                if theirs != {k: v for k, v in body.items() if k != "cohort"}:
-                    raise RunError(
-                        f"the ledger {self.path} holds this run with another plan; start a new run"
-                    )
-                if earlier.body["cohort"] not in (None, request.cohort):
-                    raise RunError(
-                        "the cohort changed since this run began; what was reserved stays spent, "
-                        "start a new run on the data as they are now"
-                    )
-                return
-            opened = [row.body for row in ledger_rows.plans_on(db, request.account)]
-            if opened and opened[0]["unit"] != request.unit:
+            self._open(db, run, request, limit)
+
+    def _open(
+        self,
+        db: sqlite3.Connection,
+        run: str,
+        request: Request,
+        limit: Limit | None,
+        *,
+        any_cohort: bool = False,
+    ) -> None:
+        earlier = ledger_rows.plan_of(db, run)
+        body = request.to_json()
+        if earlier is not None:
+            decided = ("sole", "cohort", "order", "limit")
+            theirs = {k: v for k, v in earlier.body.items() if k not in decided}
+            if theirs != {k: v for k, v in body.items() if k != "cohort"}:
                 raise RunError(
-                    f"the ledger {self.path}: the account {request.account!r} counts in the unit "
-                    f"{opened[0]['unit']}, not {request.unit}; name another account"
+                    f"the ledger {self.path} holds this run with another plan; start a new run"
                 )
-            total = ledger_rows.total_of(db, request.account)
-            body["sole"] = filtering.admit(request, limit, opened, total)
-            body["limit"] = None if limit is None else limit.to_json()
-            if not opened and limit is not None:
-                # A limit that changes later does not move it.
-                body["order"] = filtering.first_order(request, limit)
-            self._add(db, "plan", request.account, run, 0, "", 0, 0, body, total)
+            if not any_cohort and earlier.body["cohort"] not in (None, request.cohort):
+                raise CohortChanged(
+                    "the cohort changed since this run began; what was reserved stays spent, "
+                    "start a new run on the data as they are now"
+                )
+            return
+        opened = [row.body for row in ledger_rows.plans_on(db, request.account)]
+        if opened and opened[0]["unit"] != request.unit:
+            raise RunError(
+                f"the ledger {self.path}: the account {request.account!r} counts in the unit "
+                f"{opened[0]['unit']}, not {request.unit}; name another account"
+            )
+        total = ledger_rows.total_of(db, request.account)
+        body["sole"] = filtering.admit(request, limit, opened, total)
+        body["limit"] = None if limit is None else limit.to_json()
+        if not opened and limit is not None:
+            # A limit that changes later does not move it.
+            body["order"] = filtering.first_order(request, limit)
+        self._add(db, "plan", request.account, run, 0, "", 0, 0, body, total)
 
     def reserve(
         self,
@@ -110,27 +125,58 @@ class Ledger:
         if not steps >= 1:
             raise RunError(f"a reservation of {steps} steps is none; ask for at least one")
         with self._writing() as db:
-            plan = ledger_rows.plan_of(db, run)
-            if plan is None:
-                raise RunError(f"the ledger {self.path} has no plan of this run; open it first")
-            body = {"repeatable": True} if repeatable else {}
-            if repeatable:
-                known = ledger_rows.find(db, run, "reserve", round_number, model)
-                # Noise that was drawn afresh, or for fewer steps, is another release.
-                if known is not None and (known.body, known.steps) == (body, steps):
-                    return known.id
-            request = Request.from_json(plan.body)
-            taken = ledger_rows.taken_by(db, run) + steps
-            if taken > request.steps:
-                raise OverBudget(f"the plan of {request.steps} steps is used up", by_policy=False)
-            first = ledger_rows.one(
-                db, "where account = ? and kind = 'plan' order by id", plan.account
-            )
-            total = filtering.after(request, steps, ledger_rows.total_of(db, plan.account))
-            filtering.check(plan.body, limit, (first or plan).body, total, taken)
-            return self._add(
-                db, "reserve", plan.account, run, round_number, model, steps, 0, body, total
-            )
+            return self._reserve(db, run, round_number, model, steps, limit, repeatable)
+
+    def _reserve(
+        self,
+        db: sqlite3.Connection,
+        run: str,
+        round_number: int,
+        model: str,
+        steps: int,
+        limit: Limit | None,
+        repeatable: bool,
+    ) -> int:
+        plan = ledger_rows.plan_of(db, run)
+        if plan is None:
+            raise RunError(f"the ledger {self.path} has no plan of this run; open it first")
+        body = {"repeatable": True} if repeatable else {}
+        if repeatable:
+            known = ledger_rows.find(db, run, "reserve", round_number, model)
+            # Noise that was drawn afresh, or for fewer steps, is another release.
+            if known is not None and (known.body, known.steps) == (body, steps):
+                return known.id
+        request = Request.from_json(plan.body)
+        taken = ledger_rows.taken_by(db, run) + steps
+        if taken > request.steps:
+            raise OverBudget(f"the plan of {request.steps} steps is used up", by_policy=False)
+        first = ledger_rows.one(db, "where account = ? and kind = 'plan' order by id", plan.account)
+        total = filtering.after(request, steps, ledger_rows.total_of(db, plan.account))
+        filtering.check(plan.body, limit, (first or plan).body, total, taken)
+        return self._add(
+            db, "reserve", plan.account, run, round_number, model, steps, 0, body, total
+        )
+
+    def rehearse(
+        self,
+        run: str,
+        request: Request,
+        round_number: int,
+        model: str,
+        steps: int,
+        *,
+        limit: Limit | None = None,
+        repeatable: bool = False,
+    ) -> None:
+        """Raise what :meth:`open_plan` and :meth:`reserve` would, and write nothing.
+
+        For what must be known before any data are read: ``request`` needs no cohort.
+        """
+        with self._writing(durable=False) as db:
+            db.execute("savepoint rehearsal")
+            self._open(db, run, request, limit, any_cohort=True)
+            self._reserve(db, run, round_number, model, steps, limit, repeatable)
+            db.execute("rollback to rehearsal")
 
     def commit(self, entry: int, reply: bytes, *, cohort: str | None = None) -> None:
         """Keep the released bytes for a repeated request, then record that they were released.
@@ -149,7 +195,7 @@ class Ledger:
                     f"the ledger {self.path} holds no reservation {entry}; reserve first"
                 )
             if cohort is not None and plan.body["cohort"] not in (None, cohort):
-                raise RunError(
+                raise CohortChanged(
                     "the cohort changed between reservation and release; what was reserved stays "
                     "spent, start a new run on the data as they are now"
                 )

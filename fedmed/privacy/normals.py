@@ -1,4 +1,4 @@
-"""Standard normal numbers from AES-128 in counter mode, without a deepest one.
+"""Standard normal numbers from AES-128 in counter mode (GCM's keystream), without a deepest one.
 
 A number is a mixture: with probability 2^-20 it comes from beyond +-4.9 standard deviations, else
 from within. Within, it is the inverse distribution function of a 64-bit word, in float64. Beyond,
@@ -35,33 +35,39 @@ class Normals:
         self._exact = torch.empty(0, dtype=torch.float64)
         self._until_tail = self._gap()
 
-    def add_(self, values: Tensor, deviation: float) -> None:
-        """Add N(0, deviation^2) to each element, in place.
+    def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
+        """(``values`` + N(0, deviation^2)) * share in each element, in place.
 
-        Each sum is computed in float64 and rounded once to the element's own type: what is released
-        is post-processing of a sum in float64. Any shape, layout, float type and device; the noise
-        is drawn on the CPU. Raises ``ValueError`` for a deviation that is not a number above 0.
+        Each sum is computed in float64 and rounded once to the element's own type: that, and the
+        product, are post-processing of a sum in float64. Any shape, layout, float type and device;
+        the noise is drawn on the CPU. Raises ``ValueError`` for a deviation that is not a number
+        above 0.
         """
         if not (deviation > 0 and math.isfinite(deviation)):
             raise ValueError(f"noise of deviation {deviation} is none")
+        if not values.numel():
+            return
         scale = math.sqrt(2) * deviation
         with torch.no_grad():
             if values.device.type != "cpu" or not values.is_contiguous():
                 there = values.detach().to("cpu", copy=True).contiguous()
-                self.add_(there, deviation)
+                self.add_(there, deviation, share)
                 values.copy_(there)
                 return
             for piece in torch.split(values.detach().view(-1), _PIECE):
-                noise = torch.from_numpy(self._halves(len(piece)))
-                exact = self._exact[: len(piece)].copy_(piece)
-                piece.copy_(exact.add_(noise, alpha=scale))
+                noise = self._halves(len(piece))
+                exact = self._exact[: len(piece)]
+                exact.copy_(piece).add_(noise, alpha=scale)
+                piece.copy_(exact)
+                if share != 1:
+                    piece.mul_(share)
 
     def draw(self, count: int) -> NDArray[np.float64]:
         """The next ``count`` numbers."""
         drawn = np.empty(count)
         for start in range(0, count, _PIECE):
             part = drawn[start : start + _PIECE]
-            np.multiply(self._halves(len(part)), math.sqrt(2), out=part)
+            np.multiply(self._halves(len(part)).numpy(), math.sqrt(2), out=part)
         return drawn
 
     def split(self, count: int) -> list["Normals"]:
@@ -72,21 +78,21 @@ class Normals:
             for start in range(0, 16 * count, 16)
         ]
 
-    def _halves(self, count: int) -> NDArray[np.float64]:
-        """The next numbers over sqrt(2), until the next call; at most :data:`_PIECE`."""
+    def _halves(self, count: int) -> Tensor:
+        """The next numbers over sqrt(2), float64, until the next call; at most :data:`_PIECE`."""
         if count > len(self._halved):  # kept between calls: fresh pages cost more than the draw
             self._bytes, self._halved = np.empty(8 * count + _TAG, np.uint8), np.empty(count)
             self._exact = torch.empty(count, dtype=torch.float64)
         used, halves = self._bytes[: 8 * count + _TAG], self._halved[:count]
         self._cipher.encrypt_into(self._nonce(), _ZEROS[: 8 * count], None, used.data)
         np.multiply(used[: 8 * count].view("<i8"), _WITHIN, out=halves)
-        as_torch = torch.from_numpy(halves)
-        torch.erfinv(as_torch, out=as_torch)
+        drawn = torch.from_numpy(halves)
+        torch.erfinv(drawn, out=drawn)
         while self._until_tail < count:
             halves[self._until_tail] = self._tail() / math.sqrt(2)
             self._until_tail += 1 + self._gap()
         self._until_tail -= count
-        return halves
+        return drawn
 
     def _gap(self) -> int:
         """How many numbers come before the next from beyond: geometric."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from fedmed import config
-from fedmed.base.opening import is_folder
+from fedmed.base.opening import expanded, is_folder
 from fedmed.config import ARMS, UNPROTECTED, Section, within
 from fedmed.errors import UserError
 from fedmed.files import safe_name
@@ -41,6 +41,9 @@ class Policy(Section):
         ""  # histograms: charged to training's account, to one of its own; empty = as limited
     )
     allow_reproducible_noise: bool = False
+    requests_per_run: Annotated[int, Field(ge=1)] = 5000  # that a guard answers
+    requests_per_day: Annotated[int, Field(ge=1)] = 20_000
+    data_refusals_per_day: Annotated[int, Field(ge=1)] = 20  # then it touches no data for a day
     apps: list[str] = []  # SHA-256 of app bundles that a deployed node may run; empty = any
 
     @model_validator(mode="after")
@@ -95,7 +98,7 @@ def load_policy(folder: str, hospital: str) -> Policy:
     """The policy ``NAME.toml`` in ``folder``; without a folder or a file, that of a simulation."""
     if not folder:
         return SIMULATION
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not is_folder(root):
         raise UserError(f"run.policies = '{folder}': no such folder; create it or remove the key")
     path = root / f"{safe_name(hospital)}.toml"

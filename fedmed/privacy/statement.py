@@ -121,8 +121,10 @@ def statement(
     told = statement_words.told(plans, scheme)
     private = mixed or plan.unit != "none"
     claim = private and not mixed and not source.reproducible
-    members = _members(settings, spends, source) if private else []
+    members = _members(settings, spends) if private else []
     found = figures.worst(members) if private and not mixed else None
+    if source.reproducible:
+        members = [figures.without_claims(member) for member in members]
     record = Statement(
         **_figures(found, claim=claim),
         arm=settings.privacy.arm,
@@ -164,9 +166,7 @@ def statement(
     return record.model_copy(update={"summary": summary}).model_dump(mode="json")
 
 
-def _members(
-    settings: Settings, spends: Mapping[str, Spend], source: NoiseSource
-) -> list[MemberRecord]:
+def _members(settings: Settings, spends: Mapping[str, Spend]) -> list[MemberRecord]:
     """Each hospital's figures at the run's one delta, and where they differ its own guarantee."""
     scheme, plans = settings.train.scheme, [spend.plan for spend in spends.values()]
     stated = figures.stated_delta(settings.privacy.delta, plans)
@@ -179,7 +179,6 @@ def _members(
             scheme=scheme,
             stated=stated,
             asked=settings.privacy.delta,
-            claims=not source.reproducible,
         )
         if mixed:
             words, arm = spend.plan.words(scheme), spend.arm or settings.privacy.arm
@@ -191,9 +190,7 @@ def _members(
                 mechanism=words.mechanism,
                 released=list(words.released),
             )
-            # The figures stay for checking; nobody may read a claim from them.
-            hidden = {"epsilon": None, "epsilon_planned": None} if source.reproducible else {}
-            own = own.model_copy(update={"guarantee": guarantee, **hidden})
+            own = own.model_copy(update={"guarantee": guarantee})
         found.append(own)
     return found
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.base.cells import csv_text
-from fedmed.base.opening import MIB, is_folder, opened, present, read_bytes
+from fedmed.base.opening import MIB, absolute, is_folder, opened, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import parse_json
 from fedmed.errors import UserError
@@ -92,7 +92,7 @@ def load(directory: Path) -> Comparison:
     results = [run.result for run in runs if run.result is not None]
     return Comparison(
         directory=directory,
-        title=str(about.get("title") or about.get("name") or directory.resolve().name),
+        title=str(about.get("title") or about.get("name") or absolute(directory).name),
         description=str(about.get("description") or ""),
         synthetic=bool(about.get("synthetic")) or any(r.get("synthetic") for r in results),
         cohort=str(about.get("cohort") or (results[0].get("cohort") if results else "") or ""),

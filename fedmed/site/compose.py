@@ -39,7 +39,7 @@ services:
       - ./run:/site/run
 {data}
     healthcheck:
-      test: [CMD, test, -S, /site/run/guard.sock]
+      test: [CMD, python, -m, fedmed.site.health, /site/run/guard.sock]
       interval: 5s
       start_period: 30s
 

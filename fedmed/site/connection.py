@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedmed import config
-from fedmed.base.opening import MIB, read_bytes
+from fedmed.base.opening import MIB, expanded, read_bytes
 from fedmed.errors import UserError
 
 NAME: Final = "connection.toml"
@@ -47,13 +47,13 @@ def read_connection(path: Path) -> Connection:
         if not isinstance(given.get(key), str) or not given[key]:
             raise UserError(f'{path}: {key} is missing or no text; set {key} = "..."')
     host, port = split_address(given["server"], f"{path}: server")
-    here = path.expanduser().absolute().parent
+    here = expanded(path).absolute().parent
     return Connection(
-        where=path.expanduser().absolute(),
+        where=expanded(path).absolute(),
         host=host,
         port=port,
-        ca=here / Path(given["ca"]).expanduser(),
-        key=here / Path(given["key"]).expanduser(),
+        ca=here / expanded(given["ca"]),
+        key=here / expanded(given["key"]),
     )
 
 

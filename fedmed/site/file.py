@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fedmed import config
-from fedmed.base.opening import present
+from fedmed.base.opening import expanded, present
 from fedmed.config import ARMS, Data, Privacy, Run, Scalar, Section, Train
 from fedmed.errors import UserError
 
@@ -95,16 +95,16 @@ def read_site(path: Path) -> SiteFile:
             f"{path}: name = {name!r}: write the hospital's public name, as in data.sites, without "
             "commas or spaces around it"
         )
-    here = path.expanduser().absolute().parent
+    here = expanded(path).absolute().parent
     audit = _text(path, given, "audit") if "audit" in given else ""
-    ledger = here / Path(texts["ledger"]).expanduser()
+    ledger = here / expanded(texts["ledger"])
     return SiteFile(
-        where=path.expanduser().absolute(),
+        where=expanded(path).absolute(),
         name=name,
-        policy=here / Path(texts["policy"]).expanduser(),
+        policy=here / expanded(texts["policy"]),
         ledger=ledger,
-        audit=here / Path(audit).expanduser() if audit else ledger.with_suffix(".audit.jsonl"),
-        socket=here / Path(texts["socket"]).expanduser(),
+        audit=here / expanded(audit) if audit else ledger.with_suffix(".audit.jsonl"),
+        socket=here / expanded(texts["socket"]),
         peers=_peers(path, given.get("peers", [])),
         data=_data(path, _table(path, given, "data")),
         settings=_settings(path, _table(path, given, "settings")),
@@ -171,7 +171,7 @@ def _data(path: Path, given: dict[str, Any]) -> dict[str, Scalar]:
     for key in _PATHS:
         value = given.get(key)
         if value:
-            beside = path.expanduser().absolute().parent / Path(str(value)).expanduser()
+            beside = expanded(path).absolute().parent / expanded(str(value))
             # MedMNIST's sets may also be called by name.
             if parsed.source != "medmnist" or key != "path" or present(beside):
                 flat[f"data.{key}"] = str(beside)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedmed import config, files
-from fedmed.base.opening import MIB, check_regular, present, read_bytes
+from fedmed.base.opening import MIB, absolute, check_regular, expanded, present, read_bytes
 from fedmed.config import flatten
 from fedmed.data.sources.reading import read_table
 from fedmed.errors import UserError
@@ -105,7 +105,7 @@ def app_hash(app: str) -> str:
         return ""
     if len(app) == 64 and set(app.lower()) <= set("0123456789abcdef"):
         return app.lower()
-    path = Path(app).expanduser()
+    path = expanded(app)
     _readable(path, "--app")
     return files.digest(path)
 
@@ -156,10 +156,10 @@ def _data(wish: Wish) -> dict[str, Any]:
         if wish.images is not None:
             raise UserError("--images goes with a table; write images = in the TOML of --data")
         given = config.read_toml(wish.data)
-        here = wish.data.expanduser().absolute().parent
+        here = expanded(wish.data).absolute().parent
         for key in ("path", "images", "index"):
             if isinstance(given.get(key), str) and (here / str(given[key])).exists():
-                given[key] = str((here / str(given[key])).resolve())
+                given[key] = str(absolute(here / str(given[key])))
         for key, value in flatten(given).items():
             if not isinstance(value, str | int | float | bool):
                 raise UserError(f"{wish.data}: {key}: give one number, true, false or text")
@@ -170,8 +170,8 @@ def _data(wish: Wish) -> dict[str, Any]:
     columns = read_table(wish.data).columns
     found: dict[str, Any] = {
         "source": "table",
-        "path": str(wish.data.expanduser().absolute()),
-        "images": str(images.expanduser().absolute()),
+        "path": str(expanded(wish.data).absolute()),
+        "images": str(expanded(images).absolute()),
     }
     return found if "split" in columns else found | {"split": "patient"}
 
@@ -193,7 +193,7 @@ def _policy(wish: Wish) -> str:
 
 def _readable(path: Path, option: str) -> None:
     try:
-        check_regular(path.expanduser(), files.MOST_FILE, "correct the path or its rights")
+        check_regular(expanded(path), files.MOST_FILE, "correct the path or its rights")
     except (UserError, OSError, RuntimeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{option} {path}: cannot be read ({why}); correct the path") from error

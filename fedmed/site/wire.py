@@ -42,11 +42,16 @@ def send_frame(
     connection: socket.socket, header: dict[str, Any], body: bytes = b"", *, seconds: float = 600.0
 ) -> None:
     """Send one frame within ``seconds``; raises ``OSError`` where the other end is gone."""
-    text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
+    text = check_header(header)
     connection.settimeout(seconds)
     connection.sendall(_FRONT.pack(MAGIC, len(text), len(body)) + text)
     if body:
         connection.sendall(body)
+
+
+def check_header(header: dict[str, Any]) -> bytes:
+    """The header as it is sent; raises ``ValueError`` for what is no JSON, such as an infinity."""
+    return json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
 
 
 def read_frame(

@@ -116,13 +116,28 @@ def test_a_user_who_is_not_named_is_not_heard(tmp_path: Path) -> None:
     def check(peers: tuple[int, ...]) -> None:
         path = tmp_path / f"{peers[0]}.sock"
         with listening(path, peers) as book:
-            refuses(lambda: asking.status(str(path)), "guard", error=GuardRefusal)
-            refuses(lambda: asking.status(str(path)), "guard", error=GuardRefusal)
-        assert book.answered == []
+            for _ in range(2):
+                assert not may_run(str(path), "a" * 64)
+            # Whether the guard lives is told to its own user, as whom health checks run.
+            assert asking.status(str(path))["hospital"] == "st-mary"
+        assert book.answered == [{"kind": "status"}]
         assert book.refused == ["peer"]  # one line, however often it tries
 
     check((os.getuid() + 1,))
     goes_red(check, OURS)
+
+
+def test_a_stranger_is_not_even_told_whether_the_guard_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, us = tmp_path / "g.sock", os.getuid()
+    with bound(path, (us + 1,)):
+        pass
+    with listening(path, (us + 1,)) as book:
+        monkeypatch.setattr("clients.guard.listening.os.getuid", lambda: us + 2)
+        refuses(lambda: asking.status(str(path)), "guard", error=GuardRefusal)
+    assert book.answered == []
+    assert book.refused == ["peer"]
 
 
 def mode(path: Path) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 from clients import app as client_app
 from clients import hospital as module
 from clients import member as client_member
+from clients import rounds
 from clients.hospital import Hospital, Refusal
 from fedmed import __version__
 from fedmed.config import Settings
@@ -112,17 +113,20 @@ def test_the_spend_is_written_down_before_data_are_touched(arm: str, tmp_path: P
 def test_training_that_dies_has_been_paid_for(
     arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Killed(BaseException):
+        """The process ends."""
+
     def die(*_: object) -> None:
-        raise MemoryError
+        raise Killed
 
     def check(ledger: Ledger) -> None:
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             hospital(arm, tmp_path, ledger=ledger).train(RUN, 1, model(), {})
         assert ledger.steps(RUN) == cost(arm)
         assert ledger.answered(RUN, 1, messages.fingerprint(model())) is None
 
-    monkeypatch.setattr(module, "train_private", die)
-    monkeypatch.setattr(module, "train_plain", die)
+    monkeypatch.setattr(rounds, "train_private", die)
+    monkeypatch.setattr(rounds, "train_plain", die)
     check(Ledger(tmp_path / "a.sqlite"))
     goes_red(check, ReservesAfterwards(tmp_path / "b.sqlite"))
 
@@ -184,13 +188,13 @@ def test_a_ledger_that_cannot_be_written_stops_the_hospital(arm: str, tmp_path: 
 def test_a_reply_of_other_steps_than_accounted_is_not_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.train_private
+    real = rounds.train_private
 
     def longer(*arguments: Any) -> Any:
         return dataclasses.replace(real(*arguments), steps=5)
 
     one = hospital("dp-sgd", tmp_path)
-    monkeypatch.setattr(module, "train_private", longer)
+    monkeypatch.setattr(rounds, "train_private", longer)
     refuses(lambda: one.train(RUN, 1, model(), {}), "plan", error=Refusal)
     assert one.ledger.answered(RUN, 1, messages.fingerprint(model())) is None
 
@@ -202,6 +206,7 @@ def test_a_model_that_does_not_fit_or_is_not_finite_gives_a_code(arm: str, tmp_p
     bad = model()
     bad["0.bias"][0] = float("nan")
     refuses(lambda: one.train(RUN, 2, bad, {}), "not-finite", error=Refusal)
+    assert one.ledger.steps(RUN) == 0, "decided by the model alone, before anything is paid"
 
 
 def check_update_noise(update: Tensor, deviation: float) -> None:

@@ -46,8 +46,15 @@ def test_the_drawing_of_this_version_has_not_changed() -> None:
     assert image.shape == (128, 128)
     assert image.dtype == np.float32
     assert 0 <= image.min() < image.max() <= 1
-    assert float(image.mean()) == pytest.approx(0.33308, abs=2e-4)
-    assert float(image.std()) == pytest.approx(0.22579, abs=2e-4)
+    assert float(image.mean()) == pytest.approx(0.42267, abs=2e-4)
+    assert float(image.std()) == pytest.approx(0.32306, abs=2e-4)
+
+
+def test_a_patient_does_not_depend_on_how_many_there_are() -> None:
+    few, many = (draw(Data(patients=count, hospitals=3, seed=2)) for count in (40, 55))
+    pd.testing.assert_frame_equal(few.table, many.table.iloc[: len(few)])
+    for name in few.table["image"]:
+        assert few.images.digest(name) == many.images.digest(name)
 
 
 def test_another_truth_keeps_the_patients_and_changes_what_it_names() -> None:

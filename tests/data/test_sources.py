@@ -308,7 +308,7 @@ def test_not_an_npz(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ("split,patient_id\ntrain,p\n", "no column 'row'"),
-        ("split,row,patient_id\ntrain,x,p\n", "row 1: 'row' must be a number"),
+        ("split,row,patient_id\ntrain,x,p\n", "row 1: 'row' must be a whole number"),
         ("split,row,patient_id\ntrain,0,p\ntrain,12,p\n", "row 2: the .npz has no such"),
         ("split,row,patient_id\ntrain,0,p\ntrain,0,p\n", "row 2: split and row are listed twice"),
         ("split,row,patient_id,label\ntrain,1,p,0\n", "belongs to another file"),

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 from fuzz import kinds
@@ -64,6 +65,7 @@ def main() -> int:
     if asked.short:
         for name in HEAVY & set(KINDS):
             del KINDS[name]
+    warnings.filterwarnings("ignore")  # of those who make bad files
     preload()
     if asked.only is not None:
         case, outcome, wrong = one(asked.seed, asked.only, keep=True)

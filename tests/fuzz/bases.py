@@ -49,6 +49,8 @@ def phantom(folder: Path, more: str = "") -> Path:
 
 @cache
 def _comparison() -> Path:
+    from fedmed.evaluation import compare
+
     path = Path(__file__).parents[1] / "report" / "make_runs.py"
     spec = importlib.util.spec_from_file_location("fuzz_make_runs", path)
     assert spec is not None
@@ -57,7 +59,7 @@ def _comparison() -> Path:
     sys.modules["fuzz_make_runs"] = module
     spec.loader.exec_module(module)
     found: Path = module.comparison(_root() / "comparison", seeds=(0,), arms=3)
-    module.write_comparison(found)
+    compare.write(found)
     return found
 
 

@@ -44,7 +44,7 @@ images = "images"
 image-size = 16
 hospitals = 1
 partition = "even"
-split = "patient"
+split = "given"
 """
 PHANTOM = """\
 name = "mine"
@@ -193,6 +193,7 @@ def cohort_rows(suffix: str = ".png") -> list[dict[str, Any]]:
             "age": 40 + number,
             "sex": "FM"[number % 2],
             "finding": "none",
+            "split": ("train", "train", "val", "test")[number // 4],
         }
         for number in range(COUNT)
     ]

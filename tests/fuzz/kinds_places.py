@@ -95,7 +95,7 @@ def read(rng: Random, folder: Path) -> Case:
         arguments, expect = inspect, BAD
     if how in doubtful and expect == BAD:
         expect = EITHER
-    named = (path.name[:100], path.parent.name, "model.weights", "data.images")
+    named = (path.name[:100], path.parent.name, "model.weights", "data.images", "/dev/", "/proc/")
     return Case(arguments=arguments, expect=expect, writes=SHEET,
                 names=named if expect == BAD else (), note=f"{what}: {how}")  # fmt: skip
 

@@ -45,7 +45,9 @@ def command(rng: Random, file: str = "mine.toml") -> list[str]:
     return rng.choice(
         (
             ["data", "inspect", file, "--sheet", "sheet.png"],
-            ["plan", file, "--no-time"],
+            ["data", "inspect", file, "--sheet", "sheet.png"],
+            ["plan", file, "--no-time", "--arm=none"],
+            ["plan", file, "--no-time", "--arm=none"],
             ["plan", file, "--no-time", "--json"],
         )
     )

@@ -21,6 +21,7 @@ from support_pitfalls import (
 )
 
 from clients import hospital as module
+from clients import rounds
 from clients.hospital import Hospital, Refusal
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
@@ -235,8 +236,8 @@ def test_pitfall_11_the_scale_follows_the_norm_and_the_number_of_steps(
         )
         goes_red(check_laplace_scale_is_the_l1_sensitivity)
     check_many_steps_are_clipped_as_one_update()
-    clip = module.clip
-    monkeypatch.setattr(module, "clip", lambda update, bound: clip(update, 36 * bound))
+    clip = rounds.clip
+    monkeypatch.setattr(rounds, "clip", lambda update, bound: clip(update, 36 * bound))
     goes_red(check_many_steps_are_clipped_as_one_update)
 
 

@@ -119,8 +119,12 @@ def test_pitfall_42_one_hospitals_update_or_refusal_is_taken_for_all(
 
 
 def says_it_is_a(name: str, message: Message, reply: Message) -> Message:
-    """C joins as A, and A has not come yet."""
-    if name != C or message.metadata.message_type != MessageType.QUERY:
+    """C joins as A, and answers in its name."""
+    if name != C:
+        return reply
+    if message.metadata.message_type != MessageType.QUERY:
+        if "reply" in reply.content.config_records:
+            reply.content.config_records["reply"]["hospital"] = A
         return reply
     told = dataclasses.replace(joined(reply), hospital=A)
     return Message(messages.join_content(told), reply_to=message)

@@ -8,12 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from support import (
-    goes_red,
-    gradient_plan,
-    refuses,
-    tiny_network,
-)
+from support import SIZE, goes_red, gradient_plan, refuses, tiny_network
 from support_pitfalls import (
     STILL,
     batch_sizes,
@@ -27,7 +22,7 @@ from support_pitfalls import (
 )
 from torch import Tensor, nn
 
-from clients import hospital as module
+from clients import rounds as module
 from clients.hospital import Refusal
 from fedmed import exchange, training
 from fedmed.config import Settings
@@ -62,6 +57,10 @@ def check_only_finite_parameters_are_clipped() -> None:
     assert float(update.abs().max()) < 1e-9, "an update of almost nothing is no NaN"
     loud = {name: value * 1e38 for name, value in model().items()}
     refuses(lambda: one.train("run", 1, loud, {}), "not-finite", error=Refusal)
+    bright = dataclasses.replace(one.shard, images=np.full((24, SIZE, SIZE), 3e38, np.float32))
+    blinded = dataclasses.replace(one, settings=settings_of("central-fixed"), shard=bright)
+    update = flat(blinded.train("run", 1, model(), {}).update)
+    assert torch.equal(update, torch.zeros(len(update))), "what is no number becomes 0, and is sent"
 
 
 def test_pitfall_03_no_state_dict_is_clipped_no_zero_divides_and_no_nan_passes(

@@ -11,6 +11,7 @@ from support import goes_red, refuses
 from support_runs import tiny_text, written
 
 import clients.hospital
+import clients.rounds
 from clients import member
 from clients.app import app
 from fedmed.data.network import load_network
@@ -253,7 +254,7 @@ def test_an_interrupted_run_goes_on_within_the_limit_that_let_it_begin(
         pass
 
     policy(file, "hospital-2", LIMIT.format(8))
-    original, calls = clients.hospital.train_private, []
+    original, calls = clients.rounds.train_private, []
 
     def crashing(*arguments: Any) -> Any:
         calls.append(1)
@@ -262,7 +263,7 @@ def test_an_interrupted_run_goes_on_within_the_limit_that_let_it_begin(
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(clients.hospital, "train_private", crashing)
+        patch.setattr(clients.rounds, "train_private", crashing)
         with pytest.raises(Interrupted):
             run(file, tmp_path / "out")
     result = run(file, tmp_path / "out")

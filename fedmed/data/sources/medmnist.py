@@ -150,8 +150,11 @@ def _patients(table: pd.DataFrame, values: NDArray[np.int64], path: Path) -> pd.
         if column not in index.columns:
             raise UserError(f"{path}: no column '{column}'; it needs split, row, patient_id")
     number = pd.to_numeric(index["row"], errors="coerce")
-    if number.isna().any():
-        raise UserError(f"{path}, row {int(number.isna().argmax()) + 1}: 'row' must be a number")
+    wrong = ~((number >= 0) & (number < 1e9) & (number % 1 == 0))
+    if wrong.any():
+        raise UserError(
+            f"{path}, row {int(wrong.to_numpy().argmax()) + 1}: 'row' must be a whole number"
+        )
     index["image"] = index["split"] + "/" + number.astype(int).astype(str).str.zfill(6)
     unknown = ~index["image"].isin(table["image"])
     if unknown.any():

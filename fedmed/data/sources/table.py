@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fedmed.base.opening import is_folder, present
+from fedmed.base.opening import expanded, is_folder, present
 from fedmed.base.packed import is_zip
 from fedmed.config import Data
 from fedmed.data.cohort import COLUMNS, LABEL_PREFIX, Cohort
@@ -40,7 +40,7 @@ def existing(value: str, key: str) -> Path:
     """The path a key gives; :class:`UserError` names the key where it is empty or absent."""
     if not value:
         raise UserError(f"{key} is not given; set it to a file or folder")
-    path = Path(value).expanduser()
+    path = expanded(value)
     if not present(path):
         raise UserError(f"{key} = '{value}': no such file or folder; correct the path")
     return path

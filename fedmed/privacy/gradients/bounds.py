@@ -90,7 +90,7 @@ class Bound:
         """Mask (n,): the error bounds are not small beside the norm and ``floor``, or not known."""
         norms = self.squares.clamp(min=floor**2).sqrt()
         close = (self.errors <= 2 * LOOSE * norms.square()) & (self.added <= LOOSE * norms)
-        return ~close
+        return ~(close & norms.isfinite())
 
 
 def gamma(terms: int, dtype: torch.dtype, device: torch.device) -> float:

@@ -35,10 +35,11 @@ class Clipping:
             )
 
     def factors(self, norms: Tensor, bound: float, dtype: torch.dtype) -> Tensor:
-        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for upper bounds ``norms`` (n,), float64.
+        """Factors (n,) in [0, 1 or C / gamma] of ``dtype`` for ``norms`` (n,), float64.
 
-        C = ``bound``. Rounded downwards; 0 where the norm is not finite, and where the factor
-        would lie where ``dtype`` has few digits.
+        ``norms`` are upper bounds, C = ``bound``. Rounded downwards; 0 where the norm is not
+        finite, and where the factor would lie below the normal numbers of ``dtype``, which have
+        fewer digits.
         """
         if self.kind == "automatic":
             found = bound / (norms + STABILITY)
@@ -46,7 +47,7 @@ class Clipping:
             # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
             found = bound / norms.clamp(min=bound)
         kind = torch.finfo(dtype)
-        kept = norms.isfinite() & (found > kind.tiny / kind.eps)
+        kept = norms.isfinite() & (found > 2 * kind.tiny)
         found = torch.where(found < 1, found * (1 - kind.eps), found)
         return torch.where(kept, found, 0.0).to(dtype)
 
@@ -62,7 +63,7 @@ class Clipping:
 
 
 def holds(square: float, bound: float, samples: int) -> bool:
-    """Whether the squared norm of a clipped sum of ``samples`` is at most that of C = ``bound`` each.
+    """Whether a clipped sum of squared norm ``square`` is at most C = ``bound`` per sample.
 
     Asked of every sum before it leaves an engine; where it does not hold, zeros take its place. It
     looks at the sum alone, so it finds what the proof of each sample's bound does not foresee: a

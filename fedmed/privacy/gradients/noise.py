@@ -10,14 +10,14 @@ from torch import Tensor
 from fedmed.errors import UserError
 
 _STREAMS = 8  # fixed, so that noise does not depend on the number of threads
-_PIECE = 2**15  # elements at a time
+_PIECE = 2**17  # elements that a stream takes at a time
 
 
 class Stream(Protocol):
     """Secret Gaussian noise: :class:`fedmed.privacy.normals.Normals`."""
 
-    def add_(self, values: Tensor, deviation: float) -> None:
-        """Add N(0, deviation^2) to each element, in place."""
+    def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
+        """(``values`` + N(0, deviation^2)) * share, in place."""
         ...
 
     def split(self, count: int) -> Sequence["Stream"]:
@@ -56,13 +56,11 @@ class GaussianNoise:
         share = 1 / expected_batch
 
         def fill(number: int) -> None:
-            with torch.no_grad():
-                for piece in pieces[number::_STREAMS]:
-                    self._streams[number].add_(piece, deviation)
-                    piece.mul_(share)  # of what was noised and rounded: post-processing
+            for piece in pieces[number::_STREAMS]:
+                self._streams[number].add_(piece, deviation, share)
 
         threads = min(torch.get_num_threads(), _STREAMS)
-        if threads == 1 or len(pieces) < 2 * _STREAMS:
+        if threads == 1 or len(pieces) < _STREAMS:
             for number in range(_STREAMS):
                 fill(number)
         else:

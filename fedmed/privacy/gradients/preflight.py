@@ -27,11 +27,12 @@ def check_against_loop(
 
     The samples are made up from the operating system's entropy: of ``images`` and ``labels`` only
     shapes and types are read, so that the outcome says nothing about a patient, and no weights can
-    be made for the samples of the check. Noise for images, 0 or 1 for labels and indices. Finds a model or a loss that mixes samples, a loss whose
-    reduction is not the declared one, and a rule that does not fit a layer. What it cannot find is
-    a mixing that shows only for other inputs. Dropout is off for the check, as its masks would
-    differ. Raises :class:`UserError` naming the parameter that differs most, or where the model's
-    gradient is not finite for made-up images either.
+    be made for the samples of the check: noise for images, 0 or 1 for labels and indices.
+    Finds a model or a loss that mixes samples, a loss whose reduction is not the declared one, and
+    a rule that does not fit a layer. What it cannot find is a mixing that shows only for other
+    inputs. Dropout is off for the check, as its masks would differ. Raises :class:`UserError`
+    naming the parameter that differs most, or where the model's gradient is not finite for made-up
+    images either.
     """
     problem = ""
     draws = torch.Generator(device=images.device).manual_seed(secrets.randbits(63))
@@ -67,7 +68,8 @@ def _problem(
     largest = max(float(value.abs().max()) for value in expected.values() if value.numel())
     if not largest < float("inf"):
         return "model: its gradient is not finite for made-up images; lower train.learning-rate"
-    allowed = _LOW_PRECISION if options.autocast else TOLERANCE.get(_dtype(expected), _LOW_PRECISION)
+    dtype = next(iter(expected.values())).dtype
+    allowed = _LOW_PRECISION if options.autocast else TOLERANCE.get(dtype, _LOW_PRECISION)
     errors = {
         name: float((sums[name] - value).abs().max())
         / max(float(value.abs().max()) + largest * 1e-2, 1e-30)  # all gradients may be zero
@@ -87,10 +89,6 @@ def _problem(
             "mixes samples or differs from its type: set privacy.engine = 'loop'"
         )
     return ""
-
-
-def _dtype(gradient: dict[str, Tensor]) -> torch.dtype:
-    return next(iter(gradient.values())).dtype
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def test_equals_opacus() -> None:
     reference.close()
     assert (found.samples, found.clipped) == (expected.samples, expected.clipped)
     for name, value in expected.gradients.items():
-        assert float((found.gradients[name] - value).norm() / value.norm()) < 1e-4, name
+        assert float((found.gradients[name] - value).norm() / value.norm()) < 1e-3, name
 
 
 @pytest.mark.parametrize("engine", ["fedmed", "opacus", "loop"])

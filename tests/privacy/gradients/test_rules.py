@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from fedmed.privacy.gradients import ClippedSum, Loss, Options
 from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
+from fedmed.privacy.gradients.bounds import Estimate
 from fedmed.privacy.gradients.loop import LoopEngine
 from fedmed.privacy.gradients.rules import REGISTRY
 from fedmed.privacy.gradients.rules.convolution import ConvolutionRule
@@ -158,12 +160,18 @@ def test_views_of_a_sample_are_averaged_before_clipping(number: int) -> None:
     check_layer(model, torch.cat([inputs, noise(*inputs.shape, seed=99)])[:9], views=3)
 
 
+def with_squares(right: Estimate, wrong: Tensor) -> Estimate:
+    return replace(right, squares=wrong)
+
+
 class WithoutDiagonals(ConvolutionRule):
     """Broken: the squared norm of every position on its own, without the pairs."""
 
-    def squared_norms(self, use: Use) -> Tensor:
+    def squared_norms(self, use: Use) -> Estimate:
         g, a = use.g.flatten(2), use.a.flatten(2)
-        return (g.square().sum((1, 2))) * a.square().sum((1, 2))
+        return with_squares(
+            super().squared_norms(use), (g.square().sum((1, 2))) * a.square().sum((1, 2))
+        )
 
 
 def unchecked(check: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
@@ -274,16 +282,18 @@ def test_group_norm_by_batch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 class WithoutPairs(LinearRule):
     """Broken: every position's own product, without those of two positions."""
 
-    def squared_norms(self, use: Use) -> Tensor:
+    def squared_norms(self, use: Use) -> Estimate:
         a, g = use.a.square().sum(-1), use.g.square().sum(-1)
-        return (a * g).flatten(1).sum(1) + use.g.flatten(1, -2).sum(1).square().sum(1)
+        wrong = (a * g).flatten(1).sum(1) + use.g.flatten(1, -2).sum(1).square().sum(1)
+        return with_squares(super().squared_norms(use), wrong)
 
 
 class AnyIndex(EmbeddingRule):
     """Broken: positions of different rows of the table count as one."""
 
-    def squared_norms(self, use: Use) -> Tensor:
-        return use.g.flatten(1, -2).sum(1).square().sum(1)
+    def squared_norms(self, use: Use) -> Estimate:
+        wrong = use.g.flatten(1, -2).sum(1).square().sum(1)
+        return with_squares(super().squared_norms(use), wrong)
 
 
 def raw(rule: type[Any]) -> type[Any]:

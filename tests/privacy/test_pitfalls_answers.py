@@ -1,0 +1,170 @@
+"""Where an answer tells of one patient: each mistake's test, and the broken code that fails it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import goes_red
+
+from clients import evaluating, hospital, rounds
+from experiments import distinguish
+from experiments import guard_pairs as pairs
+from experiments.guard_pairs import Site, Variant, form, request
+from fedmed.config import ARMS, UNPROTECTED
+from fedmed.privacy.plan import make_plan
+from fedmed.privacy.updates import Update
+from fedmed.site.requests import write_request
+from fedmed.training import LocalResult
+
+Change = dict[str, Any]
+PRIVATE = [arm for arm in ARMS if arm not in UNPROTECTED]
+
+
+@pytest.fixture(autouse=True)
+def _small() -> Iterator[None]:
+    with pairs.small_models():
+        yield
+
+
+def refuses_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what told of one film: a gradient or an update that is no number is a code."""
+    change = rounds.Round._change
+
+    def refusing(self: rounds.Round, *given: Any) -> tuple[Update, LocalResult]:
+        update, result = change(self, *given)
+        if result.dropped:
+            raise rounds.NotFinite
+        return update, result
+
+    monkeypatch.setattr(rounds.Round, "_change", refusing)
+    monkeypatch.setattr(rounds, "UNPROTECTED", ARMS)
+
+
+def same_forms(folder: Path, variant: Variant, config: Change, kind: str, **given: Any) -> None:
+    """Both guards answer one request alike."""
+    found = []
+    for number, which in enumerate(("whole", variant)):
+        made: Variant = variant if number else "whole"
+        site = Site(folder / f"{which}-{len(list(folder.iterdir()))}", made)
+        asked = request(kind, "run-1", config, **given)
+        found.append(form(*site.answer(*write_request(asked))))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("arm", PRIVATE)
+def test_pitfall_36_a_film_that_overflows_the_model_tells_not_that_it_is_there(
+    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"privacy.arm": arm, "train.batch-size": 16, "train.learning-rate": 10.0}
+
+    def check_forms() -> None:
+        same_forms(tmp_path, "absent", config, "train", model=distinguish.trap())
+
+    check_forms()
+    if arm in ("pixel-laplace", "dp-pix"):
+        return  # under noise on images every film looks alike to the trap
+    refuses_what_is_not_finite(monkeypatch)
+    goes_red(check_forms)
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("arm", ["dp-sgd", "local-update"])
+def test_whatever_fails_with_private_data_in_hand_changes_no_reply(
+    kind: str, arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that one film raises: out of memory, say, or an index beyond a table."""
+    reads = rounds.featured if kind == "train" else evaluating.predict
+
+    def failing(error: type[Exception]) -> Any:
+        def read(model: Any, given: Any, *rest: Any, **options: Any) -> Any:
+            images = given.images if kind == "train" else given
+            if len(images) in (16, 8):  # the target is there: neither is a made-up shard
+                raise error("patient 17")
+            return reads(model, given, *rest, **options)
+
+        return read
+
+    place = (rounds, "featured") if kind == "train" else (evaluating, "predict")
+    variant: Variant = "absent" if kind == "train" else "test-absent"
+
+    def check_forms() -> None:
+        same_forms(tmp_path, variant, {"privacy.arm": arm}, kind)
+
+    for error in (MemoryError, RuntimeError, FloatingPointError, KeyError):
+        monkeypatch.setattr(*place, failing(error))
+        check_forms()
+    if kind == "train":
+        monkeypatch.setattr(rounds, "UNPROTECTED", ARMS)
+    else:
+        monkeypatch.setattr(evaluating, "_noised", _without_fallback)
+    goes_red(check_forms)
+
+
+def _without_fallback(of: Any, run: str, model: Any, name: str, spec: Any, plan: Any) -> Any:
+    shard = evaluating.evaluation_shard(of.settings.data, of.name)
+    counts = evaluating._counts(of, model, shard, spec)
+    return evaluating.Histograms(of.name, counts)
+
+
+def found_by_delta(site: Site, key: str, kind: str) -> set[str]:
+    """Codes of the deltas around every number of patients from 1 to 40."""
+    codes = set()
+    for patients in range(pairs.PATIENTS - 8 + 1, 41):
+        config = {key: 1 / patients - 1e-9, "train.rounds": 1}
+        asked = request(kind, f"run-{patients}", config)
+        codes.add(str(site.answer(*write_request(asked))[0].get("error", "")))
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("evaluation.delta", "evaluate"), ("privacy.delta", "train"), ("privacy.delta", "query")],
+)
+def test_pitfall_37_no_search_over_delta_finds_how_many_patients_there_are(
+    key: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 are declared; between that and 40 every delta gets the same answer, whoever is there."""
+
+    def check_codes(folder: Path) -> None:
+        assert found_by_delta(Site(folder, "whole"), key, kind) == {""}
+
+    check_codes(tmp_path / "declared")
+    exact = {"train": 16, "query": 16, "evaluate": 8}[kind]
+    if kind == "evaluate":
+        real = evaluating.check_delta
+        monkeypatch.setattr(
+            evaluating, "check_delta", lambda plan, _, name: real(plan, 25, name)
+        )  # as if 25 patients had been counted
+    else:
+        monkeypatch.setattr(hospital, "make_member_plan", _plan_of_exact_numbers(exact + 9))
+    goes_red(check_codes, tmp_path / "exact")
+
+
+def _plan_of_exact_numbers(units: int) -> Any:
+    return lambda settings, member, policy: make_plan(settings, units, member)
+
+
+@pytest.mark.parametrize("variant", ["absent", "ill", "film", "test-absent", "test-film"])
+def test_a_query_reads_no_row_of_the_data(
+    variant: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the target one class is missing; without a table there is nothing to count at all."""
+
+    def check_forms() -> None:
+        same_forms(tmp_path, variant, {}, "query")
+
+    check_forms()
+    site = Site(tmp_path / "no-table", "whole")
+    os.unlink(site.folder / "table.csv")
+
+    def check_accepts() -> None:
+        answer = site.answer(*write_request(request("query", "run-1")))[0]
+        assert answer.get("joining", {}).get("accepts") is True
+
+    check_accepts()
+    monkeypatch.setattr(
+        hospital, "make_member_plan", lambda settings, name, _: hospital.patients_of(settings, name)
+    )
+    goes_red(check_accepts)
