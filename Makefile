@@ -35,9 +35,8 @@ lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# COUNT: how many (0: all), drawn by SEED from the files and folders of MODULE. The first run watches
+# COUNT: how many (0: all) are drawn by SEED from the files and folders of MODULE. The first run watches
 # which tests run what, which takes minutes and is kept in .mutants/.
-SEED ?= 0
 COUNT ?= 200
 MODULE ?= fedmed/privacy fedmed/training.py clients
 mutants: $(READY)  ## break the privacy code in one place at a time; report what no test sees

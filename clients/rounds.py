@@ -20,7 +20,7 @@ from fedmed.data.shard import Shard
 from fedmed.errors import RunError, UserError
 from fedmed.features import featured
 from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plans import GradientPlan, Plan, UpdatePlan, part
+from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UpdatePlan, part
 from fedmed.privacy.updates import GaussianNoise, Update, clip, finite
 from fedmed.training import LocalResult, train_plain, train_private
 
@@ -109,7 +109,8 @@ class Round:
             for name, value in models.trainable(model).items():
                 value.copy_(parameters[name])
         plan = replace(gradient, declared=True)
-        return replace(self, plan=plan)._change(model, made_up(self.settings, 0), parameters)
+        nobody = made_up(self.settings, 0, self.plan)
+        return replace(self, plan=plan)._change(model, nobody, parameters)
 
     def _noised(self, update: Update) -> Update:
         noised = part(self.plan, UpdatePlan)
@@ -129,22 +130,25 @@ def rehearse(settings: Settings, plan: Plan, model: nn.Module) -> None:
     A round that fails afterwards fails by its data, and nothing is said of it. Raises
     :class:`UserError` or :class:`RunError` for settings that cannot be trained with.
     """
-    gradient = part(plan, GradientPlan)
+    gradient, nobodies = part(plan, GradientPlan), made_up(settings, 2, plan)
     if gradient is not None:
         # Both are in the batch, whatever the sampler draws.
         plan = replace(gradient, steps_per_round=1, units=gradient.expected_batch, declared=True)
     short = settings.replaced({"train.local-epochs": 1.0})
     turn = Round("rehearsal", short, plan, NoiseSource(), 1)
     try:
-        turn._change(model, made_up(settings, 2), _copies(model))
+        turn._change(model, nobodies, _copies(model))
     except (UserError, RunError):
         raise
     except Exception as error:
         raise RunError(f"made-up images cannot be trained on ({error}); check [model]") from error
 
 
-def made_up(settings: Settings, images: int) -> Shard:
-    """A shard of ``images`` patients that do not exist, one grey image each, in the right form."""
+def made_up(settings: Settings, images: int, plan: Plan) -> Shard:
+    """A shard of ``images`` patients that do not exist, one grey image each, as training has them.
+
+    That is uint8, or float32 where ``plan`` noises images.
+    """
     data = settings.data
     shape = (images, *Form.of(data).shape)
     labels = np.arange(images) % 2
@@ -152,6 +156,8 @@ def made_up(settings: Settings, images: int) -> Shard:
     table["patient_id"] = table["image"].astype("string")
     for name in data.targets:
         table[f"label:{name}"] = labels
+    if part(plan, ImagePlan) is not None:
+        return Shard(f"made-up-{images}", np.full(shape, 0.5, dtype=np.float32), table)
     return Shard(f"made-up-{images}", np.full(shape, 128, dtype=np.uint8), table)
 
 

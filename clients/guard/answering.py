@@ -32,6 +32,7 @@ from fedmed.site.wire import BadFrame, check_header
 
 log = logging.getLogger("fedmed.guard")
 
+_UNSAID: Final[dict[str, Any]] = {"loss": None, "images": None}  # beside a noised update
 _A_LINE_EACH: Final = 60.0  # seconds between two lines about too many requests
 
 Frame = tuple[dict[str, Any], bytes]
@@ -172,13 +173,17 @@ class Guard:
         if frozen is None:
             raise Refusal("buffers")
         request = replace(request, frozen=frozen)
-        self._check(request, hospital.terms_for(settings, 0, 0, where))
+        stored = self._check(request, hospital.terms_for(settings, 0, 0, where))
+        self._buffers.keep(frozen)  # nothing else is kept of what came from outside
         # Until here no row of the data was read, and nothing that was refused was decoded.
+        if stored is not None:
+            reply: dict[str, Any] = {"hospital": self.site.name}
+            reply |= {"clustering": 1.0} if request.kind == "evaluate" else _UNSAID
+            return reply, exchange.unpack(stored), told
         if not self.requests.touches_data:
             raise Refusal("requests")
         caches.prune(shards=False)
         member = hospital.hospital_for(settings, 0, 0, where)
-        self._buffers.keep(frozen)  # nothing else is kept of what came from outside
         if request.kind == "evaluate":
             found = evaluating.evaluate(
                 member, request.run, request.model, request.frozen, request.edges
@@ -190,8 +195,11 @@ class Guard:
         reply = {"hospital": trained.hospital, "loss": trained.loss, "images": trained.images}
         return reply, trained.update or {}, told
 
-    def _check(self, request: Request, terms: Terms) -> None:
-        """What a request's model, the policy and the ledger say of it, before any data are read."""
+    def _check(self, request: Request, terms: Terms) -> bytes | None:
+        """What a request's model, the policy and the ledger say of it, before any data are read.
+
+        The bytes of an answer that was paid for before; raises :class:`Refusal`.
+        """
         model = hospital.model_for(terms.settings, request.model, request.frozen)
         if request.model.keys() != models.trainable(model).keys():
             raise Refusal("mismatch")
@@ -201,8 +209,8 @@ class Guard:
                 arrays = {**request.frozen, **request.model}
                 name = exchange.request_fingerprint(arrays, spec)
                 charge = evaluating.charge_for(terms, noise)
-                self._check_room(terms, ledger_run(request.run), charge, 0, name, 1)
-            return
+                return self._check_room(terms, ledger_run(request.run), charge, 0, name, 1)
+            return None
         if not 1 <= request.round_number <= terms.settings.train.rounds:
             raise Refusal("plan")
         with refusing("ledger", self.site.name):
@@ -221,11 +229,11 @@ class Guard:
         if image is not None and not caches.room_for_pool(image.mechanism.key):
             raise Refusal("requests")
         if terms.plan.payer != "hospital":
-            return
+            return None
         name = exchange.fingerprint(request.model)
         charge = request_for(terms.settings, self.ledger.path.stem, terms.plan, terms.policy)
         self._check_round(request, name)
-        self._check_room(
+        return self._check_room(
             terms, request.run, charge, request.round_number, name, terms.plan.steps_per_round
         )
 
@@ -243,10 +251,11 @@ class Guard:
 
     def _check_room(
         self, terms: Terms, run: str, charge: Charge, number: int, model: str, steps: int
-    ) -> None:
-        """Whether the ledger would pay; what it paid for before is answered again."""
+    ) -> bytes | None:
+        """The answer that the ledger paid for before; else whether it would pay for a new one."""
         with hospital.ledger_failures(self.ledger, self.site.name):
-            if self.ledger.answered(run, number, model) is None:
+            stored = self.ledger.answered(run, number, model)
+            if stored is None:
                 self.ledger.rehearse(
                     run,
                     charge,
@@ -256,6 +265,7 @@ class Guard:
                     limit=self.policy.limit,
                     repeatable=terms.settings.privacy.reproducible_noise,
                 )
+            return stored
 
     def _joining(self, request: Request, both: Both, where: hospital.Site) -> dict[str, Any]:
         joining = hospital.review(both.used, 0, 0, where, request.run)

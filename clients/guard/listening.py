@@ -17,7 +17,7 @@ from typing import Any, Final
 from fedmed.errors import RunError, UserError
 from fedmed.files import disk_errors
 from fedmed.site.file import SiteFile
-from fedmed.site.wire import BadFrame, read_body, read_header, send_frame
+from fedmed.site.wire import BadFrame, check_header, read_body, read_header, send_frame
 
 log = logging.getLogger("fedmed.guard")
 
@@ -250,18 +250,22 @@ class _Desk:
         while (item := self._waiting.get()) is not None:
             connection, uid, header, size = item
             try:
-                try:
-                    body = read_body(connection, size, seconds=self._reading)
-                    reply = self._answer(header, body, uid)
-                except BadFrame as error:
-                    reply = self._refuse("frame", peer=uid, reason=str(error))
-                except MemoryError:
-                    reply = self._refuse("memory", peer=uid)
-                _send(connection, reply, self._reading)
+                reply = self._answer(
+                    header, read_body(connection, size, seconds=self._reading), uid
+                )
+                check_header(reply[0])  # what is no JSON would be found when it is half sent
+            except BadFrame as error:
+                reply = self._refuse("frame", peer=uid, reason=str(error))
+            except MemoryError:
+                reply = self._refuse("memory", peer=uid)
             except Exception as error:
                 # The text of an exception can hold data: its kind alone is logged.
                 log.error("an answer failed: %s", type(error).__name__)
-                _send(connection, ({"error": "internal"}, b""), self._reading)
+                reply = {"error": "internal"}, b""
+            try:
+                _send(connection, reply, self._reading)
+            except Exception as error:
+                log.error("an answer was not sent: %s", type(error).__name__)
 
     def _stranger(self, uid: int) -> tuple[dict[str, Any], bytes]:
         """A line about a user who is not heard: one a minute, however often it tries."""

@@ -4,13 +4,16 @@ A column of a CSV, a hospital's name or a message from a server may hold escape 
 that turn the direction of writing, or rich's markup. All output of the commands goes through here.
 """
 
-import logging
-import unicodedata
-from typing import Final
+from __future__ import annotations
 
-import typer
-from rich.console import Console
-from rich.text import Text
+import logging
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:  # a health check needs none of it
+    from rich.console import Console
+    from rich.text import Text
 
 _JOINERS: Final = "\u200c\u200d"  # parts of words in several scripts
 _LONGEST: Final = 1500  # characters of an error
@@ -31,7 +34,12 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 def say(text: object = "", *, err: bool = False, end: bool = True) -> None:
     """Print lines on standard output, or on standard error."""
-    typer.echo(printable(str(text), lines=True), err=err, nl=end)
+    stream = sys.stderr if err else sys.stdout
+    line = printable(str(text), lines=True) + ("\n" if end else "")
+    # What the terminal's encoding has not is an escape too.
+    encoding = stream.encoding or "utf-8"
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def one_line(text: str) -> str:
@@ -44,11 +52,15 @@ def one_line(text: str) -> str:
 
 def cell(value: object) -> Text:
     """A cell of a table, without markup."""
+    from rich.text import Text
+
     return Text(printable(str(value)))
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console of rich's that takes no markup from text."""
+    from rich.console import Console
+
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 

@@ -133,7 +133,7 @@ def _arrays(data: bytes, path: Path) -> Any:
     if path.suffix == ".safetensors":
         length = int.from_bytes(data[:8], "little")
         check_tree(parse_json(data[8 : 8 + min(length, _HEADER + 1)]))
-        return load(data)
+        return dict(sorted(load(data).items()))
     check_zip(io.BytesIO(data), MOST, f"model.weights: {path}")
     if path.suffix == ".npz":
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

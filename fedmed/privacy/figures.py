@@ -161,7 +161,11 @@ def member(name: str, spend: Spend, *, scheme: str, stated: float, asked: float)
 
 def without_claims(record: MemberRecord) -> MemberRecord:
     """The record where the noise comes from a seed: nobody may read a claim from it."""
-    hidden = {**dict.fromkeys(_FIGURES), "epsilon_at_own_delta": None, "epsilon_by_pixels": {}}
+    hidden: dict[str, Any] = {
+        **dict.fromkeys(_FIGURES),
+        "epsilon_at_own_delta": None,
+        "epsilon_by_pixels": {},
+    }
     return record.model_copy(update=hidden)
 
 

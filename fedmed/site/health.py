@@ -5,6 +5,7 @@ For health checks of containers: it asks the guard itself, and loads nothing tha
 
 import sys
 
+from fedmed.base.terminal import say
 from fedmed.site.wire import BadFrame, exchange
 
 SECONDS = 5.0
@@ -13,17 +14,17 @@ SECONDS = 5.0
 def main() -> int:
     """Ask, and say in one line what was heard."""
     if len(sys.argv) != 2:
-        print("error: give the guard's socket: python -m fedmed.site.health SOCKET")
+        say("error: give the guard's socket: python -m fedmed.site.health SOCKET")
         return 2
     try:
         found, _ = exchange(sys.argv[1], {"kind": "status"}, seconds=SECONDS)
     except (OSError, BadFrame) as error:
-        print(f"no guard answers on {sys.argv[1]}: {error}")
+        say(f"no guard answers on {sys.argv[1]}: {error}")
         return 1
     if "error" in found:
-        print(f"the guard cannot answer ({found['error']}); its own log says why")
+        say(f"the guard cannot answer ({found['error']}); its own log says why")
         return 1
-    print(f"ready: {found.get('hospital')}, fedmed {found.get('version')}")
+    say(f"ready: {found.get('hospital')}, fedmed {found.get('version')}")
     return 0
 
 

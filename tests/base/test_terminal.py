@@ -45,6 +45,13 @@ def test_lines_that_were_laid_out_here_stay_lines(capsys: pytest.CaptureFixture[
     assert len(one_line("x" * 10_000)) < 1600
 
 
+def test_what_an_encoding_has_not_is_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    say("epsilon \u03b5")
+    assert raw.getvalue() == b"epsilon \\u03b5\n"
+
+
 def test_no_cell_of_a_table_is_markup(capsys: pytest.CaptureFixture[str]) -> None:
     odd = [
         "[bold red]x[/]",

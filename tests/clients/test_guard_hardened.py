@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support import goes_red, refuses
 from support import use_tiny_models as use
-from support_guard import CONFIG, POLICY, SITE, ask, code, guard, model, request, write_site
-from test_guard_socket import Book, listening, raw
+from support_guard import POLICY, SITE, ask, code, guard, model, request, write_site
+from support_socket import Book, listening, raw
 
 from clients import hospital, rounds
 from clients.guard import answering, caches, process
@@ -41,7 +40,9 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("FEDMED_HOME", str(tmp_path / "home"))
     hospital._model.cache_clear()
     answering._forget()
+    umask = os.umask(0o022)
     yield
+    os.umask(umask)
     hospital._model.cache_clear()
     answering._forget()
 
@@ -79,7 +80,7 @@ def test_a_guard_whose_worker_is_gone_says_so_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sabotage: the worker dies of its first request. The health check must not stay green."""
-    monkeypatch.setattr(desk._Desk, "_work", lambda self: self._waiting.get())
+    monkeypatch.setattr(desk._Desk, "_work", lambda self: self._waiting.get()[0].close())
     path, ended = tmp_path / "g.sock", []
     with desk.bound(path, (US,)) as listener:
         book = Book()
@@ -148,7 +149,7 @@ def test_status_is_told_in_two_seconds_while_others_drip_bytes(
     goes_red(check)
 
 
-def test_a_bad_frame_in_a_hundred_does_not_cost_another_its_answer(tmp_path: Path) -> None:
+def test_forty_bad_frames_cost_nobody_else_an_answer(tmp_path: Path) -> None:
     path = tmp_path / "g.sock"
     with listening(path, (US,)) as book:
         threads = [threading.Thread(target=raw, args=(path, b"x" * 16)) for _ in range(40)]
@@ -331,7 +332,7 @@ def test_nothing_is_decoded_for_a_request_that_is_refused(
     """Each image size of a refused request filled the disk with another copy of all images."""
 
     def check(one: Guard) -> None:
-        for size in (8, 12):
+        for size in (15, 16):  # both fit the tiny network
             wanted = request(kind, run=f"run-{size}", config=change | {"data.image-size": size})
             if kind == "evaluate" and "privacy.arm" not in change:
                 wanted = request(
@@ -352,7 +353,9 @@ def test_a_round_without_room_in_the_ledger_decodes_nothing(tmp_path: Path) -> N
     assert code(one, request()) == ""
     kept = shards()
     assert len(kept) == 1
-    assert code(one, request(config={"data.image-size": 12})) == "ledger"  # another plan
+    # Stored bytes are no reason to decode the images at another size.
+    assert code(one, request(config={"data.image-size": 15})) == ""
+    assert shards() == kept
     assert code(one, request(model=model(3))) == "plan"  # another model for round 1
     shutil.rmtree(files.home() / "cache")
     answering._forget()
@@ -395,7 +398,6 @@ def test_pools_of_noised_images_are_kept_and_so_many_at_most(tmp_path: Path) -> 
     assert code(one, request(config=asked)) == "requests"
     (folder / "laplace-scale-3.0-16px.sqlite").unlink()
     assert code(one, request(config=asked)) == ""
-    assert CONFIG["privacy.arm"] == "dp-sgd"
 
 
 def test_a_status_is_not_counted_and_not_written_down(tmp_path: Path) -> None:
@@ -403,4 +405,3 @@ def test_a_status_is_not_counted_and_not_written_down(tmp_path: Path) -> None:
     for _ in range(3):
         assert one.answer({"kind": "status"}, b"", US)[0]["hospital"] == "st-mary"
     assert not one.ledger.log.path.exists()
-    assert torch.is_tensor(model()["0.bias"])

@@ -6,59 +6,20 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import goes_red, refuses
 from support_guard import SITE, write_site
+from support_socket import Book, listening, raw
 
 from clients.guard import process
-from clients.guard.listening import alone, bound, peers_of, private_folder, serve
+from clients.guard.listening import alone, bound, peers_of, private_folder
 from clients.node import may_run
 from fedmed.site import asking
 from fedmed.site.asking import GuardRefusal
 from fedmed.site.wire import send_frame
-
-
-class Book:
-    """What was answered and refused, in place of a guard."""
-
-    def __init__(self) -> None:
-        self.answered: list[dict[str, Any]] = []
-        self.refused: list[str] = []
-
-    def answer(
-        self, header: dict[str, Any], body: bytes, peer: int
-    ) -> tuple[dict[str, Any], bytes]:
-        self.answered.append(header)
-        return {"hospital": "st-mary", "version": "1"}, b""
-
-    def refuse(self, code: str, **_: Any) -> tuple[dict[str, Any], bytes]:
-        self.refused.append(code)
-        return {"error": code}, b""
-
-
-@contextmanager
-def listening(
-    path: Path, peers: tuple[int, ...], reading: float = 1.0, book: Book | None = None
-) -> Iterator[Book]:
-    book, stop = book or Book(), threading.Event()
-    with bound(path, peers) as listener:
-        thread = threading.Thread(
-            target=serve,
-            args=(listener, peers, book.answer, book.refuse, lambda: not stop.is_set()),
-            kwargs={"reading": reading},
-        )
-        thread.start()
-        try:
-            yield book
-        finally:
-            stop.set()
-            thread.join(20)
-    assert not thread.is_alive()
-
 
 OURS = (os.getuid(),)
 
@@ -69,19 +30,6 @@ def _same_umask() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
-
-
-def raw(path: Path, data: bytes) -> bytes:
-    """What comes back for these bytes."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(20)
-        connection.connect(str(path))
-        connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
-        found = b""
-        while piece := connection.recv(4096):
-            found += piece
-        return found
 
 
 def test_a_bad_frame_gets_a_code_and_the_guard_lives_on(tmp_path: Path) -> None:

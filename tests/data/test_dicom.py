@@ -79,7 +79,7 @@ def test_a_frame_of_another_size_than_its_header_is_not_decoded(
     assert decode(saved(dataset), "a.dcm").shape == (64, 64)
     frame = bytearray(dataset.PixelData)
     at = frame.find(b"\xff\x51")
-    frame[at + 6 : at + 14] = (60_000).to_bytes(4, "big") * 2  # the codestream's width and height
+    frame[at + 6 : at + 14] = (5_000).to_bytes(4, "big") * 2  # the codestream's width and height
     dataset.PixelData = bytes(frame)
     monkeypatch.setattr(
         pydicom.dataset.Dataset, "pixel_array", property(lambda _: pytest.fail("it was decoded"))

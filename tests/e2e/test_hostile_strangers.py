@@ -70,7 +70,7 @@ def head(path: str, *, chunked: bool) -> str:
     how = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {1536 * MIB}"
     return (
         f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        f"Content-Type: application/x-protobuf\r\n{how}\r\n\r\n"
+        f"Content-Type: application/protobuf\r\n{how}\r\n\r\n"
     )
 
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
+import json
+import os
 import shutil
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from pathlib import Path
 
-from fuzz import kinds
+from fuzz import bases, kinds
 from fuzz.cases import HEAVY, KINDS, Case, draw
 from fuzz.running import Outcome, forked, preload, spawned
 from fuzz.verdict import faults
@@ -48,6 +52,75 @@ def one(seed: int, number: int, *, real: bool = False, keep: bool = False
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclasses.dataclass
+class Tally:
+    """What came of some inputs."""
+
+    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    faults: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    codes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    slowest: float = 0.0
+    largest: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Count what another process found."""
+        for name in ("kinds", "faults", "codes"):
+            getattr(self, name).update(getattr(other, name))
+        self.slowest = max(self.slowest, other.slowest)
+        self.largest = max(self.largest, other.largest)
+
+
+def several(seed: int, numbers: range, real: int, again: str) -> Tally:
+    """Run inputs one after the other; every fault is printed as it is found."""
+    found = Tally()
+    for number in numbers:
+        try:
+            new = bool(real) and number % real == real - 1
+            case, outcome, wrong = one(seed, number, real=new)
+        except Exception as error:  # of the input's maker, which must not end the others
+            print(f"{again} --only {number}: the input cannot be made: {error!r}", flush=True)
+            found.faults["unmade"] += 1
+            continue
+        found.kinds[case.kind] += 1
+        found.codes[str(outcome.code)] += 1
+        found.slowest = max(found.slowest, outcome.seconds)
+        found.largest = max(found.largest, outcome.peak)
+        for fault in wrong:
+            found.faults[fault.partition(":")[0].split(" ")[0]] += 1
+            print(f"{again} --only {number} [{case.kind}] {case.note!r}: {fault}", flush=True)
+    return found
+
+
+def beside(seed: int, numbers: range, real: int, again: str, jobs: int) -> Tally:
+    """The same by several processes."""
+    found, folder = Tally(), Path(tempfile.mkdtemp(prefix="fuzz-jobs-"))
+    children = []
+    for job in range(jobs):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                part = several(seed, numbers[job::jobs], real, again)
+                (folder / str(job)).write_text(json.dumps(vars(part)))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    lost = [child for child in children if os.waitpid(child, 0)[1]]
+    for path in sorted(folder.iterdir()):
+        told = json.loads(path.read_text())
+        counters = {name: collections.Counter(told.pop(name)) for name in _COUNTERS}
+        found.add(Tally(**counters, **told))
+    found.faults["lost processes"] += len(lost)
+    shutil.rmtree(folder)
+    return found
+
+
+_COUNTERS = ("kinds", "faults", "codes")
+
+
 def main() -> int:
     """Run so many inputs; 1 where one of them fails."""
     parser = argparse.ArgumentParser(prog="fuzz")
@@ -58,13 +131,11 @@ def main() -> int:
     parser.add_argument("--kind", default="", help="kinds whose names hold this text only")
     parser.add_argument("--short", action="store_true", help="no input that is large")
     parser.add_argument("--real", type=int, default=40, help="every n-th as a new process")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     asked = parser.parse_args()
-    if asked.kind:
-        for name in [name for name in KINDS if asked.kind not in name]:
-            del KINDS[name]
-    if asked.short:
-        for name in HEAVY & set(KINDS):
-            del KINDS[name]
+    left_out = (HEAVY if asked.short else set()) | {n for n in KINDS if asked.kind not in n}
+    for name in left_out & set(KINDS):
+        del KINDS[name]
     warnings.filterwarnings("ignore")  # of those who make bad files
     preload()
     if asked.only is not None:
@@ -74,30 +145,16 @@ def main() -> int:
     again = f"--seed {asked.seed}{' --short' if asked.short else ''}"
     again += f" --kind {asked.kind!r}" if asked.kind else ""
     begin = time.monotonic()
-    count: collections.Counter[str] = collections.Counter()
-    red: collections.Counter[str] = collections.Counter()
-    codes: collections.Counter[str] = collections.Counter()
-    slowest, largest = 0.0, 0
-    for number in range(asked.first, asked.first + asked.inputs):
-        real = bool(asked.real) and number % asked.real == asked.real - 1
-        try:
-            case, outcome, wrong = one(asked.seed, number, real=real)
-        except Exception as error:  # of the input's maker, which must not end the others
-            print(f"{again} --only {number}: the input cannot be made: {error!r}")
-            red["unmade"] += 1
-            continue
-        count[case.kind] += 1
-        codes[str(outcome.code)] += 1
-        slowest, largest = max(slowest, outcome.seconds), max(largest, outcome.peak)
-        for fault in wrong:
-            red[fault.partition(":")[0].split(" ")[0]] += 1
-            print(f"{again} --only {number} [{case.kind}] {case.note}: {fault}",
-                  flush=True)  # fmt: skip
-    print(f"\n{sum(count.values())} inputs, seed {asked.seed}, {time.monotonic() - begin:.0f} s; "
-          f"slowest {slowest:.1f} s, largest {largest / 2**30:.2f} GiB")  # fmt: skip
-    print("exit codes:", ", ".join(f"{code}: {n}" for code, n in sorted(codes.items())))
-    for name, n in sorted(count.items()):
+    numbers = range(asked.first, asked.first + asked.inputs)
+    bases.prepare()  # once, not in each process
+    found = beside(asked.seed, numbers, asked.real, again, max(1, asked.jobs))
+    print(f"\n{sum(found.kinds.values())} inputs, seed {asked.seed}, "
+          f"{time.monotonic() - begin:.0f} s; slowest {found.slowest:.1f} s, "
+          f"largest {found.largest / 2**30:.2f} GiB")  # fmt: skip
+    print("exit codes:", ", ".join(f"{code}: {n}" for code, n in sorted(found.codes.items())))
+    for name, n in sorted(found.kinds.items()):
         print(f"  {n:5} {name}")
+    red = +found.faults
     print("faults:", ", ".join(f"{name}: {n}" for name, n in sorted(red.items())) or "none")
     return bool(red)
 

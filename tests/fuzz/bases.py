@@ -107,3 +107,10 @@ def certificate() -> bytes:
     if not trial.exists():
         make_certificates(trial, ["127.0.0.1"])
     return (trial / "ca.crt").read_bytes()
+
+
+def prepare() -> None:
+    """Make what is copied for the inputs, so that processes forked later find it."""
+    _comparison()
+    _ledgers()
+    certificate()

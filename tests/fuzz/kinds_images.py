@@ -422,8 +422,8 @@ def kermany(rng: Random, folder: Path) -> Case:
         data, how = damage.cut_or_flip(rng, target.read_bytes())
         target.write_bytes(data)
     elif how == "placed":
+        # A sheet shows some of the images, and may leave it out.
         _, how = damage.placed(rng, target, ("fifo", "zero", "socket", "loop", "sparse", "empty"))
-        expect = BAD
     elif how == "link up":
         (root / "train" / "again").symlink_to("..")
     elif how == "name":

@@ -95,9 +95,11 @@ def read(rng: Random, folder: Path) -> Case:
         arguments, expect = inspect, BAD
     if how in doubtful and expect == BAD:
         expect = EITHER
+    # A plan that cannot be says why on standard output, arm by arm.
+    told = expect == BAD and what not in ("policy", "sites")
     named = (path.name[:100], path.parent.name, "model.weights", "data.images", "/dev/", "/proc/")
     return Case(arguments=arguments, expect=expect, writes=SHEET,
-                names=named if expect == BAD else (), note=f"{what}: {how}")  # fmt: skip
+                names=named if told else (), note=f"{what}: {how}")  # fmt: skip
 
 
 @kind("places: written", 6)

@@ -152,7 +152,7 @@ def odd_column(rng: Random, rows: int) -> Any:
         lambda: pa.array([[1, 2]] * rows),
         lambda: pa.array([{"a": 1}] * rows),
         lambda: pa.array(list(range(rows)), pa.timestamp("s")),
-        lambda: pa.array([2**62 - n for n in range(rows)], pa.timestamp("s")),
+        lambda: pa.array([2**62 - n for n in range(rows)], pa.timestamp("us")),
         lambda: pa.array(list(range(rows)), pa.duration("ns")),
         lambda: pa.array(list(range(rows)), pa.date32()),
         lambda: pa.array([2**31 - 1 - n for n in range(rows)], pa.date32()),

@@ -138,6 +138,9 @@ def _child(case: Case, folder: Path) -> None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
+        # Whoever runs this may have put something else in their place.
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         from fedmed import cli
 
         sys.argv = ["fedmed", *case.arguments]

@@ -108,7 +108,7 @@ def from_c() -> None:
 def test_each_way_to_fail_is_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, main: Callable[[], None], fault: str
 ) -> None:
-    monkeypatch.setattr(running, "SECONDS", 2.0)
+    monkeypatch.setattr(running, "SECONDS", 5.0)
     expect = EITHER if main is changes_output else BAD
     found = result(monkeypatch, tmp_path, main, names=("bad.png",), expect=expect)
     assert any(one.startswith(fault) for one in found), found
@@ -140,7 +140,7 @@ def test_a_reader_that_waits_for_a_pipe_is_found_through_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The guard of all readers taken away: what the fuzz is for."""
-    monkeypatch.setattr(running, "SECONDS", 3.0)
+    monkeypatch.setattr(running, "SECONDS", 5.0)
     (tmp_path / "work").mkdir()
     os.mkfifo(tmp_path / "work" / "mine.toml")
     case = Case(arguments=["plan", "mine.toml"], expect=BAD, names=("mine.toml",))

@@ -18,8 +18,6 @@ from mutants.judging import KILLED, Judge, Verdict, cold, equivalent, named_muta
 from mutants.mutation import Mutant, mutants_of
 
 MODULES = ["fedmed/privacy", "fedmed/training.py", "clients"]
-
-
 Rows = list[dict[str, Any]]
 
 

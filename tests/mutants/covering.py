@@ -19,9 +19,11 @@ from mutants.child import ROOT, forked, run_tests
 KEPT = ROOT / ".mutants"
 _MOST_SECONDS = 1200.0  # of one test file, while it is watched
 # Tests that start processes or a browser see no mutant; others ask nothing of the privacy code.
+_FOLDERS = "base e2e evaluation fuzz models mutants report site data/(?!test_released)"
+_FILES = """docs guard_process node benchmark memory superlink containers histogram_simulation
+gap_simulation phantom_effects trackers"""
 _LEFT_OUT = re.compile(
-    r"tests/(base|e2e|report|site|mutants|evaluation|fuzz|models|data/(?!test_released))/?|test_(docs|guard_process|node|benchmark|memory"
-    r"|superlink|containers|histogram_simulation|gap_simulation|phantom_effects|trackers)\.py"
+    f"tests/({'|'.join(_FOLDERS.split())})|test_({'|'.join(_FILES.split())})[.]py"
 )
 
 

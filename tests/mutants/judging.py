@@ -1,4 +1,4 @@
-"""What becomes of a mutant: its tests run in a child that imports the changed module."""
+"""What becomes of a mutant: the tests that reach it run in a process that has its change."""
 
 import time
 import tomllib

@@ -1,6 +1,7 @@
 """What make_plan promises: all steps paid for, delta below 1/n, nothing that depends on replies."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ from fedmed.privacy.plan import (
     make_plan,
 )
 from fedmed.privacy.plans import part
+from fedmed.privacy.plans.base import check_noise
 
 DP_SGD = make(
     train={"rounds": 3, "batch-size": 20, "local-epochs": 2.0},
@@ -414,3 +416,26 @@ def test_the_noise_to_signal_of_a_step_is_that_of_the_plan() -> None:
 def test_no_noise_at_all_is_no_plan() -> None:
     with pytest.raises((UserError, ValueError)):
         gradient_plan(noise_multiplier=0.0).epsilon()
+
+
+def test_noise_is_64_steps_of_rounding_above_its_sum_and_far_from_either_end() -> None:
+    fine, tiny, huge = 64 * 2.0**-52, 1e-30, 1e30
+
+    def accepts(deviation: float, bound: float, divisor: float = 1.0, **grid: float) -> bool:
+        try:
+            check_noise(deviation, bound, divisor, **grid)
+        except UserError:
+            return False
+        return True
+
+    assert accepts(fine, 1.0)
+    assert not accepts(math.nextafter(fine, 0.0), 1.0)
+    assert accepts(64 * 2.0**-10, 1.0, grid=2.0**-10)
+    assert not accepts(63 * 2.0**-10, 1.0, grid=2.0**-10)
+    assert accepts(1.1 * tiny, tiny)
+    assert not accepts(tiny, tiny)
+    assert not accepts(1.1 * tiny, tiny, 2.0), "nor after the division"
+    assert accepts(0.9 * huge, 0.9 * huge)
+    assert not accepts(huge, 1.0)
+    assert not accepts(0.9 * huge, huge)
+    assert not accepts(math.nan, 1.0)

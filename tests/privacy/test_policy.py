@@ -42,6 +42,41 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "fine", "beyond"),
+    [
+        ("maximum-epsilon", (1e-3, 1e9), (-1e-9, 1.0001e9)),
+        ("delta", (1e-12, 0.01), (0.9e-12, 0.0101)),
+        ("minimum-cohort", (0, 1, 10**9), (-1, 10**9 + 1)),
+        ("public-size", (0, 1, 10**9 - 1), (-1, 10**9)),
+    ],
+)
+def test_numbers_have_exactly_the_range_in_which_they_mean_something(
+    tmp_path: Path, key: str, fine: tuple[float, ...], beyond: tuple[float, ...]
+) -> None:
+    for value in fine:
+        read = read_policy(written(tmp_path, f"{key} = {value!r}"))
+        assert getattr(read, key.replace("-", "_")) == value
+    for value in beyond:
+        path = written(tmp_path, f"{key} = {value!r}")
+        refuses(lambda path=path: read_policy(path), key)
+
+
+def test_a_policy_that_says_nothing_limits_nothing_and_trusts_no_seed() -> None:
+    assert Policy() == Policy(
+        account="",
+        unit="",
+        maximum_epsilon=0.0,
+        delta=1e-5,
+        arms=[],
+        minimum_cohort=0,
+        public_size=0,
+        evaluation="",
+        allow_reproducible_noise=False,
+        apps=[],
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("maximum-epsilom = 8", ("'maximum-epsilom'", "did you mean 'maximum-epsilon'?")),

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedmed.errors import UserError
 
 _STREAMS = 8  # fixed, so that noise does not depend on the number of threads
-_PIECE = 2**17  # elements that a stream takes at a time
+_PIECE = 2**18  # elements that a stream takes at a time
 
 
 class Stream(Protocol):

@@ -9,7 +9,7 @@ from fedmed.privacy.gradients.noise import GaussianNoise
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.normals import Normals
 
-SHAPES = {"a": (1300, 500), "b": (3,), "c": (64, 31, 3, 3), "d": ()}
+SHAPES = {"a": (2600, 500), "b": (3,), "c": (64, 31, 3, 3), "d": ()}
 
 
 def draw(seed: int | None = 1, deviation: float = 2.0, batch: float = 4.0) -> dict[str, Tensor]:
@@ -38,9 +38,9 @@ def test_the_sum_and_the_noise_are_both_divided_by_the_expected_batch() -> None:
 
 
 def check_no_element_repeats(found: Tensor) -> None:
-    """Neighbouring streams and pieces share nothing: 670,000 draws, few by chance."""
-    assert len(found.unique()) > 0.9 * len(found)
-    for shift in (1, 2**15, 2**17):
+    """Streams and pieces share nothing; of 1.3 million float32 one in eight repeats by chance."""
+    assert len(found.unique()) > 0.7 * len(found)
+    for shift in (1, 2**15, 2**18):
         pair = torch.stack([found[:-shift], found[shift:]])
         assert abs(float(torch.corrcoef(pair)[0, 1])) < 6 / pair.shape[1] ** 0.5
 
