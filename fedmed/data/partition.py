@@ -9,11 +9,8 @@ from fedmed.data.draws import uniform
 from fedmed.data.split import patient_labels
 from fedmed.errors import UserError
 
-DRAWS = 10_000
-"""Shares that leave a hospital with hardly anybody are drawn again, this often at most."""
-
-LEAST = 0.05
-"""A hospital's share, as a part of what it would have if all were alike: less is drawn again."""
+EVENLY = 0.05
+"""Share of the patients that hospitals have alike, whatever the skew, so that none is left out."""
 
 
 def assign_hospitals(table: pd.DataFrame, data: Data) -> pd.Series:
@@ -23,9 +20,9 @@ def assign_hospitals(table: pd.DataFrame, data: Data) -> pd.Series:
     patient drawn alone by a hash of its own name keyed by ``data.seed``, so that a patient more or
     less moves nobody else. ``even``: every hospital has the same chance. ``label-skew`` draws each
     label's shares of the hospitals, ``size-skew`` the hospitals' sizes, from a Dirichlet
-    distribution with concentration ``data.partition-alpha`` (Hsu et al., 2019); shares come from
-    the settings alone, never from the data. ``table`` has ``patient_id`` and ``split`` in every
-    row.
+    distribution with concentration ``data.partition-alpha`` (Hsu et al., 2019), but for a twentieth
+    that all have alike; shares come from the settings alone, never from the data. ``table`` has
+    ``patient_id`` and ``split`` in every row.
 
     Raises :class:`UserError` where a hospital would have no training images.
     """
@@ -82,24 +79,18 @@ def _drawn(labels: pd.Series, data: Data) -> NDArray[np.int64]:
 def shares(data: Data) -> NDArray[np.float64]:
     """Each hospital's share of the patients of label 0 and of label 1, (2, hospitals).
 
-    From ``data.seed`` alone. Drawn again until every hospital has, on average over the labels, at
-    least ``LEAST`` / hospitals; raises :class:`UserError` where ``DRAWS`` are not enough.
+    From ``data.seed`` and the other settings alone: a Dirichlet draw, of which every hospital has
+    at least ``EVENLY`` / hospitals.
     """
     even = np.full((2, data.hospitals), 1 / data.hospitals)
     if data.partition == "even":
         return even
-    rng = np.random.default_rng([data.seed, 12])
     concentration = np.full(data.hospitals, data.partition_alpha)
-    for _ in range(DRAWS):
-        found = rng.dirichlet(concentration, size=2)
-        if data.partition == "size-skew":
-            found[1] = found[0]
-        if found.mean(axis=0).min() >= LEAST / data.hospitals:
-            return found
-    raise UserError(
-        f"data.partition-alpha = {data.partition_alpha:g} leaves a hospital with hardly any "
-        f"patients in each of {DRAWS} draws; raise it or lower data.hospitals"
-    )
+    found = np.random.default_rng([data.seed, 12]).dirichlet(concentration, size=2)
+    if data.partition == "size-skew":
+        found[1] = found[0]
+    skewed: NDArray[np.float64] = (1 - EVENLY) * found + EVENLY * even
+    return skewed
 
 
 def _check_training(table: pd.DataFrame, hospitals: pd.Series, data: Data) -> None:
