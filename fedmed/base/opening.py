@@ -8,8 +8,9 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from fedmed.errors import UserError
 
@@ -27,7 +28,7 @@ _KINDS: Final = (
 
 
 @contextlib.contextmanager
-def opened(path: Path, most: int, remedy: str = "correct the path") -> Iterator[BinaryIO]:
+def opened(path: Path, most: int, remedy: str = "correct the path") -> Iterator[BufferedReader]:
     """A regular file of at most ``most`` bytes, open for reading.
 
     Raises FileNotFoundError where there is none, and :class:`UserError` naming the file for

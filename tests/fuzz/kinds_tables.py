@@ -204,7 +204,9 @@ def shape(rng: Random, folder: Path) -> Case:
         one = pa.repeat(pa.scalar("a" * 20), 2_000_000)
         table = pa.table(dict.fromkeys(("image", "label", "score", "patient_id"), one))
     elif how == "bomb":
-        one = pa.array(["x" * (1 << 20)] * 2500)
+        # As numbers of one text: written out they would stay in this process's memory, and count
+        # in that of every fork.
+        one = pa.DictionaryArray.from_arrays(pa.array([0] * 2500, pa.int32()), ["x" * (1 << 20)])
         table = pa.table({"image": one, "label": pa.repeat(pa.scalar(1), 2500)})
     else:
         odd = json.dumps(damage.value(rng)).encode()
