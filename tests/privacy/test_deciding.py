@@ -17,7 +17,7 @@ from fedmed.privacy.policy import Policy
 
 SETTINGS = make(privacy={"arm": "dp-sgd"})
 LIMITED = Policy(maximum_epsilon=8.0, delta=1e-5)
-PLAN = gradient_plan(units=240, noise_multiplier=2.0, rounds=4)  # 16 steps at a rate of 1/40
+PLAN = gradient_plan(units=240, noise_multiplier=0.8, rounds=4)  # 16 steps at a rate of 1/40
 
 
 def answer(ledger: Ledger, plan: Plan = PLAN, policy: Policy = LIMITED, **asked: Any) -> Decision:
@@ -145,7 +145,7 @@ def against(ledger: Ledger, training: Plan, policy: Policy, **changes: Any) -> s
 
 def test_histograms_are_paid_after_all_of_the_training(ledger: Ledger) -> None:
     """The account has room for either, and not for both: training's steps count as taken."""
-    long = replace(PLAN, rounds=150)
+    long = replace(PLAN, rounds=200)
     separate = Policy(maximum_epsilon=8.0, evaluation="separate")
     assert answer(ledger, long).accepts
     assert against(ledger, update_plan("server"), LIMITED) == "", "which the server pays"
