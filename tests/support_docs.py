@@ -152,7 +152,7 @@ def _medmnist(folder: Path) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)
     arrays, rows = {}, []
-    for split, count in (("train", 16), ("val", 4), ("test", 8)):
+    for split, count in (("train", 40), ("val", 8), ("test", 8)):
         arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         arrays[f"{split}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 2
         rows += [(split, row, f"{split}-{row}" if row else "") for row in range(count)]
