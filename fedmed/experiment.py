@@ -14,14 +14,19 @@ from fedmed import config, files, pretraining, published
 from fedmed.base.opening import absolute, is_folder, present
 from fedmed.config import ARMS, Scalar, Settings
 from fedmed.data.form import central_slices
-from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
+from fedmed.data.network import (
+    evaluation_shard,
+    held_out_shard,
+    load_network,
+    member_names,
+)
 from fedmed.errors import UserError
 from fedmed.evaluation import compare
 from fedmed.holding import NAME as IN_USE
 from fedmed.holding import held
 from fedmed.models import build
 from fedmed.paths import NAMED_WEIGHTS, resolve_all
-from fedmed.planning import make_plans
+from fedmed.planning import make_plans, member_shard
 from fedmed.privacy import statement as statement_module
 from fedmed.privacy.evaluating import evaluation_cap
 from fedmed.privacy.images import ImageMechanism
@@ -365,8 +370,10 @@ def check(experiment: Experiment) -> None:
             build(model, size, 0, dimensions=dimensions)  # weights from a file are read once before
     for settings in experiment.arms.values():
         make_plans(settings)
-        if settings.evaluation.where != "server":
-            for member in member_names(settings):
+        for member in member_names(settings):
+            if not settings.data.site_names:  # whose images are elsewhere
+                member_shard(settings, member)  # a damaged image is found now
+            if settings.evaluation.where != "server":
                 evaluation_shard(settings.data, member, evaluation_cap(settings))
 
 

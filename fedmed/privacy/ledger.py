@@ -31,6 +31,7 @@ from fedmed.privacy.filtering import Limit, OverBudget, Request
 from fedmed.privacy.ledger_rows import DAMAGE, Row
 
 VERSION: Final = 2  # 1 named the neighbouring relation in words and no limit
+_MOST_CELL: Final = 1 << 24  # bytes of a value: a row that no fedmed wrote may hold a gigabyte
 _CLOCK_SLACK: Final = 3600.0  # seconds that a clock may be set back before it counts as wrong
 _RUNS_WITH_REPLIES: Final = 2  # whose last release is kept: each is as large as the model
 
@@ -313,6 +314,7 @@ class Ledger:
         if self.path.exists():
             uri = f"{self.path.absolute().as_uri()}?mode=rw"
             db = sqlite3.connect(uri, timeout=self.patience, isolation_level=None, uri=True)
+            db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_CELL)
             try:
                 if self._check_version(db):
                     return db

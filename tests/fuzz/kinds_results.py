@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow.parquet as pq
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
@@ -147,10 +147,10 @@ def predictions(rng: Random, folder: Path) -> Case:
 
     runs = bases.comparison(folder)
     path = runs / rng.choice(("none", "dp-sgd")) / "seed-0" / "predictions.parquet"
-    table = pd.read_parquet(path)
-    name = rng.choice(list(table.columns))
-    table[name] = odd_column(rng, len(table)).to_pandas()
-    table.to_parquet(path, index=False)
+    table = pq.read_table(path)
+    name = rng.choice(table.column_names)
+    at = table.column_names.index(name)
+    pq.write_table(table.set_column(at, name, odd_column(rng, len(table))), path)
     return Case(arguments=reading(rng), writes=MADE, note=name)
 
 

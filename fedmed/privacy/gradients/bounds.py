@@ -137,7 +137,8 @@ def _squares(gradient: Tensor) -> Tensor:
     found = torch.linalg.vector_norm(rows, dim=-1).double().square_()
     found = found.sum(1) if found.dim() > 1 else found
     grown = 1 + gamma(rows.shape[-1] + 4, rows.dtype)
-    return found.mul_(grown).add_(gradient.shape[1:].numel() * kind.tiny)
+    bound: Tensor = found.mul_(grown).add_(gradient.shape[1:].numel() * kind.tiny)
+    return bound
 
 
 def exact_squares(gradients: Iterable[Tensor]) -> Tensor:
