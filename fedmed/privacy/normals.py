@@ -32,7 +32,6 @@ class Normals:
         self._taken = 0  # pieces of the keystream
         self._bytes = np.empty(0, dtype=np.uint8)
         self._halved = np.empty(0)
-        self._exact = torch.empty(0, dtype=torch.float64)
         self._until_tail = self._gap()
 
     def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
@@ -56,8 +55,8 @@ class Normals:
                 return
             for piece in torch.split(values.detach().view(-1), _PIECE):
                 noise = self._halves(len(piece))
-                exact = self._exact[: len(piece)]
-                exact.copy_(piece).add_(noise, alpha=scale)
+                exact = torch.from_numpy(self._bytes[: 8 * len(piece)].view(np.float64))
+                exact.copy_(piece).add_(noise, alpha=scale)  # in the place of the words, in cache
                 piece.copy_(exact)
                 if share != 1:
                     piece.mul_(share)
@@ -82,12 +81,11 @@ class Normals:
         """The next numbers over sqrt(2), float64, until the next call; at most :data:`_PIECE`."""
         if count > len(self._halved):  # kept between calls: fresh pages cost more than the draw
             self._bytes, self._halved = np.empty(8 * count + _TAG, np.uint8), np.empty(count)
-            self._exact = torch.empty(count, dtype=torch.float64)
         used, halves = self._bytes[: 8 * count + _TAG], self._halved[:count]
         self._cipher.encrypt_into(self._nonce(), _ZEROS[: 8 * count], None, used.data)
-        np.multiply(used[: 8 * count].view("<i8"), _WITHIN, out=halves)
+        halves[:] = used[: 8 * count].view("<i8")  # NumPy converts, torch multiplies: the faster
         drawn = torch.from_numpy(halves)
-        torch.erfinv(drawn, out=drawn)
+        torch.erfinv(drawn.mul_(_WITHIN), out=drawn)
         while self._until_tail < count:
             halves[self._until_tail] = self._tail() / math.sqrt(2)
             self._until_tail += 1 + self._gap()
