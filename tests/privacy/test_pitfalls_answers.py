@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from experiments import distinguish
 from experiments import guard_pairs as pairs
 from experiments.guard_pairs import Site, Variant, form, request
 from fedmed.config import ARMS, UNPROTECTED
+from fedmed.errors import UserError
 from fedmed.privacy.gradients import bookkeeping
 from fedmed.privacy.plan import make_plan
+from fedmed.privacy.plans import GradientPlan, part
 from fedmed.privacy.updates import Update
 from fedmed.site.requests import write_request
 from fedmed.training import LocalResult
@@ -39,8 +42,6 @@ def refuses_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
             raise rounds.NotFinite
         return update, result
 
-    # It draws labels by chance, and the trap is none for images of label 1.
-    monkeypatch.setattr(bookkeeping, "check_against_loop", lambda *_: None)
     monkeypatch.setattr(rounds.Round, "_change", refusing)
     monkeypatch.setattr(rounds, "UNPROTECTED", ARMS)
 
@@ -65,6 +66,9 @@ def test_pitfall_36_a_film_that_overflows_the_model_tells_not_that_it_is_there(
     def check_forms() -> None:
         same_forms(tmp_path, "absent", config, "train", model=distinguish.trap())
 
+    asked = request("train", "run-1", config, model=distinguish.trap())
+    answer = Site(tmp_path / "answered", "whole").answer(*write_request(asked))[0]
+    assert "error" not in answer  # not one that is refused whoever is there
     check_forms()
     if arm in ("pixel-laplace", "dp-pix"):
         return  # under noise on images every film looks alike to the trap
@@ -109,6 +113,47 @@ def _without_fallback(of: Any, run: str, model: Any, name: str, spec: Any, plan:
     shard = evaluating.evaluation_shard(of.settings.data, of.name)
     counts = evaluating._counts(of, model, shard, spec)
     return evaluating.Histograms(of.name, counts)
+
+
+def test_a_check_by_chance_is_made_once_whatever_the_data_are_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights can be made that the engine's check takes every other time: here, not the third."""
+    check, featured, calls = bookkeeping.check_against_loop, rounds.featured, [0]
+
+    def by_chance(*given: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 3:  # after the rehearsal's, and that before the round
+            raise UserError("weights that were taken before")
+        check(*given)
+
+    def failing(model: Any, shard: Any, *rest: Any) -> Any:
+        if len(shard) == 16:
+            raise MemoryError
+        return featured(model, shard, *rest)
+
+    monkeypatch.setattr(bookkeeping, "check_against_loop", by_chance)
+    monkeypatch.setattr(rounds, "featured", failing)
+
+    def check_codes(folder: Path) -> None:
+        codes = []
+        variants: tuple[Variant, ...] = ("whole", "absent")
+        for variant in variants:
+            calls[0] = 0
+            site = Site(folder / variant, variant)
+            codes.append(site.answer(*write_request(request("train", "run-1")))[0].get("error"))
+        assert codes == [None, None]
+
+    check_codes(tmp_path / "once")
+
+    def again(self: rounds.Round, model: Any, parameters: Any) -> Any:
+        gradient = part(self.plan, GradientPlan)
+        assert gradient is not None
+        turn = replace(self, plan=replace(gradient, declared=True))
+        return turn._change(model, rounds.made_up(self.settings, 0, self.plan), parameters)
+
+    monkeypatch.setattr(rounds.Round, "_without_patients", again)
+    goes_red(check_codes, tmp_path / "again")
 
 
 def found_by_delta(site: Site, key: str, kind: str) -> set[str]:
