@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,6 +31,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from experiments import guard_pairs as pairs
+from experiments.guard_broken import BROKEN
 from experiments.guard_pairs import SIZE, TARGETS, VARIANTS, Site, Variant, form
 from fedmed import files, machine
 from fedmed.config import Scalar, from_flat
@@ -318,10 +320,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None, help="a fast disk for the sites")
     parser.add_argument("--out", type=Path, default=None, help="a record to write or to add to")
+    parser.add_argument("--broken", choices=BROKEN, help="a guard that must be found out")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
     wrong: list[str] = []
-    with pairs.small_models():
+    with pairs.small_models(), BROKEN[given.broken]() if given.broken else nullcontext():
         if given.requests:
             start = time.monotonic()
             compared = compare(given.requests, given.seed, given.folder, VARIANTS)
@@ -334,7 +337,13 @@ def main() -> None:
                 found = bound(arm, attack, given.trials, given.folder)
                 print(f"{arm}, {attack}: epsilon at least {found.lower_bound:.2f}", flush=True)
                 wrong += check(None, [found])
-                _record(given.out, f"{arm} {attack}", given.seed, start, asdict(found))
+                _record(
+                    given.out,
+                    " ".join(filter(None, (arm, attack, given.broken))),
+                    given.seed,
+                    start,
+                    asdict(found),
+                )
     for text in wrong[:20]:
         print(f"error: {text}")
     raise SystemExit(bool(wrong))
