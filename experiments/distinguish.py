@@ -178,7 +178,7 @@ class _Plot:
         self.without: Variant = "film" if images else "absent"
         if arm == "evaluation":
             self.without = "test-absent"
-        self.fresh = images  # noise is drawn once for an image: each trial has a site of its own
+        self.fresh = images  # noise is drawn once for an image, unless what was drawn is gone
         self.config = self._config()
         self.model = aligned()
         if attack == "trap":
@@ -203,11 +203,12 @@ class _Plot:
 
     def statistics(self, variant: Variant, trials: int, folder: Path) -> Iterator[list[float]]:
         """Of each of ``trials`` answers of guards of a site, one row."""
-        each = 1 if self.fresh else BATCH
-        for start in range(0, trials, each):
+        for start in range(0, trials, BATCH):
             with tempfile.TemporaryDirectory(dir=folder) as name:
                 site = Site(Path(name) / "site", variant)
-                for number in range(start, min(start + each, trials)):
+                for number in range(start, min(start + BATCH, trials)):
+                    if self.fresh:
+                        site.draw_again()
                     changes: dict[str, Any] = {"model": self.model}
                     if self.kind == "evaluate":
                         changes["edges"] = (0.2, 0.4, 0.6, 0.8)

@@ -6,6 +6,7 @@ and decoded images as a site has them; only the network is smaller (305 numbers,
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -166,6 +167,12 @@ class Site:
         """Caches and noised images of this site, not the other's."""
         with mock.patch.dict(os.environ, {"FEDMED_HOME": str(self.folder / "home")}):
             yield
+
+    def draw_again(self) -> None:
+        """Remove the noised images: the next are another release, and paid for as one."""
+        for folder in ("released", "cache/released"):
+            shutil.rmtree(self.folder / "home" / folder, ignore_errors=True)
+        hospital.hospital_for.cache_clear()
 
     def answer(
         self, header: dict[str, Any], body: bytes
