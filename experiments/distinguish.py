@@ -21,7 +21,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, Literal
+from unittest import mock
 
 import numpy as np
 import torch
@@ -36,6 +38,7 @@ from experiments.guard_pairs import SIZE, TARGETS, VARIANTS, Site, Variant, form
 from fedmed import files, machine
 from fedmed.config import Scalar, from_flat
 from fedmed.errors import RunError
+from fedmed.privacy.gradients import preflight
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import make_plan
 from fedmed.privacy.plans import UpdatePlan, part
@@ -45,6 +48,7 @@ from fedmed.site.requests import Request, write_request
 EPSILON: Final = 1.0
 DELTA: Final = 1e-3
 BATCH: Final = 50  # requests that a pair of guards is asked before a new one takes its place
+RECORDED: Final = 500  # pairs after which the record is written again
 UNSCORED: Final = (2e-4, 0.3)
 Attack = Literal["trap", "aligned"]
 ATTACKS: Final[tuple[Attack, ...]] = ("trap", "aligned")
@@ -61,6 +65,15 @@ class Compared:
     codes: dict[str, int]
     different: list[str]
 
+    def __add__(self, other: "Compared") -> "Compared":
+        codes = Counter(self.codes) + Counter(other.codes)
+        return Compared(
+            self.requests + other.requests,
+            self.answered + other.answered,
+            dict(sorted(codes.items())),
+            self.different + other.different,
+        )
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -75,15 +88,21 @@ class Bound:
     rates: tuple[float, float]
 
 
-def compare(requests: int, seed: int, folder: Path, variants: tuple[Variant, ...]) -> Compared:
-    """Ask ``requests`` hostile requests of pairs of guards."""
+def compare(
+    requests: int, seed: int, folder: Path, variants: tuple[Variant, ...], first: int = 0
+) -> Compared:
+    """Ask ``requests`` hostile requests of pairs of guards, from the ``first`` of a seed on.
+
+    The engine's check draws its own images, which no data change: both guards of a pair are given
+    the same ones, so that what it refuses by chance it refuses to both.
+    """
     codes: Counter[str] = Counter()
     different: list[str] = []
     answered = 0
-    for start in range(0, requests, BATCH):
+    for start in range(first, first + requests, BATCH):
         variant = variants[start // BATCH % len(variants)]
         rng = random.Random(f"{seed}:{start}")
-        asked = [pairs.hostile_request(rng) for _ in range(min(BATCH, requests - start))]
+        asked = [pairs.hostile_request(rng) for _ in range(min(BATCH, first + requests - start))]
         with tempfile.TemporaryDirectory(dir=folder) as name:
             forms = [_forms(Site(Path(name) / kind, kind), asked) for kind in ("whole", variant)]
         for request, ours, theirs in zip(asked, *forms, strict=True):
@@ -96,7 +115,12 @@ def compare(requests: int, seed: int, folder: Path, variants: tuple[Variant, ...
 
 
 def _forms(site: Site, asked: list[Request]) -> list[dict[str, Any]]:
-    return [form(*site.answer(*write_request(request))) for request in asked]
+    found = []
+    for number, request in enumerate(asked):
+        draws = SimpleNamespace(randbits=random.Random(number).getrandbits)
+        with mock.patch.object(preflight, "secrets", draws):
+            found.append(form(*site.answer(*write_request(request))))
+    return found
 
 
 def bound(arm: str, attack: Attack, trials: int, folder: Path) -> Bound:
@@ -328,10 +352,13 @@ def main() -> None:
     with pairs.small_models(), BROKEN[given.broken]() if given.broken else nullcontext():
         if given.requests:
             start = time.monotonic()
-            compared = compare(given.requests, given.seed, given.folder, VARIANTS)
-            print(f"{compared.requests} pairs, {len(compared.different)} of another form")
+            compared = Compared(0, 0, {}, [])
+            for first in range(0, given.requests, RECORDED):
+                asked = min(RECORDED, given.requests - first)
+                compared += compare(asked, given.seed, given.folder, VARIANTS, first)
+                print(f"{compared.requests} pairs, {len(compared.different)} differ", flush=True)
+                _record(given.out, "pairs", given.seed, start, asdict(compared))
             wrong += check(compared, [])
-            _record(given.out, "pairs", given.seed, start, asdict(compared))
         for arm in filter(None, given.arms.split(",") if given.trials else []):
             for attack in attacks_on(arm):
                 start = time.monotonic()

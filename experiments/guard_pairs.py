@@ -26,6 +26,7 @@ from clients.guard import answering
 from clients.guard.answering import Guard
 from fedmed import __version__, exchange
 from fedmed.config import Scalar
+from fedmed.data import network
 from fedmed.site.file import read_site
 from fedmed.site.requests import Request, read_arrays
 
@@ -129,11 +130,16 @@ def small_network(seed: int = 0) -> nn.Module:
 
 @contextmanager
 def small_models() -> Iterator[None]:
-    """Let guards build :func:`small_network`, on one thread."""
+    """Let guards build :func:`small_network`, on one thread, and read a table once, not again."""
 
     def forget() -> None:
         hospital._model.cache_clear()
         answering._forget()
+
+    def forget_shards() -> None:
+        hospital.hospital_for.cache_clear()
+        network.training_shard.cache_clear()
+        network.evaluation_shard.cache_clear()
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -142,7 +148,7 @@ def small_models() -> Iterator[None]:
     )
     forget()
     try:
-        with build:
+        with build, mock.patch.object(answering, "_forget", forget_shards):
             yield
     finally:
         forget()
