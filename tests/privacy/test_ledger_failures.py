@@ -178,7 +178,7 @@ def test_rows_and_log_hold_nothing_about_a_patient(tmp_path: Path) -> None:
     """Their words are those of plans and rounds; of the data, a fingerprint."""
     ledger = filled(tmp_path / "l.sqlite")
     ledger.note("refused", reason="the policy does not allow the arm none")
-    plan = {f.strip() for f in Request.__dataclass_fields__} | {"sole", "order"}
+    plan = {f.strip() for f in Request.__dataclass_fields__} | {"sole", "order", "limit"}
     for row in ledger.rows():
         allowed = {"plan": plan, "reserve": {"repeatable"}, "commit": {"reply"}}[row.kind]
         assert set(row.body) <= allowed

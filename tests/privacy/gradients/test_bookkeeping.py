@@ -351,13 +351,13 @@ def test_bfloat16_autocast_keeps_norms_and_sums_in_float32() -> None:
         for name, value in expected.gradients.items():
             assert found.gradients[name].dtype == torch.float32
             assert float((found.gradients[name] - value).norm() / value.norm()) < 0.05
-        for row in range(6):  # the bound holds in float32, not to three digits
+        for row in range(6):  # never above C, and below it by a float32's error bound alone
             one = slice(row, row + 1)
             alone = BookkeepingEngine(model, 8, low, form).clipped_sum(
                 given[one], answers[one], 1e-3
             )
             length = torch.cat([g.flatten() for g in alone.gradients.values()]).norm()
-            assert abs(float(length) / 1e-3 - 1) < 1e-4
+            assert -5e-4 < float(length) / 1e-3 - 1 < 1e-6
     refuses(lambda: make_engine("opacus", model, 8, low), "'fedmed'")
 
 
