@@ -22,7 +22,7 @@ from fedmed.features import featured
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UpdatePlan, part
 from fedmed.privacy.updates import GaussianNoise, Update, clip, finite
-from fedmed.training import LocalResult, train_plain, train_private
+from fedmed.training import LocalResult, check_engine, train_plain, train_private
 
 log = logging.getLogger("fedmed.hospital")
 
@@ -47,11 +47,13 @@ class Round:
     ) -> tuple[Update, LocalResult]:
         """The change of ``parameters`` by training ``model``, clipped and noised as planned.
 
-        Under an arm that protects anything it raises nothing that depends on ``shard``: a round
-        that fails is that of a hospital without patients. Else :class:`NotFinite`, or whatever
-        training raises.
+        Under an arm that protects anything it raises nothing that depends on ``shard``: the engine
+        checks the server's weights before, and a round that fails after that is one of a hospital
+        without patients. Else :class:`NotFinite`, or whatever training raises.
         """
         protects = self.settings.privacy.arm not in UNPROTECTED
+        if protects:
+            self._check(model)
         with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
             try:
                 update, result = self._change(model, shard, parameters)
@@ -81,13 +83,7 @@ class Round:
     ) -> tuple[Update, LocalResult]:
         """What local training changes: under DP-SGD noised in every step, else as it is."""
         settings, gradient = self.settings, part(self.plan, GradientPlan)
-        shard = featured(
-            model,
-            shard,
-            settings.model.channels,
-            settings.train.augment,
-            settings.data.dimensions,
-        )
+        shard = self._featured(model, shard)
         context = (self.name, self.number, self.model_hash)
         if gradient is not None:
             result = train_private(
@@ -98,6 +94,23 @@ class Round:
         after = models.trainable(model)
         return {n: after[n].detach().cpu() - before for n, before in parameters.items()}, result
 
+    def _featured(self, model: nn.Module, shard: Shard) -> Shard:
+        data, train = self.settings.data, self.settings.train
+        channels = self.settings.model.channels
+        return featured(model, shard, channels, train.augment, data.dimensions)
+
+    def _check(self, model: nn.Module) -> None:
+        """Have the engine check ``model`` for a batch of nobody; raises :class:`UserError`.
+
+        The engine's samples come by chance, and weights can be made that it takes every other time:
+        were it asked once more, or later, where something went wrong with the data, how often it
+        refuses would tell.
+        """
+        if part(self.plan, GradientPlan) is not None:
+            check_engine(
+                model, self._featured(model, made_up(self.settings, 0, self.plan)), self.settings
+            )
+
     def _without_patients(
         self, model: nn.Module, parameters: dict[str, Tensor]
     ) -> tuple[Update, LocalResult]:
@@ -105,12 +118,12 @@ class Round:
         gradient = part(self.plan, GradientPlan)
         if gradient is None:
             return _zeros(parameters), LocalResult(0, None)
-        with torch.no_grad():
-            for name, value in models.trainable(model).items():
-                value.copy_(parameters[name])
+        _restore(model, parameters)
         plan = replace(gradient, declared=True)
-        nobody = made_up(self.settings, 0, self.plan)
-        return replace(self, plan=plan)._change(model, nobody, parameters)
+        # Of no samples every engine's sum is 0; this one checks no model a second time.
+        settings = self.settings.replaced({"privacy.engine": "loop"})
+        nobody = made_up(settings, 0, self.plan)
+        return replace(self, plan=plan, settings=settings)._change(model, nobody, parameters)
 
     def _noised(self, update: Update) -> Update:
         noised = part(self.plan, UpdatePlan)
@@ -159,6 +172,12 @@ def made_up(settings: Settings, images: int, plan: Plan) -> Shard:
     if part(plan, ImagePlan) is not None:
         return Shard(f"made-up-{images}", np.full(shape, 0.5, dtype=np.float32), table)
     return Shard(f"made-up-{images}", np.full(shape, 128, dtype=np.uint8), table)
+
+
+def _restore(model: nn.Module, parameters: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in models.trainable(model).items():
+            value.copy_(parameters[name])
 
 
 def _copies(model: nn.Module) -> dict[str, Tensor]:

@@ -18,9 +18,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, Literal
+from unittest import mock
 
 import numpy as np
 import torch
@@ -30,10 +33,12 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from experiments import guard_pairs as pairs
+from experiments.guard_broken import BROKEN
 from experiments.guard_pairs import SIZE, TARGETS, VARIANTS, Site, Variant, form
 from fedmed import files, machine
 from fedmed.config import Scalar, from_flat
 from fedmed.errors import RunError
+from fedmed.privacy.gradients import preflight
 from fedmed.privacy.noise import NoiseSource
 from fedmed.privacy.plan import make_plan
 from fedmed.privacy.plans import UpdatePlan, part
@@ -43,6 +48,8 @@ from fedmed.site.requests import Request, write_request
 EPSILON: Final = 1.0
 DELTA: Final = 1e-3
 BATCH: Final = 50  # requests that a pair of guards is asked before a new one takes its place
+RECORDED: Final = 500  # pairs after which the record is written again
+UNSCORED: Final = (2e-4, 0.3)
 Attack = Literal["trap", "aligned"]
 ATTACKS: Final[tuple[Attack, ...]] = ("trap", "aligned")
 RELEASES: Final = (*pairs.ARMS, "evaluation")
@@ -58,6 +65,15 @@ class Compared:
     codes: dict[str, int]
     different: list[str]
 
+    def __add__(self, other: "Compared") -> "Compared":
+        codes = Counter(self.codes) + Counter(other.codes)
+        return Compared(
+            self.requests + other.requests,
+            self.answered + other.answered,
+            dict(sorted(codes.items())),
+            self.different + other.different,
+        )
+
 
 @dataclass(frozen=True)
 class Bound:
@@ -72,15 +88,21 @@ class Bound:
     rates: tuple[float, float]
 
 
-def compare(requests: int, seed: int, folder: Path, variants: tuple[Variant, ...]) -> Compared:
-    """Ask ``requests`` hostile requests of pairs of guards."""
+def compare(
+    requests: int, seed: int, folder: Path, variants: tuple[Variant, ...], first: int = 0
+) -> Compared:
+    """Ask ``requests`` hostile requests of pairs of guards, from the ``first`` of a seed on.
+
+    The engine's check draws its own images, which no data change: both guards of a pair are given
+    the same ones, so that what it refuses by chance it refuses to both.
+    """
     codes: Counter[str] = Counter()
     different: list[str] = []
     answered = 0
-    for start in range(0, requests, BATCH):
+    for start in range(first, first + requests, BATCH):
         variant = variants[start // BATCH % len(variants)]
         rng = random.Random(f"{seed}:{start}")
-        asked = [pairs.hostile_request(rng) for _ in range(min(BATCH, requests - start))]
+        asked = [pairs.hostile_request(rng) for _ in range(min(BATCH, first + requests - start))]
         with tempfile.TemporaryDirectory(dir=folder) as name:
             forms = [_forms(Site(Path(name) / kind, kind), asked) for kind in ("whole", variant)]
         for request, ours, theirs in zip(asked, *forms, strict=True):
@@ -93,7 +115,12 @@ def compare(requests: int, seed: int, folder: Path, variants: tuple[Variant, ...
 
 
 def _forms(site: Site, asked: list[Request]) -> list[dict[str, Any]]:
-    return [form(*site.answer(*write_request(request))) for request in asked]
+    found = []
+    for number, request in enumerate(asked):
+        draws = SimpleNamespace(randbits=random.Random(number).getrandbits)
+        with mock.patch.object(preflight, "secrets", draws):
+            found.append(form(*site.answer(*write_request(request))))
+    return found
 
 
 def bound(arm: str, attack: Attack, trials: int, folder: Path) -> Bound:
@@ -175,9 +202,11 @@ class _Plot:
         self.without: Variant = "film" if images else "absent"
         if arm == "evaluation":
             self.without = "test-absent"
-        self.fresh = images  # noise is drawn once for an image: each trial has a site of its own
+        self.fresh = images  # noise is drawn once for an image, unless what was drawn is gone
         self.config = self._config()
-        self.model = trap() if attack == "trap" else aligned()
+        self.model = aligned()
+        if attack == "trap":
+            self.model = trap(*UNSCORED) if self.kind == "evaluate" else trap()
         settings = from_flat({**pairs.CONFIG, **self.config, "data.source": "phantom"})
         self.plan = make_plan(settings, 16, "st-mary", 16)
         self.direction = self._direction()
@@ -198,11 +227,12 @@ class _Plot:
 
     def statistics(self, variant: Variant, trials: int, folder: Path) -> Iterator[list[float]]:
         """Of each of ``trials`` answers of guards of a site, one row."""
-        each = 1 if self.fresh else BATCH
-        for start in range(0, trials, each):
+        for start in range(0, trials, BATCH):
             with tempfile.TemporaryDirectory(dir=folder) as name:
                 site = Site(Path(name) / "site", variant)
-                for number in range(start, min(start + each, trials)):
+                for number in range(start, min(start + BATCH, trials)):
+                    if self.fresh:
+                        site.draw_again()
                     changes: dict[str, Any] = {"model": self.model}
                     if self.kind == "evaluate":
                         changes["edges"] = (0.2, 0.4, 0.6, 0.8)
@@ -272,14 +302,23 @@ def aligned() -> dict[str, Tensor]:
     return model
 
 
-def trap() -> dict[str, Tensor]:
-    """The same, so large that the target's gradient is no number of float32; the others' is 0.
+def trap(kernel: float = 1e-4, cut: float = 0.4) -> dict[str, Tensor]:
+    """The same, but what is below the target's contrast is cut off, and the target overflows.
 
-    A logit of 1e36 is right for whoever has label 1, and its gradient vanishes.
+    The first layer answers the target with 0.5 behind its norm, other films with 0.15 at most and
+    noise, such as the made-up images of the engine's own check, with a standard deviation of 0.095.
+    Only what is above ``cut`` passes the ReLU, times 8.5e18: of the target the gradient is no
+    number of float32, of all else it is finite. ``UNSCORED`` is for evaluation, where no noise has
+    to be cut off: there the target's logit is infinite. Norms stay in the range of float32.
     """
     model = aligned()
-    model["1.weight"] = torch.full((4,), 5e18)
-    model["4.weight"] = torch.full_like(model["4.weight"], 2e17)
+    model["0.weight"][1::2] = -model["0.weight"][::2]  # the mean of each group of the norm is 0
+    model["0.weight"] *= kernel / 1e-4
+    model["1.weight"] = torch.tensor([8.5e18, 0.0, 8.5e18, 0.0])
+    model["1.bias"] = torch.full((4,), -cut * 8.5e18)
+    last = torch.zeros(1, 4, SIZE // 2, SIZE // 2)
+    last[:, ::2, 1:, 1:] = 1.7e18
+    model["4.weight"] = last.flatten(1)
     return model
 
 
@@ -306,23 +345,33 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None, help="a fast disk for the sites")
     parser.add_argument("--out", type=Path, default=None, help="a record to write or to add to")
+    parser.add_argument("--broken", choices=BROKEN, help="a guard that must be found out")
     given = parser.parse_args()
     logging.disable(logging.CRITICAL)
     wrong: list[str] = []
-    with pairs.small_models():
+    with pairs.small_models(), BROKEN[given.broken]() if given.broken else nullcontext():
         if given.requests:
             start = time.monotonic()
-            compared = compare(given.requests, given.seed, given.folder, VARIANTS)
-            print(f"{compared.requests} pairs, {len(compared.different)} of another form")
+            compared = Compared(0, 0, {}, [])
+            for first in range(0, given.requests, RECORDED):
+                asked = min(RECORDED, given.requests - first)
+                compared += compare(asked, given.seed, given.folder, VARIANTS, first)
+                print(f"{compared.requests} pairs, {len(compared.different)} differ", flush=True)
+                _record(given.out, "pairs", given.seed, start, asdict(compared))
             wrong += check(compared, [])
-            _record(given.out, "pairs", given.seed, start, asdict(compared))
         for arm in filter(None, given.arms.split(",") if given.trials else []):
             for attack in attacks_on(arm):
                 start = time.monotonic()
                 found = bound(arm, attack, given.trials, given.folder)
                 print(f"{arm}, {attack}: epsilon at least {found.lower_bound:.2f}", flush=True)
                 wrong += check(None, [found])
-                _record(given.out, f"{arm} {attack}", given.seed, start, asdict(found))
+                _record(
+                    given.out,
+                    " ".join(filter(None, (arm, attack, given.broken))),
+                    given.seed,
+                    start,
+                    asdict(found),
+                )
     for text in wrong[:20]:
         print(f"error: {text}")
     raise SystemExit(bool(wrong))

@@ -6,6 +6,7 @@ and decoded images as a site has them; only the network is smaller (305 numbers,
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from clients.guard import answering
 from clients.guard.answering import Guard
 from fedmed import __version__, exchange
 from fedmed.config import Scalar
+from fedmed.data import network
 from fedmed.site.file import read_site
 from fedmed.site.requests import Request, read_arrays
 
@@ -128,11 +130,16 @@ def small_network(seed: int = 0) -> nn.Module:
 
 @contextmanager
 def small_models() -> Iterator[None]:
-    """Let guards build :func:`small_network`, on one thread."""
+    """Let guards build :func:`small_network`, on one thread, and read a table once, not again."""
 
     def forget() -> None:
         hospital._model.cache_clear()
         answering._forget()
+
+    def forget_shards() -> None:
+        hospital.hospital_for.cache_clear()
+        network.training_shard.cache_clear()
+        network.evaluation_shard.cache_clear()
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -141,7 +148,7 @@ def small_models() -> Iterator[None]:
     )
     forget()
     try:
-        with build:
+        with build, mock.patch.object(answering, "_forget", forget_shards):
             yield
     finally:
         forget()
@@ -166,6 +173,12 @@ class Site:
         """Caches and noised images of this site, not the other's."""
         with mock.patch.dict(os.environ, {"FEDMED_HOME": str(self.folder / "home")}):
             yield
+
+    def draw_again(self) -> None:
+        """Remove the noised images: the next are another release, and paid for as one."""
+        for folder in ("released", "cache/released"):
+            shutil.rmtree(self.folder / "home" / folder, ignore_errors=True)
+        hospital.hospital_for.cache_clear()
 
     def answer(
         self, header: dict[str, Any], body: bytes

@@ -173,6 +173,24 @@ def train_private(
     return LocalResult(taken, None, dropped)
 
 
+def check_engine(model: nn.Module, shard: Shard, settings: Settings) -> None:
+    """Have the engine check ``model`` as before a first step, for a batch of none of ``shard``.
+
+    Raises :class:`UserError` where it refuses the model or its weights; only the form of the images
+    is read.
+    """
+    device = next(model.parameters()).device
+    model.train()
+    privacy, data = settings.privacy, settings.data
+    engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(settings))
+    images = to_input(shard.images[:0], settings.model.channels, device, data.dimensions)
+    labels = torch.from_numpy(shard.labels[:0]).to(device)
+    try:
+        engine.clipped_sum(images, labels, 1.0)
+    finally:
+        engine.close()
+
+
 def _options(settings: Settings) -> Options:
     privacy = settings.privacy
     return Options(

@@ -51,8 +51,8 @@ def listening(
 def raw(path: Path, data: bytes) -> bytes:
     """What comes back for these bytes."""
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))  # waits where the queue is full; with a timeout it would fail
         connection.settimeout(20)
-        connection.connect(str(path))
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         found = b""

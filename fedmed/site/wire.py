@@ -8,6 +8,7 @@ All lengths are big endian and checked against limits before anything is read fo
 """
 
 import json
+import math
 import socket
 import struct
 import time
@@ -18,6 +19,7 @@ _FRONT: Final = struct.Struct(">4sIQ")
 LARGEST_HEADER: Final = 1 << 20  # bytes
 LARGEST_BODY: Final = 1 << 31  # bytes: two models of 256 million float32 parameters
 _PIECE: Final = 1 << 20
+_TIME: Final = struct.Struct("@ll")  # seconds and microseconds: timeval of socket(7)
 
 
 class BadFrame(Exception):
@@ -32,7 +34,9 @@ def exchange(
     Raises ``OSError`` where nobody listens, :class:`BadFrame` for what is no answer.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(60.0)
+        # At a guard whose queue is full connect waits; under a timeout of Python's own it fails.
+        wait = _TIME.pack(math.ceil(min(seconds, 60.0)), 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         connection.connect(path)
         send_frame(connection, header, body, seconds=seconds)
         return read_frame(connection, seconds=seconds)

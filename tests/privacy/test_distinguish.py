@@ -1,27 +1,21 @@
 """What a hostile server reads from a guard's answers: numbers under noise, and nothing else.
 
 Short forms of ``python -m experiments.distinguish``, which asks 10,000 pairs and 2 x 1,000 trials
-for each arm. Bounds hold with 95 %: of the 20 trials that count here, a bound above
-the claim of 1 needs 14 of 20 apart, which noise at the claim gives with a chance below 1e-4.
+for each arm. Of the 16 trials that count here a bound above the claim of 1 needs nearly all apart,
+which noise at the claim gives with a chance below 1e-6.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from support import goes_red
 
-from clients import evaluating
 from experiments import distinguish
 from experiments import guard_pairs as pairs
 from experiments.distinguish import Bound, Compared, bound, check, compare, lower_bound
-from fedmed.privacy.gradients.noise import GaussianNoise as GradientNoise
-from fedmed.privacy.normals import Normals
-from fedmed.privacy.updates import GaussianNoise
-
-Change = dict[str, Any]
+from experiments.guard_broken import noise_divided
 
 
 @pytest.fixture(autouse=True)
@@ -31,40 +25,22 @@ def _small() -> Iterator[None]:
 
 
 def test_hostile_requests_get_the_same_forms_with_and_without_a_patient(tmp_path: Path) -> None:
-    found = compare(50, 3, tmp_path, ("absent",))
+    found = compare(30, 3, tmp_path, ("absent",))
     assert check(found, []) == []
-    assert found.requests == 50
-    assert found.answered >= 10
-    assert sum(found.codes.values()) == 50
-    wrong = Compared(50, 20, found.codes, ["absent: train"])
+    assert found.requests == 30
+    assert found.answered >= 8
+    assert sum(found.codes.values()) == 30
+    wrong = Compared(30, 20, found.codes, ["absent: train"])
     assert check(wrong, []) == ["another form: absent: train"]
 
 
-def noise_divided(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
-    """A tenth of the noise that is accounted, wherever it is drawn."""
-    for kind, name in ((GradientNoise, "noised_mean"), (GaussianNoise, "add")):
-        real = getattr(kind, name)
-
-        def less(self: Any, given: Any, *rest: Any, real: Any = real) -> Any:
-            if rest and isinstance(rest[0], Normals):
-                return real(GaussianNoise(self.standard_deviation / by), given, *rest)
-            return real(self, given, rest[0] / by, *rest[1:])
-
-        monkeypatch.setattr(kind, name, less)
-    noised = evaluating.noised
-    monkeypatch.setattr(evaluating, "noised", lambda c, d, g: noised(c, d / by, g))
-
-
-@pytest.mark.parametrize("arm", ["dp-sgd", "central-fixed", "evaluation"])
-def test_no_patient_is_told_apart_better_than_epsilon_allows(
-    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("arm", ["dp-sgd", "evaluation"])
+def test_no_patient_is_told_apart_better_than_epsilon_allows(arm: str, tmp_path: Path) -> None:
     def check_bound(attack: distinguish.Attack) -> None:
-        assert check(None, [bound(arm, attack, 40, tmp_path)]) == []
+        assert check(None, [bound(arm, attack, 32, tmp_path)]) == []
 
     check_bound("aligned")
-    with monkeypatch.context() as patch:
-        noise_divided(patch, 30)
+    with noise_divided(30):
         goes_red(check_bound, "aligned")
 
 
@@ -72,7 +48,7 @@ def test_a_lower_bound_is_that_of_two_shares_and_their_intervals() -> None:
     assert lower_bound(500, 500, 1000) == 0
     # Shares of 0 and 1: 1.25 % limits are 0.0125^(1/n) and 1 - 0.0125^(1/n).
     low = 0.0125 ** (1 / 100)
-    assert lower_bound(100, 0, 100, 0.0) == pytest.approx(3.0931, abs=1e-3)
+    assert lower_bound(100, 0, 100, 0.0) == pytest.approx(3.1057, abs=1e-3)
     assert lower_bound(100, 0, 100, 0.0) == pytest.approx(
         float(torch.log(torch.tensor(low / (1 - low)))), abs=1e-4
     )

@@ -1,0 +1,58 @@
+"""Guards that are broken on purpose: what ``experiments.distinguish`` and the tests must find."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from unittest import mock
+
+from clients import evaluating, rounds
+from fedmed.config import ARMS
+from fedmed.privacy.gradients.noise import GaussianNoise as GradientNoise
+from fedmed.privacy.normals import Normals
+from fedmed.privacy.updates import GaussianNoise, Update
+from fedmed.training import LocalResult
+
+
+@contextmanager
+def noise_divided(by: float) -> Iterator[None]:
+    """A part of the noise that is accounted, wherever it is drawn."""
+    gradient, update, noised = GradientNoise.noised_mean, GaussianNoise.add, evaluating.noised
+
+    def less_mean(self: GradientNoise, sums: Any, deviation: float, divisor: float) -> Any:
+        return gradient(self, sums, deviation / by, divisor)
+
+    def less(self: GaussianNoise, given: Any, normals: Normals) -> Any:
+        return update(GaussianNoise(self.standard_deviation / by), given, normals)
+
+    with ExitStack() as stack:
+        for patch in (
+            mock.patch.object(GradientNoise, "noised_mean", less_mean),
+            mock.patch.object(GaussianNoise, "add", less),
+            mock.patch.object(evaluating, "noised", lambda c, d, g: noised(c, d / by, g)),
+        ):
+            stack.enter_context(patch)
+        yield
+
+
+@contextmanager
+def not_finite_refused() -> Iterator[None]:
+    """A gradient or an update that is no number is a code, as it once was."""
+    change = rounds.Round._change
+
+    def refusing(self: rounds.Round, *given: Any) -> tuple[Update, LocalResult]:
+        made, result = change(self, *given)
+        if result.dropped:
+            raise rounds.NotFinite
+        return made, result
+
+    with (
+        mock.patch.object(rounds.Round, "_change", refusing),
+        mock.patch.object(rounds, "UNPROTECTED", ARMS),
+    ):
+        yield
+
+
+BROKEN: Final[Mapping[str, Callable[[], Any]]] = {
+    "noise": lambda: noise_divided(10),
+    "not-finite": not_finite_refused,
+}
