@@ -108,7 +108,7 @@ def magnitude(a: Tensor, g: Tensor, positions: int) -> Tensor:
     """
     kind = torch.finfo(a.dtype)
     tiny = 4 * positions * kind.tiny / kind.eps
-    return (a + tiny) * (g + tiny)
+    return torch.add(a, tiny).mul_(torch.add(g, tiny))
 
 
 def trace(gram: Tensor) -> Tensor:
@@ -117,8 +117,11 @@ def trace(gram: Tensor) -> Tensor:
 
 
 def sum_of_pairs(first: Tensor, second: Tensor) -> Tensor:
-    """Sums (n,) of the elements' products of two arrays (n, p, p), row by row: 2 p roundings."""
-    return (first * second).sum(2).sum(1)
+    """Sums (n,) of the elements' products of two arrays (n, p, p), row by row: 2 p roundings.
+
+    The products take the place of ``first``.
+    """
+    return first.mul_(second).sum(2).sum(1)
 
 
 def sum_of_squares(gradients: Iterable[Tensor]) -> Tensor:

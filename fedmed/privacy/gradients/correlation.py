@@ -106,13 +106,17 @@ def squared_norms(
             inner_products = _along_diagonals(inner_products, window, taken, outer, views)
         inner_products = inner_products.reshape(-1, outputs, outputs)
         weights = _gram(g[wide], groups, views)
-        size = (rows.stop - rows.start, groups)
-        found.append(sum_of_pairs(inner_products, weights).view(size).sum(1))
-        largest = magnitude(trace(inner_products), trace(weights), outputs)
-        magnitudes.append(largest.view(size).sum(1))
+        magnitudes.append(magnitude(trace(inner_products), trace(weights), outputs))
+        found.append(sum_of_pairs(inner_products, weights))
     taps = sum(window.kernel)
     terms = (a.shape[1] + g.shape[1]) // groups + taps + 2 * outputs + groups + 8
-    return Estimate(torch.cat(found), torch.cat(magnitudes), terms, outputs)
+    return Estimate(_joined(found, groups), _joined(magnitudes, groups), terms, outputs)
+
+
+def _joined(parts: list[Tensor], groups: int) -> Tensor:
+    """Sums (samples,) over groups of numbers (samples * groups,) that come in ``parts``."""
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole if groups == 1 else whole.view(-1, groups).sum(1)
 
 
 def _gram(values: Tensor, groups: int, views: int) -> Tensor:

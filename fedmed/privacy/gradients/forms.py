@@ -32,12 +32,8 @@ def gram_product(a: Tensor, g: Tensor) -> Estimate:
         found = magnitude(a.square().sum((1, 2)), g.square().sum((1, 2)), 1)
         return Estimate(found, found, terms, 1)
     first, second = torch.bmm(a, a.transpose(1, 2)), torch.bmm(g, g.transpose(1, 2))
-    return Estimate(
-        sum_of_pairs(first, second),
-        magnitude(trace(first), trace(second), positions),
-        terms + 2 * positions,
-        positions,
-    )
+    largest = magnitude(trace(first), trace(second), positions)
+    return Estimate(sum_of_pairs(first, second), largest, terms + 2 * positions, positions)
 
 
 def with_bias(weight: Estimate | None, g: Tensor) -> Estimate:

@@ -24,7 +24,7 @@ from fedmed.privacy.gradients.bounds import (
     sum_of_squares,
 )
 from fedmed.privacy.gradients.clipping import square_of
-from fedmed.privacy.gradients.use import Form, GhostRule, Layer, Part, Use, WatchedRule
+from fedmed.privacy.gradients.use import Form, GhostRule, Layer, Part, Use, WatchedRule, has_ghost
 
 
 class _Root(torch.autograd.Function):
@@ -102,11 +102,7 @@ class Tape:
         if self.is_shared(layer):
             for rows, gradients in rule.per_sample(use):
                 self._share(layer, (rows, layer.pulled_back(gradients)))
-        elif (
-            layer.pull_back
-            or not isinstance(rule, GhostRule)
-            or (self.form or rule.form(use)) == "direct"
-        ):
+        elif layer.pull_back or not has_ghost(rule) or (self.form or rule.form(use)) == "direct":
             squares = []
             for rows, found in rule.per_sample(use):
                 gradients = layer.pulled_back(found)
