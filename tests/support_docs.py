@@ -80,8 +80,8 @@ def _dicom(number: int) -> bytes:
 
 def _scans(folder: Path) -> None:
     """NIfTI, packed NIfTI and DICOM series in turn."""
-    names = []
-    for number in range(PATIENTS):
+    names, count = [], 2 * PATIENTS
+    for number in range(count):
         names.append(f"{number:02d}" + (".nii", ".nii.gz", "")[number % 3])
         path = folder / "scans" / names[-1]
         if number % 3 == 2:
@@ -89,7 +89,7 @@ def _scans(folder: Path) -> None:
         else:
             path.parent.mkdir(exist_ok=True)
             nifti_image("LPS").to_filename(path)
-    table = {"image": names, "label": LABELS, "patient_id": range(PATIENTS)}
+    table = {"image": names, "label": 2 * LABELS, "patient_id": range(count)}
     pd.DataFrame(table).to_csv(folder / "scans.csv", index=False)
 
 

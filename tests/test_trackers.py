@@ -19,7 +19,7 @@ from fedmed.planning import make_plans, trained_parameters
 from fedmed.progress import Silent
 from fedmed.report import summary_table
 
-TEXT = tiny_text(["none", "dp-sgd"], '[run]\ntrackers = "{}"\n', patients=160)
+TEXT = tiny_text(["none", "dp-sgd"], '[run]\ntrackers = "{}"\n', patients=240)
 TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 MLFLOW = importlib.util.find_spec("mlflow") is not None
 needs_tensorboard = pytest.mark.skipif(
