@@ -20,7 +20,7 @@ from clients.hospital import (
     refusing,
 )
 from fedmed import exchange, timing
-from fedmed.data.network import evaluation_shard
+from fedmed.data.network import evaluation_shard, load_network
 from fedmed.data.shard import Shard
 from fedmed.errors import UserError
 from fedmed.evaluation.groups import UNKNOWN, age_band
@@ -99,14 +99,16 @@ def asked_for(of: Hospital | Terms, edges: Sequence[float]) -> tuple[Spec, Evalu
 
 
 def charge_for(of: Hospital | Terms, plan: EvaluationPlan, cohort: str | None = None) -> Request:
-    """The release as the account of the hospital's evaluation patients sees it."""
+    """The release as the account of the hospital's evaluation patients sees it.
+
+    Before the data are read (no ``cohort``) the site's word on its split is taken. What is charged
+    rests on the table: where it does not hold the split, a request's labels could move patients.
+    """
+    fixed = fixed_split(of.settings)
+    if cohort is not None:
+        fixed = fixed and load_network(of.settings.data).fixed_split
     return evaluation_request(
-        of.settings,
-        of.ledger.path.stem,
-        plan,
-        of.policy,
-        fixed_split=fixed_split(of.settings),
-        cohort=cohort,
+        of.settings, of.ledger.path.stem, plan, of.policy, fixed_split=fixed, cohort=cohort
     )
 
 

@@ -397,6 +397,14 @@ def refusing(code: str, name: str) -> Iterator[None]:
     except (UserError, RunError) as error:
         log.error("%s: %s", name, error)
         raise Refusal(code) from error
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:
+        if code != "data":
+            raise
+        # Whatever a reader raises, data decided it: one code, and it is counted as such.
+        log.error("%s: the data cannot be read: %s", name, type(error).__name__)
+        raise Refusal(code) from error
 
 
 @functools.lru_cache(maxsize=1)

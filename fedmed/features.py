@@ -20,8 +20,7 @@ from fedmed.training import to_input
 
 log = logging.getLogger("fedmed.hospital")
 
-VERSION = "1"  # of how features are computed: another one is another cache
-BATCH = 32  # images at a time
+VERSION = "2"  # of how features are computed: another one is another cache
 _KEPT = 64
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
@@ -64,12 +63,13 @@ def compute(
     """Features (n, width) of images, always finite.
 
     An image whose features are not has zeros: that it overflows a network tells who it is, so that
-    neither an error nor another shape may.
+    neither an error nor another shape may. Each image goes alone: kernels round by the size of a
+    batch, and one image must not change another's features.
     """
     device = next(model.parameters()).device
     found = np.empty((len(images), model.width), dtype=np.float32)
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
+    for row in range(len(images)):
+        rows = slice(row, row + 1)
         given = to_input(images[rows], channels, device, dimensions)
         found[rows] = model.pooled(given).cpu().numpy()
     overflown = ~np.isfinite(found).all(axis=1)

@@ -235,10 +235,14 @@ def predict(
 
     A model whose output is not finite raises :class:`RunError`. With ``unscored`` an image without
     a finite output has that logit instead: where scores are private, an error would tell of one
-    patient's image. Of large images fewer than ``batch_size`` are scored at a time.
+    patient's image, and each image is scored alone: kernels round by the size of a batch, so that
+    weights which magnify that would let one image change the scores of others. Of large images
+    fewer than ``batch_size`` are scored at a time.
     """
     device = next(model.parameters()).device
     model.eval()
+    if unscored is not None:
+        batch_size = 1
     at_once = max(1, min(batch_size, _POINTS_AT_ONCE // max(1, math.prod(images.shape[1:]))))
     parts = [
         model(to_input(images[rows], channels, device, dimensions)).double().cpu()

@@ -112,7 +112,7 @@ class Train(Section):
     scheme: Scheme = "federated"
     rounds: Annotated[int, count(100_000)] = 4
     local_epochs: Annotated[float, within(1e-6, 1000)] = 2.0  # passes over the shard per round
-    batch_size: Annotated[int, count(1_000_000)] = (
+    batch_size: Annotated[int, count(1024)] = (
         16  # images; under dp-sgd the expected number of units in a step
     )
     optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
@@ -191,7 +191,7 @@ class Privacy(Section):
     clip_released: bool = False  # cut noised images to [0, 1] (post-processing)
     engine: Literal["fedmed", "opacus", "loop"] = "fedmed"  # of per-sample gradients
     clipping: Literal["flat", "automatic"] = "flat"  # dp-sgd: cut at the norm, or scaled to it
-    physical_batch_size: Annotated[int, count(1_000_000)] = (
+    physical_batch_size: Annotated[int, count(1024)] = (
         16  # images whose gradients are held in memory at once
     )
     reproducible_noise: bool = False  # simulation only; then no epsilon against who knows the seed

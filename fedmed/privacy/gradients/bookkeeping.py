@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import UserError
+from fedmed.privacy.gradients.alike import samples_together
 from fedmed.privacy.gradients.clipping import holds
 from fedmed.privacy.gradients.engine import (
     ClippedSum,
@@ -50,6 +51,7 @@ class BookkeepingEngine:
         self._layers = find_layers(model)
         self._checked = False
         kinds = [p.dtype for p in model.parameters() if p.requires_grad]
+        self._about = (form, self._options.autocast)
         self._dtype = max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
 
     def clipped_sum(
@@ -63,13 +65,17 @@ class BookkeepingEngine:
         if not self._checked:  # an empty batch too: the outcome must not tell of it
             check_against_loop(self._model, self.unclipped, images, labels, options)
             self._checked = True
+        together = samples_together(
+            self._model, self._alone, images, labels, views, self._physical, self._about
+        )
+        most = self._physical if together > 1 else 1
         total: dict[str, Tensor] = {}
         clipped = dropped = 0
-        step = self._physical * views
+        step = most * views
         for start in range(0, len(images), step):
             part = slice(start, start + step)
             floor = options.clipping.floor(clipping_norm)
-            given = filled(images[part], labels[part], views)
+            given = filled(images[part], labels[part], views, together)
             count = len(images[part]) // views
             tape, norms = self._record(*given, views, floor)
             finite = norms.isfinite()
@@ -90,6 +96,11 @@ class BookkeepingEngine:
         ones = torch.ones_like(norms, dtype=tape.dtype)
         return _complete(self._model, tape.weighted_sum(ones, None)[0]), norms
 
+    def _alone(self, model: nn.Module, images: Tensor, labels: Tensor, views: int) -> Tensor:
+        """Norms (n,) of samples of a copy of the model, in one pass."""
+        twin = BookkeepingEngine(model, self._physical, self._options, self._form)
+        return twin._record(images, labels, views, 0.0)[1]
+
     def close(self) -> None:
         """Nothing stays on the model between two calls."""
 
@@ -98,7 +109,9 @@ class BookkeepingEngine:
     ) -> tuple[Tape, Tensor]:
         """One forward and one backward pass; the record and the norms (n,) of its samples."""
         options = self._options
-        tape = Tape(len(images) // views, views, self._form, images.device, self._dtype)
+        samples = len(images) // views
+        most = max(samples, self._physical)  # more than physical in a check of made-up samples only
+        tape = Tape(samples, most, views, self._form, images.device, self._dtype)
         with _recording(self._layers, tape), _own_gradients(self._model):
             with _autocast(options.autocast, images.device):
                 outputs = self._model(images)

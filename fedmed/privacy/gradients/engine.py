@@ -12,13 +12,6 @@ from fedmed.errors import UserError
 from fedmed.privacy.gradients.clipping import Clipping
 
 Reduction = Literal["sum", "mean"]
-TOGETHER = 4
-"""A pass runs on a multiple of this many samples; the rest are zeros that get a factor of 0.
-
-Kernels choose their order of additions by the size of a batch (one image, or a remainder of three,
-is computed differently). Weights that magnify rounding errors would make every sample's gradient
-depend on how many others there are. In multiples of four a sample's numbers were the same to the
-last bit, in any place of any batch."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +140,9 @@ def count_samples(images: Tensor, labels: Tensor, views: int) -> int:
     return len(images) // views
 
 
-def filled(images: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
-    """A batch with zeros behind it, up to a multiple of ``TOGETHER`` samples."""
-    spare = -(len(images) // views) % TOGETHER * views
+def filled(images: Tensor, labels: Tensor, views: int, together: int) -> tuple[Tensor, Tensor]:
+    """A batch with zeros behind it, up to a multiple of ``together`` samples; see ``alike``."""
+    spare = -(len(images) // views) % together * views
     if not spare:
         return images, labels
     return (

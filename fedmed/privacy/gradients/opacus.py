@@ -82,7 +82,7 @@ class OpacusEngine:
         total: dict[str, Tensor],
     ) -> tuple[int, int]:
         options, count = self._options, len(images) // views
-        images, labels = filled(images, labels, views)
+        images, labels = filled(images, labels, views, self._physical)
         with warnings.catch_warnings():
             # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
             warnings.simplefilter("ignore")

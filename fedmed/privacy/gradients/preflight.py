@@ -35,17 +35,17 @@ def check_against_loop(
     images either.
     """
     problem = ""
-    draws = torch.Generator(device=images.device).manual_seed(secrets.randbits(63))
     for _ in range(ATTEMPTS):
-        pair, answers = _made_up(images, draws), _made_up(labels, draws, normal=False)
+        pair, answers = made_up(images), made_up(labels, normal=False)
         problem = _problem(model, unclipped, pair, answers, options)
         if not problem:
             return
     raise UserError(problem)
 
 
-def _made_up(like: Tensor, draws: torch.Generator, normal: bool = True) -> Tensor:
-    """Two rows of that shape and type: noise, or 0 and 1 by chance."""
+def made_up(like: Tensor, normal: bool = True) -> Tensor:
+    """Two rows of that shape and type, from the operating system's entropy: noise, or 0 and 1."""
+    draws = torch.Generator(device=like.device).manual_seed(secrets.randbits(63))
     pair = torch.empty(2, *like.shape[1:], dtype=like.dtype, device=like.device)
     if normal and like.is_floating_point():
         return pair.normal_(generator=draws)
@@ -56,7 +56,7 @@ def _problem(
     model: nn.Module, unclipped: Unclipped, pair: Tensor, answers: Tensor, options: Options
 ) -> str:
     """What differs for one made-up pair; empty where nothing does."""
-    with _without_dropout(model):
+    with without_dropout(model):
         loop = LoopEngine(model, options)
         expected = loop.gradient(pair[:1], answers[:1])
         first = norm_of(expected)
@@ -92,7 +92,8 @@ def _problem(
 
 
 @contextmanager
-def _without_dropout(model: nn.Module) -> Iterator[None]:
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Dropout off, as it was afterwards."""
     active = [
         module
         for module in model.modules()

@@ -42,9 +42,14 @@ class _Root(torch.autograd.Function):
 
 @dataclass
 class Tape:
-    """The record of one pass over ``samples`` samples of ``views`` rows each."""
+    """The record of one pass over ``samples`` samples of ``views`` rows each.
+
+    ``most`` samples share a pass at most: error bounds rest on that public number, so that no
+    sample's bound depends on how many others there are.
+    """
 
     samples: int
+    most: int
     views: int
     form: Form | None  # the same form for every layer that has it; None: the cheaper one
     device: torch.device
@@ -142,13 +147,13 @@ class Tape:
             return torch.zeros(self.samples, device=self.device, dtype=torch.float64)
         direct = self.squares or [torch.zeros(self.samples, device=self.device)]
         squares = torch.stack(direct).double().sum(0)
-        bound = Bound.of([estimate for _, _, estimate in self.ghosts], self.samples, squares)
+        bound = Bound.of([estimate for _, _, estimate in self.ghosts], self.most, squares)
         loose = bound.loose(floor).nonzero().squeeze(1)
         found = bound.norms()
         if len(loose):
             self.loose = loose
             found[loose] = self._again(loose, squares[loose]).norms()
-        return found * (1 + gamma(self.samples + 4, self.dtype)) + UNDERFLOW
+        return found * (1 + gamma(self.most + 4, self.dtype)) + UNDERFLOW
 
     def _again(self, samples: Tensor, squares: Tensor) -> Bound:
         """The bound for some ``samples`` (indices) in float64."""
@@ -156,7 +161,7 @@ class Tape:
             squares = self._direct_squares(samples)
         with full_products(self.device):
             estimates = [rule.squared_norms(use.exact(samples)) for use, rule, _ in self.ghosts]
-        return Bound.of(estimates, len(samples), squares)
+        return Bound.of(estimates, self.most, squares)
 
     def _direct_squares(self, samples: Tensor) -> Tensor:
         """Squares of the direct layers in float64."""
