@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.dpsgd --size 64 --batch 32 --engines sgd,fedmed,opacus --json
 
-Needs torch, torchvision and what makes noise (opacus where its engine is asked for), on a CPU or one GPU. Data
-are noise: the time of a step does not depend on them.
+Needs torch, torchvision and what makes noise (opacus where its engine is asked for), on a CPU or
+one GPU. Data are noise: the time of a step does not depend on them.
 """
 
 import argparse

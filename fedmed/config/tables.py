@@ -112,7 +112,7 @@ class Train(Section):
     scheme: Scheme = "federated"
     rounds: Annotated[int, count(100_000)] = 4
     local_epochs: Annotated[float, within(1e-6, 1000)] = 2.0  # passes over the shard per round
-    batch_size: Annotated[int, count(1024)] = (
+    batch_size: Annotated[int, count(1_000_000)] = (
         16  # images; under dp-sgd the expected number of units in a step
     )
     optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
