@@ -51,11 +51,20 @@ _PLACE = (
 def save_arrays(
     path: Path, arrays: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write arrays as safetensors, atomically; a full disk is a :class:`UserError`."""
+    """Write arrays as safetensors, atomically; a full disk is a :class:`UserError`.
+
+    Arrays that share memory, as equal ones in a message may, are written one by one.
+    """
+    seen: set[int] = set()
+    apart = {}
+    for name, value in arrays.items():
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place in seen else value.contiguous()
+        seen.add(place)
 
     def write(temporary: Path) -> None:
         try:
-            save_file(dict(arrays), temporary, metadata)
+            save_file(apart, temporary, metadata)
         except SafetensorError as error:
             # safetensors wraps the system's error in words: "... (os error 28)".
             number = re.search(r"os error (\d+)", str(error))

@@ -127,7 +127,7 @@ class _Waiting:
             if not self._folder:
                 self._folder = tempfile.mkdtemp(dir=self._parent, prefix=WAITING)
             path = Path(self._folder) / str(len(self._replies))
-            save_arrays(path, {name: value.contiguous() for name, value in arrays.items()})
+            save_arrays(path, arrays)
             reply = replace(reply, update=None)
         self._replies.append((reply, list(arrays), path))
 
