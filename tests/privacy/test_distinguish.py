@@ -36,11 +36,13 @@ def test_hostile_requests_get_the_same_forms_with_and_without_a_patient(tmp_path
 
 @pytest.mark.parametrize("arm", ["dp-sgd", "evaluation"])
 def test_no_patient_is_told_apart_better_than_epsilon_allows(arm: str, tmp_path: Path) -> None:
+    # The bound fails a right guard in less than 5 of 100 runs by its own level, and as epsilon is
+    # far from reached, in hardly any. A broken guard may err once in its 24 and is found out still.
     def check_bound(attack: distinguish.Attack) -> None:
-        assert check(None, [bound(arm, attack, 32, tmp_path)]) == []
+        assert check(None, [bound(arm, attack, 48, tmp_path)]) == []
 
     check_bound("aligned")
-    with noise_divided(30):
+    with noise_divided(100):
         goes_red(check_bound, "aligned")
 
 

@@ -92,7 +92,7 @@ def check_layer(
     for bound in bounds_of(model, inputs, labels, views):
         expected = LoopEngine(model, OPTIONS).clipped_sum(inputs, labels, bound, views)
         for form in (None, *FORMS):
-            engine = BookkeepingEngine(model, 64, OPTIONS, form)
+            engine = BookkeepingEngine(model, 8, OPTIONS, form)
             assert_equal(engine.clipped_sum(inputs, labels, bound, views), expected)
 
 
