@@ -8,6 +8,7 @@ the same kernels in every batch that it can be in. Which shapes do that is asked
 
 import copy
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -34,10 +35,10 @@ def samples_together(
     """The number whose multiples up to ``most`` may share a pass; 1 where each must be alone.
 
     ``norms(model, images, labels, views)`` gives every sample's norm (n,) in one pass; ``way``
-    tells apart the ways in which it does. A copy of the model
-    with weights and samples from the operating system's entropy is run on one sample, repeated, at
-    a quarter, half, three quarters and the whole of ``most``: norms must be equal to the last bit,
-    in every place and at every size that is used. Of ``images`` and ``labels`` only shapes and
+    tells apart the ways in which it does. A copy of the model, with weights and samples from the
+    operating system's entropy, is run on one sample, repeated, at a quarter, half, three quarters
+    and the whole of ``most``: norms must be equal to the last bit, in every place and at every size
+    that is used. Of ``images`` and ``labels`` only shapes and
     types are read, and of the model its form alone: neither a patient nor the server's weights
     have a say. Asked once per form, shape and number of threads.
     """
@@ -76,13 +77,21 @@ def _asked(
 
 @torch.no_grad()
 def _with_random_weights(model: nn.Module) -> nn.Module:
-    """A copy whose activations are of ordinary size, whatever the weights were."""
+    """A copy whose activations are of ordinary size, whatever the weights were.
+
+    Its draws are its own: torch's global generator, which dropout uses, stays where it was.
+    """
     probe = copy.deepcopy(model)
+    seed = secrets.randbits(63)
+    generators: dict[torch.device, torch.Generator] = {}
     for value in [*probe.parameters(), *probe.buffers()]:
         if not value.is_floating_point():
             continue
+        if value.device not in generators:
+            generators[value.device] = torch.Generator(value.device).manual_seed(seed)
+        draws = generators[value.device]
         if value.dim() > 1:
-            value.normal_(0, (value[0].numel() or 1) ** -0.5)
+            value.normal_(0, (value[0].numel() or 1) ** -0.5, generator=draws)
         else:
-            value.uniform_(0.5, 1.5)
+            value.uniform_(0.5, 1.5, generator=draws)
     return probe

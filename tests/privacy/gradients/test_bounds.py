@@ -331,8 +331,9 @@ def test_samples_that_no_pass_treats_alike_go_alone() -> None:
 
     for largest, place, together in ((1, False, 4), (5, False, 8), (9, False, 16), (1, True, 1)):
         way = (largest, place)
-        norms = by_size(largest, place)
+        norms, before = by_size(largest, place), torch.get_rng_state()
         assert samples_together(model, norms, images, labels, 1, 16, way) == together
+        assert torch.equal(torch.get_rng_state(), before)  # dropout draws from there
 
 
 def test_what_fills_a_batch_adds_nothing_and_is_counted_nowhere() -> None:
