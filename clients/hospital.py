@@ -325,7 +325,9 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
     source = noise_source(settings)
     with refusing("data", name):
         shard = member_shard(settings, name)
-        check_data(settings, name, policy, shard)
+        if policy.public_size:  # else the plan was made with this check, from the exact numbers
+            check_patients_known(settings)
+            _warn_of_delta(settings, name, shard)
     image = part(plan, ImagePlan)
     if image is not None:
         with ledger_failures(ledger, name), refusing("data", name):
@@ -341,16 +343,10 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
     return Hospital(name, settings, shard, plan, ledger, source, policy)
 
 
-def check_data(settings: Settings, name: str, policy: Policy, shard: Shard) -> None:
-    """What only the exact numbers show; raises :class:`UserError` where the data will not do."""
-    patients = len(shard.patients())
-    if patients < policy.minimum_cohort:
-        raise UserError(f"{patients} training patients are fewer than the policy's minimum-cohort")
-    if not policy.public_size:
-        return  # the plan rests on the exact numbers, and was made with these checks
-    check_patients_known(settings)
+def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:
+    """Tell the hospital's own log where its declared size makes delta a promise of little."""
     privacy = settings.privacy
-    units = patients if privacy.unit == "patient" else len(shard)
+    units = len(shard.patients()) if privacy.unit == "patient" else len(shard)
     if privacy.arm == "dp-sgd" and units and privacy.delta >= 1 / units:
         log.warning(
             "%s: privacy.delta = %g is not below one over the true number of %ss, so that the "

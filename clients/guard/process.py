@@ -12,7 +12,10 @@ from clients.guard.listening import alone, bound, peers_of, private_folder, serv
 from clients.guard.trusting import check_path, check_site
 from fedmed import files
 from fedmed.errors import UserError
+from fedmed.planning import patients_of
+from fedmed.privacy.policy import Policy
 from fedmed.site.file import SiteFile, read_site
+from fedmed.site.settings import site_settings
 
 log = logging.getLogger("fedmed.guard")
 
@@ -49,6 +52,7 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
     stop = threading.Event()
     with alone(site.ledger):
         guard = Guard.open(site)
+        _check_cohort(site, guard.policy)
         with bound(site.socket, peers) as listener:
             for number in (signal.SIGTERM, signal.SIGINT):
                 # What is being trained is paid for: it is finished and stored first.
@@ -56,6 +60,23 @@ def run(path: Path, ready: Callable[[SiteFile], None]) -> None:
             guard.ledger.note("guard started", site=site.name)
             ready(site)
             serve(listener, peers, guard.answer, guard.refuse, lambda: not stop.is_set())
+
+
+def _check_cohort(site: SiteFile, policy: Policy) -> None:
+    """Compare the true number of patients with ``minimum-cohort``, once and for no one who asks.
+
+    Requests are held to the declared size alone: a refusal by the true one would count patients.
+    """
+    if not policy.minimum_cohort:
+        return
+    # Keys that only a request names have their defaults here, as in ``fedmed doctor``.
+    settings = site_settings(site, {"evaluation.where": "hospitals"}).used
+    patients = patients_of(settings, site.name)
+    if patients < policy.minimum_cohort:
+        raise UserError(
+            f"{site.policy}: minimum-cohort = {policy.minimum_cohort}, and {patients} patients are "
+            "in training; lower it, or add patients"
+        )
 
 
 def _others_read(path: Path) -> bool:

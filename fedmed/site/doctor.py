@@ -128,7 +128,7 @@ def _cohort(site: SiteFile, patients: int) -> Iterator[Check]:
         return
     if patients < least:
         text = f"{patients} training patients, and the policy's minimum-cohort is {least}: " + (
-            "every request will be refused; lower it, or add patients"
+            "the guard will not start; lower it, or add patients"
         )
         yield Check("cohort", False, text)
 

@@ -1,5 +1,6 @@
 """What a guard outlives, what it will not start with, and how much it answers."""
 
+import itertools
 import os
 import shutil
 import socket
@@ -310,6 +311,39 @@ def test_requests_that_the_data_refuse_come_to_an_end(
     assert codes == ["data", "data", "requests", "requests"]
     assert len(read) == 2
     assert code(one, request("query")) == ""  # which touches none
+
+
+def _counts_patients(settings: Any, name: str, shard: Any) -> None:
+    """Sabotage: the true number of patients decides about a request."""
+    if len(shard.patients()) < 61:
+        raise hospital.UserError("fewer than minimum-cohort")
+
+
+def test_minimum_cohort_counts_no_patient_for_whoever_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal below it tells whether a patient is there: asked with other targets, of whom."""
+    policy = POLICY.replace("public-size = 40", "public-size = 61\nminimum-cohort = 61")
+
+    def check() -> None:
+        answering._forget()
+        one = guard(tmp_path, policy)
+        assert code(one, request(run=f"run-{next(numbers)}")) == ""
+
+    numbers = itertools.count()
+    check()
+    monkeypatch.setattr(hospital, "_warn_of_delta", _counts_patients)
+    goes_red(check)
+
+
+def test_a_guard_with_fewer_patients_than_minimum_cohort_does_not_start(tmp_path: Path) -> None:
+    for folder in ("state", "run"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    site = write_site(tmp_path, POLICY + "minimum-cohort = 45\n")
+    refuses(lambda: process.run(site, _ready), "minimum-cohort = 45", "44 patients", "lower it")
+    site = write_site(tmp_path, POLICY + "minimum-cohort = 44\n")
+    with pytest.raises(AssertionError, match="the guard started"):
+        process.run(site, _ready)
 
 
 def shards() -> list[str]:

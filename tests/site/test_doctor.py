@@ -225,7 +225,7 @@ def test_a_patient_in_two_splits(site: Path) -> None:
 
 def test_a_cohort_below_the_policy_s(site: Path) -> None:
     edited(site.parent / "policy.toml", "minimum-cohort = 4", "minimum-cohort = 100")
-    told(examine(site, away), "cohort", "minimum-cohort is 100", "refused")
+    told(examine(site, away), "cohort", "minimum-cohort is 100", "not start")
 
 
 def test_a_gpu_that_is_not_there(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
