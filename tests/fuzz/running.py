@@ -68,7 +68,7 @@ def spawned(case: Case, folder: Path) -> Outcome:
                 env=os.environ | _environment(folder), start_new_session=True,
             ).pid  # fmt: skip
 
-    return _watched(case, folder, start)
+    return _watched(case, folder, start, new=True)
 
 
 def preload() -> None:
@@ -159,7 +159,9 @@ def _child(case: Case, folder: Path) -> None:
         os._exit(code)
 
 
-def _watched(case: Case, folder: Path, start) -> Outcome:  # type: ignore[no-untyped-def]  # -> pid
+def _watched(  # type: ignore[no-untyped-def]  # start() -> pid
+    case: Case, folder: Path, start, new: bool = False
+) -> Outcome:
     _environment(folder)
     before = listing(folder)
     begin = time.monotonic()
@@ -185,7 +187,8 @@ def _watched(case: Case, folder: Path, start) -> Outcome:  # type: ignore[no-unt
     seconds = time.monotonic() - begin
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what it started
-    peak = max(peak, usage.ru_maxrss * 1024)
+    if not new:  # a new program's ru_maxrss begins with the most that this process ever held
+        peak = max(peak, usage.ru_maxrss * 1024)
     if not stopped and peak > BYTES:
         stopped = "memory"
     after = listing(folder)
@@ -221,10 +224,11 @@ def listing(folder: Path) -> dict[str, str]:
 
 
 def _resident(child: int) -> int:
+    """The most memory, bytes, that a process has held; 0 once it is gone."""
     try:
-        with open(f"/proc/{child}/statm", "rb") as source:
-            return int(source.read().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError, ValueError):
+        with open(f"/proc/{child}/status", encoding="utf-8", errors="replace") as source:
+            return next(int(line.split()[1]) for line in source if line.startswith("VmHWM")) * 1024
+    except (OSError, StopIteration, ValueError):
         return 0
 
 

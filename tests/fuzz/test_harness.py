@@ -164,6 +164,16 @@ def test_a_reader_that_lets_an_error_pass_is_found_through_the_command(
     assert found[0].startswith("traceback: UnicodeDecodeError")
 
 
+def test_a_new_process_is_not_charged_with_what_this_one_held(tmp_path: Path) -> None:
+    held = os.urandom(1) * (1 << 30)
+    del held
+    (tmp_path / "work").mkdir()
+    case = Case(arguments=["plan", "none.toml"], expect=BAD, names=("none.toml",))
+    outcome = running.spawned(case, tmp_path)
+    assert outcome.code == 2
+    assert 1 << 24 < outcome.peak < 1 << 30
+
+
 def test_an_input_is_drawn_again_from_its_seed(tmp_path: Path) -> None:
     def files(seed: int, number: int, name: str) -> tuple[Case, dict[str, str]]:
         (tmp_path / name).mkdir()
