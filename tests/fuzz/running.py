@@ -62,11 +62,13 @@ def spawned(case: Case, folder: Path) -> Outcome:
 
     def start() -> int:
         with _logs(folder, "wb") as (out, err):
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "fedmed.cli", *map(os.fsencode, case.arguments)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder / "work",
                 env=os.environ | _environment(folder), start_new_session=True,
-            ).pid  # fmt: skip
+            )  # fmt: skip
+        process.returncode = 0  # waited for by its id, below
+        return process.pid
 
     return _watched(case, folder, start, new=True)
 
