@@ -9,7 +9,7 @@ the same kernels in every batch that it can be in. Which shapes do that is asked
 import copy
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
@@ -19,11 +19,11 @@ from fedmed.privacy.gradients.preflight import made_up, without_dropout
 
 log = logging.getLogger("fedmed.privacy")
 Norms = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
-_LEAST: Final = 4  # samples of the smallest pass that is tried
-_known: dict[tuple[object, ...], int] = {}
+_SIZES: Final = 8  # of passes that are tried
+_known: dict[tuple[object, ...], tuple[int, ...]] = {}
 
 
-def samples_together(
+def pass_sizes(
     model: nn.Module,
     norms: Norms,
     images: Tensor,
@@ -31,16 +31,15 @@ def samples_together(
     views: int,
     most: int,
     way: tuple[object, ...] = (),
-) -> int:
-    """The number whose multiples up to ``most`` may share a pass; 1 where each must be alone.
+) -> tuple[int, ...]:
+    """Samples that a pass may have, ascending, ``most`` the last; (1,) where each must be alone.
 
     ``norms(model, images, labels, views)`` gives every sample's norm (n,) in one pass; ``way``
     tells apart the ways in which it does. A copy of the model, with weights and samples from the
-    operating system's entropy, is run on one sample, repeated, at a quarter, half, three quarters
-    and the whole of ``most``: norms must be equal to the last bit, in every place and at every size
-    that is used. Of ``images`` and ``labels`` only shapes and
-    types are read, and of the model its form alone: neither a patient nor the server's weights
-    have a say. Asked once per form, shape and number of threads.
+    operating system's entropy, is run on one sample, repeated, at eight sizes up to ``most``: norms
+    must be equal to the last bit, in every place of every size. Of ``images`` and ``labels`` only
+    shapes and types are read, and of the model its form alone: neither a patient nor the server's
+    weights have a say. Asked once per form, shape and number of threads.
     """
     shapes = tuple((tuple(p.shape), p.requires_grad, p.dtype) for p in model.parameters())
     about = (tuple(images.shape[1:]), images.dtype, tuple(labels.shape[1:]), images.device.type)
@@ -50,29 +49,41 @@ def samples_together(
     return _known[key]
 
 
+def passes(samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """How many of ``samples`` share each pass, and the size of ``sizes`` that it is filled to.
+
+    As few passes as can be, and as even as the sizes allow, so that little is filled.
+
+    >>> passes(34, (4, 8, 12, 16))
+    [(12, 12), (12, 12), (10, 12)]
+    """
+    found = []
+    left = samples
+    for still in range(-(-samples // sizes[-1]), 0, -1):
+        size = next(size for size in sizes if size * still >= left)
+        found.append((min(size, left), size))
+        left -= min(size, left)
+    return found
+
+
 def _asked(
     model: nn.Module, norms: Norms, images: Tensor, labels: Tensor, views: int, most: int
-) -> int:
+) -> tuple[int, ...]:
     probe = _with_random_weights(model)
     one, answer = made_up(images)[:1], made_up(labels, normal=False)[:1]
 
-    def alike(size: int) -> Tensor:
+    def norms_of(size: int) -> Tensor:
         rows = size * views
         image = one.expand(rows, *one.shape[1:]).contiguous()
         return norms(probe, image, answer.expand(rows, *answer.shape[1:]).contiguous(), views)
 
     with without_dropout(probe):
-        whole = alike(most)
+        whole = norms_of(most)
         if not bool((whole == whole[0]).all()):
             log.warning("samples that share a pass are not rounded alike here: each goes alone")
-            return 1
-        parts = [most // 4, most // 2] if most % 4 == 0 else [most // 2] if most % 2 == 0 else []
-        for part in parts:
-            if part >= _LEAST and all(
-                bool((alike(size) == whole[0]).all()) for size in range(part, most, part)
-            ):
-                return part
-    return most
+            return (1,)
+        tried = sorted({-(-most * n // _SIZES) for n in range(1, _SIZES)} - {most})
+        return (*(n for n in tried if bool((norms_of(n) == whole[0]).all())), most)
 
 
 @torch.no_grad()

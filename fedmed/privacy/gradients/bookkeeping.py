@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.errors import UserError
-from fedmed.privacy.gradients.alike import samples_together
+from fedmed.privacy.gradients.alike import pass_sizes, passes
 from fedmed.privacy.gradients.clipping import holds
 from fedmed.privacy.gradients.engine import (
     ClippedSum,
@@ -65,18 +65,16 @@ class BookkeepingEngine:
         if not self._checked:  # an empty batch too: the outcome must not tell of it
             check_against_loop(self._model, self.unclipped, images, labels, options)
             self._checked = True
-        together = samples_together(
+        sizes = pass_sizes(
             self._model, self._alone, images, labels, views, self._physical, self._about
         )
-        most = self._physical if together > 1 else 1
+        floor = options.clipping.floor(clipping_norm)
         total: dict[str, Tensor] = {}
-        clipped = dropped = 0
-        step = most * views
-        for start in range(0, len(images), step):
-            part = slice(start, start + step)
-            floor = options.clipping.floor(clipping_norm)
-            given = filled(images[part], labels[part], views, together)
-            count = len(images[part]) // views
+        clipped = dropped = start = 0
+        for count, size in passes(samples, sizes):
+            part = slice(start, start + count * views)
+            start = part.stop
+            given = filled(images[part], labels[part], views, size)
             tape, norms = self._record(*given, views, floor)
             finite = norms.isfinite()
             factors = options.clipping.factors(norms, clipping_norm, tape.dtype)

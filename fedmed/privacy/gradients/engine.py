@@ -140,9 +140,9 @@ def count_samples(images: Tensor, labels: Tensor, views: int) -> int:
     return len(images) // views
 
 
-def filled(images: Tensor, labels: Tensor, views: int, together: int) -> tuple[Tensor, Tensor]:
-    """A batch with zeros behind it, up to a multiple of ``together`` samples; see ``alike``."""
-    spare = -(len(images) // views) % together * views
+def filled(images: Tensor, labels: Tensor, views: int, size: int) -> tuple[Tensor, Tensor]:
+    """A batch of at most ``size`` samples with zeros behind it, up to that size; see ``alike``."""
+    spare = size * views - len(images)
     if not spare:
         return images, labels
     return (

@@ -1,5 +1,6 @@
 """The reference engine: per-sample gradients by Opacus' hooks (Yousefpour et al. 2021)."""
 
+import copy
 import warnings
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from fedmed.errors import UserError
+from fedmed.privacy.gradients.alike import pass_sizes, passes
 from fedmed.privacy.gradients.bounds import (
     UNDERFLOW,
     exact_squares,
@@ -32,6 +34,7 @@ class OpacusEngine:
         self, model: nn.Module, physical_batch_size: int, options: Options | None = None
     ) -> None:
         self._model = model
+        self._form = copy.deepcopy(model)  # without hooks, to ask which passes round alike
         self._physical = physical_batch_size
         self._options = options or Options()
         if self._options.autocast is not None:
@@ -54,12 +57,16 @@ class OpacusEngine:
         check_model(self._model)
         sensitivity = self._options.clipping.sensitivity(clipping_norm)
         samples = count_samples(images, labels, views)
+        sizes = pass_sizes(
+            self._form, self._alone, images, labels, views, self._physical, ("opacus",)
+        )
         total = zeros(self._model)
-        clipped = dropped = 0
-        step = self._physical * views
-        for start in range(0, len(images), step):
-            part = slice(start, start + step)
-            counts = self._add(images[part], labels[part], clipping_norm, views, total)
+        clipped = dropped = start = 0
+        for count, size in passes(samples, sizes):
+            part = slice(start, start + count * views)
+            start = part.stop
+            given = filled(images[part], labels[part], views, size)
+            counts = self._add(*given, clipping_norm, views, total, count)
             clipped, dropped = clipped + counts[0], dropped + counts[1]
         total, held = checked(total, sensitivity, samples)
         if not held:
@@ -80,22 +87,11 @@ class OpacusEngine:
         clipping_norm: float,
         views: int,
         total: dict[str, Tensor],
+        count: int,
     ) -> tuple[int, int]:
-        options, count = self._options, len(images) // views
-        images, labels = filled(images, labels, views, self._physical)
-        with warnings.catch_warnings():
-            # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
-            warnings.simplefilter("ignore")
-            loss = options.loss.total(self._hooked(images), labels, len(images))
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        parameters = {n: p for n, p in self._model.named_parameters() if p.requires_grad}
+        options = self._options
+        samples = self._samples(images, labels, views)
         with torch.no_grad():
-            samples: dict[str, Tensor] = {
-                n: cast(Any, p).grad_sample.view(-1, views, *p.shape).mean(1)
-                if views > 1
-                else cast(Any, p).grad_sample
-                for n, p in parameters.items()
-            }
             norms = _norms(list(samples.values()))
             norms[count:] = torch.inf  # no sample, no factor
             finite = norms.isfinite()
@@ -103,11 +99,35 @@ class OpacusEngine:
                 flat = gradient.flatten(1).masked_fill(~finite[:, None], 0)
                 factors = options.clipping.factors(norms, clipping_norm, flat.dtype)
                 total[name] += torch.mv(flat.t(), factors).view_as(total[name])
-        for parameter in parameters.values():
-            parameter.grad_sample = None  # type: ignore[attr-defined]
-            parameter.grad = None
         good = norms[finite]  # of the ``count`` samples
         return int((good > clipping_norm).sum()), count - len(good)
+
+    def _samples(self, images: Tensor, labels: Tensor, views: int) -> dict[str, Tensor]:
+        """Every sample's gradients (n, ...), by name."""
+        with warnings.catch_warnings():
+            # torch warns that Opacus' hooks do not see inputs without gradients: images have none.
+            warnings.simplefilter("ignore")
+            loss = self._options.loss.total(self._hooked(images), labels, len(images))
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        found: dict[str, Tensor] = {}
+        for name, parameter in self._model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            gradient: Tensor = cast(Any, parameter).grad_sample
+            if views > 1:
+                gradient = gradient.view(-1, views, *parameter.shape).mean(1)
+            found[name] = gradient
+            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter.grad = None
+        return found
+
+    def _alone(self, model: nn.Module, images: Tensor, labels: Tensor, views: int) -> Tensor:
+        """Norms (n,) of samples of a copy of the model, in one pass."""
+        twin = OpacusEngine(model, self._physical, self._options)
+        try:
+            return _norms(list(twin._samples(images, labels, views).values()))
+        finally:
+            twin.close()
 
 
 def _norms(gradients: list[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from fedmed.privacy.gradients import (
     clipping,
     make_engine,
 )
-from fedmed.privacy.gradients.alike import samples_together
+from fedmed.privacy.gradients.alike import pass_sizes, passes
 from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.loop import LoopEngine
 from fedmed.privacy.gradients.tape import Tape
@@ -102,11 +102,15 @@ def test_a_short_search_finds_no_way_past_the_bound(case: str) -> None:
 
 
 def test_the_search_finds_the_rule_that_was() -> None:
+    """One search in three does; that none of twenty would has a chance of 3e-4."""
     options = Options(Loss(clipping_search.slope))
     target = clipping_search.Target("conv2d, circular", "fedmed ghost", options, 1)
-    found = clipping_search.worst_of(target, 120, torch.Generator().manual_seed(1))
-    assert found["as_computed"] > 1.01
-    assert max(found["alone"], found["difference"]) <= LARGEST
+    for seed in range(1, 21):
+        found = clipping_search.worst_of(target, 240, torch.Generator().manual_seed(seed))
+        assert max(found["alone"], found["difference"]) <= LARGEST
+        if found["as_computed"] > 1.01:
+            return
+    raise AssertionError("the rule that was is not found")
 
 
 @pytest.mark.parametrize("name", ["fedmed", "loop", "opacus"])
@@ -307,7 +311,7 @@ def test_a_samples_bound_is_the_same_in_every_batch(monkeypatch: pytest.MonkeyPa
     check(16)
     check(32)
     with monkeypatch.context() as patch:
-        patch.setattr(bookkeeping, "samples_together", lambda *_: 4)
+        patch.setattr(bookkeeping, "pass_sizes", lambda *_: (4, 8, 12, 16))
         goes_red(check, 16)
     own = bookkeeping.Tape
 
@@ -329,11 +333,26 @@ def test_samples_that_no_pass_treats_alike_go_alone() -> None:
 
         return norms
 
-    for largest, place, together in ((1, False, 4), (5, False, 8), (9, False, 16), (1, True, 1)):
-        way = (largest, place)
-        norms, before = by_size(largest, place), torch.get_rng_state()
-        assert samples_together(model, norms, images, labels, 1, 16, way) == together
+    every, some = (2, 4, 6, 8, 10, 12, 14, 16), (6, 8, 10, 12, 14, 16)
+    for least, place, sizes in ((1, 0, every), (5, 0, some), (15, 0, (16,)), (1, 1, (1,))):
+        way = (least, place)
+        norms, before = by_size(least, bool(place)), torch.get_rng_state()
+        assert pass_sizes(model, norms, images, labels, 1, 16, way) == sizes
         assert torch.equal(torch.get_rng_state(), before)  # dropout draws from there
+    norms = by_size(1)
+    assert pass_sizes(model, norms, images, labels, 1, 3) == (1, 2, 3)
+    assert pass_sizes(model, norms, images, labels, 1, 1) == (1,)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (16,), (4, 8, 12, 16), (2, 3, 11, 16)])
+def test_passes_hold_every_sample_once_and_have_allowed_sizes(sizes: tuple[int, ...]) -> None:
+    for samples in range(50):
+        found = passes(samples, sizes)
+        assert sum(count for count, _ in found) == samples
+        assert all(0 < count <= size for count, size in found)
+        assert {size for _, size in found} <= set(sizes)
+        assert len(found) == -(-samples // sizes[-1])  # as few as can be
+    assert passes(33, (4, 8, 12, 16)) == [(12, 12), (12, 12), (9, 12)]
 
 
 def test_what_fills_a_batch_adds_nothing_and_is_counted_nowhere() -> None:
