@@ -38,7 +38,7 @@ lint: $(READY)  ## format, lint, types
 # COUNT: how many (0: all) are drawn by SEED from the files and folders of MODULE. The first run watches
 # which tests run what, which takes minutes and is kept in .mutants/.
 COUNT ?= 200
-MODULE ?= fedmed/privacy fedmed/training.py clients
+MODULE ?= fedmed/privacy fedmed/training fedmed/hospital
 mutants: $(READY)  ## break the privacy code in one place at a time; report what no test sees
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m mutants --seed $(SEED) --count $(COUNT) --module $(MODULE)
 

@@ -26,18 +26,18 @@ import numpy.typing as npt
 from scipy.stats import norm
 
 import fedmed
-from fedmed.evaluation.delong import DeLong, delong
-from fedmed.evaluation.estimates import (
+from fedmed.evaluation.fairness import gap_quantities
+from fedmed.evaluation.intervals.delong import DeLong, delong
+from fedmed.evaluation.intervals.estimates import (
     estimate,
     estimate_change,
     estimate_gap,
     p_change,
     p_value,
 )
-from fedmed.evaluation.fairness import gap_quantities
-from fedmed.evaluation.gaps import Gap, without_gap
-from fedmed.evaluation.intervals import both_sources, interval
-from fedmed.evaluation.measures import Column, Measured, Quantity, measure
+from fedmed.evaluation.intervals.gaps import Gap, without_gap
+from fedmed.evaluation.intervals.intervals import both_sources, interval
+from fedmed.evaluation.measuring.measures import Column, Measured, Quantity, measure
 
 RESULT = Path(__file__).parent / "results" / "coverage.json"
 Floats = npt.NDArray[np.float64]

@@ -23,17 +23,17 @@ from typing import Any
 import torch
 from torch import nn
 
-import clients.app
-import clients.hospital
+import fedmed.hospital.app
+import fedmed.hospital.hospital
 import fedmed.models
-import fedmed.training
-from fedmed import machine
+import fedmed.training.local
+from fedmed.base import machine
+from fedmed.base.files import ledger_path, read_json
 from fedmed.config import Settings
 from fedmed.data.network import member_names
-from fedmed.federation.launch import run_inline
-from fedmed.files import ledger_path, read_json
+from fedmed.launch import run_inline
 from fedmed.privacy.gradients import make_engine
-from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger.ledger import Ledger
 
 SETTINGS = {
     "data.patients": 60,
@@ -157,7 +157,7 @@ def _start(folder: Path, settings: Settings) -> int:
 def _trace(folder: Path) -> None:
     """Let the engine write a byte before every step, and use a network that trains at once."""
     present = [""]
-    train = clients.hospital.train_private
+    train = fedmed.hospital.hospital.train_private
 
     def traced_train(
         model: Any, shard: Any, settings: Any, plan: Any, source: Any, context: Any
@@ -177,8 +177,8 @@ def _trace(folder: Path) -> None:
         engine.clipped_sum = clipped_sum
         return engine
 
-    clients.hospital.train_private = traced_train
-    fedmed.training.make_engine = traced_engine
+    fedmed.hospital.hospital.train_private = traced_train
+    fedmed.training.local.make_engine = traced_engine
     fedmed.models.build = lambda model, image_size, seed, **_: _network(image_size)
 
 

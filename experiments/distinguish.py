@@ -35,14 +35,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from experiments import guard_pairs as pairs
 from experiments.guard_broken import BROKEN
 from experiments.guard_pairs import SIZE, TARGETS, VARIANTS, Site, Variant, form
-from fedmed import files, machine
+from fedmed.base import files, machine
+from fedmed.base.errors import RunError
 from fedmed.config import Scalar, from_flat
-from fedmed.errors import RunError
 from fedmed.privacy.gradients import preflight
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import make_plan
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.updates import GaussianNoise, clip
 from fedmed.privacy.plans import UpdatePlan, part
-from fedmed.privacy.updates import GaussianNoise, clip
+from fedmed.privacy.plans.making import make_plan
 from fedmed.site.requests import Request, write_request
 
 EPSILON: Final = 1.0

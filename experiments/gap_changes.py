@@ -23,9 +23,9 @@ import numpy as np
 from scipy.stats import norm
 
 import fedmed
-from fedmed.evaluation.estimates import p_change
-from fedmed.evaluation.gaps import Gap, without_gap
-from fedmed.evaluation.measures import Column, measure, spread
+from fedmed.evaluation.intervals.estimates import p_change
+from fedmed.evaluation.intervals.gaps import Gap, without_gap
+from fedmed.evaluation.measuring.measures import Column, measure, spread
 
 RESULT = Path(__file__).parent / "results" / "gap_changes.json"
 IMAGES = 1500

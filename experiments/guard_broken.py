@@ -5,18 +5,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
-from clients import evaluating, rounds
 from fedmed.config import ARMS
+from fedmed.hospital import histograms, rounds
 from fedmed.privacy.gradients.noise import GaussianNoise as GradientNoise
-from fedmed.privacy.normals import Normals
-from fedmed.privacy.updates import GaussianNoise, Update
-from fedmed.training import LocalResult
+from fedmed.privacy.mechanisms.normals import Normals
+from fedmed.privacy.mechanisms.updates import GaussianNoise, Update
+from fedmed.training.local import LocalResult
 
 
 @contextmanager
 def noise_divided(by: float) -> Iterator[None]:
     """A part of the noise that is accounted, wherever it is drawn."""
-    gradient, update, noised = GradientNoise.noised_mean, GaussianNoise.add, evaluating.noised
+    gradient, update, noised = GradientNoise.noised_mean, GaussianNoise.add, histograms.noised
 
     def less_mean(self: GradientNoise, sums: Any, deviation: float, divisor: float) -> Any:
         return gradient(self, sums, deviation / by, divisor)
@@ -28,7 +28,7 @@ def noise_divided(by: float) -> Iterator[None]:
         for patch in (
             mock.patch.object(GradientNoise, "noised_mean", less_mean),
             mock.patch.object(GaussianNoise, "add", less),
-            mock.patch.object(evaluating, "noised", lambda c, d, g: noised(c, d / by, g)),
+            mock.patch.object(histograms, "noised", lambda c, d, g: noised(c, d / by, g)),
         ):
             stack.enter_context(patch)
         yield

@@ -1,7 +1,7 @@
 """Two guards whose sites differ by one patient, and requests of a server that means harm.
 
-What is asked goes through :meth:`clients.guard.answering.Guard.answer`, with ledger, policy, log
-and decoded images as a site has them; only the network is smaller (305 numbers, 16 pixels).
+What is asked goes through the guard's own :meth:`Guard.answer`, with ledger, policy, log and
+decoded images as a site has them; only the network is smaller (305 numbers, 16 pixels).
 """
 
 import os
@@ -21,12 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 import fedmed.models
-from clients import hospital
-from clients.guard import answering
-from clients.guard.answering import Guard
-from fedmed import __version__, exchange
+from fedmed import __version__
 from fedmed.config import Scalar
 from fedmed.data import network
+from fedmed.federation import exchange
+from fedmed.hospital import hospital
+from fedmed.hospital.guard import answering
+from fedmed.hospital.guard.answering import Guard
 from fedmed.site.file import read_site
 from fedmed.site.requests import Request, read_arrays
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from fedmed import machine
-from fedmed.evaluation.cells import area, drawn_measures, interval
-from fedmed.evaluation.histograms import Spec, around
+from fedmed.base import machine
+from fedmed.evaluation.pooled.cells import area, drawn_measures, interval
+from fedmed.evaluation.pooled.histograms import Spec, around
 from fedmed.privacy import accounting
 
 HOSPITALS = 4

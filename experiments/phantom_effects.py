@@ -41,7 +41,8 @@ from torch import nn
 
 from experiments import phantom_truth
 from experiments.phantom_found import Scored, beside, dealt_again, gaps_of_seeds, measured, rounded
-from fedmed import machine, models
+from fedmed import models
+from fedmed.base import machine
 from fedmed.config import Settings
 from fedmed.data.cohort import Cohort, validate
 from fedmed.data.form import Form
@@ -50,10 +51,10 @@ from fedmed.data.shard import Shard
 from fedmed.data.sources import phantom
 from fedmed.data.sources.phantom import EFFECTS, Effects
 from fedmed.data.split import assign_splits
-from fedmed.experiment import load_experiment
-from fedmed.privacy.plan import make_plan, noise_source
+from fedmed.experiment.run import load_experiment
 from fedmed.privacy.plans import GradientPlan, Plan
-from fedmed.training import predict, train_plain, train_private
+from fedmed.privacy.plans.making import make_plan, noise_source
+from fedmed.training.local import predict, train_plain, train_private
 
 RESULT = Path(__file__).parent / "results" / "phantom_effects.json"
 RECIPE = Path(__file__).parent / "quickstart.toml"

@@ -35,7 +35,7 @@ def tiny_hospitals(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small models, and hospitals that no other test has prepared nor will find prepared."""
     from support import use_tiny_models
 
-    from clients import hospital
+    from fedmed.hospital import hospital
 
     def forget() -> None:
         hospital._model.cache_clear()

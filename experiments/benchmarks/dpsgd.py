@@ -29,7 +29,7 @@ from fedmed.models.resnet import resnet18
 from fedmed.privacy.gradients import Engine, Options, make_engine
 from fedmed.privacy.gradients.memory import keep_freed_memory
 from fedmed.privacy.gradients.noise import GaussianNoise
-from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.mechanisms.noise import NoiseSource
 
 CLIPPING_NORM, NOISE_MULTIPLIER = 1.0, 1.0
 ENGINES = ("sgd", "fedmed", "opacus", "opacus-ghost", "loop")

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-import clients.app
+import fedmed.hospital.app
 from fedmed.config import Settings
 from fedmed.federation.inline import InlineGrid
 
@@ -27,7 +27,7 @@ class ElsewhereGrid(Grid):
         self._child.start()
         self._numbers = itertools.count(1)
         self._waiting: dict[str, Message] = {}
-        self._inner = InlineGrid(clients.app.app, settings.nodes, settings.to_flat())
+        self._inner = InlineGrid(fedmed.hospital.app.app, settings.nodes, settings.to_flat())
         self._pipe.send((settings.nodes, settings.to_flat()))
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class ElsewhereGrid(Grid):
 def _serve(pipe: Connection) -> None:
     """The child: every hospital through the same app, when its answer is asked for."""
     nodes, flat = pipe.recv()
-    grid = InlineGrid(clients.app.app, nodes, flat)
+    grid = InlineGrid(fedmed.hospital.app.app, nodes, flat)
     names: dict[str, str] = {}
     while (asked := pipe.recv()) is not None:
         if isinstance(asked, str):

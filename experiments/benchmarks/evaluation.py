@@ -32,9 +32,9 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 import fedmed
-from fedmed.evaluation.comparison import compare
-from fedmed.evaluation.measures import Column, Measured, measure
-from fedmed.evaluation.resampling import for_each_block
+from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.intervals.resampling import for_each_block
+from fedmed.evaluation.measuring.measures import Column, Measured, measure
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 1

@@ -32,25 +32,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import clients.member
-import server.coordinator
+import fedmed.coordinator.coordinator
+import fedmed.hospital.simulated
 from experiments.benchmarks.elsewhere import ElsewhereGrid
-from fedmed import machine
+from fedmed.base import machine
 from fedmed.config import Settings
+from fedmed.coordinator.coordinator import coordinate
+from fedmed.coordinator.evaluation import initial_model
 from fedmed.data.network import member_names
 from fedmed.data.shard import Shard
 from fedmed.federation import messages
-from fedmed.federation.launch import run_inline
-from fedmed.planning import member_shard
+from fedmed.federation.members import member_shard
+from fedmed.launch import run_inline
 from fedmed.privacy.gradients.memory import return_freed_memory
-from fedmed.training import train_plain
-from server.coordinator import coordinate
-from server.evaluation import initial_model
+from fedmed.training.local import train_plain
 
 BATCH = 8
 _SMALLER = "resnet9"
 # Part of the base process in every measurement, whichever part uses them.
-IMPORTED = (clients.member, server.coordinator)
+IMPORTED = (fedmed.hospital.simulated, fedmed.coordinator.coordinator)
 
 
 def settings_for(hospitals: int, rounds: int, size: int, model: str) -> Settings:

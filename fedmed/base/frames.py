@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, opened, read_bytes, size
-from fedmed.errors import UserError
 
 MOST_BYTES: Final = 256 * MIB
 """Of a table, packed or not: the largest public sets' tables have a quarter of it."""

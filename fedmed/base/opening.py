@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20

@@ -4,8 +4,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, opened
-from fedmed.errors import UserError
 
 MOST_MEMBERS: Final = 10_000
 _UNSUSPECTED: Final = 256 * MIB

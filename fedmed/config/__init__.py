@@ -22,16 +22,7 @@ from fedmed.config.names import (
 )
 from fedmed.config.reading import explain, nearest, parse_assignment, read_toml, widen
 from fedmed.config.settings import Settings, from_flat, parse
-from fedmed.config.tables import (
-    Columns,
-    Data,
-    Evaluation,
-    Model,
-    Privacy,
-    Run,
-    Section,
-    Train,
-)
+from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Run, Section, Train
 
 __all__ = [
     "ARMS",

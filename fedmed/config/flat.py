@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from fedmed.base.errors import UserError
 from fedmed.config.names import Scalar
-from fedmed.errors import UserError
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, read_bytes
 from fedmed.base.parsing import Unparsable, parse_toml
 from fedmed.config.names import Scalar, kebab
-from fedmed.errors import UserError
 
 MOST: Final = MIB
 """Bytes of a TOML file: an experiment has a few thousand."""

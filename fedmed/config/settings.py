@@ -4,6 +4,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from fedmed.base.errors import UserError
 from fedmed.config.checks import (
     check_evaluation,
     check_model,
@@ -18,7 +19,6 @@ from fedmed.config.flat import flatten, put, unflatten
 from fedmed.config.names import TRACKERS, UNPROTECTED, UPDATE_ARMS, Scalar
 from fedmed.config.reading import explain, widen
 from fedmed.config.tables import Data, Evaluation, Model, Privacy, Run, Section, Train
-from fedmed.errors import UserError
 
 
 class Settings(Section):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.data.volume import Volume, check_spacing, check_spread, check_voxels, to_hounsfield
-from fedmed.errors import UserError
 
 SUFFIXES = (".npy", ".npz")
 _VOLUME, _SPACING = "volume", "spacing"

@@ -28,8 +28,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.data.volume import Volume
-from fedmed.errors import UserError
 
 COLUMNS = (
     "image",

@@ -16,8 +16,8 @@ from pydicom.dataset import FileDataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
+from fedmed.base.errors import UserError
 from fedmed.data import dicom
-from fedmed.errors import UserError
 
 PREPROCESSING = "grey, centre square, antialiased triangle filter, uint8; version 1"
 """Names what :func:`decode` and :func:`to_square` do; it changes whenever their pixels change."""

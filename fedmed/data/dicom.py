@@ -21,8 +21,8 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, size
-from fedmed.errors import UserError
 
 MOST_INFLATED: Final = 256 * MIB
 """Bytes of a deflated data set: the largest radiograph has a quarter of it."""

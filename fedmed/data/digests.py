@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from typing import Any
 
-from fedmed.files import home
+from fedmed.base.files import home
 
 
 class Digests:

@@ -6,10 +6,10 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.decode import PREPROCESSING, to_square
 from fedmed.data.volume import Volume, resampled, windowed
-from fedmed.errors import UserError
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 

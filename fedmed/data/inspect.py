@@ -7,10 +7,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from fedmed.base.files import write_atomically
 from fedmed.data.cohort import SPLITS, Cohort
 from fedmed.data.form import Form
-from fedmed.evaluation.groups import AGE_LABELS, age_band
-from fedmed.files import write_atomically
+from fedmed.evaluation.tables.groups import AGE_LABELS, age_band
 
 UNKNOWN = "unknown"
 EVERYWHERE = "all"

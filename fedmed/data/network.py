@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data, Settings
 from fedmed.data.cohort import Cohort
 from fedmed.data.draws import kept
@@ -13,7 +14,6 @@ from fedmed.data.partition import assign_hospitals
 from fedmed.data.shard import Shard, load_shard
 from fedmed.data.sources import load
 from fedmed.data.split import UNKNOWN, assign_splits
-from fedmed.errors import UserError
 
 POOLED = "pooled"  # the name of the one member that holds everything
 

@@ -9,15 +9,9 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.data.decode import quiet
-from fedmed.data.volume import (
-    Volume,
-    canonical,
-    check_spread,
-    check_voxels,
-    to_hounsfield,
-)
-from fedmed.errors import UserError
+from fedmed.data.volume import Volume, canonical, check_spread, check_voxels, to_hounsfield
 
 SUFFIXES = (".nii", ".nii.gz")
 _UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}

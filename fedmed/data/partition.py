@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.draws import uniform
 from fedmed.data.split import patient_labels
-from fedmed.errors import UserError
 
 EVENLY = 0.05
 """Share of the patients that hospitals have alike, whatever the skew, so that none is left out."""

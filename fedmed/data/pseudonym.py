@@ -7,7 +7,7 @@ import secrets
 
 import pandas as pd
 
-from fedmed import files
+from fedmed.base import files
 
 _LENGTH = 16  # hex digits, 64 bits: no collision to be expected below a hundred million images
 

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmed import files
+from fedmed.base import files
+from fedmed.base.errors import UserError
 from fedmed.data.shard import Shard, rename_once
-from fedmed.errors import UserError
-from fedmed.privacy.images import ImageMechanism, clipped
-from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.mechanisms.images import ImageMechanism, clipped
+from fedmed.privacy.mechanisms.noise import NoiseSource
 
 
 def released_shard(

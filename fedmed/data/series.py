@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
+from fedmed.base.errors import UserError
 from fedmed.data import dicom
 from fedmed.data.decode import padding_of, quiet
-from fedmed.data.volume import (
-    AIR,
-    Volume,
-    canonical,
-    check_spread,
-    check_voxels,
-    to_hounsfield,
-)
-from fedmed.errors import UserError
+from fedmed.data.volume import AIR, Volume, canonical, check_spread, check_voxels, to_hounsfield
 
 MAX_SLICES = 4096
 _LEFT_OUT = ("DICOMDIR", "Thumbs.db")

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedmed import files
+from fedmed.base import files
 from fedmed.data.cohort import LABEL_PREFIX, SOFT_PREFIX, Cohort, target_columns
 from fedmed.data.form import Form
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import SPLITS, Cohort, ImageStore
 from fedmed.data.draws import uniform
-from fedmed.errors import UserError
 
 UNKNOWN = "unknown:"
 """How the names begin that images without a patient get; no patient's own name does."""

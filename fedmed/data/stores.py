@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import absolute, check_regular, is_folder, present, read_bytes, size
 from fedmed.base.packed import check_directory
 from fedmed.data import arrays, nifti
@@ -24,7 +25,6 @@ from fedmed.data.decode import decode
 from fedmed.data.digests import Digests
 from fedmed.data.series import MAX_SLICES, read_series
 from fedmed.data.volume import Volume
-from fedmed.errors import UserError
 
 MAX_BYTES = 1 << 29
 """Files above 512 MiB are refused before they are read: no radiograph is that large."""

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation
 from numpy.typing import NDArray
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 
 MAX_VOXELS = 1 << 28
 """Larger volumes are refused before memory is taken: 512 x 512 x 1024 voxels."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 
 Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]

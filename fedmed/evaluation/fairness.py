@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fedmed.evaluation import groups
-from fedmed.evaluation.gaps import Gap
-from fedmed.evaluation.measures import Measured, Quantity, largest, spread
+from fedmed.evaluation.intervals.gaps import Gap
+from fedmed.evaluation.measuring.measures import Measured, Quantity, largest, spread
+from fedmed.evaluation.tables import groups
 
 MINIMUM: Final = 10  # positives and negatives below which a group gets no numbers
 TOO_FEW: Final = "too few"

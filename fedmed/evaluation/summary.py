@@ -9,13 +9,14 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from fedmed.evaluation import foreign, rows
-from fedmed.evaluation.delong import delong
 from fedmed.evaluation.discrimination import auroc
-from fedmed.evaluation.intervals import LEVEL
-from fedmed.evaluation.measures import RESAMPLES, SEED, Column
-from fedmed.evaluation.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
-from fedmed.evaluation.rows import bounds, number
+from fedmed.evaluation.intervals.delong import delong
+from fedmed.evaluation.intervals.intervals import LEVEL
+from fedmed.evaluation.measuring import rows
+from fedmed.evaluation.measuring.measures import RESAMPLES, SEED, Column
+from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
+from fedmed.evaluation.measuring.rows import bounds, number
+from fedmed.evaluation.tables import foreign
 from fedmed.evaluation.thresholds import SPECIFICITY, Thresholds, choose
 
 NUMBERS: Final = (
@@ -46,9 +47,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of one run: discrimination and calibration on test rows, by group, and the gaps.
 
-    `predictions` is the table of :mod:`fedmed.evaluation.predictions`, or one from elsewhere as
-    :mod:`fedmed.evaluation.foreign` accepts it. Thresholds come from validation rows only; without
-    both classes there, numbers that need them are None and `threshold_rule` says why. Intervals
+    `predictions` is the table of :mod:`fedmed.evaluation.tables.predictions`, or one from elsewhere
+    as ``tables.foreign`` accepts it. Thresholds come from validation rows only; without both
+    classes there, numbers that need them are None and `threshold_rule` says why. Intervals
     are bootstrap intervals over patients, 0 `resamples` gives none; a second threshold reaches
     `specificity` there. With several targets the top numbers are unweighted means over them and
     each has its own below `targets`. All values are JSON-ready: None stands for "not defined",

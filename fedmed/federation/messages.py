@@ -37,8 +37,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from fedmed.evaluation.histograms import Spec
-from fedmed.exchange import (
+from fedmed.evaluation.pooled.histograms import Spec
+from fedmed.federation.arrays import (
+    decode_arrays,
+    encode_arrays,
+    encode_update,
+    part_of,
+    size_of,
+    take_arrays,
+)
+from fedmed.federation.exchange import (
     ERRORS,
     Histograms,
     Joining,
@@ -51,15 +59,7 @@ from fedmed.exchange import (
     request_fingerprint,
     unpack,
 )
-from fedmed.federation.arrays import (
-    decode_arrays,
-    encode_arrays,
-    encode_update,
-    part_of,
-    size_of,
-    take_arrays,
-)
-from fedmed.privacy.updates import finite
+from fedmed.privacy.mechanisms.updates import finite
 
 __all__ = [
     "ERRORS",

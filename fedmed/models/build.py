@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.models.features import ResidualBody, SqueezeBody, seeded_head
 from fedmed.models.resnet import Stem, resnet
 
@@ -28,7 +28,7 @@ def build(
     Input (batch, channels, image_size, image_size), for volumes one ``image_size`` more, float32;
     output (batch, ``outputs``). ``in_channels`` is ``model.channels`` unless given. With pretrained
     weights the first convolution is averaged over its input channels and the last layer is new.
-    What ``model.trains`` leaves out needs no gradient. Raises :class:`fedmed.errors.UserError` for
+    What ``model.trains`` leaves out needs no gradient. Raises :class:`UserError` for
     weights that do not fit, and for images that the architecture does not take.
     """
     channels = in_channels or model.channels

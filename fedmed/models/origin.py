@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmed import files
+from fedmed.base import files
+from fedmed.base.errors import UserError
 from fedmed.base.opening import expanded
 from fedmed.config import Settings
-from fedmed.errors import UserError
 
 
 class Weights(BaseModel):

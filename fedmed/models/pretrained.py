@@ -11,10 +11,10 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, SqueezeNet1_1_Weights
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, expanded, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import check_tree, parse_json
-from fedmed.errors import UserError
 
 MOST: Final = 512 * MIB
 """Bytes of a file of weights, packed or not: the largest model here has 45 MB of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fedmed.privacy.facts import Facts
+from fedmed.privacy.statement.facts import Facts
 from fedmed.report import checking
 from fedmed.report.evidence import Estimate, Evidence
 from fedmed.report.load import Comparison, Run

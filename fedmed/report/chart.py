@@ -13,11 +13,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from fedmed.base.cells import csv_text
+from fedmed.base.rounding import up
 from fedmed.report import vega
 from fedmed.report.arms import Arm
 from fedmed.report.palette import LIGHT, arm_colour, arm_shape, var
 from fedmed.report.reading import Json
-from fedmed.rounding import up
 
 WIDTH: Final = 400  # of a drawing, in pixels; in the page it is as wide as its column
 FONT: Final = 12

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from fedmed.privacy.facts import VERSION, Facts
+from fedmed.privacy.statement.facts import VERSION, Facts
 from fedmed.report.reading import Json, number
 
 FIGURES: Final = (

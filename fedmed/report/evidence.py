@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from fedmed import files
+from fedmed.base import files
+from fedmed.base.errors import UserError
 from fedmed.base.opening import present
-from fedmed.errors import UserError
 from fedmed.report.reading import Json, Number, json_object, number, pair, rows, table, texts
 
 FILE: Final = "comparison.json"

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.base.cells import csv_text
+from fedmed.base.errors import UserError
+from fedmed.base.files import MOST_JSON, is_seed, write_text
 from fedmed.base.opening import MIB, absolute, is_folder, opened, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import parse_json
-from fedmed.errors import UserError
-from fedmed.evaluation import predictions
-from fedmed.files import MOST_JSON, is_seed, write_text
+from fedmed.evaluation.tables import predictions
 from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, number, pair, table, texts
 from fedmed.report.reading import rows as objects

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from fedmed import published
-from fedmed.published import Paper, Row
+from fedmed.report import published
 from fedmed.report.arms import Arm
 from fedmed.report.evidence import Estimate
+from fedmed.report.published import Paper, Row
 from fedmed.report.reading import Json, Number, dig, mean, number
 from fedmed.report.words import fixed, listed
 

@@ -7,11 +7,11 @@ from typing import Final
 
 import pandas as pd
 
-from fedmed.published import Paper
 from fedmed.report import chart, papers
 from fedmed.report.arms import Arm
 from fedmed.report.chart import Figure, Rows
 from fedmed.report.palette import arm_colour, var
+from fedmed.report.published import Paper
 from fedmed.report.reading import Json
 from fedmed.report.words import fixed, short
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from fedmed.base.errors import UserError
+from fedmed.base.files import MOST_JSON
 from fedmed.base.opening import read_bytes
 from fedmed.base.parsing import Unparsable, parse_json
-from fedmed.errors import UserError
-from fedmed.files import MOST_JSON
 
 Json = dict[str, Any]
 Number = float | None

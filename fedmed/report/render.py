@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 import fedmed
-from fedmed.files import safe_name, write_bytes, write_text
+from fedmed.base.files import safe_name, write_bytes, write_text
 from fedmed.report import (
     absent,
     answer,

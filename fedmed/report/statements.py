@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from fedmed.base.rounding import up
 from fedmed.report import checking, words
 from fedmed.report.arms import Arm, worst
 from fedmed.report.reading import Json
-from fedmed.rounding import up
 
 _FACTS: Final = (
     ("Neighbouring data sets", "neighbouring"),

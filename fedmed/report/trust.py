@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fedmed.privacy.facts import Facts
+from fedmed.privacy.statement.facts import Facts
 from fedmed.report.arms import Arm
 
 IMAGES, GRADIENTS, UPDATES, SUM = "images", "gradients", "updates", "sum"

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from fedmed.base.rounding import up
 from fedmed.report.arms import Arm
-from fedmed.rounding import up
 
 _NAME: Final = 22  # characters of an arm's name that figures have room for
 ABSENT: Final = "\N{EN DASH}"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedmed import __version__
 from fedmed.config import Scalar
-from fedmed.exchange import ERRORS, Histograms, Joining, Reply
+from fedmed.federation.exchange import ERRORS, Histograms, Joining, Reply
 from fedmed.site.requests import DTYPES, Request, read_arrays, write_request
 from fedmed.site.wire import BadFrame, exchange
 
@@ -16,7 +16,7 @@ _PATIENCE: Final = 24 * 3600.0  # seconds for one round of training; the server'
 
 
 class GuardRefusal(Exception):
-    """A guard's refusal, or that there is none: a code from ``fedmed.exchange.ERRORS``."""
+    """A guard's refusal, or that there is none: a code from ``exchange.ERRORS``."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)

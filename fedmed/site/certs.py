@@ -11,12 +11,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedmed import files
-from fedmed.errors import UserError
+from fedmed.base import files
+from fedmed.base.errors import UserError
 
 DAYS: Final = 90
 """How long a trial's certificates hold by default."""
 
+_MOST_DAYS: Final = 3650
 _NAMES: Final = ("ca.key", "ca.crt", "server.key", "server.crt")
 
 
@@ -31,8 +32,8 @@ def make_certificates(
     """
     if not hosts:
         raise UserError("--host is missing; name the server as the hospitals reach it")
-    if days < 1:
-        raise UserError(f"--days {days}: give at least 1")
+    if not 1 <= days <= _MOST_DAYS:
+        raise UserError(f"--days {str(days)[:20]}: give 1 to {_MOST_DAYS}")
     names = [_name(host) for host in hosts]
     new(folder, _NAMES)
     first = start or datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)

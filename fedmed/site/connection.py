@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedmed import config
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, expanded, read_bytes
-from fedmed.errors import UserError
 
 NAME: Final = "connection.toml"
 _KEY: Final = "give it to the user who runs the SuperNode, or make one with fedmed site init"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from fedmed.base.errors import RunError, UserError
 from fedmed.base.opening import is_folder, present
 from fedmed.config import Settings
-from fedmed.errors import RunError, UserError
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.ledger_report import regular
-from fedmed.privacy.policy import read_policy
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import read_policy
+from fedmed.privacy.ledger.report import regular
 from fedmed.site.connection import NAME, Connection, read_connection
 from fedmed.site.file import SiteFile, read_site
 from fedmed.site.reach import Check, knock
@@ -72,7 +72,7 @@ def _connection(site: SiteFile, look: Look) -> Iterator[Check]:
 
 
 def _registered(connection: Connection) -> Check:
-    from fedmed.federation.registered import registered
+    from fedmed.site.registered import registered
 
     try:
         node = registered(connection)

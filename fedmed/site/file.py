@@ -11,9 +11,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fedmed import config
+from fedmed.base.errors import UserError
 from fedmed.base.opening import expanded, present
 from fedmed.config import ARMS, Data, Privacy, Run, Scalar, Section, Train
-from fedmed.errors import UserError
 
 FORM: Final = ("image-size", "dimensions", "slices")
 """Keys of ``data`` that the model's input depends on: the federation's, never a site's."""

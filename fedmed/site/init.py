@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fedmed import config, files
+from fedmed import config
+from fedmed.base import files
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, absolute, check_regular, expanded, present, read_bytes
 from fedmed.config import flatten
 from fedmed.data.sources.reading import read_table
-from fedmed.errors import UserError
-from fedmed.privacy.policy import read_policy
+from fedmed.privacy.ledger.policy import read_policy
 from fedmed.site.certs import new, write_secret
 from fedmed.site.compose import GROUP, GUARD, NODE, compose
 from fedmed.site.connection import NAME, new_key, read_connection, split_address

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.site.connection import Connection
 from fedmed.site.reach import Check, knock
 
@@ -67,7 +67,7 @@ def supernode(connection: Connection, guard: Path, port: int = PORT) -> list[str
             ) from error
     return [
         # fedmed-supernode of this very installation, whatever PATH or the current folder holds.
-        *[sys.executable, "-P", "-m", "clients.node"],
+        *[sys.executable, "-P", "-m", "fedmed.hospital.node"],
         f"--superlink={connection.address}",
         f"--root-certificates={connection.ca}",
         f"--auth-supernode-private-key={connection.key}",

@@ -10,8 +10,8 @@ from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Any, Final
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, check_regular
-from fedmed.errors import UserError
 from fedmed.site.connection import Connection, read_key
 
 SKEW: Final = 5.0

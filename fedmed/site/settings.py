@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fedmed import config
+from fedmed.base.errors import UserError
 from fedmed.config import READ_BY, Scalar, Settings
-from fedmed.errors import UserError
 from fedmed.site.file import MACHINE, SHARED, SiteFile
 
 _BY_NAME: Final = ("none", "imagenet", "pretrain")  # of model.weights; anything else is a path

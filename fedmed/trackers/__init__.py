@@ -10,9 +10,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Final
 
+from fedmed.base.errors import UserError
 from fedmed.config import TRACKERS, Settings
-from fedmed.errors import UserError
-from fedmed.experiment import Experiment, Progress
+from fedmed.experiment.run import Experiment, Progress
 
 _MODULE: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 

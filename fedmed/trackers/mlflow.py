@@ -16,8 +16,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
 
-from fedmed import files
-from fedmed.errors import UserError
+from fedmed.base import files
+from fedmed.base.errors import UserError
 from fedmed.report.load import Run, load, rows
 
 _TAG: Final = "fedmed.run"  # the run's own name: what it is found by again

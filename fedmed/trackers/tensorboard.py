@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from torch.utils.tensorboard import SummaryWriter
 
-from fedmed import files
+from fedmed.base import files
 from fedmed.config import Settings
-from fedmed.planning import make_plans, trained_parameters
-from fedmed.run_directory import RunDirectory
+from fedmed.experiment.directory import RunDirectory
+from fedmed.federation.members import make_plans, trained_parameters
 
 _ROUND: Final = {
     "auroc": "validation/auroc",

@@ -13,9 +13,9 @@ import pytest
 from support import refuses
 
 from fedmed.base import frames, packed
+from fedmed.base.errors import UserError
 from fedmed.base.frames import read_csv, read_parquet
 from fedmed.base.packed import check_directory, check_zip
-from fedmed.errors import UserError
 
 
 def zipped(members: dict[str, int]) -> io.BytesIO:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import refuses
-from support_volumes import scan
+from support.volumes import scan
 
 from fedmed.data.arrays import read_array
 from fedmed.data.volume import check_voxels

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
+from fedmed.base.errors import UserError
 from fedmed.data.cohort import label_columns, validate
-from fedmed.errors import UserError
 
 
 def table(**columns: list[object]) -> pd.DataFrame:

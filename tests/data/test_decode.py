@@ -14,9 +14,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
+from fedmed.base.errors import UserError
 from fedmed.data import decode as module
 from fedmed.data.decode import decode, to_square
-from fedmed.errors import UserError
 
 
 def encoded(array: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.inspect import contact_sheet, describe
 from fedmed.data.partition import assign_hospitals
 from fedmed.data.sources import load
 from fedmed.data.split import assign_splits
-from fedmed.errors import UserError
 
 DATA = Data(patients=80, hospitals=11, partition="even")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support import goes_red, refuses
-from support_volumes import SPACING, nifti_image, scan
+from support.volumes import SPACING, nifti_image, scan
 
 from fedmed.data import volume as volumes
 from fedmed.data.nifti import read_nifti

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.partition import EVENLY, assign_hospitals, shares
-from fedmed.errors import UserError
 
 
 def films(patients: int = 400) -> pd.DataFrame:

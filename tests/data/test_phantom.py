@@ -7,13 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort
 from fedmed.data.decode import to_square
 from fedmed.data.sources import load
 from fedmed.data.sources.phantom import EFFECTS, Effects
 from fedmed.data.sources.phantom import load as draw
-from fedmed.errors import UserError
 
 
 def phantom(**keys: object) -> Cohort:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from support import goes_red
 
-from fedmed import files
+from fedmed.base import files
 from fedmed.data import pseudonym
 from fedmed.data.pseudonym import pseudonyms
 

@@ -14,8 +14,8 @@ from support import SIZE, goes_red, refuses, tiny_shard
 
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
-from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace
-from fedmed.privacy.noise import NoiseSource
+from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
 
 LAPLACE = PixelLaplace(0.5, SIZE**2)
 
@@ -71,8 +71,8 @@ def test_another_process_gets_the_same_released_images(home: Path) -> None:
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from support import tiny_shard\n"
         "from fedmed.data.released import released_shard\n"
-        "from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace\n"
-        "from fedmed.privacy.noise import NoiseSource\n"
+        "from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, PixelLaplace\n"
+        "from fedmed.privacy.mechanisms.noise import NoiseSource\n"
         "shard = released_shard(tiny_shard(), PixelLaplace(0.5, 256), NoiseSource())\n"
         "sys.stdout.buffer.write(shard.images.tobytes())\n"
     )

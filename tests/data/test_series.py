@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import goes_red, refuses
-from support_volumes import SECRET, SPACING, axial, scan, slice_bytes, write_series
+from support.volumes import SECRET, SPACING, axial, scan, slice_bytes, write_series
 
 from fedmed.data.stores import FolderStore
 from fedmed.data.volume import Volume

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort
 from fedmed.data.sources import load
-from fedmed.errors import UserError
 
 
 def read(source: str, **keys: Any) -> Cohort:

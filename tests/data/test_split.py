@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import goes_red
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort, validate
 from fedmed.data.sources import load
 from fedmed.data.split import assign_splits
 from fedmed.data.stores import FolderStore
-from fedmed.errors import UserError
 
 
 def cohort(table: pd.DataFrame) -> Cohort:

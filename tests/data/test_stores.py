@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from support import refuses
 
+from fedmed.base.errors import UserError
+from fedmed.base.files import home
 from fedmed.data.stores import ArrayStore, FolderStore, ZipStore
-from fedmed.errors import UserError
-from fedmed.files import home
 
 
 @pytest.fixture

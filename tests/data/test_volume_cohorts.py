@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 from support import goes_red, refuses
-from support_volumes import axial, nifti_image, scan, write_series
+from support.volumes import axial, nifti_image, scan, write_series
 
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support_deployed import POLICY, SITES, deployment, write_tables
+from support.deployed import POLICY, SITES, deployment, write_tables
 
 from fedmed.config import Settings
-from fedmed.federation.launch import RaySimulation, run_inline
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.statement import check as check_statement
-from server.evaluation import initial_model
+from fedmed.coordinator.evaluation import initial_model
+from fedmed.launch import RaySimulation, run_inline
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.statement.contents import check as check_statement
 
 A, B, C = SITES
 OWN = {

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedmed.config import Settings
-from fedmed.federation.launch import RaySimulation, resources, run_inline
+from fedmed.launch import RaySimulation, resources, run_inline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {
@@ -47,7 +47,7 @@ def assert_same_model(left: Path, right: Path) -> None:
 
 def assert_moved(folder: Path, settings: Settings) -> None:
     """Training changed the model by more than the tolerance, so that equality means something."""
-    from server.evaluation import initial_model
+    from fedmed.coordinator.evaluation import initial_model
 
     start = initial_model(settings).state_dict()
     end = load_file(folder / "model.safetensors")

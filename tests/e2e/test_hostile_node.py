@@ -17,11 +17,11 @@ from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from safetensors.torch import load_file
-from support_deployed import SITES, Deployment, Settings, deployment, write_tables
+from support.deployed import SITES, Deployment, Settings, deployment, write_tables
 
+from fedmed.coordinator.superlink import LARGEST_BODY
 from fedmed.federation.node_keys import fingerprint
 from fedmed.site.connection import read_connection, read_key
-from server.superlink import LARGEST_BODY
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +93,9 @@ def test_a_registered_node_does_not_get_another_hospitals_place(federation: Depl
 HOSTILE = """
 import dataclasses, pathlib, sys
 import torch
-import clients.evaluating as evaluating
-from clients.guard.process import run
-from clients.hospital import Hospital
+import fedmed.hospital.histograms as evaluating
+from fedmed.hospital.guard.process import run
+from fedmed.hospital.hospital import Hospital
 
 train, evaluate = Hospital.train, evaluating.evaluate
 

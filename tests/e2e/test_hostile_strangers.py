@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support_deployed import Deployment, Processes, deployment
+from support.deployed import Deployment, Processes, deployment
 
-from fedmed.federation.launch import free_ports
+from fedmed.launch import free_ports
 
 pytestmark = pytest.mark.slow
 

@@ -20,11 +20,11 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from support_deployed import POLICY, SITES, Deployment, Processes, deployment, write_tables
+from support.deployed import POLICY, SITES, Deployment, Processes, deployment, write_tables
 
-from clients.node import NO_LONGER, NOT_LET_IN
 from fedmed.config import Scalar
-from fedmed.federation.launch import free_ports, stage_app
+from fedmed.hospital.node import NO_LONGER, NOT_LET_IN
+from fedmed.launch import free_ports, stage_app
 from fedmed.site.certs import make_certificates
 from fedmed.site.connection import Connection, read_connection, read_key
 
@@ -216,7 +216,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 def start_server(processes: Processes, name: str, port: int, *options: str) -> None:
-    command = [sys.executable, "-m", "server.superlink", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "fedmed.coordinator.superlink", "--host", "127.0.0.1"]
     home = processes.folder / name
     home.mkdir()
     processes.start(name, [*command, "--port", str(port), *options], home)
@@ -264,7 +264,13 @@ def test_a_site_joins_no_server_that_another_ca_signed_and_none_without_tls(
     (home / "other-ca.toml").write_text(text.replace("../ca.crt", str(tmp_path / "ca.crt")))
     guard = str(tmp_path / "g.sock")
     (port,) = free_ports(1)
-    supernode = [sys.executable, "-m", "clients.node", "--superlink", joined.federation.fleet]
+    supernode = [
+        sys.executable,
+        "-m",
+        "fedmed.hospital.node",
+        "--superlink",
+        joined.federation.fleet,
+    ]
     supernode += ["--auth-supernode-private-key", str(home / "node.key"), "--port", str(port)]
     supernode += ["--node-config", f'guard="{guard}"']
     join = [sys.executable, "-m", "fedmed.cli", "site", "join", str(home / "other-ca.toml")]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedmed.config import Settings
-from fedmed.federation.launch import RaySimulation, run_inline
+from fedmed.launch import RaySimulation, run_inline
 
 CLUSTER = """
 import sys

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmed.experiment import load_experiment, run_experiment
-from fedmed.federation.launch import run_inline
+from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.launch import run_inline
 
 TEXT = """
 name = "ct"

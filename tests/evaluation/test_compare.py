@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from support import refuses
-from support_tables import images, scored, write_run
+from support.tables import images, scored, write_run
 
-from fedmed.evaluation import compare, comparison
-from fedmed.evaluation.comparison import compare as compare_tables
+from fedmed.evaluation.comparison import compare, comparison
+from fedmed.evaluation.comparison.comparison import compare as compare_tables
 
 BASE = images(200)
 

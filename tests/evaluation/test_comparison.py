@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from support import refuses
-from support_tables import images, scored
+from support.tables import images, scored
 
-from fedmed.evaluation.comparison import compare
-from fedmed.evaluation.delong import paired
+from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.comparison.items import HEADLINE_GAPS
 from fedmed.evaluation.discrimination import rates, youden_threshold
-from fedmed.evaluation.items import HEADLINE_GAPS
+from fedmed.evaluation.intervals.delong import paired
 
 BASE = images(400)
 Tables = dict[str, dict[int, pd.DataFrame]]

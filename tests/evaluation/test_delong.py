@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedmed.evaluation.delong import DeLong, Paired, covariances, delong, paired
+from fedmed.evaluation.intervals.delong import DeLong, Paired, covariances, delong, paired
 
 # The ovarian cancer data of DeLong et al. (1988), complete cases: albumin, total protein,
 # Krebs-Goplerud score (high is bad), benefit of surgery. Example "Comparing Receiver Operating

@@ -11,7 +11,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.evaluation.discrimination import (
     auroc,
     average_precision,

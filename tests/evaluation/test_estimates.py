@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fedmed.evaluation.estimates import cut_difference, estimate, estimate_share
-from fedmed.evaluation.quantity import Quantity
+from fedmed.evaluation.intervals.estimates import cut_difference, estimate, estimate_share
+from fedmed.evaluation.intervals.quantity import Quantity
 
 
 def test_a_share_has_no_limit_beyond_nought_and_one() -> None:

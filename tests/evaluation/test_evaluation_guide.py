@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from support_tables import images, scored
+from support.tables import images, scored
 
-from fedmed.evaluation import calibration, evaluate, fairness, foreign, groups, measures, thresholds
-from fedmed.evaluation.intervals import detectable
+from fedmed.evaluation import calibration, evaluate, fairness, thresholds
+from fedmed.evaluation.intervals.intervals import detectable
+from fedmed.evaluation.measuring import measures
+from fedmed.evaluation.tables import foreign, groups
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 

@@ -8,9 +8,9 @@ from fairlearn.metrics import demographic_parity_difference, equalized_odds_diff
 from fedmed.evaluation import fairness
 from fedmed.evaluation.discrimination import auroc
 from fedmed.evaluation.fairness import MINIMUM, pearson
-from fedmed.evaluation.measures import Column
-from fedmed.evaluation.panel import panels
-from fedmed.evaluation.rows import gap_row, group_rows, number
+from fedmed.evaluation.measuring.measures import Column
+from fedmed.evaluation.measuring.panel import panels
+from fedmed.evaluation.measuring.rows import gap_row, group_rows, number
 
 
 def draw(

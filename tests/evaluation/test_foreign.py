@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from support import refuses
 
-from fedmed.evaluation import foreign
+from fedmed.evaluation.tables import foreign
 
 
 def table(**columns: Any) -> pd.DataFrame:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from support import goes_red
 
-from fedmed.evaluation.estimates import estimate, estimate_change, estimate_gap, p_change
-from fedmed.evaluation.gaps import Gap, limits, limits_of_one, without_gap
-from fedmed.evaluation.intervals import interval
-from fedmed.evaluation.quantity import Quantity, spread
+from fedmed.evaluation.intervals.estimates import estimate, estimate_change, estimate_gap, p_change
+from fedmed.evaluation.intervals.gaps import Gap, limits, limits_of_one, without_gap
+from fedmed.evaluation.intervals.intervals import interval
+from fedmed.evaluation.intervals.quantity import Quantity, spread
 
 ERRORS = np.array([0.03, 0.03, 0.05, 0.05, 0.04])
 

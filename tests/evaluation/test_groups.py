@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmed.evaluation import groups
-from fedmed.evaluation.groups import age_band, members
+from fedmed.evaluation.tables import groups
+from fedmed.evaluation.tables.groups import age_band, members
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from support import goes_red, refuses
 
-from fedmed.evaluation.histograms import (
+from fedmed.evaluation.pooled.histograms import (
     EVERYBODY,
     Spec,
     around,

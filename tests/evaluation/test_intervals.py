@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedmed.evaluation.intervals import (
+from fedmed.evaluation.intervals.intervals import (
     combined,
     detectable,
     holm,
@@ -17,8 +17,8 @@ from fedmed.evaluation.intervals import (
     standard_error,
     training_variance,
 )
-from fedmed.evaluation.measures import Column, measure
-from fedmed.evaluation.quantity import Quantity
+from fedmed.evaluation.intervals.quantity import Quantity
+from fedmed.evaluation.measuring.measures import Column, measure
 
 
 def quantity(

@@ -9,9 +9,9 @@ import sklearn
 from sklearn import metrics as reference
 from support import refuses
 
-from fedmed.evaluation import measures
 from fedmed.evaluation.calibration import recalibrate
-from fedmed.evaluation.measures import METRICS, OTHERS_METRICS, Column, Measured, measure
+from fedmed.evaluation.measuring import measures
+from fedmed.evaluation.measuring.measures import METRICS, OTHERS_METRICS, Column, Measured, measure
 
 SHAPES = ("ties", "distinct", "constant", "two values", "few positives", "only positives", "one")
 

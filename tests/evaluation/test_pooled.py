@@ -11,11 +11,11 @@ import pytest
 from scipy.stats import norm
 from support import goes_red
 
-from fedmed.evaluation.cells import area, drawn_measures, interval, plausible, specific_edge
 from fedmed.evaluation.discrimination import auroc, rates, youden_threshold
-from fedmed.evaluation.histograms import EVERYBODY, Spec, around, count, equal_width
-from fedmed.evaluation.pooled import Pooled, evaluate_histograms
-from fedmed.evaluation.pooled_groups import by_group, gaps_between
+from fedmed.evaluation.pooled.cells import area, drawn_measures, interval, plausible, specific_edge
+from fedmed.evaluation.pooled.groups import by_group, gaps_between
+from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec, around, count, equal_width
+from fedmed.evaluation.pooled.pooled import Pooled, evaluate_histograms
 from fedmed.evaluation.summary import evaluate
 
 Array = npt.NDArray[np.float64]

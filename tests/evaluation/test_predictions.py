@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmed.errors import UserError
-from fedmed.evaluation import predictions
+from fedmed.base.errors import UserError
+from fedmed.evaluation.tables import predictions
 
 
 def table(**changes: Any) -> pd.DataFrame:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from fedmed.evaluation.quantity import Quantity, average, largest, smallest, spread
+from fedmed.evaluation.intervals.quantity import Quantity, average, largest, smallest, spread
 
 
 def number(*values: float, seed: int) -> Quantity:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fedmed.evaluation.ranking import SHORT, Ranking, cumulative
+from fedmed.evaluation.measuring.ranking import SHORT, Ranking, cumulative
 
 
 @settings(max_examples=60, deadline=None)

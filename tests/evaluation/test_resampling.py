@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmed.evaluation.measures import Column, measure
-from fedmed.evaluation.resampling import FEWEST, Design, clusters, label_strata
+from fedmed.evaluation.intervals.resampling import FEWEST, Design, clusters, label_strata
+from fedmed.evaluation.measuring.measures import Column, measure
 
 
 def test_an_image_without_a_patient_is_its_own_patient() -> None:

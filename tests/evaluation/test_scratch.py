@@ -5,7 +5,7 @@ from threading import Barrier
 
 import numpy as np
 
-from fedmed.evaluation.scratch import gathered, scratch
+from fedmed.evaluation.measuring.scratch import gathered, scratch
 
 
 def test_a_name_keeps_its_memory_and_grows_with_what_is_asked_for() -> None:

@@ -15,7 +15,7 @@ from flwr.app import (
     RecordDict,
 )
 
-from fedmed.evaluation.histograms import Spec
+from fedmed.evaluation.pooled.histograms import Spec
 from fedmed.federation import messages
 from fedmed.federation.messages import Histograms, histogram_content, read_histograms
 

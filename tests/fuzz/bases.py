@@ -49,7 +49,7 @@ def phantom(folder: Path, more: str = "") -> Path:
 
 @cache
 def _comparison() -> Path:
-    from fedmed.evaluation import compare
+    from fedmed.evaluation.comparison import compare
 
     path = Path(__file__).parents[1] / "report" / "make_runs.py"
     spec = importlib.util.spec_from_file_location("fuzz_make_runs", path)
@@ -70,7 +70,7 @@ def comparison(folder: Path, name: str = "runs") -> Path:
 
 @cache
 def _ledgers() -> Path:
-    from support_ledger import filled
+    from support.ledger import filled
 
     (_root() / "ledgers").mkdir()
     filled(_root() / "ledgers" / "hospital-1.sqlite")

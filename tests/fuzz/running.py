@@ -78,14 +78,15 @@ def preload() -> None:
     import importlib
 
     for name in (
-        "fedmed.cli", "fedmed.experiment", "fedmed.federation.launch", "fedmed.report",
-        "fedmed.evaluating", "fedmed.site.doctor", "fedmed.site.init", "fedmed.forecast",
-        "fedmed.data.inspect", "fedmed.privacy.ledger_report", "fedmed.progress",
-        "fedmed.trackers", "clients.guard.process", "server.coordinator", "pyarrow.parquet",
+        "fedmed.cli", "fedmed.experiment.run", "fedmed.launch", "fedmed.report",
+        "fedmed.cli.evaluate", "fedmed.site.doctor", "fedmed.site.init",
+        "fedmed.experiment.forecast", "fedmed.data.inspect", "fedmed.privacy.ledger.report",
+        "fedmed.cli.progress", "fedmed.trackers", "fedmed.hospital.guard.process",
+        "fedmed.coordinator.coordinator", "pyarrow.parquet",
         "PIL.PngImagePlugin", "PIL.JpegImagePlugin", "pydicom.pixels.decoders",
     ):  # fmt: skip
         importlib.import_module(name)
-    from fedmed.evaluation import compare
+    from fedmed.evaluation.comparison import compare
     from fedmed.report import vega
 
     # What takes seconds and reads nothing is left out or made short.
@@ -143,7 +144,7 @@ def _child(case: Case, folder: Path) -> None:
         # Whoever runs this may have put something else in their place.
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        from fedmed import cli
+        from fedmed.cli import commands as cli
 
         sys.argv = ["fedmed", *case.arguments]
         cli.main(case.arguments)

@@ -11,9 +11,9 @@ import pytest
 from fuzz import kinds, running, verdict
 from fuzz.cases import BAD, EITHER, HARMLESS, KINDS, Case, draw
 
-from fedmed import cli
 from fedmed.base import opening
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
+from fedmed.cli import commands as cli
 
 
 def result(

@@ -17,7 +17,7 @@ from mutants.covering import KEPT, Covering, covering_tests, recorded
 from mutants.judging import KILLED, Judge, Verdict, cold, equivalent, named_mutants
 from mutants.mutation import Mutant, mutants_of
 
-MODULES = ["fedmed/privacy", "fedmed/training.py", "clients"]
+MODULES = ["fedmed/privacy", "fedmed/training", "fedmed/hospital"]
 Rows = list[dict[str, Any]]
 
 

@@ -98,9 +98,7 @@ def _name(function: tuple[str, str]) -> str:
 
 def forget() -> None:
     """Empty the caches: a test whose answer another has computed would seem not to run it."""
-    for module in [
-        m for n, m in sys.modules.items() if n.partition(".")[0] in ("fedmed", "clients")
-    ]:
+    for module in [m for n, m in sys.modules.items() if n.partition(".")[0] == "fedmed"]:
         for value in list(vars(module).values()):
             clear = getattr(value, "cache_clear", None)
             if callable(clear):

@@ -52,7 +52,7 @@ def test_every_kind_of_mistake_is_made_and_texts_are_left_alone() -> None:
 
 
 def test_each_mutant_compiles_differs_and_has_a_key_of_its_own() -> None:
-    path = "fedmed/training.py"
+    path = "fedmed/training/local.py"
     source = (child.ROOT / path).read_bytes()
     found = mutants_of(path, source)
     assert len(found) > 60

@@ -14,8 +14,8 @@ from scipy.stats import norm
 from support import goes_red, gradient_plan, refuses, update_plan
 
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian, laplace
-from fedmed.privacy.plan import GradientPlan, UpdatePlan
+from fedmed.privacy.mechanisms.step import Mechanism, gaussian, group_gaussian, laplace
+from fedmed.privacy.plans.making import GradientPlan, UpdatePlan
 
 DELTA = 1e-5
 

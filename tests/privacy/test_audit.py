@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from support import goes_red, refuses
-from support_ledger import ACCOUNT, LIMIT, ROWS, RUN, edited, filled, forged, request
+from support.ledger import ACCOUNT, LIMIT, ROWS, RUN, edited, filled, forged, request
 
-from fedmed.errors import RunError
-from fedmed.privacy import connections
-from fedmed.privacy.audit import START
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.ledger_report import check
-from fedmed.privacy.ledger_rows import COLUMNS
+from fedmed.base.errors import RunError
+from fedmed.privacy.ledger import connections
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.log import START
+from fedmed.privacy.ledger.report import check
+from fedmed.privacy.ledger.rows import COLUMNS
 
 
 class Trusting(Ledger):
@@ -295,7 +295,7 @@ def test_what_a_forged_row_says_wrong_is_named(
 
 def test_a_plan_that_is_overdrawn_by_hand_is_named(tmp_path: Path) -> None:
     """Totals and chain are right; only the plan says that it cannot be."""
-    from fedmed.privacy import filtering
+    from fedmed.privacy.ledger import filtering
 
     ledger = filled(tmp_path / "l.sqlite")
     last = ledger.rows()[-1]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from support import goes_red, refuses
-from support_ledger import ROWS, RUN, filled, opened, request
+from support.ledger import ROWS, RUN, filled, opened, request
 
-from fedmed.errors import RunError
-from fedmed.privacy.audit import START, AuditLog, canonical, digest
-from fedmed.privacy.ledger import Ledger
+from fedmed.base.errors import RunError
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.log import START, AuditLog, canonical, digest
 
 
 class Crash(BaseException):

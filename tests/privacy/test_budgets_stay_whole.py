@@ -7,22 +7,23 @@ import pytest
 from support import goes_red, gradient_plan, make, refuses
 from typer.testing import CliRunner
 
-from clients.hospital import Site
-from fedmed.cli import app
-from fedmed.errors import UserError
-from fedmed.experiment import load_experiment
-from fedmed.planning import make_plans
-from fedmed.privacy import accounting, deciding, filtering
-from fedmed.privacy.filtering import Request
-from fedmed.privacy.images import DPPix, PixelLaplace
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.mechanism import gaussian
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import noise_source
+from fedmed.base.errors import UserError
+from fedmed.cli.commands import app
+from fedmed.experiment.run import load_experiment
+from fedmed.federation.members import make_plans
+from fedmed.hospital.hospital import Site
+from fedmed.privacy import accounting
+from fedmed.privacy.ledger import deciding, filtering
+from fedmed.privacy.ledger.filtering import Request
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import Policy
+from fedmed.privacy.mechanisms.images import DPPix, PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.step import gaussian
 from fedmed.privacy.plans import ImagePlan
-from fedmed.privacy.policy import Policy
-from fedmed.privacy.statement import Spend, statement
-from fedmed.privacy.totals import totals
+from fedmed.privacy.plans.making import noise_source
+from fedmed.privacy.statement.contents import Spend, statement
+from fedmed.privacy.statement.totals import totals
 
 SETTINGS = make(privacy={"arm": "dp-sgd"})
 LIMITED = Policy(maximum_epsilon=12.0, delta=1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmed.privacy.gradients import ClippedSum, Engine, make_engine
-from fedmed.privacy.updates import BadUpdate, clip
+from fedmed.privacy.mechanisms.updates import BadUpdate, clip
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,12 +8,12 @@ import pytest
 from support import goes_red, gradient_plan, make, update_plan
 
 from fedmed.privacy import accounting
-from fedmed.privacy.deciding import Decision, against_evaluation, decide, request_for
-from fedmed.privacy.evaluating import EvaluationPlan
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.ledger import Ledger
+from fedmed.privacy.ledger.deciding import Decision, against_evaluation, decide, request_for
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import Policy
+from fedmed.privacy.mechanisms.images import PixelLaplace
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan
-from fedmed.privacy.policy import Policy
+from fedmed.privacy.plans.evaluation import EvaluationPlan
 
 SETTINGS = make(privacy={"arm": "dp-sgd"})
 LIMITED = Policy(maximum_epsilon=8.0, delta=1e-5)

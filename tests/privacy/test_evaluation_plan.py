@@ -9,10 +9,13 @@ import pytest
 from support import goes_red, gradient_plan, make, refuses
 
 from fedmed.config import UNPROTECTED, Settings
-from fedmed.evaluation.histograms import Spec, equal_width
+from fedmed.evaluation.pooled.histograms import Spec, equal_width
 from fedmed.privacy import accounting
-from fedmed.privacy.deciding import against_evaluation, request_for
-from fedmed.privacy.evaluating import (
+from fedmed.privacy.ledger.deciding import against_evaluation, request_for
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import SIMULATION, Policy
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.plans.evaluation import (
     EvaluationPlan,
     check_delta,
     evaluation_account,
@@ -24,9 +27,6 @@ from fedmed.privacy.evaluating import (
     noise_for,
     noised,
 )
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.policy import SIMULATION, Policy
 
 
 def settings(arm: str = "dp-sgd", **evaluation: Any) -> Settings:

@@ -8,11 +8,19 @@ from typing import Any
 
 import pytest
 from support import goes_red
-from support_ledger import LIMIT, request
+from support.ledger import LIMIT, request
 
-from fedmed.privacy import accounting, filtering
-from fedmed.privacy.filtering import Limit, OverBudget, Request, after, largest_steps, order_index
-from fedmed.privacy.mechanism import ORDERS, gaussian, group_gaussian, laplace
+from fedmed.privacy import accounting
+from fedmed.privacy.ledger import filtering
+from fedmed.privacy.ledger.filtering import (
+    Limit,
+    OverBudget,
+    Request,
+    after,
+    largest_steps,
+    order_index,
+)
+from fedmed.privacy.mechanisms.step import ORDERS, gaussian, group_gaussian, laplace
 
 Admit = Callable[[Request, Limit | None, Sequence[Mapping[str, Any]], Sequence[float]], bool]
 

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from support import goes_red, make, refuses
 
-from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace, clipped
-from fedmed.privacy.mechanism import laplace
-from fedmed.privacy.plan import image_mechanism
+from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, PixelLaplace, clipped
+from fedmed.privacy.mechanisms.step import laplace
+from fedmed.privacy.plans.making import image_mechanism
 
 Apply = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.float32]]
 SCALE = 0.7

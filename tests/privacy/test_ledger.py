@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from support import goes_red, refuses
-from support_ledger import ACCOUNT, LIMIT, RUN, granted, opened, request, spend
+from support.ledger import ACCOUNT, LIMIT, RUN, granted, opened, request, spend
 
-from fedmed.errors import RunError
-from fedmed.privacy import filtering, ledger_rows
-from fedmed.privacy.filtering import Limit, OverBudget, Request
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.mechanism import gaussian, laplace
+from fedmed.base.errors import RunError
+from fedmed.privacy.ledger import filtering, rows
+from fedmed.privacy.ledger.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.mechanisms.step import gaussian, laplace
 
 Make = Callable[[Path], Ledger]
 
@@ -43,8 +43,8 @@ class Unchecked(Ledger):
 
     def reserve(self, run: str, round_number: int, model: str, steps: int, **_: Any) -> int:
         with self._reading() as db:
-            plan = ledger_rows.plan_of(db, run)
-            taken = ledger_rows.taken_by(db, run)
+            plan = rows.plan_of(db, run)
+            taken = rows.taken_by(db, run)
         assert plan is not None
         if taken + steps > plan.body["steps"]:
             raise OverBudget("used up", by_policy=False)
@@ -67,7 +67,7 @@ def test_spend_survives_a_new_instance(tmp_path: Path) -> None:
 def test_spend_survives_the_death_of_the_process(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "folder" / "ledger.sqlite"
     code = (
-        "import os, signal, sys; from pathlib import Path; from support_ledger import opened;"
+        "import os, signal, sys; from pathlib import Path; from support.ledger import opened;"
         "l = opened(Path(sys.argv[1])); l.reserve('run-1', 1, 'model', 5);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

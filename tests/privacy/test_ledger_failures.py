@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from support import refuses
-from support_ledger import ACCOUNT, RUN, edited, filled, opened, request
+from support.ledger import ACCOUNT, RUN, edited, filled, opened, request
 
-from fedmed.errors import RunError
-from fedmed.privacy import connections, filtering, ledger_rows
-from fedmed.privacy.filtering import Limit, Request
-from fedmed.privacy.ledger import VERSION, Ledger
+from fedmed.base.errors import RunError
+from fedmed.privacy.ledger import connections, filtering, rows
+from fedmed.privacy.ledger.filtering import Limit, Request
+from fedmed.privacy.ledger.ledger import VERSION, Ledger
 
 
 def every_use(ledger: Ledger) -> list[Callable[[], object]]:
@@ -86,7 +86,7 @@ def test_a_disk_that_fails_is_a_line_about_the_ledger(
         raise sqlite3.OperationalError(f"{failure}\nin two lines")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_rows, "insert", fails)
+        patch.setattr(rows, "insert", fails)
         refuses(lambda: ledger.reserve(RUN, 1, "m", 1), failure, "permissions", error=RunError)
     assert ledger.steps(RUN) == 0
     ledger.reserve(RUN, 1, "m", 1)
@@ -155,7 +155,7 @@ def test_a_start_that_was_killed_leaves_a_ledger_that_can_be_used(tmp_path: Path
         ledger = Ledger(tmp_path / f"{name}.sqlite")
         with closing(sqlite3.connect(ledger.path)) as db:
             if name == "half":
-                db.executescript(ledger_rows.SCHEMA)
+                db.executescript(rows.SCHEMA)
         ledger.path.touch()
         assert ledger.steps(RUN) == 0
         assert ledger.state(ACCOUNT) == ([], [])

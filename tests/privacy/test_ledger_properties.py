@@ -23,12 +23,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from support import goes_red
-from support_ledger import request
+from support.ledger import request
 
-from fedmed.privacy import connections, filtering, ledger_rows
-from fedmed.privacy.filtering import Limit, OverBudget, Request
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.mechanism import gaussian
+from fedmed.privacy.ledger import connections, filtering, rows
+from fedmed.privacy.ledger.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.mechanisms.step import gaussian
 
 LIMITED = "hospital-1/patient"
 LIMIT = Limit(3.0, 1e-5)  # room for fewer steps than the plans of its runs ask for
@@ -56,7 +56,7 @@ def half(handle: int, data: bytes, write: Callable[[int, bytes], int] = os.write
 
 # Where a write dies, and whether its row counts: it does once the database has it.
 CRASHES: dict[str, tuple[Any, str, Any, bool]] = {
-    "before the row": (ledger_rows, "insert", dies, False),
+    "before the row": (rows, "insert", dies, False),
     "before the commit": (Ledger, "_end", dies, False),
     "before the line": (Ledger, "_anchor", dies, True),
     "within the line": (os, "write", half, True),

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 from support import goes_red, refuses
-from support_ledger import ACCOUNT, LIMIT, RUN, edited, filled, opened, request
+from support.ledger import ACCOUNT, LIMIT, RUN, edited, filled, opened, request
 
-from fedmed.errors import RunError, UserError
-from fedmed.privacy import accounting, connections, filtering
-from fedmed.privacy.audit import START
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.ledger_report import Account, accounts, check, find, lines
-from fedmed.privacy.mechanism import gaussian
+from fedmed.base.errors import RunError, UserError
+from fedmed.privacy import accounting
+from fedmed.privacy.ledger import connections, filtering
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.log import START
+from fedmed.privacy.ledger.report import Account, accounts, check, find, lines
+from fedmed.privacy.mechanisms.step import gaussian
 
 Show = Callable[[Ledger, float], list[Account]]
 

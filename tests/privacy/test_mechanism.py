@@ -12,7 +12,7 @@ from scipy.stats import binom, norm
 from support import goes_red
 
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanism import (
+from fedmed.privacy.mechanisms.step import (
     ORDERS,
     Mechanism,
     gaussian,

@@ -11,8 +11,8 @@ from scipy.stats import kstest, norm
 from support import goes_red
 from torch import Tensor
 
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.normals import Normals
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.normals import Normals
 
 DRAWS = 50_000
 

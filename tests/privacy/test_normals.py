@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, kstest, norm, poisson
 from support import goes_red
 
-from fedmed.privacy.normals import Normals
+from fedmed.privacy.mechanisms.normals import Normals
 
 Scores = NDArray[np.float64]
 EDGE = float(norm.isf(2.0**-21))  # 4.9009...: beyond it numbers come from the tail

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support import goes_red, refuses
-from support_ledger import LIMIT, RUN, opened, request
+from support.ledger import LIMIT, RUN, opened, request
 
-from fedmed.errors import RunError
-from fedmed.privacy import accounting, connections, filtering, ledger
-from fedmed.privacy.filtering import Limit
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.ledger_report import accounts
-from fedmed.privacy.mechanism import ORDERS, gaussian
+from fedmed.base.errors import RunError
+from fedmed.privacy import accounting
+from fedmed.privacy.ledger import connections, filtering, ledger
+from fedmed.privacy.ledger.filtering import Limit
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.report import accounts
+from fedmed.privacy.mechanisms.step import ORDERS, gaussian
 
 PATHS, STEPS = 4000, 100
 Reading = Callable[[NDArray[np.float64], float], NDArray[np.float64]]

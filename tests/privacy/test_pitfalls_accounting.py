@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from support import goes_red, make, refuses, tiny_shard, update_plan
-from support_pitfalls import (
+from support.pitfalls import (
     LedgerInMemory,
     batch_sizes,
     flat,
@@ -20,26 +20,28 @@ from support_pitfalls import (
     tiny_hospital,
 )
 
-from clients import hospital as module
-from clients import rounds
-from clients.hospital import Hospital, Refusal
 from fedmed.config import Settings
+from fedmed.coordinator.central import CentralGaussian
+from fedmed.coordinator.summing import WeightedSum
 from fedmed.data.shard import Shard
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Reply
-from fedmed.privacy import accounting, filtering, solve
-from fedmed.privacy import plan as plans
-from fedmed.privacy.deciding import request_for
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.mechanism import Mechanism, gaussian
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import make_plan
+from fedmed.hospital import hospital as module
+from fedmed.hospital import rounds
+from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.privacy import accounting
+from fedmed.privacy.accounting import solve
+from fedmed.privacy.ledger import filtering
+from fedmed.privacy.ledger.deciding import request_for
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import Policy
+from fedmed.privacy.mechanisms.images import PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.step import Mechanism, gaussian
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UpdatePlan
-from fedmed.privacy.policy import Policy
-from server.central import CentralGaussian
-from server.summing import WeightedSum
+from fedmed.privacy.plans import making as plans
+from fedmed.privacy.plans.making import make_plan
 
 DELTA = 1e-5
 MEMBERS = {node: f"hospital-{node - 1}" for node in range(2, 7)}

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from support import goes_red
 
-from clients import evaluating, hospital, rounds
 from experiments import distinguish
 from experiments import guard_pairs as pairs
 from experiments.guard_broken import not_finite_refused
 from experiments.guard_pairs import Site, Variant, form, request
+from fedmed.base.errors import UserError
 from fedmed.config import ARMS, UNPROTECTED
-from fedmed.errors import UserError
+from fedmed.hospital import histograms, hospital, rounds
 from fedmed.privacy.gradients import bookkeeping
-from fedmed.privacy.plan import make_plan
 from fedmed.privacy.plans import GradientPlan, part
+from fedmed.privacy.plans.making import make_plan
 from fedmed.site.requests import write_request
 
 Change = dict[str, Any]
@@ -68,7 +68,7 @@ def test_whatever_fails_with_private_data_in_hand_changes_no_reply(
     kind: str, arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception that one film raises: out of memory, say, or an index beyond a table."""
-    reads = rounds.featured if kind == "train" else evaluating.predict
+    reads = rounds.featured if kind == "train" else histograms.predict
 
     def failing(error: type[Exception]) -> Any:
         def read(model: Any, given: Any, *rest: Any, **options: Any) -> Any:
@@ -79,7 +79,7 @@ def test_whatever_fails_with_private_data_in_hand_changes_no_reply(
 
         return read
 
-    place = (rounds, "featured") if kind == "train" else (evaluating, "predict")
+    place = (rounds, "featured") if kind == "train" else (histograms, "predict")
     variant: Variant = "absent" if kind == "train" else "test-absent"
 
     def check_forms() -> None:
@@ -91,14 +91,14 @@ def test_whatever_fails_with_private_data_in_hand_changes_no_reply(
     if kind == "train":
         monkeypatch.setattr(rounds, "UNPROTECTED", ARMS)
     else:
-        monkeypatch.setattr(evaluating, "_noised", _without_fallback)
+        monkeypatch.setattr(histograms, "_noised", _without_fallback)
     goes_red(check_forms)
 
 
 def _without_fallback(of: Any, run: str, model: Any, name: str, spec: Any, plan: Any) -> Any:
-    shard = evaluating.evaluation_shard(of.settings.data, of.name)
-    counts = evaluating._counts(of, model, shard, spec)
-    return evaluating.Histograms(of.name, counts)
+    shard = histograms.evaluation_shard(of.settings.data, of.name)
+    counts = histograms._counts(of, model, shard, spec)
+    return histograms.Histograms(of.name, counts)
 
 
 def test_a_check_by_chance_is_made_once_whatever_the_data_are_like(
@@ -167,9 +167,9 @@ def test_pitfall_37_no_search_over_delta_finds_how_many_patients_there_are(
     check_codes(tmp_path / "declared")
     exact = {"train": 16, "query": 16, "evaluate": 8}[kind]
     if kind == "evaluate":
-        real = evaluating.check_delta
+        real = histograms.check_delta
         monkeypatch.setattr(
-            evaluating, "check_delta", lambda plan, _, name: real(plan, 25, name)
+            histograms, "check_delta", lambda plan, _, name: real(plan, 25, name)
         )  # as if 25 patients had been counted
     else:
         monkeypatch.setattr(hospital, "make_member_plan", _plan_of_exact_numbers(exact + 9))

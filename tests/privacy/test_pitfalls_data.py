@@ -10,10 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from support import SIZE, goes_red, make, refuses, tiny_shard
-from support_pitfalls import model, settings_of, tiny_hospital
+from support.pitfalls import model, settings_of, tiny_hospital
 from torch import Tensor
 
-from fedmed import training
 from fedmed.config import Data
 from fedmed.data import split
 from fedmed.data.cohort import Cohort, validate
@@ -24,10 +23,11 @@ from fedmed.data.shard import Shard
 from fedmed.data.split import assign_splits
 from fedmed.data.stores import ArrayStore
 from fedmed.evaluation import evaluate, summary, thresholds
-from fedmed.privacy.images import BrightnessShift, PixelLaplace
-from fedmed.privacy.mechanism import laplace
-from fedmed.privacy.noise import GENERATORS, NoiseSource
-from fedmed.privacy.plan import make_plan
+from fedmed.privacy.mechanisms.images import BrightnessShift, PixelLaplace
+from fedmed.privacy.mechanisms.noise import GENERATORS, NoiseSource
+from fedmed.privacy.mechanisms.step import laplace
+from fedmed.privacy.plans.making import make_plan
+from fedmed.training import local
 
 SCALE = 0.7
 MECHANISM = PixelLaplace(SCALE, SIZE**2)
@@ -143,14 +143,14 @@ def test_pitfall_16_the_threshold_is_not_chosen_on_the_evaluated_rows(
 def images_trained_on(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> set[bytes]:
     """Every picture that the network saw in two rounds of three passes."""
     seen: set[bytes] = set()
-    real = training.to_input
+    real = local.to_input
 
     def notice(images: NDArray[np.float32], *arguments: Any) -> Tensor:
         seen.update(np.asarray(image).tobytes() for image in images)
         return real(images, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "to_input", notice)
+        patch.setattr(local, "to_input", notice)
         settings = settings_of("pixel-laplace", local_epochs=3.0)
         one = tiny_hospital("pixel-laplace", shard=shard, settings=settings)
         for round_number in (1, 2):

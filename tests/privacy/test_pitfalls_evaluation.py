@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from support import goes_red, make, use_tiny_models
 
-from clients import evaluating as module
-from clients import hospital as hospital_module
-from clients.hospital import Hospital
 from fedmed.config import ARMS, UNPROTECTED
 from fedmed.data.network import evaluation_shard
-from fedmed.evaluation.histograms import Spec, equal_width
+from fedmed.evaluation.pooled.histograms import Spec, equal_width
 from fedmed.federation import messages
 from fedmed.federation.messages import Histograms
-from fedmed.privacy.evaluating import evaluation_plan
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.noise import NoiseSource
+from fedmed.hospital import histograms as module
+from fedmed.hospital import hospital as hospital_module
+from fedmed.hospital.hospital import Hospital
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans import NoPrivacy
+from fedmed.privacy.plans.evaluation import evaluation_plan
 
 EDGES = equal_width(8)
 PRIVATE = [arm for arm in ARMS if arm not in UNPROTECTED]
@@ -123,7 +123,7 @@ def test_sensitivity_counts_overlapping_histograms(
         # A cap that is only declared: the patient's third film counts as well.
         with monkeypatch.context() as patch:
             patch.setattr(
-                "fedmed.evaluation.histograms.chosen",
+                "fedmed.evaluation.pooled.histograms.chosen",
                 lambda images, patients, cap: np.ones(len(images), dtype=bool),
             )
             goes_red(check_sensitivity, spec, lambda s: s.sensitivity)

@@ -12,7 +12,7 @@ from flwr.common.serde import message_to_proto
 from support import (
     goes_red,
 )
-from support_pitfalls import (
+from support.pitfalls import (
     SECRET,
     STILL,
     Failing,
@@ -27,17 +27,17 @@ from support_pitfalls import (
 )
 
 from clients import app as client_app
-from clients import hospital as module
-from clients import member
-from clients.hospital import Hospital
 from fedmed.config import Settings
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Reply
-from fedmed.privacy.ledger import Ledger
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.policy import SIMULATION
-from fedmed.privacy.updates import GaussianNoise
+from fedmed.hospital import hospital as module
+from fedmed.hospital import simulated
+from fedmed.hospital.hospital import Hospital
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import SIMULATION
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.updates import GaussianNoise
 
 pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
@@ -107,7 +107,7 @@ def test_pitfall_30_no_exceptions_text_is_sent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = tiny_hospital("dp-sgd", shard=Failing())
-    monkeypatch.setattr(member, "hospital_for", lambda *_: one)
+    monkeypatch.setattr(simulated, "hospital_for", lambda *_: one)
     check_no_text_of_an_error_travels(caplog)
 
     def with_text(answer: Callable[[], RecordDict]) -> RecordDict:
@@ -116,7 +116,7 @@ def test_pitfall_30_no_exceptions_text_is_sent(
         except Exception as error:
             return RecordDict({"error": ConfigRecord({"hospital": "", "code": str(error)})})
 
-    monkeypatch.setattr(member, "_guarded", with_text)
+    monkeypatch.setattr(simulated, "_guarded", with_text)
     goes_red(check_no_text_of_an_error_travels, caplog)
 
 

@@ -11,15 +11,15 @@ import torch
 from flwr.app import Message, MessageType
 from safetensors.torch import load_file
 from support import goes_red, make
-from support_sites import SITES, KeyedGrid, joined, make_site
+from support.sites import SITES, KeyedGrid, joined, make_site
 
 from fedmed.config import Settings
+from fedmed.coordinator import joining
+from fedmed.coordinator.bounds import Bounds
+from fedmed.coordinator.coordinator import coordinate
+from fedmed.coordinator.strategies import BudgetSpent, FederationStrategy
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from server import joining
-from server.bounds import Bounds
-from server.coordinator import coordinate
-from server.strategies import BudgetSpent, FederationStrategy
 
 A, B, C = SITES
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from support import goes_red
-from support_pitfalls import settings_of
+from support.pitfalls import settings_of
 
 from fedmed.config import Data
 from fedmed.data import network as network_module
@@ -22,9 +22,9 @@ from fedmed.data.sources import medmnist
 from fedmed.data.split import assign_splits
 from fedmed.data.stores import ArrayStore
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanism import gaussian
-from fedmed.privacy.plan import make_plan
+from fedmed.privacy.mechanisms.step import gaussian
 from fedmed.privacy.plans import GradientPlan
+from fedmed.privacy.plans.making import make_plan
 
 CAP = 2
 PATIENTS = 90

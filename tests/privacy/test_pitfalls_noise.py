@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.stats import chi2, laplace, norm
 from support import goes_red, gradient_plan, refuses, tiny_network, tiny_shard, update_plan
-from support_guard import code, guard, request
-from support_pitfalls import (
+from support.guard import code, guard, request
+from support.pitfalls import (
     STILL,
     LedgerInMemory,
     flat,
@@ -24,23 +24,22 @@ from support_pitfalls import (
 )
 from torch import Tensor, nn
 
-from fedmed import training
-from fedmed.augmentation import seeded
 from fedmed.config import Section, Settings, from_flat
+from fedmed.coordinator.central import CentralGaussian
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from fedmed.privacy import evaluating
 from fedmed.privacy.gradients import ClippedSum
 from fedmed.privacy.gradients.noise import GaussianNoise as SumNoise
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.normals import Normals
-from fedmed.privacy.plan import make_plan
-from fedmed.privacy.plans import gradient, update
-from fedmed.privacy.updates import GaussianNoise
+from fedmed.privacy.mechanisms.images import PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.normals import Normals
+from fedmed.privacy.mechanisms.updates import GaussianNoise
+from fedmed.privacy.plans import evaluation, gradient, update
+from fedmed.privacy.plans.making import make_plan
 from fedmed.site.settings import site_settings
-from fedmed.training import train_private
-from server.central import CentralGaussian
+from fedmed.training import local
+from fedmed.training.augmentation import seeded
+from fedmed.training.local import train_private
 
 Patch = pytest.MonkeyPatch
 pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
@@ -247,7 +246,7 @@ def trained_on(source: NoiseSource, augment: str, batch: int, seed: int) -> list
     settings = settings_of("dp-sgd", augment=augment).replaced({"run.seed": seed})
     images: list[Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "make_engine", lambda _, network, *__: Seen(network, images))
+        patch.setattr(local, "make_engine", lambda _, network, *__: Seen(network, images))
         plan = gradient_plan(expected_batch=batch, steps_per_round=6)
         train_private(tiny_network(), tiny_shard(), settings, plan, source, ("h", 1, "m"))
     return images
@@ -274,19 +273,19 @@ def check_secret(augment: str, batch: int) -> None:
 
 def test_pitfall_46_batches_are_not_drawn_from_the_public_seed(monkeypatch: Patch) -> None:
     check_secret("none", 6)
-    real = training.poisson_batch
+    real = local.poisson_batch
     public: dict[str, np.random.Generator] = {}
 
     def sample(units: Any, rate: float, _: object) -> NDArray[np.int64]:
         return real(units, rate, public["rng"])
 
-    run = training.train_private
+    run = local.train_private
 
     def started(*arguments: Any) -> Any:
         public["rng"] = np.random.default_rng(arguments[2].run.seed)
         return run(*arguments)
 
-    monkeypatch.setattr(training, "poisson_batch", sample)
+    monkeypatch.setattr(local, "poisson_batch", sample)
     monkeypatch.setitem(globals(), "train_private", started)
     goes_red(check_secret, "none", 6)
 
@@ -294,9 +293,9 @@ def test_pitfall_46_batches_are_not_drawn_from_the_public_seed(monkeypatch: Patc
 def test_pitfall_46_views_are_not_drawn_from_the_public_seed(monkeypatch: Patch) -> None:
     check_secret("flip", 24)
     check_secret("shift", 24)
-    real = training.augment
+    real = local.augment
     monkeypatch.setattr(
-        training, "augment", lambda images, kind, views, _: real(images, kind, views, seeded(0, ()))
+        local, "augment", lambda images, kind, views, _: real(images, kind, views, seeded(0, ()))
     )
     goes_red(check_secret, "flip", 24)
 
@@ -403,13 +402,13 @@ def test_pitfall_46_no_pixel_and_no_cell_of_a_histogram_is_without_noise(
         counts = {"all": np.full((2, 8), 7.0), "sex": np.zeros((2, 2, 8))}
         rows = []
         for _ in range(100):
-            found = evaluating.noised(counts, 5.0, NoiseSource().normals())
+            found = evaluation.noised(counts, 5.0, NoiseSource().normals())
             rows.append(np.concatenate([(found[n] - counts[n]).ravel() for n in counts]) / 5)
         return np.array(rows)
 
     check_every_number_is_noised(pixel_scores(), [256])
     check_every_number_is_noised(cell_scores(), [16, 32])
-    apply, noised = PixelLaplace.apply, evaluating.noised
+    apply, noised = PixelLaplace.apply, evaluation.noised
 
     def quiet_pixel(self: PixelLaplace, given: Any, rng: np.random.Generator) -> Any:
         shown = apply(self, given, rng)
@@ -422,6 +421,6 @@ def test_pitfall_46_no_pixel_and_no_cell_of_a_histogram_is_without_noise(
         return found
 
     monkeypatch.setattr(PixelLaplace, "apply", quiet_pixel)
-    monkeypatch.setattr(evaluating, "noised", quiet_cell)
+    monkeypatch.setattr(evaluation, "noised", quiet_cell)
     goes_red(check_every_number_is_noised, pixel_scores(), [256])
     goes_red(check_every_number_is_noised, cell_scores(), [16, 32])

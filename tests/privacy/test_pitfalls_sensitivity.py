@@ -14,7 +14,7 @@ from support import (
     tiny_network,
     tiny_shard,
 )
-from support_pitfalls import (
+from support.pitfalls import (
     flat,
     settings_of,
     some_rows,
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import fedmed.models
-from clients import hospital as module
-from clients.hospital import Refusal
-from fedmed import training
 from fedmed.federation import messages
+from fedmed.hospital import hospital as module
+from fedmed.hospital.hospital import Refusal
 from fedmed.privacy.gradients import ClippedSum, make_engine
+from fedmed.training import local
 
 pytestmark = pytest.mark.usefixtures("tiny_hospitals_on_one_thread")
 
@@ -147,7 +147,7 @@ class WeightsPositives(Broken):
 def test_pitfall_13_samples_are_clipped_not_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(range(8))
     check_one_patient_moves_the_sum_by_the_clipping_norm(rows)
-    monkeypatch.setattr(training, "make_engine", MicroBatches)
+    monkeypatch.setattr(local, "make_engine", MicroBatches)
     goes_red(check_one_patient_moves_the_sum_by_the_clipping_norm, rows)
 
 
@@ -197,11 +197,11 @@ def test_pitfall_14_no_batch_norm_mixes_patients(
         module._model.cache_clear()
         check_a_network_that_mixes_patients_is_refused()
         assert "BatchNorm2d" in caplog.text
-        patch.setattr(training, "make_engine", Unchecked)
+        patch.setattr(local, "make_engine", Unchecked)
         goes_red(check_a_network_that_mixes_patients_is_refused)
     module._model.cache_clear()
     # And what it would do: one patient moves the sum by more than its clipped gradient.
-    monkeypatch.setattr(training, "make_engine", Unchecked)
+    monkeypatch.setattr(local, "make_engine", Unchecked)
     rows = list(range(8))
     check_one_patient_moves_the_sum_by_the_clipping_norm(rows)
     monkeypatch.setattr(fedmed.models, "build", with_batch_norm)
@@ -234,7 +234,7 @@ def check_input_is_the_images_own() -> None:
     network = Sees()
     for rows in ([0], [0, 1, 2]):
         shard = some_rows(tiny_shard(), rows)
-        training.train_plain(network, shard, settings_of("none"), ("h", 1))
+        local.train_plain(network, shard, settings_of("none"), ("h", 1))
     alone, together = network.given
     assert any(torch.equal(alone[0], image) for image in together)
 
@@ -245,11 +245,11 @@ def test_pitfall_15_no_weight_or_statistic_comes_from_private_data(
     """Weights and normalisation; thresholds and best epochs are in test_pitfalls_data."""
     check_input_is_the_images_own()
     with monkeypatch.context() as patch:
-        patch.setattr(training, "to_input", by_own_statistics)
+        patch.setattr(local, "to_input", by_own_statistics)
         goes_red(check_input_is_the_images_own)
     rows, labels = [0, 2, 4, 5], [0, 0, 0, 1]
     check_one_patient_moves_the_sum_by_the_clipping_norm(rows, labels)
-    monkeypatch.setattr(training, "make_engine", WeightsPositives)
+    monkeypatch.setattr(local, "make_engine", WeightsPositives)
     goes_red(check_one_patient_moves_the_sum_by_the_clipping_norm, rows, labels)
 
 
@@ -257,5 +257,5 @@ def test_pitfall_17_the_expected_batch_divides_not_the_actual_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_one_patient_moves_the_sum_by_the_clipping_norm([0, 1])
-    monkeypatch.setattr(training, "make_engine", DividesByTheBatch)
+    monkeypatch.setattr(local, "make_engine", DividesByTheBatch)
     goes_red(check_one_patient_moves_the_sum_by_the_clipping_norm, [0, 1])

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 from support import ADAPTIVE, goes_red, gradient_plan, make, update_plan
 
-from fedmed.evaluation.histograms import Spec
-from fedmed.privacy import accounting, facts, figures, totals
-from fedmed.privacy.evaluation_statement import evaluation_record
-from fedmed.privacy.figures import Figures, Spend
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.mechanism import group_gaussian
-from fedmed.privacy.noise import NoiseSource
+from fedmed.evaluation.pooled.histograms import Spec
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanisms.images import PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.step import group_gaussian
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan, UpdatePlan
-from fedmed.privacy.statement import schema, statement
+from fedmed.privacy.statement import facts, figures, totals
+from fedmed.privacy.statement.contents import schema, statement
+from fedmed.privacy.statement.evaluation import evaluation_record
+from fedmed.privacy.statement.figures import Figures, Spend
 
 DELTA = 1e-5
 ROOT = Path(__file__).resolve().parents[2]

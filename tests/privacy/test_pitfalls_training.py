@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from support import SIZE, goes_red, gradient_plan, refuses, tiny_network
-from support_pitfalls import (
+from support.pitfalls import (
     STILL,
     batch_sizes,
     check_noise,
@@ -22,12 +22,12 @@ from support_pitfalls import (
 )
 from torch import Tensor, nn
 
-from clients import rounds as module
-from clients.hospital import Refusal
-from fedmed import exchange, training
 from fedmed.config import Settings
-from fedmed.federation import messages
-from fedmed.privacy.noise import NoiseSource
+from fedmed.federation import exchange, messages
+from fedmed.hospital import rounds as module
+from fedmed.hospital.hospital import Refusal
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.training import local
 
 Update = dict[str, Tensor]
 
@@ -104,7 +104,7 @@ def test_pitfall_04_the_poisson_batches_are_those_that_are_trained_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_batches_are_poisson(monkeypatch)
-    monkeypatch.setattr(training, "poisson_batch", ShuffledLoader())
+    monkeypatch.setattr(local, "poisson_batch", ShuffledLoader())
     goes_red(check_batches_are_poisson, monkeypatch)
 
 
@@ -148,9 +148,9 @@ def test_pitfall_07_an_empty_poisson_batch_is_not_skipped(monkeypatch: pytest.Mo
     sizes = batch_sizes(monkeypatch, gradient_plan(expected_batch=1, steps_per_round=100), 24)
     assert len(sizes) == 100, "a step for every batch"
     assert 0 in sizes, "36 % are empty: none among 100 once in 1e19 runs"
-    monkeypatch.setattr(training, "poisson_batch", no_rows)
+    monkeypatch.setattr(local, "poisson_batch", no_rows)
     check_empty_batches_are_noised_steps()
-    real, empty = training.to_input, []
+    real, empty = local.to_input, []
 
     def notice(images: Any, *arguments: Any) -> Tensor:
         empty.append(len(images) == 0)
@@ -160,7 +160,7 @@ def test_pitfall_07_an_empty_poisson_batch_is_not_skipped(monkeypatch: pytest.Mo
         def step(self, closure: Any = None) -> Any:
             return None if empty[-1] else super().step(closure)
 
-    monkeypatch.setattr(training, "to_input", notice)
+    monkeypatch.setattr(local, "to_input", notice)
     monkeypatch.setattr(torch.optim, "SGD", SkipsEmptyBatches)
     goes_red(check_empty_batches_are_noised_steps)
 
@@ -176,14 +176,14 @@ def test_pitfall_09_nothing_of_the_privacy_is_made_in_round_one_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_a_late_hospital_is_private()
-    real = training.train_private
+    real = local.train_private
 
-    def first_round_only(network: nn.Module, *arguments: Any) -> training.LocalResult:
+    def first_round_only(network: nn.Module, *arguments: Any) -> local.LocalResult:
         shard, settings, plan, _, context, _ = arguments
         if context[1] == 1:
             return real(network, *arguments)
-        training.train_plain(network, shard, settings, context[:2])
-        return training.LocalResult(plan.steps_per_round, None)
+        local.train_plain(network, shard, settings, context[:2])
+        return local.LocalResult(plan.steps_per_round, None)
 
     monkeypatch.setattr(module, "train_private", first_round_only)
     goes_red(check_a_late_hospital_is_private)
@@ -202,7 +202,7 @@ def test_pitfall_10_noise_is_not_added_once_to_the_final_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     check_noise_grows_with_the_steps()
-    real = training.train_private
+    real = local.train_private
 
     def at_the_end(
         network: nn.Module, shard: Any, settings: Settings, plan: Any, *rest: Any

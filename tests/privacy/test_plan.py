@@ -10,12 +10,14 @@ from dp_accounting import ComposedDpEvent, GaussianDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from support import ADAPTIVE, accepted_choices, goes_red, gradient_plan, make, refuses, update_plan
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy import accounting
-from fedmed.privacy import plan as plans
-from fedmed.privacy.images import PixelLaplace
-from fedmed.privacy.mechanism import gaussian, group_gaussian, laplace, replace_gaussian
-from fedmed.privacy.plan import (
+from fedmed.privacy.mechanisms.images import PixelLaplace
+from fedmed.privacy.mechanisms.step import gaussian, group_gaussian, laplace, replace_gaussian
+from fedmed.privacy.plans import making as plans
+from fedmed.privacy.plans import part
+from fedmed.privacy.plans.base import check_noise
+from fedmed.privacy.plans.making import (
     GradientPlan,
     ImagePlan,
     NoPrivacy,
@@ -25,8 +27,6 @@ from fedmed.privacy.plan import (
     image_mechanism,
     make_plan,
 )
-from fedmed.privacy.plans import part
-from fedmed.privacy.plans.base import check_noise
 
 DP_SGD = make(
     train={"rounds": 3, "batch-size": 20, "local-epochs": 2.0},

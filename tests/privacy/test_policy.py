@@ -8,8 +8,8 @@ import pytest
 from support import goes_red, refuses
 
 from fedmed.config import ARMS
-from fedmed.privacy.filtering import Limit
-from fedmed.privacy.policy import SIMULATION, Policy, load_policy, read_policy
+from fedmed.privacy.ledger.filtering import Limit
+from fedmed.privacy.ledger.policy import SIMULATION, Policy, load_policy, read_policy
 
 
 def written(folder: Path, text: str, name: str = "hospital-1") -> Path:

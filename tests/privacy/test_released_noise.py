@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import chi2, kstest, laplace, norm
 from support import SIZE, goes_red, gradient_plan, make, tiny_shard, update_plan
-from support_pitfalls import (
+from support.pitfalls import (
     LedgerInMemory,
     flat,
     keyed_by,
@@ -30,15 +30,15 @@ from support_pitfalls import (
 )
 from torch import Tensor
 
+from fedmed.coordinator.central import CentralGaussian
 from fedmed.data.released import released_shard
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
-from fedmed.privacy.images import BrightnessShift, DPPix, ImageMechanism, PixelLaplace
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.normals import Normals
+from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, ImageMechanism, PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.normals import Normals
+from fedmed.privacy.mechanisms.updates import GaussianNoise
 from fedmed.privacy.plans import AdaptiveClipping, GradientPlan, UpdatePlan
-from fedmed.privacy.updates import GaussianNoise
-from server.central import CentralGaussian
 
 ALARM = 1e-6
 STILL = 1e-12  # the smallest learning rate: an update is noise alone

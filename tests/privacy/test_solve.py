@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from support import goes_red, refuses
 
-from fedmed.privacy import solve
-from fedmed.privacy.solve import Question
+from fedmed.privacy.accounting import solve
+from fedmed.privacy.accounting.solve import Question
 
 QUESTION = Question(units=1000, batch=64, epochs=20, delta=1e-5)
 

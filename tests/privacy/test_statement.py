@@ -9,11 +9,11 @@ from support import ADAPTIVE, goes_red, gradient_plan, make, update_plan
 
 from fedmed.config import ARMS
 from fedmed.privacy import accounting
-from fedmed.privacy.images import BrightnessShift, DPPix, PixelLaplace
-from fedmed.privacy.mechanism import Mechanism, gaussian, group_gaussian, laplace
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan, StackedPlan, make_plan
-from fedmed.privacy.statement import Spend, check, schema, statement
+from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.step import Mechanism, gaussian, group_gaussian, laplace
+from fedmed.privacy.plans.making import ImagePlan, NoPrivacy, Plan, StackedPlan, make_plan
+from fedmed.privacy.statement.contents import Spend, check, schema, statement
 
 PLANS: dict[str, tuple[Plan, str, str]] = {
     "none": (NoPrivacy(), "none", "everyone"),

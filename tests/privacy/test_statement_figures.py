@@ -13,14 +13,15 @@ import pytest
 from support import goes_red, gradient_plan, make, update_plan
 
 from fedmed.config import Settings
-from fedmed.planning import epsilon_after
-from fedmed.privacy import accounting, figures
-from fedmed.privacy.figures import Figures, Spend
-from fedmed.privacy.images import DPPix, PixelLaplace
-from fedmed.privacy.mechanism import Mechanism, group_gaussian, laplace
-from fedmed.privacy.noise import NoiseSource
+from fedmed.federation.members import epsilon_after
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanisms.images import DPPix, PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.step import Mechanism, group_gaussian, laplace
 from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan
-from fedmed.privacy.statement import check, statement
+from fedmed.privacy.statement import figures
+from fedmed.privacy.statement.contents import check, statement
+from fedmed.privacy.statement.figures import Figures, Spend
 
 ASKED = 1e-5
 FIGURES = set(Figures.model_fields) - {"epsilon_by_pixels"}
@@ -228,7 +229,7 @@ def test_what_a_round_spent_is_the_worst_at_the_stated_delta(
     ]
     check_rounds(settings, plans)
     assert epsilon_after(settings, [*plans, update_plan("hospital")], 1) is None
-    monkeypatch.setattr("fedmed.planning.at", lambda plan, delta: plan.delta)
+    monkeypatch.setattr("fedmed.federation.members.at", lambda plan, delta: plan.delta)
     goes_red(check_rounds, settings, plans)
 
 

@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 from support import goes_red, gradient_plan, make, update_plan
 
-from fedmed.evaluation.histograms import Spec
-from fedmed.privacy import accounting, totals
-from fedmed.privacy.evaluating import evaluation_plan
-from fedmed.privacy.evaluation_statement import evaluation_record
-from fedmed.privacy.images import BrightnessShift, PixelLaplace
-from fedmed.privacy.mechanism import gaussian, group_gaussian, replace_gaussian
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.plan import ImagePlan, NoPrivacy, Plan
-from fedmed.privacy.statement import Spend, Total, statement
+from fedmed.evaluation.pooled.histograms import Spec
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanisms.images import BrightnessShift, PixelLaplace
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.step import gaussian, group_gaussian, replace_gaussian
+from fedmed.privacy.plans.evaluation import evaluation_plan
+from fedmed.privacy.plans.making import ImagePlan, NoPrivacy, Plan
+from fedmed.privacy.statement import totals
+from fedmed.privacy.statement.contents import Spend, Total, statement
+from fedmed.privacy.statement.evaluation import evaluation_record
 
 DELTA = 1e-5
 STEP = gaussian(1.0, 0.25)  # of support.gradient_plan

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from support import goes_red, refuses
 from torch import Tensor
 
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.updates import BadUpdate, GaussianNoise, clip, finite, norm
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.updates import BadUpdate, GaussianNoise, clip, finite, norm
 
 Update = dict[str, Tensor]
 Clip = Callable[[Update, float], Update]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmed.evaluation import evaluate, predictions
+from fedmed.evaluation import evaluate
+from fedmed.evaluation.tables import predictions
 
 # name: (kind, scheme, unit, epsilon, delta, strength of the scores, trust)
 ARMS: dict[str, tuple[str, str, str, float | None, float | None, float, str]] = {

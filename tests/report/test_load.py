@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.report import build, summary_table, write_summary
 from fedmed.report.arms import reference, summarise
 from fedmed.report.load import _history, load

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from support import goes_red, refuses
 
-from fedmed import published
-from fedmed.report import build, papers
+from fedmed.report import build, papers, published
 from fedmed.report.arms import Arm, summarise
 from fedmed.report.load import load
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.evaluation import evaluate
 from fedmed.report import build, palette
 from fedmed.report.words import delta_text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support import goes_red
 
-from fedmed.privacy.statement import check
+from fedmed.privacy.statement.contents import check
 from fedmed.report import arms, build
 from fedmed.report.arms import summarise
 from fedmed.report.load import load

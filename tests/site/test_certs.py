@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from support import refuses
 
-from fedmed import cli
+from fedmed.cli import commands as cli
 from fedmed.site.certs import make_certificates
 
 
@@ -53,6 +53,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_host_is_a_name_alone(host: str, tmp_path: Path) -> None:
     refuses(lambda: make_certificates(tmp_path, [host]), "--host", "without port")
     refuses(lambda: make_certificates(tmp_path, ["x.org"], days=0), "--days 0")
+    refuses(lambda: make_certificates(tmp_path, ["x.org"], days=10**52), "--days 1000", "3650")
     assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 import yaml
 
-from fedmed.cli import app
+from fedmed.cli.commands import app
 from fedmed.site.join import _WAITS
 from fedmed.site.reach import SKEW
 

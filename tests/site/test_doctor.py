@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from support import goes_red, refuses
-from support_site import a_site, superlink
+from support.site import a_site, superlink
 
-import fedmed.federation.registered
-from fedmed import cli
-from fedmed.errors import UserError
-from fedmed.privacy.ledger import Ledger
+import fedmed.site.registered
+from fedmed.base.errors import UserError
+from fedmed.cli import commands as cli
+from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.site import doctor, join
 from fedmed.site.certs import make_certificates
 from fedmed.site.connection import read_connection
@@ -26,7 +26,7 @@ from fedmed.site.reach import Check, knock
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key is registered: the real question needs a real server; see tests/e2e."""
-    monkeypatch.setattr(fedmed.federation.registered, "registered", lambda connection: 7)
+    monkeypatch.setattr(fedmed.site.registered, "registered", lambda connection: 7)
 
 
 def away(connection: object) -> list[Check]:
@@ -125,7 +125,7 @@ def test_key_with_open_permissions(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_not_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fedmed.federation.registered, "registered", lambda connection: None)
+    monkeypatch.setattr(fedmed.site.registered, "registered", lambda connection: None)
     with superlink(tmp_path / "pki") as address:
         site = a_site(tmp_path / "s", address, tmp_path / "pki" / "ca.crt")
         told(examine(site), "registered", "node.pub", "flwr supernode register")
@@ -173,7 +173,9 @@ def test_no_secret_is_on_the_supernode_s_command_line(tmp_path: Path) -> None:
     assert "--insecure" not in command
     assert f"--auth-supernode-private-key={connection.key}" in command
     assert f"--root-certificates={connection.ca}" in command
-    assert command[:4] == [sys.executable, "-P", "-m", "clients.node"], "which checks app bundles"
+    assert command[:4] == [sys.executable, "-P", "-m", "fedmed.hospital.node"], (
+        "which checks app bundles"
+    )
     assert f'--node-config=guard="{at}"' in command
     refuses(lambda: join.supernode(connection, tmp_path / "none"), "--guard", "fedmed guard")
 

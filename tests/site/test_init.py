@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from flwr.cli.supernode.register import try_load_public_key
 from support import refuses
 
-from fedmed import cli
-from fedmed.privacy.policy import read_policy
+from fedmed.cli import commands as cli
+from fedmed.privacy.ledger.policy import read_policy
 from fedmed.site.connection import read_connection, read_key, split_address
 from fedmed.site.file import read_site
 from fedmed.site.init import Wish, app_hash, make_site, steps

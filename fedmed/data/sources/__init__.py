@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import (
     LABEL_PREFIX,
@@ -14,7 +15,6 @@ from fedmed.data.cohort import (
     validate,
 )
 from fedmed.data.sources import kermany, medmnist, phantom, table
-from fedmed.errors import UserError
 
 _SOURCES = {
     "phantom": phantom.load,

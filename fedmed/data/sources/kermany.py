@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import SPLITS, Cohort
 from fedmed.data.sources.reading import read_table
 from fedmed.data.sources.table import existing, open_images
-from fedmed.errors import UserError
 
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}
 _PERSON = re.compile(r"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?$")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base.errors import UserError
 from fedmed.base.frames import MOST_BYTES
 from fedmed.base.opening import read_bytes
 from fedmed.data.cohort import LABEL_PREFIX
 from fedmed.data.sources.reading import read_table
-from fedmed.errors import UserError
 
 NIH_FINDINGS = (
     "Atelectasis",

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
+from fedmed.base.files import home
 from fedmed.base.opening import GIB, opened, present
 from fedmed.base.packed import check_zip
 from fedmed.config import Data
@@ -17,8 +19,6 @@ from fedmed.data.cohort import LABEL_PREFIX, SPLITS, Cohort
 from fedmed.data.sources.reading import read_table
 from fedmed.data.sources.table import existing
 from fedmed.data.stores import ArrayStore
-from fedmed.errors import UserError
-from fedmed.files import home
 
 MOST = 16 * GIB
 """Bytes of a set, packed or not: a hundred thousand images of 224 pixels have a third of it."""

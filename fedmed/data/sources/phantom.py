@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import Cohort
 from fedmed.data.sources import tomogram
 from fedmed.data.sources.radiograph import Film, draw
 from fedmed.data.sources.tomogram import Scan
 from fedmed.data.volume import Volume
-from fedmed.errors import UserError
 
 VERSION = 3
 """Part of every digest; it changes whenever the cohort or its pixels change."""

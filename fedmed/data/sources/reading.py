@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base.errors import UserError
 from fedmed.base.frames import read_csv, read_parquet
-from fedmed.errors import UserError
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base.errors import UserError
 from fedmed.base.opening import expanded, is_folder, present
 from fedmed.base.packed import is_zip
 from fedmed.config import Data
@@ -12,7 +13,6 @@ from fedmed.data.cohort import COLUMNS, LABEL_PREFIX, Cohort
 from fedmed.data.sources.mappings import MAPPINGS
 from fedmed.data.sources.reading import read_table
 from fedmed.data.stores import FolderStore, ZipStore
-from fedmed.errors import UserError
 
 _SEX = {"m": "M", "male": "M", "f": "F", "female": "F"}
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.clipping import Clipping
 from fedmed.privacy.gradients.engine import ClippedSum, Engine, Loss, Options, check_model

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.alike import pass_sizes, passes
 from fedmed.privacy.gradients.clipping import holds
 from fedmed.privacy.gradients.engine import (

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 
 Kind = Literal["flat", "automatic"]
 log = logging.getLogger("fedmed.privacy")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.clipping import Clipping
 
 Reduction = Literal["sum", "mean"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.rules import REGISTRY
 from fedmed.privacy.gradients.use import Layer
 

@@ -7,14 +7,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 
 _STREAMS = 8  # fixed, so that noise does not depend on the number of threads
 _PIECE = 2**18  # elements that a stream takes at a time
 
 
 class Stream(Protocol):
-    """Secret Gaussian noise: :class:`fedmed.privacy.normals.Normals`."""
+    """Secret Gaussian noise: :class:`fedmed.privacy.mechanisms.normals.Normals`."""
 
     def add_(self, values: Tensor, deviation: float, share: float = 1.0) -> None:
         """(``values`` + N(0, deviation^2)) * share, in place."""

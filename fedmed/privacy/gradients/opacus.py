@@ -8,14 +8,9 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.alike import pass_sizes, passes
-from fedmed.privacy.gradients.bounds import (
-    UNDERFLOW,
-    exact_squares,
-    gamma,
-    sum_of_squares,
-)
+from fedmed.privacy.gradients.bounds import UNDERFLOW, exact_squares, gamma, sum_of_squares
 from fedmed.privacy.gradients.clipping import checked
 from fedmed.privacy.gradients.engine import (
     ClippedSum,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.engine import Options
 from fedmed.privacy.gradients.loop import LoopEngine, norm_of
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
-from fedmed.errors import UserError
-from fedmed.privacy import accounting, facts
-from fedmed.privacy.facts import Facts, Party
-from fedmed.privacy.mechanism import Mechanism
+from fedmed.base.errors import UserError
+from fedmed.privacy import accounting
+from fedmed.privacy.mechanisms.step import Mechanism
+from fedmed.privacy.statement import facts
+from fedmed.privacy.statement.facts import Facts, Party
 
 P = TypeVar("P")
 Payer = Literal["hospital", "server", "nobody"]

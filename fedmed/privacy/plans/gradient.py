@@ -5,9 +5,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedmed.privacy import accounting
-from fedmed.privacy.facts import Facts
-from fedmed.privacy.mechanism import Mechanism, Relation, gaussian, group_gaussian, replace_gaussian
+from fedmed.privacy.mechanisms.step import (
+    Mechanism,
+    Relation,
+    gaussian,
+    group_gaussian,
+    replace_gaussian,
+)
 from fedmed.privacy.plans.base import Common, Payer, Words, check_noise, holder, leaving
+from fedmed.privacy.statement.facts import Facts
 
 
 def relation_of(unit: Literal["patient", "image"]) -> Relation:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from fedmed.privacy import accounting
-from fedmed.privacy.facts import Facts
-from fedmed.privacy.images import ImageMechanism
-from fedmed.privacy.mechanism import Mechanism
+from fedmed.privacy.mechanisms.images import ImageMechanism
+from fedmed.privacy.mechanisms.step import Mechanism
 from fedmed.privacy.plans.base import Common, Payer, Words, everyone, leaving
+from fedmed.privacy.statement.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 
 from fedmed.privacy import accounting
-from fedmed.privacy.facts import Facts
-from fedmed.privacy.mechanism import Mechanism
+from fedmed.privacy.mechanisms.step import Mechanism
 from fedmed.privacy.plans.base import Common, Payer, Plan, Words
 from fedmed.privacy.plans.gradient import GradientPlan
 from fedmed.privacy.plans.image import ImagePlan
 from fedmed.privacy.plans.update import UpdatePlan
+from fedmed.privacy.statement.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

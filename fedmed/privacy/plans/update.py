@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedmed.privacy import accounting
-from fedmed.privacy.facts import Facts
-from fedmed.privacy.mechanism import Mechanism, gaussian
+from fedmed.privacy.mechanisms.step import Mechanism, gaussian
 from fedmed.privacy.plans.base import Common, Payer, Words, check_noise
+from fedmed.privacy.statement.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

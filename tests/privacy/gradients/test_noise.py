@@ -6,8 +6,8 @@ from support import goes_red, refuses
 from torch import Tensor
 
 from fedmed.privacy.gradients.noise import GaussianNoise
-from fedmed.privacy.noise import NoiseSource
-from fedmed.privacy.normals import Normals
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.normals import Normals
 
 SHAPES = {"a": (2600, 500), "b": (3,), "c": (64, 31, 3, 3), "d": ()}
 

@@ -7,7 +7,7 @@ import torch
 from support import SIZE, goes_red, tiny_network
 from torch import Tensor
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients import preflight
 from fedmed.privacy.gradients.engine import Options
 from fedmed.privacy.gradients.loop import LoopEngine, norm_of

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from fedmed.errors import UserError
+from fedmed.base.errors import UserError
 from fedmed.privacy.gradients.bounds import Estimate, sum_of_pairs
 from fedmed.privacy.gradients.forms import chunks, full
 from fedmed.privacy.gradients.use import Form, Part, Use

@@ -1,0 +1,393 @@
+"""The ``fedmed`` command."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+
+from fedmed import __version__
+from fedmed.base import files
+from fedmed.base.errors import RunError, UserError
+from fedmed.base.holding import held
+from fedmed.base.opening import is_folder
+from fedmed.base.rounding import up
+from fedmed.base.terminal import Formatter, one_line, say
+from fedmed.cli.site import doctor, site_app
+
+app = typer.Typer(
+    help="What does privacy cost a network of hospitals?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
+)
+data_app = typer.Typer(
+    help="Look at a cohort before training.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(data_app, name="data")
+ledger_app = typer.Typer(
+    help="Read and check a hospital's ledger.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(site_app, name="site")
+app.command()(doctor)
+
+Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The comparison to run.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting (repeatable).")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        say(f"fedmed {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    experiment: Path_,
+    arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
+    seed: Annotated[list[int], typer.Option(help="Run this seed only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
+    set_: Set = [],  # noqa: B006 -- typer reads it only
+    engine: Annotated[
+        str, typer.Option(help="inline (this process) or ray (flwr run).")
+    ] = "inline",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; by default runs/NAME.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a comparison: arms x seeds, then summary.csv and report.html."""
+    from fedmed.cli.progress import make_progress
+    from fedmed.experiment.run import load_experiment, run_experiment
+    from fedmed.launch import RaySimulation, run_inline
+    from fedmed.report import build, write_summary
+    from fedmed.trackers import check, followed, publish
+
+    if engine not in ("inline", "ray"):
+        raise UserError(f"--engine {engine}: use inline or ray")
+    loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
+    folder = out if out is not None else Path("runs") / loaded.name
+    check(loaded.base)
+    with _resumable(), held(folder), make_progress(loaded, quiet) as shown:
+        progress = followed(shown, loaded, folder)
+        if engine == "ray":
+            with RaySimulation() as simulation:
+                run_experiment(loaded, folder, simulation.run, progress)
+        else:
+            run_experiment(loaded, folder, run_inline, progress)
+        summary = write_summary(folder)
+        page = build(folder)
+    say(f"summary: {summary}")
+    say(f"report:  {page}")
+    logged = publish(loaded, folder)
+    if logged:
+        say(f"mlflow:  {logged}")
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
+) -> None:
+    """Make summary.csv and report.html again from the files of a comparison."""
+    from fedmed.evaluation.comparison import compare
+    from fedmed.report import build, write_summary
+
+    if not is_folder(directory):
+        raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
+    with held(directory):
+        say(f"summary: {write_summary(directory)}")
+        try:
+            compare.write(directory)
+        except UserError as error:  # what is there is reported all the same
+            say(f"no comparison of arms: {error}", err=True)
+        say(f"report:  {build(directory)}")
+
+
+@app.command()
+def evaluate(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE_OR_FOLDER",
+            help="Predictions (.parquet or .csv), a run's folder, or a comparison's.",
+        ),
+    ],
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Compare with this table; of a comparison's folder, with this arm."),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+    resamples: Annotated[int, typer.Option(help="Resamples of patients; 0: no intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 20131,
+) -> None:
+    """Compute discrimination, calibration and fairness of predictions, with uncertainty."""
+    from fedmed.cli.evaluate import answer, show
+
+    found = answer(table, baseline, resamples=resamples, seed=seed)
+    if out is not None:
+        files.write_json(out, found)
+    if json_:
+        say(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        show(found, str(table))
+
+
+@app.command()
+def guard(
+    site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")],
+) -> None:
+    """Guard a site's data and ledger: answer the app's requests on a socket, until a signal."""
+    from fedmed.hospital.guard.process import run as stand_guard
+
+    logging.getLogger("fedmed").setLevel(logging.INFO)
+    stand_guard(site, lambda its: say(f"ready: {its.name} on {its.socket}"))
+
+
+@app.command()
+def plan(
+    experiment: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[EXPERIMENT.toml]", help="The comparison to plan.", show_default=False
+        ),
+    ] = None,
+    arm: Annotated[list[str], typer.Option(help="Plan this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
+    set_: Set = [],  # noqa: B006 -- typer reads it only
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; its ledgers count.")
+    ] = None,
+    patients: Annotated[int | None, typer.Option(help="Without an experiment: patients.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Expected batch, patients.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the patients.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Target, or limit of the noise.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Noise over clipping norm.")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="Of the guarantee; 1e-5 if absent.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
+) -> None:
+    """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
+    from fedmed.cli.tables import print_plans
+    from fedmed.experiment.forecast import Asked, forecast, patient_total, solved
+
+    numbers = {
+        "--patients": patients,
+        "--batch": batch,
+        "--epochs": epochs,
+        "--epsilon": epsilon,
+        "--noise-multiplier": noise_multiplier,
+        "--delta": delta,
+    }
+    if experiment is None:
+        if patients is None:
+            raise UserError("fedmed plan: give an EXPERIMENT.toml, or --patients and the rest")
+        for option, given in (
+            ("--arm", arm),
+            ("--set", set_),
+            ("--out", out),
+            ("--no-time", no_time),
+        ):
+            if given:
+                raise UserError(f"fedmed plan: {option} needs an EXPERIMENT.toml; give one")
+        answer = solved(
+            Asked(
+                patients=patients,
+                batch=batch,
+                epochs=epochs,
+                epsilon=epsilon,
+                noise_multiplier=noise_multiplier,
+                delta=1e-5 if delta is None else delta,
+            )
+        )
+        say(json.dumps(answer, indent=2) if json_ else _lines(answer))
+        return
+    given_numbers = [option for option, value in numbers.items() if value is not None]
+    if given_numbers:
+        raise UserError(
+            f"fedmed plan: {given_numbers[0]} is not read beside an experiment; use --set"
+        )
+    from fedmed.experiment.run import load_experiment
+
+    loaded = load_experiment(experiment, arms=arm, assignments=set_)
+    folder = out if out is not None else Path("runs") / loaded.name
+    found = forecast(loaded, folder, timed=not no_time)
+    impossible = [f.arm for f in found if not f.possible]
+    total = None if impossible else patient_total(loaded)
+    if json_:
+        content = {
+            "experiment": loaded.name,
+            "seeds": list(loaded.seeds),
+            "arms": [f.to_json() for f in found],
+            "epsilon_per_patient_in_all": None if total is None else total[0],
+            "delta_of_all": None if total is None else total[1],
+        }
+        say(json.dumps(content, indent=2))
+    else:
+        print_plans(found)
+        if total is not None:
+            seeds = f"{len(loaded.seeds)} seed(s)"
+            say(
+                f"all arms and {seeds} together: epsilon {up(total[0], 4):.4g} at delta "
+                f"{total[1]:g} for one patient, from the arms that bound it"
+            )
+    if impossible:
+        raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")
+
+
+def _lines(numbers: dict[str, Any]) -> str:
+    width = max(len(name) for name in numbers)
+    return "\n".join(
+        f"{name:<{width}}  {value:.5g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
+        for name, value in numbers.items()
+    )
+
+
+Ledgers = Annotated[
+    Path, typer.Argument(metavar="PATH", help="A ledger, or a folder that holds ledgers.")
+]
+
+
+@ledger_app.command()
+def show(
+    path: Ledgers,
+    delta: Annotated[float, typer.Option(help="At which epsilon is given.")] = 1e-5,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print what each account has spent."""
+    from fedmed.cli.tables import print_accounts
+    from fedmed.privacy.ledger.report import accounts, find
+
+    found = [row for file in find(path) for row in accounts(file, delta)]
+    if json_:
+        say(json.dumps([row.to_json() for row in found], indent=2))
+    else:
+        print_accounts(found)
+
+
+@ledger_app.command()
+def verify(
+    path: Ledgers,
+    anchor: Annotated[
+        str, typer.Option(help="ROWS:HEAD as an earlier verify printed it; finds a rollback.")
+    ] = "",
+) -> None:
+    """Check every row against the chain and the audit log; find edits, cuts and rollbacks."""
+    from fedmed.privacy.ledger.report import check, find
+
+    found = find(path)
+    if anchor and len(found) > 1:
+        raise UserError(f"--anchor belongs to one ledger, and {path} holds {len(found)}; name one")
+    for file in found:
+        say(f"{file.path}: {check(file, anchor)}")
+
+
+@ledger_app.command()
+def export(
+    path: Ledgers,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; by default standard out.")
+    ] = None,
+) -> None:
+    """Write every row as JSON lines, for a data officer's own records."""
+    from fedmed.privacy.ledger.report import find, lines
+
+    text = "".join(line for file in find(path) for line in lines(file))
+    if out is None:
+        say(text, end=False)
+    else:
+        files.write_text(out, text)
+        say(f"rows: {out}")
+
+
+@data_app.command()
+def inspect(
+    experiment: Path_,
+    set_: Set = [],  # noqa: B006 -- typer reads it only
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Where to write the sheet of images; by default runs/NAME-cohort.png."),
+    ] = None,
+) -> None:
+    """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""
+    from fedmed.cli.tables import print_table
+    from fedmed.data.form import Form
+    from fedmed.data.inspect import contact_sheet, describe
+    from fedmed.data.network import load_network
+    from fedmed.experiment.run import load_experiment
+
+    loaded = load_experiment(experiment, assignments=set_)
+    network = load_network(loaded.base.data)
+    say(f"{network.cohort.name}: {len(network.cohort)} images")
+    for note in network.cohort.notes:
+        say(f"note: {note}")
+    print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
+    # Beside the results' folder: in it, fedmed run would find a folder that is not an experiment's.
+    path = sheet if sheet is not None else Path("runs") / f"{loaded.name}-cohort.png"
+    contact_sheet(network.cohort, path, form=Form.of(loaded.base.data))
+    say(f"sheet: {path}")
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Tell who interrupts a comparison how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted; run the same command again to go on from the last round", err=True)
+        raise typer.Exit(130) from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a user's mistake prints one line and exits with 2, a failed run with 1."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    _log()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        sys.exit(app(args=arguments, prog_name="fedmed", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = f"; see {context.command_path} --help" if context else ""
+        _fail(f"{error.format_message()}{where}", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except UserError as error:
+        _fail(str(error), 2)
+    except RunError as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; check the path, its rights and the disk", 2)
+    except MemoryError:
+        _fail("out of memory; give smaller files or a smaller model, or use a larger machine", 2)
+
+
+def _log() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    say(f"error: {one_line(message)}", err=True)
+    sys.exit(code)

@@ -1,0 +1,168 @@
+"""What else a model is scored on: the training images (simulation only), noised test images.
+
+Neither spends anything. Training images are read by the server, which only a simulation can do; no
+epsilon covers numbers computed from them, and the statement says so. Test images are the server's
+own: their noise is no release, needs no secret, and comes from a public seed, so that every arm
+with the same mechanism meets the same images.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedmed.config import Settings
+from fedmed.coordinator.evaluation import Evaluator
+from fedmed.data.network import held_out_shard, member_names
+from fedmed.data.released import released_shard
+from fedmed.data.shard import Shard
+from fedmed.evaluation import evaluate
+from fedmed.evaluation.discrimination import auroc
+from fedmed.federation.members import member_shard
+from fedmed.privacy.mechanisms.images import ImageMechanism, clipped
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.plans.making import image_mechanism, noise_source
+
+Owners = Mapping[str, Mapping[str, Tensor]]
+HALF = 0.5  # the threshold of figures that stand beside published ones
+_PUBLIC_SEED = 20_200_513
+
+
+class _NotReleased(Exception):
+    """An image of the shard was never noised: its hospital has not trained."""
+
+
+@dataclass
+class Further:
+    """Scores models on further sets; ``refused`` hospitals' training images are left out."""
+
+    main: Evaluator
+    refused: frozenset[str] = frozenset()
+    _training: dict[str, Evaluator] = field(default_factory=dict)
+    _noised: Evaluator | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The run's."""
+        return self.main.settings
+
+    def curve(self, owners: Owners) -> dict[str, dict[str, Any]] | None:
+        """Accuracy (at 0.5) and AUROC by set, for a round's line; None where nobody asked."""
+        if not self.settings.evaluation.curves:
+            return None
+        return {name: _figures(table) for name, table in self.tables(owners).items()}
+
+    def metrics(self, owners: Owners, predictions: pd.DataFrame) -> dict[str, Any]:
+        """``metrics_train`` and ``metrics_noised``, each only where asked for, and what is at 0.5.
+
+        ``predictions`` is the clean table; its validation rows give the thresholds. Training images
+        have no interval: they are no sample of anything that a patient meets.
+        """
+        given, found = self.settings.evaluation, self.tables(owners)
+        result: dict[str, Any] = {}
+        if given.train_metrics or given.noised_test or given.curves:
+            result["at_half"] = {name: _figures(table) for name, table in found.items()}
+        validation = predictions[predictions["split"] == "val"]
+        for name, resamples in (("train", 0), ("noised", given.resamples)):
+            if name in found:
+                rows = found[name].assign(split="test")
+                result[f"metrics_{name}"] = evaluate(
+                    pd.concat([validation, rows], ignore_index=True),
+                    resamples=resamples,
+                    specificity=given.specificity,
+                    where=f"{name} images",
+                )
+        return result
+
+    def tables(self, owners: Owners) -> dict[str, pd.DataFrame]:
+        """Predictions by set: ``test``, and ``train`` and ``noised`` where asked for."""
+        given = self.settings.evaluation
+        found = {"test": self.main.predictions(owners, "test")}
+        if given.train_metrics:
+            parts = [e.predictions(owners) for e in self._trained_on(owners)]
+            if parts:
+                found["train"] = pd.concat(parts, ignore_index=True)
+        noised = self._noised_test() if given.noised_test else None
+        if noised is not None:
+            found["noised"] = noised.predictions(owners, "test")
+        return found
+
+    def _trained_on(self, owners: Owners) -> list[Evaluator]:
+        """The members' training images, as training sees them, once they have been released."""
+        settings = self.settings
+        mechanism = image_mechanism(settings)
+        for member in member_names(settings):
+            if member in self._training or member in self.refused:
+                continue
+            if len(owners) > 1 and member not in owners:
+                continue
+            shard = member_shard(settings, member)
+            if mechanism is not None:
+                try:
+                    shard = _released(shard, mechanism, settings)
+                except _NotReleased:
+                    continue
+            names = pd.Series([member] * len(shard), dtype="string")
+            self._training[member] = Evaluator.over(settings, self.main.model, shard, names)
+        return list(self._training.values())
+
+    def _noised_test(self) -> Evaluator | None:
+        mechanism = image_mechanism(self.settings)
+        if mechanism is None:
+            return None
+        if self._noised is None:
+            shard, hospital = held_out_shard(self.settings.data)
+            images = noised_copy(shard, mechanism, clip=self.settings.privacy.clip_released)
+            noised = replace(shard, images=images, key=f"{shard.key}:noised", path=None)
+            self._noised = Evaluator.over(self.settings, self.main.model, noised, hospital)
+        return self._noised
+
+
+def noised_copy(
+    shard: Shard, mechanism: ImageMechanism, *, clip: bool = False
+) -> NDArray[np.float32]:
+    """Public images (n, ...) with the mechanism's noise from a public seed, float32 on 0 to 1.
+
+    Always the same noise for the same image and mechanism; never that of a hospital's release.
+    """
+    source = NoiseSource(_PUBLIC_SEED)
+    noised = np.empty(shard.images.shape, dtype=np.float32)
+    for row, name in enumerate(shard.table["image"]):
+        clean = np.asarray(shard.images[row], dtype=np.uint8)
+        rng = source.numpy("noised-test", mechanism.key, str(name))
+        noised[row] = mechanism.apply(clean[None], rng)[0]
+    return clipped(noised) if clip else noised
+
+
+def _released(shard: Shard, mechanism: ImageMechanism, settings: Settings) -> Shard:
+    """The hospital's own release, read again; nothing is ever noised for an evaluation."""
+
+    def known(_: str, new: str) -> None:
+        if new:
+            raise _NotReleased
+
+    clip = settings.privacy.clip_released
+    return released_shard(shard, mechanism, noise_source(settings), clip=clip, before=known)
+
+
+def _figures(table: pd.DataFrame) -> dict[str, Any]:
+    """Of several labels: the shares over all rows, and the mean of the labels' AUROCs."""
+    labels = table["label"].to_numpy(dtype=np.int64)
+    right = (table["score"].to_numpy(dtype=np.float64) >= HALF) == labels
+    parts = [part for _, part in table.groupby("target")] if "target" in table else [table]
+    aurocs = [
+        auroc(part["label"].to_numpy(dtype=np.int64), part["score"].to_numpy(dtype=np.float64))
+        for part in parts
+        if part["label"].nunique() == 2
+    ]
+    shares = [part["label"].mean() for part in parts if len(part)]
+    return {
+        "accuracy": float(right.mean()) if len(labels) else None,
+        "auroc": float(np.mean(aurocs)) if aurocs else None,
+        "majority": float(np.mean([max(s, 1 - s) for s in shares])) if shares else None,
+        "images": len(labels),
+    }

@@ -1,0 +1,1 @@
+"""Arms against a baseline on the same test images."""

@@ -1,0 +1,256 @@
+"""Arms against a baseline on the same test images: what each changes, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from fedmed.base.errors import UserError
+from fedmed.evaluation import fairness
+from fedmed.evaluation.comparison import correlations
+from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
+from fedmed.evaluation.intervals.delong import covariances, delong
+from fedmed.evaluation.intervals.estimates import (
+    cut_difference,
+    difference,
+    estimate,
+    estimate_change,
+    estimate_gap,
+    estimate_share,
+    null_difference,
+    p_change,
+    p_value,
+)
+from fedmed.evaluation.intervals.intervals import (
+    LEVEL,
+    both_errors,
+    detectable,
+    holm,
+    p_both,
+    standard_error,
+)
+from fedmed.evaluation.intervals.quantity import Quantity
+from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
+from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
+from fedmed.evaluation.tables.pairing import Paired, Tables, pair
+
+Json = dict[str, Any]
+
+
+def compare(
+    tables: Tables,
+    baseline: str,
+    epsilons: Mapping[str, float | None],
+    *,
+    units: Mapping[str, str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    threads: int | None = None,
+) -> Json:
+    """Compare the runs of several arms on one set of test images, ready for JSON.
+
+    `tables` holds a predictions table per arm and seed. Every run keeps the threshold of its own
+    validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
+    and `units` (whose data an epsilon protects) serve the correlation with gaps, which is taken
+    within a unit. The result does not depend on `threads` (None: all cores).
+
+    Raises UserError for an unknown baseline, for runs with different test images, labels,
+    patients or demographics, and for bad tables.
+    """
+    if baseline not in tables:
+        raise UserError(f"no arm '{baseline}' to compare with; use one of {', '.join(tables)}")
+    paired = pair(tables)
+    by_target = panels(
+        paired.tests, paired.columns, resamples=resamples, seed=seed, threads=threads
+    )
+    first = next(iter(by_target.values()))
+    panel: Panel = first
+    if len(by_target) > 1:
+        panel = MacroPanel(by_target, paired_targets(paired.tests))
+    by_arm = {arm: _empty(panel, list(runs)) for arm, runs in paired.runs.items()}
+    found: list[Json] = []
+    for item in items(panel):  # one at a time: their resamples are large
+        for arm, runs in paired.runs.items():
+            _place(by_arm[arm], item, list(runs.values()))
+            if arm != baseline:
+                found.append(_change(item, arm, paired, baseline))
+    found.sort(key=lambda row: list(by_arm).index(row["arm"]))
+    headline = [row for row in found if row["headline"]]
+    for row, adjusted in zip(headline, holm([row["p"] for row in headline]), strict=True):
+        row["p_holm"] = adjusted
+    notes = [*paired.notes, *_common_seeds(paired, baseline)]
+    if len(by_target) == 1:
+        notes += _put_delong(found, paired, baseline, first)
+    else:
+        _put_targets(by_arm, paired, by_target)
+    epsilon = correlations.epsilon_and_gap(by_arm, epsilons, units or {})
+    return {
+        "baseline": baseline,
+        "arms": list(paired.runs),
+        "level": LEVEL,
+        "resamples": resamples,
+        "method": "bca",
+        "unit": "patient",
+        "images": len(first.labels),
+        "patients": len(set(first.patients.tolist())),
+        "positives": int(first.labels.sum()) if len(by_target) == 1 else None,
+        "by_arm": by_arm,
+        "differences": found,
+        "family": {
+            "method": "Holm",
+            "size": sum(row["p"] is not None for row in headline),
+            "members": "the headline differences",
+        },
+        "correlations": [*correlations.by_target(by_target, paired.runs, baseline), *epsilon],
+        "notes": [*notes, *_left_out(panel)],
+    }
+
+
+def _empty(panel: Panel, seeds: list[int]) -> Json:
+    """An arm before anything is estimated: its counts."""
+    return {
+        "seeds": seeds,
+        "metrics": {},
+        "groups": {
+            attribute: {
+                count.group: {
+                    "n": count.n,
+                    "positives": count.positives,
+                    "negatives": count.negatives,
+                    "note": count.note,
+                    **dict.fromkeys(GROUP_METRICS),
+                }
+                for count in counts
+            }
+            for attribute, counts in panel.counts.items()
+        },
+        "gaps": {attribute: dict.fromkeys(fairness.GAPS) for attribute in panel.counts},
+    }
+
+
+def _place(told: Json, item: Item, names: list[str]) -> None:
+    """Put an arm's estimate of an item where it belongs."""
+    place: Json = told["metrics"]
+    if item.attribute is not None and item.group is not None:
+        place = told["groups"][item.attribute][item.group]
+    elif item.attribute is not None:
+        place = told["gaps"][item.attribute]
+    if item.gap is None:
+        own = item.quantity.select(names)
+        place[item.name] = estimate(own) if item.kind == "gap" else estimate_share(own)
+    else:
+        place[item.name] = estimate_gap(item.gap.select(names))
+
+
+def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
+    """An item of an arm minus the baseline's; what needs the other differences comes later."""
+    ours, theirs = paired.runs[arm], paired.runs[baseline]
+    change, (value, base) = difference(item.quantity, ours, theirs)
+    error = standard_error(change.mean())
+    if item.gap is not None and item.largest:
+        null = null_difference(item.gap, ours, theirs)
+        told, p_test = estimate_change(change, null), p_change(change, null)
+        if told["low"] is not None:
+            error = (told["high"] - told["low"]) / (2.0 * float(ndtri(0.5 + LEVEL / 2.0)))
+    else:
+        told, p_test = estimate(change), p_value(change)
+    p = p_test
+    if told["both_low"] is not None:  # several seeds: training is tested against, too
+        p = p_both(change, told["low"], told["high"])
+    return {
+        "arm": arm,
+        "baseline": baseline,
+        "kind": item.kind,
+        "attribute": item.attribute,
+        "group": item.group,
+        "quantity": item.name,
+        "baseline_value": base,
+        "value": value,
+        "difference": cut_difference(told),
+        "p": p,
+        "p_test": p_test,
+        "p_holm": None,
+        "delong_p": None,
+        "headline": item.headline,
+        "minimum_detectable": _detectable(change, error),
+    }
+
+
+def _detectable(change: Quantity, error: float | None) -> float | None:
+    """Of the test that `p` is: with the luck of training where it was measured."""
+    if error is None:
+        return None
+    error, freedom = both_errors(change, error) or (error, math.inf)
+    return detectable(error, freedom=freedom)
+
+
+def _common_seeds(paired: Paired, baseline: str) -> list[str]:
+    """Notes on arms that do not have the baseline's seeds."""
+    theirs = paired.runs[baseline]
+    notes = []
+    for arm, runs in paired.runs.items():
+        common = [seed for seed in runs if seed in theirs]
+        if not common:
+            notes.append(f"{arm} and {baseline} have no seed in common: means are subtracted")
+        elif set(runs) != set(theirs):
+            listed = ", ".join(str(seed) for seed in common)
+            notes.append(f"differences of {arm} and {baseline} are over common seeds ({listed})")
+    return notes
+
+
+def _put_targets(
+    by_arm: Mapping[str, Json], paired: Paired, by_target: Mapping[str, SinglePanel]
+) -> None:
+    for arm, runs in paired.runs.items():
+        by_arm[arm]["targets"] = {
+            target: {"auroc": estimate_share(single.quantity("auroc").select(list(runs.values())))}
+            for target, single in by_target.items()
+        }
+
+
+def _put_delong(found: list[Json], paired: Paired, baseline: str, panel: SinglePanel) -> list[str]:
+    """Put DeLong's p-values beside the differences of AUROC; returns why there are none."""
+    notes = []
+    for row in found:
+        if row["kind"] == "metric" and row["quantity"] == "auroc":
+            tested = _delong(paired, paired.runs[row["arm"]], paired.runs[baseline], panel)
+            if isinstance(tested, str):
+                notes.append(f"no DeLong test: {tested}")
+            else:
+                row["delong_p"] = tested
+    return list(dict.fromkeys(notes))
+
+
+def _delong(
+    paired: Paired, runs: Mapping[int, str], theirs: Mapping[int, str], panel: SinglePanel
+) -> float | str | None:
+    """DeLong's p-value of equal mean AUROC over common seeds, or why there is none.
+
+    A contrast of correlated AUROCs (DeLong et al. 1988, section 3). None where they do not differ.
+    """
+    common = [seed for seed in runs if seed in theirs]
+    if not common:
+        return "the arms have no seed in common"
+    scores = {column.name: column.scores for column in next(iter(paired.columns.values()))}
+    names = [side[seed] for side in (runs, theirs) for seed in common]
+    refused = delong(panel.labels, scores[names[0]], panel.patients)
+    if isinstance(refused, str):
+        return refused
+    areas, covariance = covariances(panel.labels, np.array([scores[name] for name in names]))
+    weights = np.repeat([1.0, -1.0], len(common)) / len(common)
+    variance = float(weights @ covariance @ weights)
+    if variance <= 1e-14 * float(np.trace(covariance)):  # equal rankings, up to rounding
+        return None
+    return 2.0 * float(ndtr(-abs(float(weights @ areas)) / math.sqrt(variance)))
+
+
+def _left_out(panel: Panel) -> list[str]:
+    return [
+        f"{attribute}: {note}"
+        for attribute, counts in panel.counts.items()
+        for note in fairness.left_out(counts)
+    ]

@@ -1,0 +1,73 @@
+"""What a comparison is made of: every metric, group's metric and gap of every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from fedmed.evaluation.intervals.gaps import Gap
+from fedmed.evaluation.intervals.quantity import Quantity
+from fedmed.evaluation.measuring.panel import Panel
+
+METRICS: Final = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "ece", "brier")
+GROUP_METRICS: Final = ("auroc", "fnr", "fpr", "accuracy")
+HEADLINE_ATTRIBUTES: Final = ("sex", "age")
+HEADLINE_GAPS: Final = (
+    "auroc_gap",
+    "fnr_gap",
+    "statistical_parity_difference",
+    "equalised_odds_difference",
+    "accuracy_gap",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One quantity of every run: a metric, a group's metric, or a gap."""
+
+    kind: str
+    attribute: str | None
+    group: str | None
+    name: str
+    quantity: Quantity
+    gap: Gap | None = None
+
+    @property
+    def largest(self) -> bool:
+        """Whether it is a largest difference, whose resamples are biased."""
+        return self.gap is not None and len(self.gap.contrasts) > 0
+
+    @property
+    def headline(self) -> bool:
+        """Whether its difference is one of the family that p-values are adjusted over."""
+        if self.kind == "gap":
+            return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE_GAPS
+        return self.kind == "metric" and self.name == "auroc"
+
+
+def items(panel: Panel) -> Iterator[Item]:
+    """Every item of a panel, one attribute after the other; groups with too few are left out."""
+    for name in METRICS:
+        quantity = panel.quantity(name)
+        yield Item(kind="metric", attribute=None, group=None, name=name, quantity=quantity)
+    for attribute, counts in panel.counts.items():
+        for count in counts:
+            for name in GROUP_METRICS if count.note is None else ():
+                quantity = panel.quantity(name, attribute, count.group)
+                yield Item(
+                    kind="group",
+                    attribute=attribute,
+                    group=count.group,
+                    name=name,
+                    quantity=quantity,
+                )
+        for name, gap in panel.gaps(attribute).items():
+            yield Item(
+                kind="gap",
+                attribute=attribute,
+                group=None,
+                name=name,
+                quantity=gap.quantity,
+                gap=gap,
+            )

@@ -1,0 +1,247 @@
+"""Intervals and p-values from resamples, over seeds, and of both sources together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+from fedmed.evaluation.intervals.quantity import Quantity
+
+Floats = npt.NDArray[np.float64]
+Method = Literal["bca", "percentile"]
+LEVEL: Final = 0.95
+MINIMUM: Final = 20  # defined resamples below which there is no interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Interval of one number, low to high; both None where there is none, and `note` says why.
+
+    `method` is the one that was used, `note` also why it is not the one that was asked for.
+    """
+
+    low: float | None
+    high: float | None
+    method: Method
+    note: str | None = None
+
+
+def interval(
+    quantity: Quantity, *, column: int = 0, method: Method = "bca", level: float = LEVEL
+) -> Interval:
+    """Bootstrap interval of one column of a quantity.
+
+    BCa (Efron 1987): percentiles shifted for median bias, z0 from the share of samples below the
+    value (ties count one half), and for a standard error that changes with the value, the
+    acceleration being a sixth of the influence values' skewness. It falls back to plain
+    percentiles, and says why, where all samples lie on one side of the value or the shift runs off
+    the distribution. Resamples in which the quantity is not defined are left out; no interval where
+    the value is NaN, where half of the resamples or more are, or where there are too few.
+    """
+    value, samples = float(quantity.values[column]), quantity.samples[:, column]
+    if math.isnan(value):
+        return Interval(low=None, high=None, method=method, note="not defined")
+    defined = np.sort(samples[~np.isnan(samples)])
+    if defined.size < MINIMUM or 2 * defined.size <= samples.size:
+        few = f"defined in {defined.size} of {samples.size} resamples"
+        return Interval(low=None, high=None, method=method, note=few)
+    tail = (1.0 - level) / 2.0
+    tails = (tail, 1.0 - tail)
+    note: str | None = None
+    if method == "bca":
+        shifted = _bca_tails(value, defined, quantity.influence[:, column], tail)
+        if isinstance(shifted, str):
+            method, note = "percentile", shifted
+        else:
+            tails = shifted
+    low, high = np.quantile(defined, tails)
+    return Interval(low=float(low), high=float(high), method=method, note=note)
+
+
+def p_value(quantity: Quantity, *, column: int = 0, null: float = 0.0) -> float | None:
+    """Two-sided p-value of quantity = null, from the bootstrap distribution by inversion.
+
+    2 min(1 + #{samples <= null}, 1 + #{samples >= null}) / (R + 1), at most 1: the level at which
+    the percentile interval just reaches null. It is never below 2 / (R + 1), 0.001 for 2,000
+    resamples. None where :func:`interval` gives no interval.
+    """
+    samples = quantity.samples[:, column]
+    defined = samples[~np.isnan(samples)]
+    few = defined.size < MINIMUM or 2 * defined.size <= samples.size
+    if math.isnan(float(quantity.values[column])) or few:
+        return None
+    side = min(int(np.sum(defined <= null)), int(np.sum(defined >= null)))
+    return min(1.0, 2.0 * (1 + side) / (defined.size + 1))
+
+
+def holm(p: Sequence[float | None]) -> list[float | None]:
+    """Adjusted p-values in the given order (Holm 1979); None stays None and does not count."""
+    order = sorted((value, place) for place, value in enumerate(p) if value is not None)
+    adjusted: list[float | None] = [None] * len(p)
+    running = 0.0
+    for rank, (value, place) in enumerate(order):
+        running = max(running, min(1.0, (len(order) - rank) * value))
+        adjusted[place] = running
+    return adjusted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Spread over training seeds: standard deviation, and a Student-t interval of the mean."""
+
+    sd: float
+    low: float
+    high: float
+
+
+def over_seeds(values: npt.ArrayLike, *, level: float = LEVEL) -> Seeds | None:
+    """Student-t interval of the mean of values [seeds]; None below two seeds or with a NaN.
+
+    The spread on these very test images, which are the same under every seed.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.size < 2 or np.isnan(numbers).any():
+        return None
+    sd, mean = float(numbers.std(ddof=1)), float(numbers.mean())
+    half = _quantile(0.5 + level / 2.0, numbers.size - 1.0) * sd / math.sqrt(numbers.size)
+    return Seeds(sd=sd, low=mean - half, high=mean + half)
+
+
+def combined(quantity: Quantity, *, method: Method = "bca", level: float = LEVEL) -> Interval:
+    """Interval of the mean over columns (seeds): luck of the test patients and of training.
+
+    None for one seed. See :func:`both_sources`.
+    """
+    sampling = interval(quantity.mean(), method=method, level=level)
+    if sampling.low is None or sampling.high is None:
+        return sampling
+    both = both_sources(quantity, sampling.low, sampling.high, level=level)
+    low, high = both or (None, None)
+    note = sampling.note if both else "one seed"
+    return Interval(low=low, high=high, method=sampling.method, note=note)
+
+
+def both_sources(
+    quantity: Quantity, low: float, high: float, *, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Limits `low` and `high` of the mean over columns (seeds), with the luck of training added.
+
+    The limits given are those of test sampling; each keeps its own standard error, its distance
+    from the mean over the normal quantile, so that the asymmetry stays. See :func:`both_errors`.
+    None below two seeds.
+    """
+    mean = float(quantity.values.mean())
+    normal = float(ndtri(0.5 + level / 2.0))
+    reaches = []
+    for distance in (mean - low, high - mean):
+        found = both_errors(quantity, max(0.0, distance) / normal)
+        if found is None:
+            return None
+        error, freedom = found
+        reaches.append(_quantile(0.5 + level / 2.0, freedom) * error)
+    return mean - reaches[0], mean + reaches[1]
+
+
+def both_errors(quantity: Quantity, error: float) -> tuple[float, float] | None:
+    """Standard error of the mean over columns (seeds) with training's luck; degrees of freedom.
+
+    `error` is that of test sampling. To its square is added :func:`training_variance` / k, and the
+    sum is of Student's t with the degrees of freedom of Satterthwaite (1946, equation 17), those of
+    test sampling being infinite: (k - 1) (sum / (variance over seeds / k))^2. None below two seeds.
+    """
+    seeds, training = over_seeds(quantity.values), training_variance(quantity)
+    if seeds is None or training is None:
+        return None
+    k = quantity.values.size
+    variance = error**2 + training / k
+    if variance == 0.0 or seeds.sd == 0.0:
+        return error, math.inf
+    return math.sqrt(variance), (k - 1) * (variance / (seeds.sd**2 / k)) ** 2
+
+
+def p_both(quantity: Quantity, low: float, high: float) -> float | None:
+    """Two-sided p-value of "the mean over columns is zero", of :func:`both_sources`.
+
+    It is below 0.05 exactly where that interval at 95 % leaves zero out. None below two seeds and
+    where neither test images nor training move the mean.
+    """
+    mean = float(quantity.values.mean())
+    distance = mean - low if mean > 0.0 else high - mean
+    found = both_errors(quantity, max(0.0, distance) / float(ndtri(0.5 + LEVEL / 2.0)))
+    if found is None or found[0] == 0.0:
+        return None
+    error, freedom = found
+    reached = -abs(mean) / error
+    return 2.0 * float(ndtr(reached) if math.isinf(freedom) else stdtr(freedom, reached))
+
+
+def training_variance(quantity: Quantity) -> float | None:
+    """Variance between trainings, from the variance over columns (seeds); None below two.
+
+    Models of different seeds err on different test images, so part of what tells them apart is test
+    sampling, which the interval of the mean holds already. That part, from the influence values,
+    is taken away (the mean squares of a two-way layout without replication); at least 0.
+    """
+    seeds = over_seeds(quantity.values)
+    if seeds is None:
+        return None
+    influence = quantity.influence
+    apart = influence - influence.mean(axis=1, keepdims=True)
+    of_images = float(np.sum(apart**2)) / (quantity.values.size - 1)
+    return max(0.0, seeds.sd**2 - of_images) if math.isfinite(of_images) else seeds.sd**2
+
+
+def standard_error(quantity: Quantity, *, column: int = 0) -> float | None:
+    """Clustered, stratified standard error from the influence values; None where it is NaN."""
+    error = math.sqrt(float(np.sum(quantity.influence[:, column] ** 2)))
+    return error if math.isfinite(error) else None
+
+
+def detectable(
+    error: float | None,
+    *,
+    freedom: float = math.inf,
+    level: float = LEVEL,
+    power: float = 0.8,
+) -> float | None:
+    """Smallest true value that a two-sided test finds with this power: (z.975 + z.8) x `error`.
+
+    `error` is the standard error; by the normal approximation (Armitage et al. 2002), or by
+    Student's t where `freedom` is finite. None where nothing varies: a test that nothing can move
+    finds nothing.
+    """
+    if error is None or error <= 1e-12:  # rounding of a constant
+        return None
+    return (_quantile(0.5 + level / 2.0, freedom) + _quantile(power, freedom)) * error
+
+
+def _bca_tails(
+    value: float, samples: Floats, influence: Floats, tail: float
+) -> tuple[float, float] | str:
+    """The two percentiles of BCa as shares, or why there are none."""
+    below = (float(np.sum(samples < value)) + 0.5 * float(np.sum(samples == value))) / samples.size
+    if not 0.0 < below < 1.0:
+        return "percentile: all resamples lie on one side of the value"
+    spread = float(np.sum(influence**2))
+    if not spread > 0.0:  # also NaN
+        return "percentile: no patient moves the value"
+    acceleration = float(np.sum(influence**3)) / (6.0 * spread**1.5)
+    bias = float(ndtri(below))
+    shares = []
+    for share in (tail, 1.0 - tail):
+        shifted = bias + float(ndtri(share))
+        if acceleration * shifted >= 1.0:
+            return "percentile: the acceleration is too large"
+        shares.append(float(ndtr(bias + shifted / (1.0 - acceleration * shifted))))
+    return shares[0], shares[1]
+
+
+def _quantile(share: float, freedom: float) -> float:
+    """Of the normal distribution, or of Student's t where `freedom` is finite."""
+    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))

@@ -1,0 +1,133 @@
+"""Resamples of patients: all images of a patient together, strata of patients kept in size.
+
+A stratum is the patients with only negative images, only positive ones, or both, so that every
+resample has as many patients of each kind as the sample (Davison and Hinkley 1997, section 3.2).
+Resamples are drawn in blocks, each from a seed of its own, so that the result does not depend on
+the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fedmed.evaluation.measuring.scratch import scratch
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+RESAMPLES: Final = 2000
+SEED: Final = 20131  # fixed, so that a table computed again has the same interval
+# Resamples drawn from one seed and worked on at once: so many that a block of weights stays in the
+# cache, within bounds set by the cost of a call and by memory.
+CELLS: Final = 640_000
+FEWEST: Final = 16
+MOST: Final = 256
+
+
+def clusters(patients: pd.Series) -> Integers:
+    """Code of the patient of each image; an image without a known patient is its own patient."""
+    codes, known = pd.factorize(patients)
+    index = codes.astype(np.int64)
+    absent = index < 0
+    index[absent] = len(known) + np.arange(int(absent.sum()))
+    return index
+
+
+def label_strata(labels: Integers, patient: Integers) -> Integers:
+    """Stratum of each patient: 1 only negative images, 2 only positive ones, 3 both.
+
+    `labels` [n] in {0, 1}, `patient` [n] in 0 to patients - 1 with none left out.
+    """
+    count = int(patient.max()) + 1
+    positive = np.bincount(patient[labels == 1], minlength=count) > 0
+    negative = np.bincount(patient[labels == 0], minlength=count) > 0
+    return negative * 1 + positive * 2
+
+
+@dataclass(frozen=True)
+class Design:
+    """Who is drawn with whom: the patient of each image, and the patients of each stratum."""
+
+    patient: Integers  # [n], 0 to patients - 1
+    strata: tuple[Integers, ...]  # the patients of each stratum
+
+    @classmethod
+    def of(cls, patients: npt.ArrayLike, labels: Integers, strata: npt.ArrayLike | None) -> Design:
+        """Design from any patient codes [n]; `strata` [n] are codes in place of the labels'."""
+        _, patient = np.unique(np.asarray(patients), return_inverse=True)
+        patient = patient.astype(np.int64)
+        if patient.size == 0:
+            return cls(patient, ())
+        if strata is None:
+            kind = label_strata(labels, patient)
+        else:  # that of the patient's first image
+            kind = np.asarray(strata)[np.unique(patient, return_index=True)[1]]
+        return cls(patient, tuple(np.flatnonzero(kind == k) for k in np.unique(kind)))
+
+    @property
+    def patients(self) -> int:
+        """Number of patients."""
+        return int(self.patient.max()) + 1 if self.patient.size else 0
+
+    def counts(self, resamples: int, generator: np.random.Generator) -> Floats:
+        """How often each patient is drawn [patients, resamples]; a stratum keeps its size.
+
+        Good until this thread asks again.
+        """
+        result = scratch("counts", self.patients, resamples)
+        shift = np.arange(resamples, dtype=np.int64)
+        for members in self.strata:
+            size = members.size
+            drawn = generator.integers(0, size, (size, resamples), dtype=np.int32)
+            place = scratch("place", size, resamples).view(np.int64)
+            np.multiply(drawn, resamples, out=place)
+            place += shift
+            counted = np.bincount(place.ravel(), minlength=size * resamples)
+            result[members] = counted.reshape(size, resamples)
+        return result
+
+    def centred(self, derivative: Floats) -> Floats:
+        """Influence per patient [patients, columns] from derivatives by image [n, columns].
+
+        Summed over a patient's images and centred in each stratum, whose size is kept.
+        """
+        result = np.empty((self.patients, derivative.shape[1]))
+        for column in range(derivative.shape[1]):
+            result[:, column] = np.bincount(self.patient, derivative[:, column], self.patients)
+        for members in self.strata:
+            result[members] -= result[members].mean(axis=0)
+        return result
+
+
+def for_each_block(
+    design: Design,
+    resamples: int,
+    seed: int,
+    work: Callable[[slice, Floats], None],
+    *,
+    threads: int | None = None,
+) -> None:
+    """Call `work` with a slice of the resamples and how often each patient is in them.
+
+    The counts are [patients, slice], good until `work` returns. From several threads at once (None:
+    one per core).
+    """
+    size = max(FEWEST, min(MOST, CELLS // max(1, design.patient.size)))
+    seeds = np.random.SeedSequence(seed).spawn(-(-resamples // size))
+
+    def block(index: int) -> None:
+        chosen = slice(index * size, min(resamples, (index + 1) * size))
+        generator = np.random.default_rng(seeds[index])
+        work(chosen, design.counts(chosen.stop - chosen.start, generator))
+
+    cores = (os.cpu_count() or 1) if threads is None else threads
+    with ThreadPoolExecutor(max(1, min(cores, len(seeds)))) as pool:
+        list(pool.map(block, range(len(seeds))))

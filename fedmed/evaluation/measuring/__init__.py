@@ -1,0 +1,1 @@
+"""Every metric of many weightings of the same images at once."""

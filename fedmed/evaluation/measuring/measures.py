@@ -1,0 +1,253 @@
+"""Every metric of every scored column, overall and by group, with paired patient resamples.
+
+    measured = measure(columns, labels, patients, {"sex": sexes})
+    gap = measured.quantity("fnr", "sex", "F") - measured.quantity("fnr", "sex", "M")
+    change = gap.select(["dp/seed-0"]) - gap.select(["plain/seed-0"])
+    interval(change)  # fedmed.evaluation.intervals.intervals
+
+A column is one score per image: one arm and seed. All columns see the same resamples of patients,
+so any difference of quantities is paired, resample by resample. Thresholds are chosen beforehand
+(on validation rows) and stay fixed in each resample: intervals are those of the rates at that
+threshold, not of choosing it again. Resamples keep the number of patients with and without
+disease: what depends on prevalence (accuracy, PPV, NPV, selection rate, average precision) is
+measured at the prevalence of the test images, and its interval is not that of another prevalence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed.base.errors import UserError
+from fedmed.evaluation.calibration import logit
+from fedmed.evaluation.discrimination import arrays
+from fedmed.evaluation.intervals import influence
+from fedmed.evaluation.intervals.quantity import Quantity, average, largest, smallest, spread
+from fedmed.evaluation.intervals.resampling import RESAMPLES, SEED, Design, for_each_block
+from fedmed.evaluation.measuring import tallies
+from fedmed.evaluation.measuring.batch import ROW, STATISTICS, Batch, Partition
+from fedmed.evaluation.measuring.ranking import ratio
+
+__all__ = [
+    "METRICS",
+    "OTHERS_METRICS",
+    "RESAMPLES",
+    "SEED",
+    "Column",
+    "Measured",
+    "Quantity",
+    "average",
+    "largest",
+    "measure",
+    "smallest",
+    "spread",
+]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+SUFFIX: Final = "_at_specificity"
+AT_THRESHOLD: Final = tuple(tallies.RATES)
+AT_SPECIFICITY: Final = tuple(name + SUFFIX for name in tallies.RATES)
+RANKED: Final = ("auroc", "auprc")
+METRICS: Final = (
+    *RANKED,
+    *AT_THRESHOLD,
+    *AT_SPECIFICITY,
+    "brier",
+    "ece",
+    "calibration_slope",
+    "calibration_intercept",
+)
+OTHERS_METRICS: Final = ("auroc", *AT_THRESHOLD, *AT_SPECIFICITY, "brier", "ece")
+FEATURES: Final = 16_000_000  # features held at once: columns are taken in batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Scores [n] (0 to 1) of one model, and its thresholds (score >= threshold is positive).
+
+    Metrics that need an absent threshold are NaN. `specificity_threshold` serves the metrics that
+    end in ``_at_specificity``.
+    """
+
+    name: str
+    scores: npt.ArrayLike
+    threshold: float | None = None
+    specificity_threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Quantities of one set of images under all columns."""
+
+    columns: tuple[str, ...]
+    resamples: int
+    images: int
+    patients: int
+    groups: dict[str, tuple[str, ...]]  # attribute -> its groups, sorted by text
+    labels: Integers
+    scored: tuple[tallies.Scored, ...]
+    design: Design
+    partitions: dict[str | None, Partition]
+    # [STATISTICS, groups, columns, 1 + resamples]; the first of the last axis is the full sample
+    statistics: dict[str | None, Floats]
+
+    def quantity(
+        self,
+        metric: str,
+        attribute: str | None = None,
+        group: str | None = None,
+        *,
+        others: bool = False,
+    ) -> Quantity:
+        """A metric (of METRICS) overall, of one group, or of all others than the group.
+
+        `others` (metrics of OTHERS_METRICS only) is the images of the attribute's other groups,
+        without those of the group "unknown". Raises KeyError for an unknown name.
+        """
+        if metric not in (OTHERS_METRICS if others else METRICS):
+            raise KeyError(metric)
+        partition = self.partitions[attribute]
+        if (group or "") not in partition.groups or (others and attribute is None):
+            raise KeyError(group)
+        index = partition.groups.index(group or "")
+        chosen = partition.others(index) if others else partition.images[index]
+        values = self._values(metric, attribute, index, others=others)  # [columns, 1 + resamples]
+        return Quantity(
+            self.columns,
+            values[:, 0].copy(),
+            np.ascontiguousarray(values[:, 1:].T),
+            partial(self._influence, metric, chosen),
+        )
+
+    def _values(self, metric: str, attribute: str | None, index: int, *, others: bool) -> Floats:
+        kept = self.statistics[attribute]
+        if metric not in ("brier", *AT_THRESHOLD, *AT_SPECIFICITY):
+            direct: Floats = kept[ROW["others_" + metric if others else metric], index]
+            return direct
+
+        def total(name: str) -> Floats:
+            known = [g for g in self.partitions[attribute].known if g != index]
+            result: Floats = kept[ROW[name], known if others else [index]].sum(axis=0)
+            return result
+
+        if metric == "brier":
+            return ratio(total("squared"), total("images"))
+        suffix = SUFFIX if metric.endswith(SUFFIX) else ""
+        counts = ("images", "positives", "true_positives" + suffix, "false_positives" + suffix)
+        parts = tallies.RATES[metric.removesuffix(SUFFIX)]
+        return ratio(*parts(*(total(name) for name in counts)))
+
+    def _influence(self, metric: str, chosen: Integers) -> Floats:
+        derivatives = np.column_stack(
+            [influence.derivative(metric, self.labels, column, chosen) for column in self.scored]
+        )
+        return self.design.centred(derivatives)
+
+
+def measure(
+    columns: Sequence[Column],
+    labels: npt.ArrayLike,
+    patients: npt.ArrayLike,
+    attributes: Mapping[str, npt.ArrayLike] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    metrics: Collection[str] = METRICS,
+    strata: npt.ArrayLike | None = None,
+    threads: int | None = None,
+) -> Measured:
+    """Measure all columns on the same images and the same resamples.
+
+    `labels` [n] in {0, 1}; `patients` [n] codes, images of a patient are drawn together (each image
+    its own code where patients are unknown: see :func:`resampling.clusters`); `attributes` maps a
+    name to the group of each image as text [n], "unknown" where it is missing. `resamples` 0
+    measures without resampling. `metrics` may leave out what is not needed; it is NaN then.
+    `strata` [n], a code per patient, takes the place of the labels', so that several targets can
+    share their resamples. The result does not depend on `threads` (None: all cores).
+
+    Raises UserError for no column, a column named twice, lengths that differ, labels other than 0
+    and 1, and scores that are not numbers from 0 to 1.
+    """
+    names = [column.name for column in columns]
+    if not names:
+        raise UserError("no scores to measure; give at least one column")
+    if len(set(names)) < len(names):
+        raise UserError(f"column '{max(names, key=names.count)}' is given twice; name it once")
+    truth = arrays(labels, columns[0].scores)[0]
+    scored = tuple(_scored(column, truth) for column in columns)
+    for name, codes in {"patients": patients, **(attributes or {})}.items():
+        if np.shape(codes) != truth.shape:
+            raise UserError(
+                f"{name}: {np.shape(codes)} codes for {truth.size} images; give one each"
+            )
+    design = Design.of(patients, truth, strata)
+    partitions = [Partition(None, ("",), (np.arange(truth.size),))]
+    partitions += [_partition(name, codes) for name, codes in (attributes or {}).items()]
+    kept = [
+        np.empty((len(STATISTICS), len(p.groups), len(names), 1 + resamples)) for p in partitions
+    ]
+    each = truth.size * len(partitions) * tallies.ROWS
+    size = max(1, FEATURES // max(1, each))
+    for first in range(0, len(names), size):
+        chosen = slice(first, first + size)
+        batch = Batch(
+            truth,
+            design.patient,
+            list(scored[chosen]),
+            partitions,
+            ranked=any(name in RANKED for name in metrics),
+            precision="auprc" in metrics,
+            tallied=any(name not in RANKED for name in metrics),
+        )
+
+        def work(
+            where: slice, weights: Floats, batch: Batch = batch, chosen: slice = chosen
+        ) -> None:
+            for store, found in zip(kept, batch.statistics(weights), strict=True):
+                store[:, :, chosen, where.start + 1 : where.stop + 1] = found
+
+        work(slice(-1, 0), np.ones((design.patients, 1)))
+        for_each_block(design, resamples, seed, work, threads=threads)
+    by_name = {partition.attribute: partition for partition in partitions}
+    return Measured(
+        columns=tuple(names),
+        resamples=resamples,
+        images=truth.size,
+        patients=design.patients,
+        groups={name: p.groups for name, p in by_name.items() if name is not None},
+        labels=truth,
+        scored=scored,
+        design=design,
+        partitions=by_name,
+        statistics={p.attribute: store for p, store in zip(partitions, kept, strict=True)},
+    )
+
+
+def _scored(column: Column, labels: Integers) -> tallies.Scored:
+    _, scores = arrays(labels, column.scores)
+    outside = np.flatnonzero((scores < 0.0) | (scores > 1.0))
+    if outside.size:
+        raise UserError(
+            f"{column.name}: score {outside[0] + 1} is {scores[outside[0]]}, outside 0 to 1; "
+            "give the probability"
+        )
+    thresholds = (column.threshold, column.specificity_threshold)
+    called = [None if t is None else (scores >= t).astype(np.float64) for t in thresholds]
+    return tallies.Scored(column.name, scores, logit(scores), (called[0], called[1]))
+
+
+def _partition(attribute: str, codes: npt.ArrayLike) -> Partition:
+    names = np.asarray(codes, dtype=object).astype(str)
+    groups, group = np.unique(names, return_inverse=True)
+    return Partition(
+        attribute,
+        tuple(str(name) for name in groups),
+        tuple(np.flatnonzero(group == index) for index in range(groups.size)),
+    )

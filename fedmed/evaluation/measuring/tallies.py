@@ -1,0 +1,91 @@
+"""Sums over images from which every metric at a threshold and of calibration is computed.
+
+All are linear in the weights of images, so that a block of resamples is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed.evaluation import calibration
+from fedmed.evaluation.measuring.ranking import ratio
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# Of the sums of a group under one column: images, positives, true positives, false positives.
+# The same expressions hold for one image, whose "sums" are 0 or 1.
+Parts = Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Floats]]
+RATES: Final[dict[str, Parts]] = {
+    "sensitivity": lambda n, p, tp, fp: (tp, p),
+    "specificity": lambda n, p, tp, fp: (n - p - fp, n - p),
+    "fnr": lambda n, p, tp, fp: (p - tp, p),
+    "fpr": lambda n, p, tp, fp: (fp, n - p),
+    "accuracy": lambda n, p, tp, fp: (n - p - fp + tp, n),
+    "ppv": lambda n, p, tp, fp: (tp, tp + fp),
+    "npv": lambda n, p, tp, fp: (n - p - fp, n - tp - fp),
+    "selection_rate": lambda n, p, tp, fp: (tp + fp, n),
+}
+
+# Rows of one column's features, after the two that all columns share (1 and the label).
+SHARED: Final = 2
+AT: Final = slice(0, 2)  # true and false positives at the threshold
+AT_SPECIFICITY: Final = slice(2, 4)
+SQUARED: Final = 4  # (score - label)^2
+RESIDUALS: Final = slice(5, 5 + calibration.BINS)  # label - score, by bin
+FIT: Final = slice(RESIDUALS.stop, RESIDUALS.stop + 9)  # calibration.fit_terms
+ROWS: Final = FIT.stop
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One column: scores [n], logits [n], and the images called positive [n] per threshold."""
+
+    name: str
+    scores: Floats
+    logits: Floats
+    called: tuple[Floats | None, Floats | None]
+
+
+def features(
+    labels: Integers, columns: list[Scored], fits: list[calibration.Recalibration], chosen: Integers
+) -> Floats:
+    """Features [SHARED + columns x ROWS, chosen] of the chosen images of one group.
+
+    `fits` are the group's recalibrations, one per column; their rows are 0 where there is none.
+    """
+    truth = labels[chosen]
+    result = np.zeros((SHARED + len(columns) * ROWS, chosen.size))
+    result[0], result[1] = 1.0, truth
+    for index, (column, fit) in enumerate(zip(columns, fits, strict=True)):
+        rows = result[SHARED + index * ROWS : SHARED + (index + 1) * ROWS]
+        scores = column.scores[chosen]
+        for where, called in zip((AT, AT_SPECIFICITY), column.called, strict=True):
+            if called is not None:
+                rows[where] = called[chosen] * truth, called[chosen] * (1 - truth)
+        rows[SQUARED] = (scores - truth) ** 2
+        rows[RESIDUALS][calibration.bins(scores), np.arange(chosen.size)] = truth - scores
+        if not np.isnan(fit.slope):
+            rows[FIT] = calibration.fit_terms(
+                truth, column.logits[chosen], fit.slope, fit.intercept
+            )
+    return result
+
+
+def ece(rows: Floats, images: Floats) -> Floats:
+    """Expected calibration error from sums [..., ROWS, r] and images [..., r]."""
+    return ratio(np.abs(rows[..., RESIDUALS, :]).sum(axis=-2), images)
+
+
+def recalibrated(rows: Floats, fit: calibration.Recalibration) -> tuple[Floats, Floats]:
+    """Slope and intercept [r] by a step from the full fit, from sums [ROWS, r]."""
+    if np.isnan(fit.slope):
+        nothing = np.full(rows.shape[1], np.nan)
+        return nothing, nothing
+    slope, intercept = calibration.refit(rows[FIT])
+    return fit.slope + slope, fit.intercept + intercept

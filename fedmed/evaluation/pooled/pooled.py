@@ -1,0 +1,231 @@
+"""All numbers of one run from the hospitals' histograms: pooled, with every error inside them.
+
+The AUROC is that of all hospitals' images together, which is not the mean of the hospitals' AUROCs
+(pitfall: pairs of a positive at one hospital and a negative at another count too). What the
+histograms do not hold (order within a bin) is bounded; what noise and the choice of test patients
+add is in the intervals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from fedmed.evaluation.pooled.cells import (
+    Array,
+    area,
+    drawn_measures,
+    interval,
+    measures,
+    specific_edge,
+    youden_edge,
+)
+from fedmed.evaluation.pooled.groups import by_group, gaps_between
+from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec
+
+LEVEL: Final = 0.95
+VAL, TEST = 0, 1
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """What the hospitals sent: counts [split, group, label, bin] by hospital and family.
+
+    ``deviation`` is the standard deviation of the noise that each hospital added to each cell (0:
+    none); ``clustering`` the most by which several images of a patient inflate a count's variance.
+    """
+
+    spec: Spec
+    counts: Mapping[str, Mapping[str, Array]]
+    deviation: float = 0.0
+    clustering: float = 1.0
+
+    def cells(self, family: str = EVERYBODY) -> Array:
+        """Sum over the hospitals, [split, group, label, bin]."""
+        total: Array = np.sum([own[family] for own in self.counts.values()], axis=0)
+        return total
+
+    @property
+    def pooled_deviation(self) -> float:
+        """Of the noise in one cell of the sum."""
+        return self.deviation * math.sqrt(len(self.counts))
+
+
+def evaluate_histograms(
+    pooled: Pooled, *, specificity: float = 0.9, resamples: int = 2000, level: float = LEVEL
+) -> Json:
+    """Metrics of one run from at least one hospital's histograms; None where not defined.
+
+    Thresholds are edges, chosen on the pooled validation histograms. Intervals hold for the images
+    of further patients like these and cover the noise; that of the AUROC is widened by the binning
+    bound. Under noise the ends of the bound are estimates themselves, and totals are not whole.
+    """
+    spec, deviation = pooled.spec, pooled.pooled_deviation
+    val, test = pooled.cells()[VAL, 0], pooled.cells()[TEST, 0]
+    notes: list[str] = []
+    floor = noise_floor(deviation, spec.bins)
+    enough = {name: _enough(cells, floor) for name, cells in (("val", val), ("test", test))}
+    at = youden_edge(val) if enough["val"] else None
+    middle, half = (float(number) for number in area(test))
+    if not enough["test"]:
+        middle = math.nan
+        notes.append(_why_none("test", floor))
+    sample = drawn_measures(
+        test, at, deviation=deviation, clustering=pooled.clustering, resamples=resamples
+    )
+    values = {name: float(number) for name, number in measures(test, at).items()}
+    shown = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+    found = {name: values.get(name, math.nan) if enough["test"] else math.nan for name in shown}
+    intervals = {
+        name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
+        for name in shown
+    }
+    narrow = interval(sample["auroc"], level=level) if enough["test"] else None
+    wide = None if narrow is None else [max(narrow[0] - half, 0.0), min(narrow[1] + half, 1.0)]
+    totals = test.sum(-1)
+    prevalence = float(totals[1] / totals.sum()) if enough["test"] else math.nan
+    group_rows, fairness = _by_attribute(pooled, at, resamples, level)
+    hospitals = {row["group"]: row["auroc"] for row in group_rows["hospital"]}
+    known = [auroc for auroc in hospitals.values() if auroc is not None]
+    without = [name for name, auroc in hospitals.items() if auroc is None]
+    if known and without:
+        notes.append(f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few")
+    if deviation:
+        notes.append("counts and rates hold the hospitals' noise; so do their intervals")
+    result: Json = {
+        "source": "histograms",
+        "n_test": _whole(test.sum()),
+        "n_val": _whole(val.sum()),
+        "patients_test": None,
+        "prevalence": prevalence,
+        "majority_accuracy": max(prevalence, 1 - prevalence),
+        "auroc": middle,
+        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)],
+        "auroc_interval": wide,
+        "auroc_val": float(area(val)[0]) if enough["val"] else None,
+        "hospital_auroc_mean": sum(known) / len(known) if known else None,
+        "auprc": None,
+        "threshold": None if at is None else spec.edges[at],
+        "threshold_rule": _rule(at, val, enough["val"], floor),
+        **found,
+        "brier": None,
+        "ece": None,
+        "calibration_slope": None,
+        "calibration_intercept": None,
+        "intervals": {"auroc": wide, **intervals},
+        "resampling": {
+            "method": "parametric",
+            "resamples": resamples,
+            "level": level,
+            "unit": "patient",
+            "strata": None,
+        },
+        "delong": None,
+        "at_specificity": _at_specificity(pooled, specificity, floor, resamples, level),
+        "groups": group_rows,
+        "fairness": fairness,
+        "binning": {"bins": spec.bins, "edges": list(spec.edges)},
+        "notes": notes,
+    }
+    clean: Json = _without_nan(result)
+    return clean
+
+
+def noise_floor(deviation: float, bins: int) -> float:
+    """Totals of ``bins`` cells below it are not told apart from the noise in them."""
+    return 2 * deviation * math.sqrt(bins)
+
+
+def _by_attribute(
+    pooled: Pooled, at: int | None, resamples: int, level: float
+) -> tuple[Json, Json]:
+    """Rows and gaps of each attribute; a hospital's rows come from its own histogram."""
+    rows: Json = {}
+    gaps: Json = {}
+    own = np.stack([counts[EVERYBODY][TEST, 0] for counts in pooled.counts.values()])
+    families: dict[str, tuple[tuple[str, ...], Array, float]] = {
+        name: (groups, pooled.cells(name)[TEST], pooled.pooled_deviation)
+        for name, groups in pooled.spec.families.items()
+        if name != EVERYBODY
+    }
+    families["hospital"] = (tuple(pooled.counts), own, pooled.deviation)
+    for attribute, (groups, cells, deviation) in families.items():
+        estimate = by_group(
+            groups,
+            cells,
+            at,
+            floor=noise_floor(deviation, pooled.spec.bins),
+            deviation=deviation,
+            clustering=pooled.clustering,
+            resamples=resamples,
+            level=level,
+        )
+        rows[attribute] = estimate.rows
+        gaps[attribute] = gaps_between(estimate, attribute, level)
+    return rows, gaps
+
+
+def _at_specificity(
+    pooled: Pooled, target: float, floor: float, resamples: int, level: float
+) -> Json | None:
+    val, test = pooled.cells()[VAL, 0], pooled.cells()[TEST, 0]
+    at = specific_edge(val, target) if _enough(val, floor) else None
+    if at is None or not _enough(test, floor):
+        return None
+    sample = drawn_measures(
+        test,
+        at,
+        deviation=pooled.pooled_deviation,
+        clustering=pooled.clustering,
+        resamples=resamples,
+    )
+    values = measures(test, at)
+    shown = ("sensitivity", "specificity", "accuracy", "ppv")
+    return {
+        "specificity_target": target,
+        "threshold": pooled.spec.edges[at],
+        **{name: float(values[name]) for name in shown},
+        "intervals": {name: interval(sample[name], level=level) for name in shown},
+    }
+
+
+def _enough(cells: Array, floor: float) -> bool:
+    return bool((cells.sum(-1) > floor).all())
+
+
+def _why_none(split: str, floor: float) -> str:
+    if floor:
+        return f"{split}: the totals are not told apart from the noise: nothing is measured"
+    return f"{split} holds one class only, or nothing: AUROC is not defined"
+
+
+def _rule(at: int | None, val: Array, enough: bool, floor: float) -> str:
+    if at is not None:
+        about = "about " if floor else ""
+        images = _whole(val.sum())
+        return f"edge with the largest Youden index on {about}{images} pooled validation images"
+    if not enough and floor:
+        return "no threshold: too few validation images for the noise"
+    return "no threshold: the validation images are none, or of one class only"
+
+
+def _whole(count: float) -> int:
+    return max(0, round(float(count)))
+
+
+def _without_nan(value: Any) -> Any:
+    """The same nested value with None for NaN and infinities."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        clean = [_without_nan(item) for item in value]
+        # A bound with one end is none.
+        return None if value and all(isinstance(v, float) and v != v for v in value) else clean
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Predictions tables: read, checked, laid side by side, and cut into groups."""

@@ -1,0 +1,1 @@
+"""A comparison: its file, its runs and their directories, and what they would cost."""

@@ -1,0 +1,426 @@
+"""One hospital: its shard, its plan, its ledger, and one round of training."""
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedmed import models
+from fedmed.base import files
+from fedmed.base.errors import RunError, UserError
+from fedmed.config import UNPROTECTED, Data, Model, Settings
+from fedmed.data.network import load_network, member_names
+from fedmed.data.released import released_shard
+from fedmed.data.shard import Shard
+from fedmed.federation import exchange
+from fedmed.federation.exchange import Joining, Reply
+from fedmed.federation.members import (
+    check_patients_known,
+    make_member_plan,
+    member_shard,
+    patients_of,
+)
+from fedmed.hospital.rounds import NotFinite, Round, rehearse
+from fedmed.privacy.ledger.deciding import against_evaluation, decide, request_for
+from fedmed.privacy.ledger.filtering import OverBudget
+from fedmed.privacy.ledger.ledger import CohortChanged, Ledger
+from fedmed.privacy.ledger.policy import SIMULATION, Policy, load_policy, read_policy
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.mechanisms.updates import finite
+from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, part
+from fedmed.privacy.plans.evaluation import evaluation_plan
+from fedmed.privacy.plans.making import noise_source
+from fedmed.site import own_settings
+from fedmed.training.local import LocalResult, pick_device
+
+log = logging.getLogger("fedmed.hospital")
+
+
+class Refusal(Exception):
+    """A hospital's refusal: a code from ``fedmed.federation.exchange.ERRORS`` and nothing else."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a site keeps its own policy and ledger: what its node was started with.
+
+    Empty in a simulation, where the settings say (``run.policies``, ``run.ledgers``). What a site
+    names here, no setting that comes with a request can replace.
+    """
+
+    policy: str = ""
+    ledger: str = ""
+    audit: str = ""  # the ledger's log; empty = beside it
+
+    def rules(self, settings: Settings, name: str) -> Policy:
+        """The policy that holds; raises :class:`UserError` for a file that cannot be used."""
+        if self.policy:
+            return read_policy(Path(self.policy))
+        return load_policy(settings.run.policies, name)
+
+    def book(self, settings: Settings, name: str, run_id: int) -> Ledger:
+        """The ledger that pays."""
+        if self.ledger:
+            return Ledger(Path(self.ledger), Path(self.audit) if self.audit else None)
+        if self.policy:
+            raise UserError(
+                "the node names a policy but no ledger, so that every run would have a fresh "
+                "budget; start it with ledger as well"
+            )
+        folder = files.run_folder(settings.run.out, run_id)
+        return Ledger(files.ledger_path(settings.run.ledgers, folder, name))
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """Everything one member needs for a round; kept by its process between rounds."""
+
+    name: str
+    settings: Settings
+    shard: Shard
+    plan: Plan
+    ledger: Ledger
+    source: NoiseSource
+    policy: Policy = SIMULATION
+
+    def train(
+        self,
+        run: str,
+        round_number: int,
+        parameters: dict[str, Tensor],
+        frozen: dict[str, Tensor],
+    ) -> Reply:
+        """One round of ``run``: train, then clip and noise as the plan says.
+
+        Under a plan of the hospital's own (``dp-sgd``, ``local-update``) the spend is reserved
+        before the shard is read, and a request that was answered gets the stored bytes. What goes
+        wrong with the data after that changes neither the reply's form nor whether there is one;
+        see :mod:`fedmed.hospital.rounds`. Raises :class:`Refusal`.
+        """
+        model = model_for(self.settings, parameters, frozen)
+        if self.plan.payer != "hospital":
+            update, result = self._update(model, round_number, parameters, "")
+            if isinstance(self.plan, NoPrivacy):
+                loss = result.loss if math.isfinite(result.loss or 0.0) else None
+                return Reply(self.name, update, loss, len(self.shard))
+            return Reply(self.name, update)
+        model_hash = exchange.fingerprint(parameters)
+        owner = self.ledger.path.stem
+        charge = request_for(self.settings, owner, self.plan, self.policy, self.shard.fingerprint())
+        with ledger_failures(self.ledger, self.name):
+            stored = self.ledger.answered(run, round_number, model_hash)
+            if stored is not None:
+                return Reply(self.name, exchange.unpack(stored))
+            self.ledger.open_plan(run, charge, self.policy.limit)
+            # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.
+            # Reproducible noise repeated for the same round and model is the same release again.
+            entry = self.ledger.reserve(
+                run,
+                round_number,
+                model_hash,
+                self.plan.steps_per_round,
+                limit=self.policy.limit,
+                repeatable=self.source.reproducible,
+            )
+        update, result = self._update(model, round_number, parameters, model_hash)
+        if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
+            raise Refusal("plan")  # what was not accounted is not released
+        with ledger_failures(self.ledger, self.name):
+            self.ledger.commit(entry, exchange.pack(update), cohort=self.shard.fingerprint())
+        return Reply(self.name, update)
+
+    def _update(
+        self,
+        model: nn.Module,
+        round_number: int,
+        parameters: dict[str, Tensor],
+        model_hash: str,
+    ) -> tuple[dict[str, Tensor], LocalResult]:
+        """The round's update; what can be refused here depends on no data that is protected."""
+        turn = Round(self.name, self.settings, self.plan, self.source, round_number, model_hash)
+        try:
+            return turn.update(model, self.shard, parameters)
+        except (NotFinite, FloatingPointError) as error:
+            raise Refusal("not-finite") from error
+        except (RunError, UserError) as error:
+            log.error("%s: %s", self.name, error)
+            raise Refusal("plan") from error
+
+
+def model_for(
+    settings: Settings, parameters: dict[str, Tensor], frozen: dict[str, Tensor]
+) -> nn.Module:
+    """The process's model with the server's state; :class:`Refusal` where it does not fit.
+
+    All of that state: an array left out would still hold what an earlier round trained. Decided by
+    the state alone, before anything is paid or read.
+    """
+    arrays = {**frozen, **parameters}
+    if not finite({n: v for n, v in arrays.items() if v.is_floating_point()}):
+        raise Refusal("not-finite")
+    try:
+        device = pick_device(settings.run.device)
+    except RunError as error:
+        log.error("%s", error)
+        raise Refusal("plan") from error
+    model = _model(settings.model, settings.data, device)
+    if arrays.keys() != model.state_dict().keys():
+        raise Refusal("mismatch")
+    try:
+        exchange.install(model, arrays)
+    except ValueError as error:
+        raise Refusal("mismatch") from error
+    return model
+
+
+@contextlib.contextmanager
+def ledger_failures(ledger: Ledger, name: str) -> Iterator[None]:
+    """A ledger that cannot be used is a refusal: without a record nothing is released."""
+    try:
+        yield
+    except OverBudget as error:
+        log.warning("%s: %s", name, error)
+        with contextlib.suppress(RunError, UserError):
+            ledger.note("refused", reason=str(error))
+        raise Refusal("policy" if error.by_policy else "budget") from error
+    except CohortChanged as error:
+        log.error("%s: %s", name, error)
+        raise Refusal("data") from error
+    except (RunError, UserError) as error:
+        log.error("%s", error)
+        raise Refusal("ledger") from error
+
+
+def name_of(settings: Settings, index: int) -> str:
+    """Name of the member with this partition id; raises :class:`Refusal` where data are missing."""
+    try:
+        names = member_names(settings)
+    except UserError as error:
+        log.error("data: %s", error)
+        raise Refusal("data") from error
+    if index >= len(names):
+        raise Refusal("plan")
+    return names[index]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a hospital answers from before it looks at its data: its policy, ledger and plan.
+
+    Where the policy declares a size, the plan rests on that, and no row was read for it.
+    """
+
+    name: str
+    settings: Settings
+    plan: Plan
+    policy: Policy
+    ledger: Ledger
+
+    @property
+    def patients(self) -> int:
+        """How many the policy takes the cohort to have: as declared, else as counted."""
+        return self.policy.public_size or patients_of(self.settings, self.name)
+
+
+def fixed_split(settings: Settings) -> bool:
+    """Whether the site itself says who is trained on; see ``Network.fixed_split``.
+
+    A deployed site's own file says so; in a simulation it shows in the table.
+    """
+    if settings.data.site_names:
+        return settings.data.split == "given"
+    return load_network(settings.data).fixed_split
+
+
+def terms_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Terms:
+    """The member's terms; raises :class:`Refusal` where there is no plan or no ledger."""
+    site = site or Site()
+    name = name_of(settings, index)
+    with refusing("plan", name):
+        settings = own_settings.own_settings(settings, name)
+        policy = site.rules(settings, name)
+        plan = make_member_plan(settings, name, policy)
+    with refusing("ledger", name):
+        return Terms(name, settings, plan, policy, site.book(settings, name, run_id))
+
+
+def review(
+    settings: Settings, index: int, run_id: int, site: Site | None = None, run: str = ""
+) -> Joining:
+    """Who this member is and whether its policy takes the plan of ``run``; no image is read.
+
+    Of a hospital that declares a size no row either: whoever asks learns nothing of its data.
+    Raises :class:`Refusal` where no plan or no decision can be made.
+    """
+    site, asked = site or Site(), settings
+    with refusing("plan", "a hospital"):
+        if settings.evaluation.train_metrics and (site.policy or site.ledger):
+            raise UserError(
+                "evaluation.train-metrics lets the server read training images, which is for "
+                "simulations; remove it"
+            )
+    terms = terms_for(settings, index, run_id, site)
+    name, settings, plan, policy, ledger = (
+        terms.name, terms.settings, terms.plan, terms.policy, terms.ledger,
+    )  # fmt: skip
+    with refusing("ledger", name):
+        decision = decide(settings, name, plan, policy, ledger, terms.patients, run)
+        if decision.accepts:
+            against = ""
+            if settings.evaluation.where != "server":
+                against = own_settings.against_evaluation(asked, settings) or against_evaluation(
+                    settings,
+                    plan,
+                    evaluation_plan(settings),
+                    policy,
+                    ledger,
+                    run,
+                    fixed_split=fixed_split(settings),
+                )
+            if against:
+                log.warning("%s will not evaluate: %s", name, against)
+                ledger.note("refused", reason=against, arm=settings.privacy.arm)
+            return Joining(
+                hospital=name,
+                public_size=policy.public_size,
+                evaluates=not against,
+                own=own_settings.difference(asked, settings),
+            )
+        log.warning("%s refuses: %s", name, decision.reason)
+        ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
+    return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
+
+
+@functools.lru_cache(maxsize=128)
+def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Hospital:
+    """The member with this partition id, ready to train; kept by the process between rounds.
+
+    Whatever depends on its data alone is refused with the one code ``data``.
+    """
+    if settings.run.threads:
+        torch.set_num_threads(settings.run.threads)
+    terms = terms_for(settings, index, run_id, site)
+    name, settings, plan, policy, ledger = (
+        terms.name, terms.settings, terms.plan, terms.policy, terms.ledger,
+    )  # fmt: skip
+    with refusing("ledger", name):
+        # The budget is checked with each reservation.
+        if not decide(settings, name, plan, policy, ledger, terms.patients).allowed:
+            raise Refusal("policy")
+        if ledger.path.exists():
+            ledger.verify()
+        if (
+            policy is not SIMULATION
+            and plan.payer != "hospital"
+            and plan.unit in ("none", "hospital")
+        ):
+            # Nothing of the hospital's own protects what leaves: no row, but a line of the log.
+            ledger.note("training without a guarantee of our own", arm=settings.privacy.arm)
+    with refusing("plan", name):
+        if settings.privacy.arm not in UNPROTECTED:
+            device = pick_device(settings.run.device)
+            rehearse(settings, plan, _fresh(settings.model, settings.data, device))
+    source = noise_source(settings)
+    with refusing("data", name):
+        shard = member_shard(settings, name)
+        if policy.public_size:  # else the plan was made with this check, from the exact numbers
+            check_patients_known(settings)
+            _warn_of_delta(settings, name, shard)
+    image = part(plan, ImagePlan)
+    if image is not None:
+        with ledger_failures(ledger, name), refusing("data", name):
+            shard = released_shard(
+                shard,
+                image.mechanism,
+                source,
+                clip=settings.privacy.clip_released,
+                before=lambda release, new: _pay(
+                    ledger, settings, image, policy, shard, release, new
+                ),
+            )
+    return Hospital(name, settings, shard, plan, ledger, source, policy)
+
+
+def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:
+    """Tell the hospital's own log where its declared size makes delta a promise of little."""
+    privacy = settings.privacy
+    units = len(shard.patients()) if privacy.unit == "patient" else len(shard)
+    if privacy.arm == "dp-sgd" and units and privacy.delta >= 1 / units:
+        log.warning(
+            "%s: privacy.delta = %g is not below one over the true number of %ss, so that the "
+            "guarantee means little; declare a larger public-size in the policy",
+            name,
+            privacy.delta,
+            privacy.unit,
+        )
+
+
+def _pay(
+    ledger: Ledger,
+    settings: Settings,
+    image: ImagePlan,
+    policy: Policy,
+    shard: Shard,
+    release: str,
+    new: str,
+) -> None:
+    """Write a release of images down before it is drawn; a known one costs nothing again.
+
+    Images that are ``new`` to a known release cost once more: every image is then over-counted,
+    and none is noised for nothing.
+    """
+    request = request_for(settings, ledger.path.stem, image, policy, shard.fingerprint())
+    if request.step is None:
+        # The policy names the arm: it is wanted without a guarantee for the account's unit.
+        ledger.note("released without a guarantee", arm=settings.privacy.arm, release=release)
+        return
+    if ledger.steps(release):
+        if not new:
+            return
+        release = f"{release}:{new}"
+    request = replace(request, arm=image.mechanism.key)
+    ledger.open_plan(release, request, policy.limit)
+    ledger.reserve(release, 0, "", 1, limit=policy.limit, repeatable=True)
+
+
+@contextlib.contextmanager
+def refusing(code: str, name: str) -> Iterator[None]:
+    """What goes wrong is logged here, at the hospital; only the code leaves it."""
+    try:
+        yield
+    except (UserError, RunError) as error:
+        log.error("%s: %s", name, error)
+        raise Refusal(code) from error
+    except (Refusal, MemoryError):
+        raise
+    except Exception as error:
+        if code != "data":
+            raise
+        # Whatever a reader raises, data decided it: one code, and it is counted as such.
+        log.error("%s: the data cannot be read: %s", name, type(error).__name__)
+        raise Refusal(code) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _model(model: Model, data: Data, device: torch.device) -> nn.Module:
+    """The process's one model; every round overwrites its whole state with the server's."""
+    return _fresh(model, data, device)
+
+
+def _fresh(model: Model, data: Data, device: torch.device) -> nn.Module:
+    """A model as the settings ask for, that no data have trained."""
+    fresh = models.without_weights(model, data.image_size)
+    built = models.build(
+        fresh, data.image_size, seed=0, dimensions=data.dimensions, outputs=data.outputs
+    )
+    return built.to(device)

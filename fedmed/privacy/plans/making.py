@@ -1,0 +1,238 @@
+"""From settings to the plan of one member, or to why there is none and what comes nearest."""
+
+import hashlib
+import json
+import math
+
+from fedmed.base.errors import UserError
+from fedmed.base.rounding import up
+from fedmed.config import IMAGE_ARMS, Privacy, Settings
+from fedmed.privacy import accounting
+from fedmed.privacy.accounting import solve
+from fedmed.privacy.mechanisms.images import (
+    BrightnessShift,
+    DPPix,
+    Element,
+    ImageMechanism,
+    PixelLaplace,
+)
+from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.plans import (
+    AdaptiveClipping,
+    GradientPlan,
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    StackedPlan,
+    UpdatePlan,
+)
+from fedmed.privacy.plans.gradient import relation_of
+
+__all__ = [
+    "AdaptiveClipping",
+    "GradientPlan",
+    "ImagePlan",
+    "NoPrivacy",
+    "Plan",
+    "StackedPlan",
+    "UpdatePlan",
+    "declared_size",
+    "image_mechanism",
+    "make_plan",
+    "noise_source",
+]
+
+
+_FLOAT32 = 2.0**-23  # steps of the sums that noise is added to, in which their bound must hold
+
+
+def make_plan(settings: Settings, units: int, hospital: str, declared: int | None = None) -> Plan:
+    """The plan of ``settings`` at a hospital with ``units`` patients (or images, as the unit says).
+
+    ``declared`` is a public size that the site's policy gives; else ``privacy.public-size`` may
+    give one, and otherwise ``units`` itself is taken for public. Raises :class:`UserError` naming
+    the key and the hospital where no honest plan exists, with the nearest one that does.
+    """
+    privacy = settings.privacy
+    if privacy.arm == "none":
+        return NoPrivacy()
+    image = image_mechanism(settings)
+    images = None
+    if image is not None:
+        images = ImagePlan(mechanism=image, images_per_patient=privacy.images_per_patient)
+    if images is not None and privacy.arm in IMAGE_ARMS:
+        return images
+    training: GradientPlan | UpdatePlan
+    if privacy.arm == "dp-sgd":
+        public = declared or declared_size(settings, hospital)
+        # The hospital's true number must keep delta small too, whatever it declares.
+        _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
+        training = _gradient_plan(settings, public or units, hospital, public is not None)
+    else:
+        training = _update_plan(settings)
+    training.check_noise(_FLOAT32)
+    return training if images is None else StackedPlan(image=images, training=training)
+
+
+def noise_source(settings: Settings) -> NoiseSource:
+    """Where the arm's noise comes from: the operating system, unless the settings ask otherwise."""
+    if not settings.privacy.reproducible_noise:
+        return NoiseSource(None)
+    # Two arms with one seed must not share noise: the difference of their releases would cancel it.
+    nested = settings.to_nested()
+    text = json.dumps([settings.run.seed, nested["privacy"], nested["train"]], sort_keys=True)
+    return NoiseSource(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+
+
+def declared_size(settings: Settings, hospital: str) -> int | None:
+    """The public size of ``hospital`` in ``privacy.public-size``; None where none is declared.
+
+    The pooled data are as large as all hospitals together. Raises :class:`UserError` where it
+    cannot be read, or names other hospitals only.
+    """
+    text = settings.privacy.public_size.strip()
+    if not text:
+        return None
+    names = [item.rpartition("=")[0].strip() for item in text.split(",")]
+    if settings.train.scheme == "pooled" and hospital not in names:
+        if names == [""]:
+            return settings.data.hospitals * _size_in(text, hospital)
+        return sum(_size_in(text, name) for name in names)
+    return _size_in(text, hospital)
+
+
+def _size_in(text: str, hospital: str) -> int:
+    sizes: dict[str, str] = {}
+    for item in text.split(","):
+        name, equals, value = item.rpartition("=")
+        sizes[name.strip() if equals else ""] = value.strip()
+    value = sizes.get(hospital, sizes.get("", ""))
+    if not value:
+        raise UserError(
+            f"privacy.public-size = '{text}' declares no size for {hospital}; add {hospital}=SIZE"
+        )
+    if not (value.isascii() and value.isdecimal() and len(value) < 10) or int(value) < 1:
+        raise UserError(
+            f"privacy.public-size = '{text}': '{value}' is not a whole number from 1 to "
+            "999,999,999; write '500', or 'hospital-1=500,hospital-2=300'"
+        )
+    return int(value)
+
+
+def image_mechanism(settings: Settings) -> ImageMechanism | None:
+    """What noises the images, as the arm or before it; None where nothing does."""
+    privacy, data = settings.privacy, settings.data
+    scale, epsilon = privacy.laplace_scale, privacy.epsilon
+    kind = privacy.image_mechanism if privacy.image_mechanism != "none" else privacy.arm
+    if kind not in IMAGE_ARMS:
+        return None
+    element: Element = "voxel" if data.dimensions == 3 else "pixel"
+    planes = max(1, data.slices)
+    points = planes * data.image_size**data.dimensions
+    mechanism: DPPix | BrightnessShift | PixelLaplace
+    if kind == "dp-pix":
+        known = (privacy.cell, privacy.neighbourhood, data.image_size, data.dimensions, planes)
+        mechanism = DPPix(scale, *known) if scale > 0 else DPPix.for_epsilon(epsilon, *known)
+    elif kind == "brightness-shift":
+        # The published code called 1/scale its epsilon.
+        mechanism = BrightnessShift(scale if scale > 0 else 1 / epsilon, element)
+    elif scale > 0:
+        mechanism = PixelLaplace(scale, points, element)
+    else:
+        mechanism = PixelLaplace.for_epsilon(epsilon, points, element)
+    if not 1e-5 <= mechanism.scale <= 1e15:
+        raise UserError(
+            f"privacy.epsilon = {epsilon:g} makes Laplace noise of scale {mechanism.scale:.3g} on "
+            "images from 0 to 1; choose one that makes a scale from 1e-05 to 1e+15"
+        )
+    return mechanism
+
+
+def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool) -> GradientPlan:
+    privacy, train = settings.privacy, settings.train
+    _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
+    if train.batch_size > units:
+        raise UserError(
+            f"train.batch-size = {train.batch_size} is more than the {units} {privacy.unit}s of "
+            f"{hospital}; lower it to {units} or less"
+        )
+    question = solve.Question(
+        units=units,
+        batch=train.batch_size,
+        epochs=train.local_epochs,
+        rounds=train.rounds,
+        delta=privacy.delta,
+        relation=relation_of(privacy.unit),
+    )
+    return GradientPlan(
+        unit=privacy.unit,
+        units=units,
+        declared=declared,
+        expected_batch=train.batch_size,
+        steps_per_round=question.steps_per_round,
+        rounds=train.rounds,
+        clipping_norm=privacy.clipping_norm,
+        noise_multiplier=_gradient_noise(privacy, question, hospital),
+        delta=privacy.delta,
+        images_per_patient=privacy.images_per_patient,
+    )
+
+
+def _gradient_noise(privacy: Privacy, question: solve.Question, hospital: str) -> float:
+    given = privacy.noise_multiplier
+    if not given:
+        return solve.noise(question, privacy.epsilon)
+    found = solve.epsilon(question, given)
+    if found > privacy.epsilon:
+        raise UserError(
+            f"privacy.noise-multiplier = {given:g} gives epsilon {found:.4g} at {hospital}, above "
+            f"privacy.epsilon = {privacy.epsilon:g}; "
+            + solve.nearest_for_noise(question, given, privacy.epsilon)
+        )
+    return given
+
+
+def _update_plan(settings: Settings) -> UpdatePlan:
+    privacy, train = settings.privacy, settings.train
+    _check_delta(privacy.delta, settings.data.hospitals, "hospitals", "the federation")
+    sigma = privacy.noise_multiplier or accounting.noise_multiplier(
+        privacy.epsilon, privacy.delta, 1.0, train.rounds
+    )
+    plan = UpdatePlan(
+        placement="hospital" if privacy.arm == "local-update" else "server",
+        hospitals=settings.data.hospitals,
+        rounds=train.rounds,
+        clipping_norm=privacy.clipping_norm,
+        noise_multiplier=sigma,
+        delta=privacy.delta,
+        adaptive=AdaptiveClipping(
+            quantile=privacy.clip_quantile,
+            rate=privacy.clip_rate,
+            share_of_budget=privacy.clip_share,
+        )
+        if privacy.arm == "central-adaptive"
+        else None,
+    )
+    if privacy.noise_multiplier and plan.epsilon() > privacy.epsilon:
+        rounds = solve.largest(
+            lambda n: accounting.epsilon(sigma, 1.0, n, privacy.delta) <= privacy.epsilon,
+            train.rounds,
+        )
+        choices = f"raise privacy.epsilon to {up(plan.epsilon(), 4):.6g}"
+        choices += f", or lower train.rounds to {rounds}" if rounds else ""
+        raise UserError(
+            f"privacy.noise-multiplier = {sigma:g} gives epsilon {plan.epsilon():.4g} in "
+            f"{train.rounds} rounds, above privacy.epsilon = {privacy.epsilon:g}; {choices}"
+        )
+    return plan
+
+
+def _check_delta(delta: float, units: int, what: str, where: str) -> None:
+    if units < 1:
+        raise UserError(f"{where} holds no {what}; lower data.hospitals or change the partition")
+    if delta >= 1 / units:
+        suggestion = 10 ** (math.floor(math.log10(1 / units)) - 1)
+        raise UserError(
+            f"privacy.delta = {delta:g} is not below 1/{units} ({where} has {units} {what}), so "
+            f"the guarantee would mean nothing; use {suggestion:g} or less"
+        )

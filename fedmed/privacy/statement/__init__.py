@@ -1,0 +1,1 @@
+"""What a run guarantees, in figures, facts and sentences: the content of ``privacy.json``."""
