@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
-from fedmed.config import ARMS
 from fedmed.hospital import histograms, rounds
 from fedmed.privacy.gradients.noise import GaussianNoise as GradientNoise
 from fedmed.privacy.mechanisms.normals import Normals
@@ -47,7 +46,7 @@ def not_finite_refused() -> Iterator[None]:
 
     with (
         mock.patch.object(rounds.Round, "_change", refusing),
-        mock.patch.object(rounds, "UNPROTECTED", ARMS),
+        mock.patch.object(rounds.Round, "protects", False),
     ):
         yield
 

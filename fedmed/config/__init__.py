@@ -4,16 +4,11 @@ Keys are kebab case and nested (``data.image-size``). The same keys serve ``pypr
 Flower run config, an experiment's TOML and ``--set``. An empty string means "not given".
 """
 
-from fedmed.config.checks import READ_BY
+from fedmed.config.arms import ARMS, READ_BY, Arm
 from fedmed.config.flat import flatten, put, unflatten
 from fedmed.config.names import (
-    ARMS,
     ATTRIBUTES,
-    IMAGE_ARMS,
     TRACKERS,
-    UNPROTECTED,
-    UPDATE_ARMS,
-    Arm,
     Attribute,
     Scalar,
     Scheme,
@@ -27,11 +22,8 @@ from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Run,
 __all__ = [
     "ARMS",
     "ATTRIBUTES",
-    "IMAGE_ARMS",
     "READ_BY",
     "TRACKERS",
-    "UNPROTECTED",
-    "UPDATE_ARMS",
     "Arm",
     "Attribute",
     "Columns",

@@ -2,7 +2,8 @@
 
 import re
 
-from fedmed.config.names import ARMS, ATTRIBUTES, IMAGE_ARMS, UNPROTECTED, UPDATE_ARMS, kebab
+from fedmed.config.arms import ARMS
+from fedmed.config.names import ATTRIBUTES, kebab
 from fedmed.config.reading import nearest
 from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Train
 
@@ -191,32 +192,10 @@ def check_model(model: Model, train: Train) -> None:
         )
 
 
-_PRIVATE_TRAINING = ("dp-sgd", *UPDATE_ARMS)
-READ_BY: dict[str, tuple[str, ...]] = {
-    "train.views": ("dp-sgd",),
-    "privacy.epsilon": tuple(arm for arm in ARMS if arm != "none"),
-    "privacy.noise-multiplier": _PRIVATE_TRAINING,
-    "privacy.maximum-noise-to-signal": _PRIVATE_TRAINING,
-    "privacy.image-mechanism": _PRIVATE_TRAINING,
-    "privacy.unit": ("dp-sgd",),
-    "privacy.clipping-norm": _PRIVATE_TRAINING,
-    "privacy.clip-quantile": ("central-adaptive",),
-    "privacy.clip-rate": ("central-adaptive",),
-    "privacy.clip-share": ("central-adaptive",),
-    "privacy.laplace-scale": IMAGE_ARMS,
-    "privacy.clip-released": IMAGE_ARMS,
-    "privacy.cell": ("dp-pix",),
-    "privacy.neighbourhood": ("dp-pix",),
-    "privacy.engine": ("dp-sgd",),
-    "privacy.clipping": ("dp-sgd",),
-    "privacy.physical-batch-size": ("dp-sgd",),
-}
-"""Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
-
-
 def check_privacy(privacy: Privacy, data: Data) -> None:
     """An arm that can be accounted, and noise that has a size."""
     arm, stacked = privacy.arm, privacy.image_mechanism
+    row = ARMS[arm]
     if 0 < privacy.noise_multiplier < 0.01:
         raise ValueError(
             f"privacy.noise-multiplier: {privacy.noise_multiplier:g} is no noise; give 0.01 or "
@@ -227,17 +206,17 @@ def check_privacy(privacy: Privacy, data: Data) -> None:
             f"privacy.laplace-scale: {privacy.laplace_scale:g} is too near the resolution of "
             "float32 images; give 1e-05 or more, or 0 to have it from privacy.epsilon"
         )
-    if arm in ("dp-sgd", *UPDATE_ARMS) and not 1e-4 <= privacy.epsilon <= 1e4:
+    if row.plan in ("gradient", "update") and not 1e-4 <= privacy.epsilon <= 1e4:
         raise ValueError(
             f"privacy.epsilon: {privacy.epsilon:g} is outside 0.0001 to 10000, where {arm} can be "
             "accounted; choose one inside"
         )
-    if arm == "dp-sgd" and privacy.unit == "image" and not privacy.images_per_patient:
+    if row.plan == "gradient" and privacy.unit == "image" and not privacy.images_per_patient:
         raise ValueError(
             "privacy.images-per-patient: the image unit needs a declared cap on the images of one "
             "patient; set it, for example to 4"
         )
-    if stacked != "none" and arm not in ("dp-sgd", *UPDATE_ARMS):
+    if stacked != "none" and not row.stacks:
         raise ValueError(
             f"privacy.image-mechanism: the arm {arm} has no mechanism to stack it on; "
             "remove it, or use dp-sgd or an update arm"
@@ -302,7 +281,7 @@ def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, mod
             "evaluation.where = 'hospitals' leaves it without; use 'layer'"
         )
     epsilon = evaluation.epsilon or privacy.epsilon
-    if privacy.arm not in UNPROTECTED and not 1e-4 <= epsilon <= 1e4:
+    if ARMS[privacy.arm].protects and not 1e-4 <= epsilon <= 1e4:
         raise ValueError(
             f"evaluation.epsilon: {epsilon:g} (as privacy.epsilon) is outside 0.0001 to 10000, "
             "where histograms can be accounted; set it"

@@ -5,24 +5,10 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-Arm = Literal[
-    "none",
-    "pixel-laplace",
-    "dp-pix",
-    "brightness-shift",
-    "dp-sgd",
-    "local-update",
-    "central-fixed",
-    "central-adaptive",
-]
 Scheme = Literal["federated", "pooled", "local-only"]
 Attribute = Literal["sex", "age", "sex_age", "view", "comorbidities"]
 ATTRIBUTES: tuple[str, ...] = get_args(Attribute)
 TRACKERS = ("tensorboard", "mlflow")
-ARMS: tuple[str, ...] = get_args(Arm)
-IMAGE_ARMS = ("pixel-laplace", "dp-pix", "brightness-shift")
-UPDATE_ARMS = ("local-update", "central-fixed", "central-adaptive")
-UNPROTECTED = ("none", "brightness-shift")
 
 Scalar = str | int | float | bool
 Seed = Annotated[int, Field(ge=0, lt=2**31)]

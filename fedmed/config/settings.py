@@ -5,6 +5,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from fedmed.base.errors import UserError
+from fedmed.config.arms import ARMS, Arm
 from fedmed.config.checks import (
     check_evaluation,
     check_model,
@@ -16,7 +17,7 @@ from fedmed.config.checks import (
     check_volumes,
 )
 from fedmed.config.flat import flatten, put, unflatten
-from fedmed.config.names import TRACKERS, UNPROTECTED, UPDATE_ARMS, Scalar
+from fedmed.config.names import TRACKERS, Scalar
 from fedmed.config.reading import explain, widen
 from fedmed.config.tables import Data, Evaluation, Model, Privacy, Run, Section, Train
 
@@ -34,18 +35,18 @@ class Settings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         arm, train, data = self.privacy.arm, self.train, self.data
-        if train.weighting == "size" and arm.startswith("central-"):
+        if train.weighting == "size" and self.arm.at_server:
             raise ValueError(
                 "train.weighting: 'size' makes one hospital's share larger than the noise of "
                 f"{arm} covers; use 'equal'"
             )
         declared = self.privacy.public_size or data.sites  # a site's policy declares its own
-        if train.weighting == "size" and arm not in UNPROTECTED and not declared:
+        if train.weighting == "size" and self.arm.protects and not declared:
             raise ValueError(
                 f"train.weighting: 'size' tells the hospitals' sizes, which {arm} does not "
                 "protect; declare them in privacy.public-size, or use 'equal'"
             )
-        if train.scheme != "federated" and arm in UPDATE_ARMS:
+        if train.scheme != "federated" and self.arm.plan == "update":
             raise ValueError(
                 f"train.scheme: '{train.scheme}' has no exchange of updates for {arm} to "
                 "protect; use 'federated'"
@@ -70,7 +71,11 @@ class Settings(Section):
                 "model.weight-standardisation: the statistics of 'frozen-batch' are those of the "
                 "weights as they were; use model.norm = 'group'"
             )
-        if train.precision != "float32" and arm == "dp-sgd" and self.privacy.engine == "opacus":
+        if (
+            train.precision != "float32"
+            and self.arm.plan == "gradient"
+            and self.privacy.engine == "opacus"
+        ):
             raise ValueError(
                 "train.precision: the engine 'opacus' computes in float32; set "
                 "privacy.engine = 'fedmed'"
@@ -90,6 +95,11 @@ class Settings(Section):
         check_evaluation(self.evaluation, self.privacy, train, self.model)
         check_names("run.trackers", self.run.tracked_by, TRACKERS)
         return self
+
+    @property
+    def arm(self) -> Arm:
+        """The row of ``privacy.arm``."""
+        return ARMS[self.privacy.arm]
 
     @property
     def nodes(self) -> int:

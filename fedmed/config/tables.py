@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmed.config.names import Arm, Scheme, Seed, count, kebab, within
+from fedmed.config.arms import ArmName, ImageNoise
+from fedmed.config.names import Scheme, Seed, count, kebab, within
 
 
 class Section(BaseModel):
@@ -154,7 +155,7 @@ class Train(Section):
 class Privacy(Section):
     """The treatment of an arm; which keys count depends on ``arm``."""
 
-    arm: Arm = "none"
+    arm: ArmName = "none"
     epsilon: Annotated[float, within(1e-6, 1e9)] = 8.0
     noise_multiplier: Annotated[float, within(0, 1e4)] = (
         0.0  # 0 = from epsilon; else epsilon is the limit that this noise must keep
@@ -178,9 +179,7 @@ class Privacy(Section):
     maximum_noise_to_signal: Annotated[float, within(0, 1e12)] = (
         0.0  # a plan above it is impossible; 0 = no limit
     )
-    image_mechanism: Literal["none", "pixel-laplace", "dp-pix", "brightness-shift"] = (
-        "none"  # dp-sgd and update arms: noise the images too
-    )
+    image_mechanism: ImageNoise = "none"  # dp-sgd and update arms: noise the images too
     laplace_scale: Annotated[float, within(0, 1e15)] = (
         0.0  # of image noise, on [0, 1]; 0 = from epsilon
     )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedmed import models
 from fedmed.base import files
 from fedmed.base.errors import RunError, UserError
-from fedmed.config import UNPROTECTED, Data, Model, Settings
+from fedmed.config import Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
@@ -327,7 +327,7 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
             # Nothing of the hospital's own protects what leaves: no row, but a line of the log.
             ledger.note("training without a guarantee of our own", arm=settings.privacy.arm)
     with refusing("plan", name):
-        if settings.privacy.arm not in UNPROTECTED:
+        if settings.arm.protects:
             device = pick_device(settings.run.device)
             rehearse(settings, plan, _fresh(settings.model, settings.data, device))
     source = noise_source(settings)
@@ -355,7 +355,7 @@ def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:
     """Tell the hospital's own log where its declared size makes delta a promise of little."""
     privacy = settings.privacy
     units = len(shard.patients()) if privacy.unit == "patient" else len(shard)
-    if privacy.arm == "dp-sgd" and units and privacy.delta >= 1 / units:
+    if settings.arm.plan == "gradient" and units and privacy.delta >= 1 / units:
         log.warning(
             "%s: privacy.delta = %g is not below one over the true number of %ss, so that the "
             "guarantee means little; declare a larger public-size in the policy",

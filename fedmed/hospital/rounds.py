@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedmed import models
 from fedmed.base import timing
 from fedmed.base.errors import RunError, UserError
-from fedmed.config import UNPROTECTED, Settings
+from fedmed.config import Settings
 from fedmed.data.form import Form
 from fedmed.data.shard import Shard
 from fedmed.privacy.mechanisms.noise import NoiseSource
@@ -43,6 +43,11 @@ class Round:
     number: int
     model_hash: str = ""  # of a round that the hospital itself pays for
 
+    @property
+    def protects(self) -> bool:
+        """Whether the arm promises anything, so that no failure may be told."""
+        return self.settings.arm.protects
+
     def update(
         self, model: nn.Module, shard: Shard, parameters: dict[str, Tensor]
     ) -> tuple[Update, LocalResult]:
@@ -52,20 +57,19 @@ class Round:
         checks the server's weights before, and a round that fails after that is one of a hospital
         without patients. Else :class:`NotFinite`, or whatever training raises.
         """
-        protects = self.settings.privacy.arm not in UNPROTECTED
-        if protects:
+        if self.protects:
             self._check(model)
         with timing.measured("training"):  # the mechanism included, as it is in DP-SGD's steps
             try:
                 update, result = self._change(model, shard, parameters)
             except Exception as error:
-                if not protects:
+                if not self.protects:
                     raise
                 # The text of an exception can hold data: its kind alone is logged.
                 log.error("%s: round %d failed: %s", self.name, self.number, type(error).__name__)
                 update, result = self._without_patients(model, parameters)
             if not finite(update):
-                if not protects:
+                if not self.protects:
                     raise NotFinite
                 log.warning("%s: round %d: an update of no numbers is 0", self.name, self.number)
                 update = _zeros(parameters)

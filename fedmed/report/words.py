@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from fedmed.base.rounding import up
+from fedmed.config import ARMS
 from fedmed.report.arms import Arm
 
 _NAME: Final = 22  # characters of an arm's name that figures have room for
 ABSENT: Final = "\N{EN DASH}"
 _MINUS: Final = "\N{MINUS SIGN}"
-_UNCLAIMED: Final = {"none": "no differential privacy", "brightness-shift": "no DP claim"}
 
 
 def fixed(value: float | None, absent: str = ABSENT, digits: int = 3) -> str:
@@ -72,7 +72,7 @@ def short(name: str) -> str:
 def guarantee(arm: Arm) -> str:
     """Epsilon with its unit and delta, or that there is no claim."""
     if arm.epsilon is None:
-        return _UNCLAIMED.get(arm.kind, "no claim")
+        return (arm.kind in ARMS and ARMS[arm.kind].unclaimed) or "no claim"
     text = f"ε = {epsilon_text(arm.epsilon)} per {arm.unit}"
     return text if arm.delta is None else f"{text}, δ = {delta_text(arm.delta)}"
 

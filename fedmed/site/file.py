@@ -28,7 +28,7 @@ Every other one says where images come from, or who is trained on: where the sit
 out, it has its default, whatever the request says.
 """
 
-OWN_ARMS: Final = ("pixel-laplace", "dp-pix", "dp-sgd", "local-update")
+OWN_ARMS: Final = tuple(arm.name for arm in ARMS.values() if arm.own)
 """Arms that a site may choose by itself: their noise enters at the hospital."""
 
 OWN: Final = (

@@ -12,7 +12,7 @@ from fedmed import config
 from fedmed.base.errors import UserError
 from fedmed.base.files import safe_name
 from fedmed.base.opening import expanded, is_folder, present
-from fedmed.config import IMAGE_ARMS, UNPROTECTED, Scalar, Settings
+from fedmed.config import Scalar, Settings
 from fedmed.federation.members import check_signal
 from fedmed.privacy.plans.evaluation import evaluation_plan
 from fedmed.privacy.plans.making import Plan, make_plan
@@ -65,13 +65,13 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
     """
     used = with_own(asked, own, f"{hospital}'s settings")
     before, after = asked.privacy, used.privacy
-    if own and before.arm.startswith("central-") and set(own) & {k for k in OWN if "privacy." in k}:
+    if own and asked.arm.at_server and set(own) & {k for k in OWN if "privacy." in k}:
         raise UserError(
             f"{hospital} has {sorted(own)[0]} of its own, but the noise of {before.arm} is the "
             "server's, one for all hospitals; remove it there, or choose another arm"
         )
     if after.arm != before.arm:
-        if after.arm.startswith("central-") or after.arm in UNPROTECTED:
+        if not used.arm.noised_at_home:
             raise UserError(
                 f"{hospital} asks for the arm {after.arm} of its own, which adds no noise there; "
                 f"use {before.arm} or an arm that noises images, gradients or updates at the "
@@ -88,7 +88,7 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
             f"weaker than the {before.noise_multiplier:g} that was asked for; raise it, or remove "
             "it"
         )
-    elif after.delta > before.delta and after.arm not in IMAGE_ARMS:
+    elif after.delta > before.delta and used.arm.plan != "image":
         raise UserError(
             f"{hospital} has privacy.delta = {after.delta:g} of its own, weaker than the "
             f"{before.delta:g} that was asked for; lower it, or remove it"

@@ -39,7 +39,7 @@ def site_settings(site: SiteFile, requested: Mapping[str, Scalar]) -> Both:
     merged = asked.to_flat()
     arm = str(site.settings.get("privacy.arm", asked.privacy.arm))
     own = {key: value for key, value in site.settings.items() if key not in MACHINE}
-    if asked.privacy.arm.startswith("central-") and own:
+    if asked.arm.at_server and own:
         raise UserError(
             f"the noise of {asked.privacy.arm} is the server's, one for all hospitals, and the "
             f"site has {min(own)} of its own; remove it, or do not take part"

@@ -14,7 +14,7 @@ from experiments import guard_pairs as pairs
 from experiments.guard_broken import not_finite_refused
 from experiments.guard_pairs import Site, Variant, form, request
 from fedmed.base.errors import UserError
-from fedmed.config import ARMS, UNPROTECTED
+from fedmed.config import ARMS
 from fedmed.hospital import histograms, hospital, rounds
 from fedmed.privacy.gradients import bookkeeping
 from fedmed.privacy.plans import GradientPlan, part
@@ -22,7 +22,7 @@ from fedmed.privacy.plans.making import make_plan
 from fedmed.site.requests import write_request
 
 Change = dict[str, Any]
-PRIVATE = [arm for arm in ARMS if arm not in UNPROTECTED]
+PRIVATE = [arm.name for arm in ARMS.values() if arm.protects]
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_whatever_fails_with_private_data_in_hand_changes_no_reply(
         monkeypatch.setattr(*place, failing(error))
         check_forms()
     if kind == "train":
-        monkeypatch.setattr(rounds, "UNPROTECTED", ARMS)
+        monkeypatch.setattr(rounds.Round, "protects", False)
     else:
         monkeypatch.setattr(histograms, "_noised", _without_fallback)
     goes_red(check_forms)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import goes_red, make, use_tiny_models
 
-from fedmed.config import ARMS, UNPROTECTED
+from fedmed.config import ARMS
 from fedmed.data.network import evaluation_shard
 from fedmed.evaluation.pooled.histograms import Spec, equal_width
 from fedmed.federation import messages
@@ -23,7 +23,7 @@ from fedmed.privacy.plans import NoPrivacy
 from fedmed.privacy.plans.evaluation import evaluation_plan
 
 EDGES = equal_width(8)
-PRIVATE = [arm for arm in ARMS if arm not in UNPROTECTED]
+PRIVATE = [arm.name for arm in ARMS.values() if arm.protects]
 
 
 @pytest.fixture(autouse=True)

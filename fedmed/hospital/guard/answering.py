@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedmed import __version__, models
 from fedmed.base.errors import RunError, UserError
-from fedmed.config import UNPROTECTED, Settings
+from fedmed.config import ARMS, Settings
 from fedmed.data import network
 from fedmed.federation import exchange
 from fedmed.federation.exchange import Buffers
@@ -286,10 +286,10 @@ class Guard:
 
     def _check_named(self, settings: Settings) -> None:
         """What the site itself does not noise leaves only if the policy names the arm."""
-        arm = settings.privacy.arm
-        if arm in UNPROTECTED or arm.startswith("central-"):
-            if arm not in self.policy.arms:
-                log.warning("the policy does not name the arm %s, which adds no noise here", arm)
+        arm = settings.arm
+        if not arm.noised_at_home:
+            if arm.name not in self.policy.arms:
+                log.warning("the policy does not name %s, which adds no noise here", arm.name)
                 raise Refusal("policy")
         elif settings.privacy.reproducible_noise and not self.policy.allow_reproducible_noise:
             log.warning("the policy does not allow reproducible noise")
@@ -298,7 +298,9 @@ class Guard:
 
 def _check(policy: Policy, site: SiteFile) -> None:
     """A policy that limits nothing is no veto, and an exact size is data."""
-    if policy.limit is None and not (policy.arms and set(policy.arms) <= set(UNPROTECTED)):
+    if policy.limit is None and not (
+        policy.arms and not any(ARMS[arm].protects for arm in policy.arms)
+    ):
         raise UserError(
             f"{site.policy}: maximum-epsilon is missing, so that nothing would end what leaves; "
             "set it, or list only unprotected arms in arms"

@@ -11,7 +11,7 @@ from fedmed import config
 from fedmed.base.errors import UserError
 from fedmed.base.files import safe_name
 from fedmed.base.opening import expanded, is_folder
-from fedmed.config import ARMS, UNPROTECTED, Section, within
+from fedmed.config import ARMS, Section, within
 from fedmed.privacy.ledger.filtering import Limit
 
 UNITS = ("patient", "image", "pixels", "hospital")
@@ -88,7 +88,7 @@ class Policy(Section):
         """Whether the arm as such may be asked for."""
         if self.arms:
             return arm in self.arms
-        return not (self.maximum_epsilon and (arm in UNPROTECTED or arm.startswith("central-")))
+        return not self.maximum_epsilon or ARMS[arm].noised_at_home
 
 
 SIMULATION = Policy(allow_reproducible_noise=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed.base.errors import UserError
-from fedmed.config import UNPROTECTED, Settings
+from fedmed.config import Settings
 from fedmed.evaluation.pooled.histograms import Spec
 from fedmed.privacy import accounting
 from fedmed.privacy.ledger.filtering import Request, relation_of
@@ -71,7 +71,7 @@ class EvaluationPlan:
 
 def evaluation_plan(settings: Settings) -> EvaluationPlan | None:
     """The noise of the histograms; None under arms that protect nothing, whose counts are exact."""
-    if settings.privacy.arm in UNPROTECTED:
+    if not settings.arm.protects:
         return None
     epsilon = settings.evaluation.epsilon or settings.privacy.epsilon
     delta = settings.evaluation.delta or settings.privacy.delta
@@ -85,14 +85,14 @@ def evaluation_plan(settings: Settings) -> EvaluationPlan | None:
 
 def evaluation_cap(settings: Settings) -> int:
     """Images of one patient that count: as set, as in training, else 1 where noised, or 0: all."""
-    noised = settings.privacy.arm not in UNPROTECTED
+    noised = settings.arm.protects
     own, shared = settings.evaluation.images_per_patient, settings.privacy.images_per_patient
     return own or shared or int(noised)
 
 
 def evaluation_bins(settings: Settings) -> int:
     """How many bins are asked for: more of them bound the AUROC better, and hold more noise."""
-    noised = settings.privacy.arm not in UNPROTECTED
+    noised = settings.arm.protects
     return settings.evaluation.bins or (NOISED_BINS if noised else EXACT_BINS)
 
 

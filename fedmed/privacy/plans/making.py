@@ -6,7 +6,7 @@ import math
 
 from fedmed.base.errors import UserError
 from fedmed.base.rounding import up
-from fedmed.config import IMAGE_ARMS, Privacy, Settings
+from fedmed.config import ARMS, Privacy, Settings
 from fedmed.privacy import accounting
 from fedmed.privacy.accounting import solve
 from fedmed.privacy.mechanisms.images import (
@@ -54,16 +54,16 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
     the key and the hospital where no honest plan exists, with the nearest one that does.
     """
     privacy = settings.privacy
-    if privacy.arm == "none":
+    if settings.arm.plan == "none":
         return NoPrivacy()
     image = image_mechanism(settings)
     images = None
     if image is not None:
         images = ImagePlan(mechanism=image, images_per_patient=privacy.images_per_patient)
-    if images is not None and privacy.arm in IMAGE_ARMS:
+    if images is not None and settings.arm.plan == "image":
         return images
     training: GradientPlan | UpdatePlan
-    if privacy.arm == "dp-sgd":
+    if settings.arm.plan == "gradient":
         public = declared or declared_size(settings, hospital)
         # The hospital's true number must keep delta small too, whatever it declares.
         _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
@@ -124,7 +124,7 @@ def image_mechanism(settings: Settings) -> ImageMechanism | None:
     privacy, data = settings.privacy, settings.data
     scale, epsilon = privacy.laplace_scale, privacy.epsilon
     kind = privacy.image_mechanism if privacy.image_mechanism != "none" else privacy.arm
-    if kind not in IMAGE_ARMS:
+    if ARMS[kind].plan != "image":
         return None
     element: Element = "voxel" if data.dimensions == 3 else "pixel"
     planes = max(1, data.slices)
@@ -199,7 +199,7 @@ def _update_plan(settings: Settings) -> UpdatePlan:
         privacy.epsilon, privacy.delta, 1.0, train.rounds
     )
     plan = UpdatePlan(
-        placement="hospital" if privacy.arm == "local-update" else "server",
+        placement="server" if settings.arm.at_server else "hospital",
         hospitals=settings.data.hospitals,
         rounds=train.rounds,
         clipping_norm=privacy.clipping_norm,
@@ -210,7 +210,7 @@ def _update_plan(settings: Settings) -> UpdatePlan:
             rate=privacy.clip_rate,
             share_of_budget=privacy.clip_share,
         )
-        if privacy.arm == "central-adaptive"
+        if "privacy.clip-quantile" in settings.arm.reads
         else None,
     )
     if privacy.noise_multiplier and plan.epsilon() > privacy.epsilon:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from fedmed.config import UNPROTECTED
+from fedmed.config import ARMS
 from fedmed.privacy import accounting
 from fedmed.privacy.mechanisms.step import Mechanism, gaussian, group_gaussian
 from fedmed.privacy.statement import facts
@@ -126,7 +126,7 @@ def _evaluated(record: Mapping[str, Any]) -> dict[str, list[tuple[Mechanism, int
 
 def _costs(statement: Mapping[str, Any], unit: str) -> dict[str, list[tuple[Mechanism, int]]]:
     """Per member, what a run cost one ``unit``; empty where it bounds nothing for it."""
-    if statement["arm"] in UNPROTECTED or statement["epsilon"] is None:
+    if not ARMS[statement["arm"]].protects or statement["epsilon"] is None:
         return {}
     found = {}
     for member in statement["hospitals"]:

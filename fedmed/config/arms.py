@@ -1,0 +1,156 @@
+"""The arms: one row for each kind of privacy, in the facts by which all other code decides.
+
+To add an arm, add its row here and, where no kind of plan fits, a plan in ``fedmed.privacy.plans``.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+PlanKind = Literal["none", "image", "gradient", "update"]
+Place = Literal["nowhere", "images", "gradients", "updates", "sum"]
+
+_TRAINING = ("privacy.noise-multiplier", "privacy.maximum-noise-to-signal", "privacy.clipping-norm")
+_IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What an arm is: its plan, where its noise enters, who pays, and which keys it alone reads.
+
+    ``noise`` is a place: at the hospital, but for ``sum``, which is noised at the server.
+    ``protects`` is False where no epsilon is claimed. ``own`` says whether a site may choose the
+    arm by itself, ``stacks`` whether images may be noised under it (``privacy.image-mechanism``).
+    ``reads`` are keys that not all arms read. ``enters``, ``unit`` and ``trusted`` are words, for
+    tables that people read: what is counted comes from a plan's facts.
+    """
+
+    name: str
+    plan: PlanKind
+    noise: Place
+    protects: bool = True
+    own: bool = False
+    stacks: bool = False
+    reads: tuple[str, ...] = ()
+    enters: str
+    unit: str
+    trusted: str
+    unclaimed: str = ""  # what a report says in the place of an epsilon
+
+    @property
+    def at_server(self) -> bool:
+        """Whether its noise is the server's, one for all hospitals."""
+        return self.noise == "sum"
+
+    @property
+    def noised_at_home(self) -> bool:
+        """Whether what leaves a hospital is noised there, under a claim."""
+        return self.protects and not self.at_server
+
+
+_ROWS = (
+    Arm(
+        name="none",
+        plan="none",
+        noise="nowhere",
+        protects=False,
+        enters="nowhere",
+        unit="none",
+        trusted="everyone",
+        unclaimed="no differential privacy",
+    ),
+    Arm(
+        name="pixel-laplace",
+        plan="image",
+        noise="images",
+        own=True,
+        reads=("privacy.epsilon", *_IMAGE),
+        enters="the images, once, at the hospital",
+        unit="image",
+        trusted="nobody",
+    ),
+    Arm(
+        name="dp-pix",
+        plan="image",
+        noise="images",
+        own=True,
+        reads=("privacy.epsilon", *_IMAGE, "privacy.cell", "privacy.neighbourhood"),
+        enters="means of squares of pixels, once, at the hospital",
+        unit="image",
+        trusted="nobody",
+    ),
+    Arm(
+        name="brightness-shift",
+        plan="image",
+        noise="images",
+        protects=False,
+        reads=("privacy.epsilon", *_IMAGE),
+        enters="the images' brightness, once: no DP claim",
+        unit="none",
+        trusted="everyone",
+        unclaimed="no DP claim",
+    ),
+    Arm(
+        name="dp-sgd",
+        plan="gradient",
+        noise="gradients",
+        own=True,
+        stacks=True,
+        reads=(
+            *("privacy.epsilon", *_TRAINING, "privacy.image-mechanism", "train.views"),
+            *("privacy.unit", "privacy.engine", "privacy.clipping", "privacy.physical-batch-size"),
+        ),
+        enters="clipped gradients, every step, in the hospital",
+        unit="patient (or image)",
+        trusted="the hospital",
+    ),
+    Arm(
+        name="local-update",
+        plan="update",
+        noise="updates",
+        own=True,
+        stacks=True,
+        reads=("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
+        enters="the clipped update, at the hospital",
+        unit="hospital",
+        trusted="nobody",
+    ),
+    Arm(
+        name="central-fixed",
+        plan="update",
+        noise="sum",
+        stacks=True,
+        reads=("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
+        enters="the sum of clipped updates, at the server",
+        unit="hospital",
+        trusted="the server",
+    ),
+    Arm(
+        name="central-adaptive",
+        plan="update",
+        noise="sum",
+        stacks=True,
+        reads=(
+            *("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
+            *("privacy.clip-quantile", "privacy.clip-rate", "privacy.clip-share"),
+        ),
+        enters="the same, with a clipping norm that adapts",
+        unit="hospital",
+        trusted="the server",
+    ),
+)
+
+ARMS: dict[str, Arm] = {arm.name: arm for arm in _ROWS}
+"""Every arm by its name, in the order in which tables show them."""
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    key: tuple(arm.name for arm in _ROWS if key in arm.reads)
+    for key in dict.fromkeys(key for arm in _ROWS for key in arm.reads)
+}
+"""Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
+
+if TYPE_CHECKING:
+    ArmName = str
+    ImageNoise = str
+else:
+    ArmName = Literal[tuple(ARMS)]
+    ImageNoise = Literal["none", *(arm.name for arm in _ROWS if arm.plan == "image")]

@@ -1,0 +1,76 @@
+"""The table of arms, and that its facts are those of the plans which are made from it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fedmed.config import ARMS, READ_BY, Settings
+from fedmed.config.arms import Arm
+from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
+from fedmed.privacy.plans.making import make_plan
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+PLANS = {"none": NoPrivacy, "image": ImagePlan, "gradient": GradientPlan, "update": UpdatePlan}
+
+
+def plan_of(name: str) -> Plan:
+    own = {"privacy.arm": name, "privacy.epsilon": 8.0, "privacy.delta": 1e-3}
+    return make_plan(Settings().replaced(own), 500, "hospital-1")
+
+
+def agrees(row: Arm, plan: Plan) -> None:
+    facts = plan.facts("federated")
+    assert isinstance(plan, PLANS[row.plan])
+    assert row.protects == (facts.unit != "none")
+    assert row.at_server == (plan.payer == "server")
+    assert (row.noise,) == (facts.noise or (row.noise,))
+    if row.protects:
+        assert facts.unit in row.unit
+        assert row.trusted in ("nobody", *(f"the {party}" for party in facts.trusted))
+        assert (row.trusted == "nobody") == (not facts.trusted)
+    else:
+        assert row.unit == "none"
+        assert row.trusted == "everyone" == facts.trusted[0]
+        assert row.unclaimed
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_a_row_tells_what_its_plan_promises(name: str) -> None:
+    """Rows decide who noises, plans what is counted: both say the same."""
+    agrees(ARMS[name], plan_of(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("central-fixed", {"noise": "updates"}),
+        ("local-update", {"noise": "sum"}),
+        ("brightness-shift", {"protects": True}),
+        ("dp-sgd", {"trusted": "nobody"}),
+        ("pixel-laplace", {"plan": "update"}),
+    ],
+)
+def test_a_row_that_tells_something_else_is_found(name: str, change: dict[str, str]) -> None:
+    with pytest.raises(AssertionError):
+        agrees(dataclasses.replace(ARMS[name], **change), plan_of(name))  # type: ignore[arg-type]
+
+
+def test_only_arms_that_noise_at_the_hospital_are_a_sites_own_choice() -> None:
+    assert [arm.name for arm in ARMS.values() if arm.own] == [
+        *("pixel-laplace", "dp-pix", "dp-sgd", "local-update")
+    ]
+    assert all(arm.noised_at_home for arm in ARMS.values() if arm.own)
+
+
+def test_every_key_that_an_arm_reads_is_a_key() -> None:
+    assert set(READ_BY) <= set(Settings().to_flat())
+    assert READ_BY["privacy.cell"] == ("dp-pix",)
+    assert "none" not in READ_BY["privacy.epsilon"]
+
+
+def test_readme_shows_the_table() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    for arm in ARMS.values():
+        row = f"| `{arm.name}` | {arm.enters} | {arm.unit} | {arm.trusted} |"
+        assert row in lines, f"write into README.md: {row}"
