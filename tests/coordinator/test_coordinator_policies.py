@@ -19,7 +19,8 @@ from fedmed.experiment.run import load_experiment, run_experiment
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Joining
-from fedmed.hospital import hospital, simulated
+from fedmed.hospital import hospital as at_home
+from fedmed.hospital import simulated
 from fedmed.launch import run_inline
 from fedmed.privacy.ledger import deciding
 from fedmed.privacy.ledger.ledger import Ledger
@@ -39,14 +40,14 @@ def file(tmp_path: Path) -> Path:
 
 def policy(file: Path, hospital: str, text: str) -> None:
     (file.parent / "policies" / f"{hospital}.toml").write_text(text)
-    hospital.hospital_for.cache_clear()
+    at_home.hospital_for.cache_clear()
 
 
 def run(file: Path, out: Path, *arms: str, **changes: Any) -> dict[str, Any]:
     """One arm of the file, in this process."""
     options = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     experiment = load_experiment(file, arms=arms, assignments=options)
-    hospital.hospital_for.cache_clear()
+    at_home.hospital_for.cache_clear()
     (result,) = run_experiment(experiment, out, run_inline, Silent())
     return result
 
@@ -316,17 +317,17 @@ def test_no_run_config_moves_a_sites_policy_or_ledger(file: Path, tmp_path: Path
     own.write_text(LIMIT.format(0.5))
     given = load_experiment(file).settings("dp-sgd", 0)
     hostile = given.replaced({"run.policies": "", "run.ledgers": str(tmp_path / "fresh")})
-    mine = hospital.Site(policy=str(own), ledger=str(tmp_path / "site" / "l.sqlite"))
+    mine = at_home.Site(policy=str(own), ledger=str(tmp_path / "site" / "l.sqlite"))
 
-    def check(site: hospital.Site) -> None:
-        assert not hospital.review(hostile, 0, 1, site).accepts
+    def check(site: at_home.Site) -> None:
+        assert not at_home.review(hostile, 0, 1, site).accepts
         assert site.book(hostile, "hospital-1", 1).path == tmp_path / "site" / "l.sqlite"
 
     check(mine)
-    goes_red(check, hospital.Site())
+    goes_red(check, at_home.Site())
 
 
 def test_a_nodes_own_files_are_taken_from_how_it_was_started() -> None:
     config = {"partition-id": 0, "policy": "/site/policy.toml", "ledger": "/site/l.sqlite"}
     context = Context(1, 1, config, RecordDict(), {"run.policies": "", "run.ledgers": "/elsewhere"})
-    assert simulated._site(context) == hospital.Site("/site/policy.toml", "/site/l.sqlite")
+    assert simulated._site(context) == at_home.Site("/site/policy.toml", "/site/l.sqlite")

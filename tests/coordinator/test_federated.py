@@ -144,9 +144,7 @@ def test_the_server_touches_no_held_out_image_where_hospitals_evaluate(
         "fedmed.experiment.run.held_out_shard",
         "fedmed.coordinator.evaluation.held_out_shard",
     ):
-        monkeypatch.setattr(
-            f"fedmed.{name}", lambda *_: pytest.fail("the server reads held-out images")
-        )
+        monkeypatch.setattr(name, lambda *_: pytest.fail("the server reads held-out images"))
     out = tmp_path / "out"
     (result,) = run(file, out, "none", **{"evaluation.where": "hospitals"})
     folder = out / "none" / "seed-0"
@@ -211,7 +209,7 @@ def test_a_hospital_that_fails_stops_the_run_which_goes_on_with_the_stored_bytes
         return real(hospital, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(histograms, "evaluate", second_fails)
+        patch.setattr(counted, "evaluate", second_fails)
         refuses(lambda: run(file, out, "dp-sgd"), "hospital-2", "data", error=RunError)
     assert not (out / "dp-sgd" / "seed-0" / "result.json").exists()
     ledger = Ledger(out / "ledgers" / "hospital-1.sqlite")
@@ -228,7 +226,7 @@ def test_a_failure_may_be_left_out(
     def fails(*_: Any) -> Any:
         raise Refusal("data")
 
-    monkeypatch.setattr(histograms, "evaluate", fails)
+    monkeypatch.setattr(counted, "evaluate", fails)
     out = tmp_path / "out"
     changes = {"train.on-failure": "continue", "evaluation.where": "hospitals"}
     (result,) = run(file, out, "dp-sgd", **changes)
@@ -247,7 +245,7 @@ def test_a_reservation_without_a_reply_counts_as_spent(
     def crashes(*_: Any) -> Any:
         raise RunError("diverged")
 
-    monkeypatch.setattr(histograms, "predict", crashes)
+    monkeypatch.setattr(counted, "predict", crashes)
     out = tmp_path / "out"
     run(file, out, "dp-sgd", **{"train.on-failure": "continue"})
     record = statement(out, "dp-sgd")["evaluation"]

@@ -14,6 +14,7 @@ from scipy.stats import norm
 from support import goes_red, gradient_plan, refuses, update_plan
 
 from fedmed.privacy import accounting
+from fedmed.privacy.accounting import epsilons
 from fedmed.privacy.mechanisms.step import Mechanism, gaussian, group_gaussian, laplace
 from fedmed.privacy.plans.making import GradientPlan, UpdatePlan
 
@@ -331,7 +332,7 @@ def test_the_last_tightening_keeps_the_target_wherever_the_search_ended(
     """A search that aims 0.3 % too high: what it finds is tightened until epsilon fits."""
     search = accounting.noise_multiplier.__wrapped__
     check_never_above(search)
-    monkeypatch.setattr(accounting, "_AIM", 1.003)
+    monkeypatch.setattr(epsilons, "_AIM", 1.003)
     check_never_above(search)
     source, removed = re.subn(
         r"    while epsilon\(.*?\n        found \*= 1\.0005\n",
@@ -340,6 +341,6 @@ def test_the_last_tightening_keeps_the_target_wherever_the_search_ended(
         flags=re.S,
     )
     assert removed == 1
-    names = dict(vars(accounting))
+    names = dict(vars(epsilons))
     exec(source[source.index("def ") :], names)  # the same function, without its last lines
     goes_red(check_never_above, names["noise_multiplier"])
