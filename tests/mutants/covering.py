@@ -19,7 +19,7 @@ from mutants.child import ROOT, forked, run_tests
 KEPT = ROOT / ".mutants"
 _MOST_SECONDS = 1200.0  # of one test file, while it is watched
 # Tests that start processes or a browser see no mutant; others ask nothing of the privacy code.
-_FOLDERS = "base e2e evaluation fuzz models mutants report site data/(?!test_released)"
+_FOLDERS = "base e2e evaluation fuzz models mutants project report site data/(?!test_released)"
 _FILES = """docs guard_process node benchmark memory superlink containers histogram_simulation
 gap_simulation phantom_effects trackers"""
 _LEFT_OUT = re.compile(
