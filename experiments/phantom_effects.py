@@ -51,7 +51,7 @@ from fedmed.data.shard import Shard
 from fedmed.data.sources import phantom
 from fedmed.data.sources.phantom import EFFECTS, Effects
 from fedmed.data.split import assign_splits
-from fedmed.experiment.run import load_experiment
+from fedmed.experiment.file import load_experiment
 from fedmed.privacy.plans import GradientPlan, Plan
 from fedmed.privacy.plans.making import make_plan, noise_source
 from fedmed.training.local import predict, train_plain, train_private

@@ -72,7 +72,8 @@ def run(
 ) -> None:
     """Run a comparison: arms x seeds, then summary.csv and report.html."""
     from fedmed.cli.progress import make_progress
-    from fedmed.experiment.run import load_experiment, run_experiment
+    from fedmed.experiment.file import load_experiment
+    from fedmed.experiment.run import run_experiment
     from fedmed.launch import RaySimulation, run_inline
     from fedmed.report import build, write_summary
     from fedmed.trackers import check, followed, publish
@@ -222,7 +223,7 @@ def plan(
         raise UserError(
             f"fedmed plan: {given_numbers[0]} is not read beside an experiment; use --set"
         )
-    from fedmed.experiment.run import load_experiment
+    from fedmed.experiment.file import load_experiment
 
     loaded = load_experiment(experiment, arms=arm, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
@@ -329,7 +330,7 @@ def inspect(
     from fedmed.data.form import Form
     from fedmed.data.inspect import contact_sheet, describe
     from fedmed.data.network import load_network
-    from fedmed.experiment.run import load_experiment
+    from fedmed.experiment.file import load_experiment
 
     loaded = load_experiment(experiment, assignments=set_)
     network = load_network(loaded.base.data)

@@ -10,7 +10,8 @@ from rich.progress import Progress as Bars
 
 from fedmed.base.rounding import up
 from fedmed.base.terminal import console, printable
-from fedmed.experiment.run import Experiment, Progress
+from fedmed.experiment.file import Experiment
+from fedmed.experiment.run import Progress
 
 
 class Silent:

@@ -17,7 +17,7 @@ from fedmed.data.cohort import LABEL_PREFIX
 from fedmed.data.form import Form
 from fedmed.data.network import POOLED, load_network, member_names
 from fedmed.data.shard import Shard
-from fedmed.experiment.run import Experiment
+from fedmed.experiment.file import Experiment
 from fedmed.federation.members import (
     images_of,
     make_member_plan,

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from fedmed.base.errors import UserError
 from fedmed.config import TRACKERS, Settings
-from fedmed.experiment.run import Experiment, Progress
+from fedmed.experiment.file import Experiment
+from fedmed.experiment.run import Progress
 
 _MODULE: Final = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
 

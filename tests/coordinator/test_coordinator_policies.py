@@ -15,7 +15,8 @@ from clients.app import app
 from fedmed.base.errors import RunError, UserError
 from fedmed.cli.progress import Silent
 from fedmed.data.network import load_network
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Joining

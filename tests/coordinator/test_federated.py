@@ -15,7 +15,8 @@ from fedmed.coordinator import coordinator, histograms
 from fedmed.coordinator.evaluation import Evaluator
 from fedmed.evaluation.discrimination import auroc
 from fedmed.evaluation.tables import predictions
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.hospital import histograms as counted
 from fedmed.hospital.hospital import Refusal
 from fedmed.launch import run_inline

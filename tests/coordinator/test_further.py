@@ -13,7 +13,8 @@ from fedmed.base import files
 from fedmed.cli.progress import Silent
 from fedmed.coordinator import extra_sets
 from fedmed.data.released import released_shard
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.hospital.hospital import Refusal, Site, review
 from fedmed.launch import run_inline
 from fedmed.privacy.mechanisms.images import PixelLaplace

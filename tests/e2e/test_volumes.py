@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.launch import run_inline
 
 TEXT = """

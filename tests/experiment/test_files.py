@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmed.config import Settings
-from fedmed.experiment.run import Experiment, load_experiment
+from fedmed.experiment.file import Experiment, load_experiment
 from fedmed.federation.members import make_plans
 from fedmed.privacy.plans.making import image_mechanism
 from fedmed.report import published

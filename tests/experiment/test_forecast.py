@@ -9,8 +9,8 @@ from support.runs import tiny_text
 
 from fedmed.cli.tables import print_plans
 from fedmed.experiment import forecast as module
+from fedmed.experiment.file import Experiment, load_experiment
 from fedmed.experiment.forecast import Forecast, forecast, patient_total
-from fedmed.experiment.run import Experiment, load_experiment
 from fedmed.privacy import accounting
 
 TEXT = tiny_text(

@@ -17,7 +17,8 @@ from fedmed.base.errors import RunError
 from fedmed.cli.progress import Silent
 from fedmed.coordinator.evaluation import initial_model
 from fedmed.data.network import load_network
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.federation import messages
 from fedmed.launch import run_inline
 from fedmed.privacy.statement.contents import check as check_statement

@@ -14,7 +14,7 @@ import fedmed.hospital.rounds
 from fedmed.base.errors import RunError, UserError
 from fedmed.config import Settings
 from fedmed.evaluation.tables import predictions
-from fedmed.experiment.run import load_experiment
+from fedmed.experiment.file import load_experiment
 from fedmed.privacy.accounting import epsilon
 from fedmed.privacy.statement.contents import check as check_statement
 from fedmed.report import build, write_summary

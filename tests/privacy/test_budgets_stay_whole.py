@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fedmed.base.errors import UserError
 from fedmed.cli.commands import app
-from fedmed.experiment.run import load_experiment
+from fedmed.experiment.file import load_experiment
 from fedmed.federation.members import make_plans
 from fedmed.hospital.hospital import Site
 from fedmed.privacy import accounting

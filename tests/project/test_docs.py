@@ -24,7 +24,7 @@ from fedmed.base.rounding import up
 from fedmed.cli.commands import app
 from fedmed.config import ARMS, Model, Settings
 from fedmed.data.network import load_network, training_shard
-from fedmed.experiment.run import load_experiment
+from fedmed.experiment.file import load_experiment
 from fedmed.federation.members import make_plans
 from fedmed.privacy import accounting
 from fedmed.privacy.accounting import solve

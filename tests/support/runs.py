@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from fedmed.cli.progress import Silent
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.launch import run_inline
 
 

@@ -15,7 +15,8 @@ from fedmed.base.errors import RunError, UserError
 from fedmed.cli import commands as cli
 from fedmed.cli.progress import Silent
 from fedmed.config import Settings
-from fedmed.experiment.run import Experiment, load_experiment, run_experiment
+from fedmed.experiment.file import Experiment, load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.federation.members import make_plans, trained_parameters
 from fedmed.launch import run_inline
 from fedmed.report import summary_table

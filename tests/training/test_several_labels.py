@@ -19,7 +19,8 @@ from fedmed.data.network import load_network
 from fedmed.data.shard import Shard
 from fedmed.data.sources import load
 from fedmed.evaluation.tables import predictions
-from fedmed.experiment.run import load_experiment, run_experiment
+from fedmed.experiment.file import load_experiment
+from fedmed.experiment.run import run_experiment
 from fedmed.launch import run_inline
 from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.engine import binary
