@@ -184,9 +184,6 @@ def plan(
     no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
 ) -> None:
     """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
-    from fedmed.cli.tables import print_plans
-    from fedmed.experiment.forecast import Asked, forecast, patient_total, solved
-
     numbers = {
         "--patients": patients,
         "--batch": batch,
@@ -206,6 +203,8 @@ def plan(
         ):
             if given:
                 raise UserError(f"fedmed plan: {option} needs an EXPERIMENT.toml; give one")
+        from fedmed.cli.solving import Asked, solved
+
         answer = solved(
             Asked(
                 patients=patients,
@@ -223,7 +222,9 @@ def plan(
         raise UserError(
             f"fedmed plan: {given_numbers[0]} is not read beside an experiment; use --set"
         )
+    from fedmed.cli.tables import print_plans
     from fedmed.experiment.file import load_experiment
+    from fedmed.experiment.forecast import forecast, patient_total
 
     loaded = load_experiment(experiment, arms=arm, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name

@@ -76,6 +76,8 @@ def test_two_modules_are_loose() -> None:
         ("fedmed.config", ("torch", "flwr", "pandas")),
         ("fedmed.evaluation", ("torch", "flwr")),
         ("fedmed.evaluation.comparison.compare", ("torch", "flwr")),
+        ("fedmed.cli.solving", ("torch", "flwr", "pandas")),
+        ("fedmed.privacy.ledger.report", ("torch", "flwr", "pandas")),
         ("fedmed.report.published", ("torch", "flwr", "pandas", "jinja2")),
         ("fedmed.hospital.relay", ("fedmed.data", "fedmed.privacy.ledger", "fedmed.coordinator")),
     ],
