@@ -15,7 +15,7 @@ _IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What an arm is: its plan, where its noise enters, who pays, and which keys it alone reads.
+    """What an arm is: its plan, where its noise enters, and which keys not all arms read.
 
     ``noise`` is a place: at the hospital, but for ``sum``, which is noised at the server.
     ``protects`` is False where no epsilon is claimed. ``own`` says whether a site may choose the

@@ -53,7 +53,7 @@ def test_a_row_tells_what_its_plan_promises(name: str) -> None:
 )
 def test_a_row_that_tells_something_else_is_found(name: str, change: dict[str, str]) -> None:
     with pytest.raises(AssertionError):
-        agrees(dataclasses.replace(ARMS[name], **change), plan_of(name))  # type: ignore[arg-type]
+        agrees(dataclasses.replace(ARMS[name], **change), plan_of(name))  # type: ignore[arg-type]  # by name
 
 
 def test_only_arms_that_noise_at_the_hospital_are_a_sites_own_choice() -> None:

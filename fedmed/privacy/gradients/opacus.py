@@ -112,7 +112,7 @@ class OpacusEngine:
             if views > 1:
                 gradient = gradient.view(-1, views, *parameter.shape).mean(1)
             found[name] = gradient
-            parameter.grad_sample = None  # type: ignore[attr-defined]
+            parameter.grad_sample = None  # type: ignore[attr-defined]  # it is Opacus' own
             parameter.grad = None
         return found
 
