@@ -18,6 +18,7 @@ import fedmed.base.holding
 from fedmed.base.holding import NAME, held
 from fedmed.coordinator import coordinator
 from fedmed.experiment import run
+from fedmed.experiment.file import load_experiment
 
 HOLD = (
     "import sys, pathlib; from fedmed.base.holding import held\n"
@@ -124,7 +125,7 @@ def test_a_servers_run_and_a_comparison_hold_their_folders(tmp_path: Path) -> No
         )
         file = tmp_path.with_suffix(".toml")
         file.write_text(tiny_text(["none"]))
-        loaded = run.load_experiment(file)
+        loaded = load_experiment(file)
         refuses(
             lambda: run.run_experiment(loaded, tmp_path, None, None),  # type: ignore[arg-type]  # not reached
             "is in use by process",

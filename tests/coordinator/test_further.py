@@ -62,7 +62,8 @@ def test_training_and_noised_test_images_are_scored_beside_the_clean_test(tmp_pa
     assert shift["metrics_noised"]["auroc_interval"] is not None
     # One threshold, from the clean validation images, for all three.
     assert shift["metrics_noised"]["threshold"] == shift["metrics"]["threshold"]
-    assert shift["at_half"]["noised"]["auroc"] != shift["at_half"]["test"]["auroc"]
+    # Another AUROC would not do: on a few test images the same order is a matter of luck.
+    assert shift["metrics_noised"]["brier"] != shift["metrics"]["brier"]
     assert found["local-only"]["metrics_train"]["n_test"] == none["metrics_train"]["n_test"]
     lines = (out / "brightness-shift/seed-0/history.jsonl").read_text().splitlines()
     curves = [json.loads(line)["curves"] for line in lines]
