@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import importlib
+import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -19,6 +21,7 @@ from types import CodeType, FunctionType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+_WAITING = 4
 # All that the tests import and that no mutant changes: seconds, which a fork does not pay again.
 _HEAVY = """torch torchvision torchvision.transforms.v2 opacus pandas pyarrow.parquet scipy.stats
 scipy.optimize scipy.special dp_accounting.pld dp_accounting.rdp riskcal.analysis flwr.app
@@ -37,6 +40,9 @@ def preload() -> None:
 def forked(work: Callable[[Path], int], limit: float) -> tuple[int | None, str]:
     """What ``work`` returns in a child (None: it took over ``limit`` seconds), and what it left.
 
+    The seconds are those of the processor: beside other work a child takes longer and does no more.
+    One that waits and computes nothing is ended after four times as many by the clock.
+
     ``work`` gets a folder that is removed afterwards; what it writes to ``answer`` in there is the
     second value. A child that died of signal n answers -n.
     """
@@ -47,6 +53,8 @@ def forked(work: Callable[[Path], int], limit: float) -> tuple[int | None, str]:
         code = 3  # pytest's own number for an error that is not a test's
         try:
             os.setsid()
+            processor = math.ceil(limit)
+            resource.setrlimit(resource.RLIMIT_CPU, (processor, processor + 1))
             log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY, 0o600)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -56,7 +64,7 @@ def forked(work: Callable[[Path], int], limit: float) -> tuple[int | None, str]:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    end = time.monotonic() + limit
+    end = time.monotonic() + _WAITING * limit
     ended, status = os.waitpid(child, os.WNOHANG)
     while not ended and time.monotonic() < end:
         time.sleep(0.02)
@@ -66,6 +74,8 @@ def forked(work: Callable[[Path], int], limit: float) -> tuple[int | None, str]:
     if not ended:
         os.waitpid(child, 0)
     answered = os.waitstatus_to_exitcode(status) if ended else None
+    if answered in (-signal.SIGXCPU, -signal.SIGKILL):
+        answered = None
     if answered == 3:
         print((folder / "log").read_text()[-2000:])
     answer = folder / "answer"
