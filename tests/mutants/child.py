@@ -53,8 +53,7 @@ def forked(work: Callable[[Path], int], limit: float) -> tuple[int | None, str]:
         code = 3  # pytest's own number for an error that is not a test's
         try:
             os.setsid()
-            processor = math.ceil(limit)
-            resource.setrlimit(resource.RLIMIT_CPU, (processor, processor + 1))
+            _allow(math.ceil(limit))
             log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY, 0o600)
             os.dup2(log, 1)
             os.dup2(log, 2)
@@ -82,6 +81,13 @@ def forked(work: Callable[[Path], int], limit: float) -> tuple[int | None, str]:
     text = answer.read_text() if answer.exists() else ""
     shutil.rmtree(folder, ignore_errors=True)
     return answered, text
+
+
+def _allow(seconds: int) -> None:
+    """No more processor time than ``seconds``, or what a child of a child was left by its own."""
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    if most == resource.RLIM_INFINITY or seconds < most:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
 
 
 def run_tests(files: Sequence[str], folder: Path, plugin: object, *more: str) -> int:
