@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich import box
 from rich.table import Table
 
 from fedmed.base.rounding import up
 from fedmed.base.terminal import cell, console, say
 
-if TYPE_CHECKING:  # a forecast loads torch, which the tables of an evaluation do not need
+if TYPE_CHECKING:  # pandas and a forecast's torch take a second each to load
+    import pandas as pd
+
     from fedmed.experiment.forecast import Forecast
     from fedmed.privacy.ledger.report import Account
 
 
 def print_table(frame: pd.DataFrame) -> None:
-    """A data frame as a table on standard output; away from a terminal as wide as it needs."""
+    """A data frame as a table on standard output."""
+    present = frame.astype(object).where(frame.notna(), None)
+    print_rows(list(frame.columns), present.itertuples(index=False))
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Rows as a table on standard output, None as nothing; off a terminal as wide as it needs."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
-    for number, column in enumerate(frame.columns):
+    for number, column in enumerate(columns):
         table.add_column(cell(column), justify="right" if number > 2 else "left", no_wrap=True)
-    for row in frame.itertuples(index=False):
-        table.add_row(*(cell("" if pd.isna(value) else value) for value in row))
+    for row in rows:
+        table.add_row(*(cell("" if value is None else value) for value in row))
     screen = console()
     if not screen.is_terminal:
         screen = console(width=240)
@@ -57,7 +64,7 @@ def print_plans(forecasts: Iterable[Forecast]) -> None:
             say("  no privacy is claimed\n")
             continue
         if rows:
-            print_table(pd.DataFrame(rows, dtype=object))
+            print_rows(list(rows[0]), (row.values() for row in rows))
         for row in forecast.hospitals:
             if not row.accepted:
                 say(f"  {row.hospital} refuses: {row.reason}")
@@ -95,7 +102,7 @@ def print_accounts(accounts: Iterable[Account]) -> None:
     if not rows:
         say("nothing spent")
         return
-    print_table(pd.DataFrame(rows, dtype=object))
+    print_rows(list(rows[0]), (row.values() for row in rows))
 
 
 def _number(value: float | None) -> str | None:

@@ -8,7 +8,7 @@ from fedmed import config
 from fedmed.base.errors import UserError
 from fedmed.base.paths import resolve_all
 from fedmed.config import Settings
-from fedmed.models.build import stem_of
+from fedmed.models.stem import stem_of
 
 FOLDER = "pretrain"  # in the experiment's folder of results
 PREFIX = "pretrain."  # of keys given to --set

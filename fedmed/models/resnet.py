@@ -9,7 +9,8 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import FrozenBatchNorm2d
 
-Stem = Literal["imagenet", "small"]
+from fedmed.models.stem import Stem
+
 BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet9": [1, 1, 1, 1]}
 GROUPS = 32  # Wu and He 2018 (group normalisation)
 

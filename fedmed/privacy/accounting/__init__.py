@@ -1,22 +1,33 @@
-"""From mechanisms to epsilon and back."""
+"""From mechanisms to epsilon and back.
 
-from fedmed.privacy.accounting.epsilons import (
-    ACCOUNTANT,
-    LARGEST_NOISE,
-    MOST_STEPS,
+Rényi divergences, which a ledger adds up, are here at once. What needs privacy loss distributions
+is loaded when it is first asked for: their library takes a second to import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fedmed.privacy.accounting.renyi import (
     ODOMETER_ORDERS,
-    Risk,
     Spent,
     allowance,
-    composed_epsilon,
-    epsilon,
     epsilon_at,
-    noise_multiplier,
     odometer,
     rdp,
     rdp_epsilon,
-    risk,
 )
+
+if TYPE_CHECKING:
+    from fedmed.privacy.accounting.epsilons import (
+        ACCOUNTANT,
+        LARGEST_NOISE,
+        MOST_STEPS,
+        Risk,
+        composed_epsilon,
+        epsilon,
+        noise_multiplier,
+        risk,
+    )
 
 __all__ = [
     "ACCOUNTANT",
@@ -35,3 +46,9 @@ __all__ = [
     "rdp_epsilon",
     "risk",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("fedmed.privacy.accounting.epsilons"), name)

@@ -22,20 +22,16 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from fedmed.base.errors import UserError
-from fedmed.privacy.mechanisms.step import ORDERS, Mechanism, Relation, gaussian, replace_gaussian
+from fedmed.privacy.accounting.renyi import Spent, rdp, rdp_epsilon
+from fedmed.privacy.mechanisms.step import Mechanism, Relation, gaussian, replace_gaussian
 
 ACCOUNTANT: Final = f"privacy loss distribution, dp-accounting {version('dp-accounting')}"
 LARGEST_NOISE: Final = 1e4
 MOST_STEPS: Final = 1_000_000
-Spent = tuple[tuple[Mechanism, int], ...]
-"""Mechanisms and how often each was run: what is composed."""
-
 # By how large a share the discretisation may overstate epsilon (it never understates it): in the
 # search for a noise multiplier, and in the number that is reported.
 _COARSE: Final = 1e-2
 _FINE: Final = 1e-4
-ODOMETER_ORDERS: Final = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128, 256, 512)
-"""Over which :func:`odometer` shares delta out: fixed, whatever is spent."""
 _BRACKET_ORDERS: Final = (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _SMALLEST: Final = 1e-7  # a smaller interval than this costs time and shows nothing
 _AIM: Final = 1 - 2.5e-4  # share of a target epsilon that the search for a noise goes for
@@ -105,56 +101,6 @@ def composed_epsilon(
         return _pure(loud) + (composed_epsilon(spent, delta, relation, accuracy) if spent else 0.0)
     found = float(_pld(spent, delta, relation, accuracy).get_epsilon_for_delta(delta))
     return min(found, _pure(spent))
-
-
-def rdp(spent: Spent) -> tuple[float, ...]:
-    """Rényi divergence of all of ``spent`` at each of ``ORDERS``, each under its relation."""
-    total = np.zeros(len(ORDERS))
-    for mechanism, count in spent:
-        if count:
-            total += count * np.array(mechanism.rdp())
-    return tuple(float(value) for value in total)
-
-
-def rdp_epsilon(divergences: Sequence[float], delta: float) -> float:
-    """Epsilon at ``delta`` from divergences at ``ORDERS``, at the best order (see allowance)."""
-    return max(
-        0.0,
-        min(d + _conversion(o, delta) for o, d in zip(ORDERS, divergences, strict=True)),
-    )
-
-
-def epsilon_at(order: int, divergence: float, delta: float) -> float:
-    """Epsilon at ``delta`` from a divergence at one order; the counterpart of allowance."""
-    return max(0.0, divergence + _conversion(order, delta))
-
-
-def odometer(divergences: Sequence[float], delta: float) -> float:
-    """A running bound from divergences at ``ORDERS`` so far: at no moment is the loss above it.
-
-    With probability 1 - delta, for every order and at every moment at once, the privacy loss is at
-    most T + log(n / delta) / (order - 1), where T is the sum of divergences of that order and n the
-    number of :data:`ODOMETER_ORDERS`. For exp((order - 1) (loss - T)) is a supermartingale that
-    starts at 1, however each step was chosen by those before it, and Ville's inequality bounds its
-    maximum (Whitehouse et al. 2023; odometers: Rogers et al. 2016). So plans may depend on what was
-    released, and so may the moment of reading.
-    """
-    share = math.log(len(ODOMETER_ORDERS) / delta)
-    known = dict(zip(ORDERS, divergences, strict=True))
-    found: float = min(known[order] + share / (order - 1) for order in ODOMETER_ORDERS)
-    return found
-
-
-def allowance(order: int, target: float, delta: float) -> float:
-    """Largest Rényi divergence at ``order`` that is still (target, delta)-DP; may be negative.
-
-    The conversion is that of Canonne, Kamath and Steinke 2020, Proposition 12.
-    """
-    return target - _conversion(order, delta)
-
-
-def _conversion(order: int, delta: float) -> float:
-    return math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,24 +4,12 @@ A mechanism gives accounting its ``dp_accounting`` event and its Rényi divergen
 words that it keeps: all three come from the same frozen object.
 """
 
-import functools
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-import numpy as np
-from dp_accounting import (
-    DpEvent,
-    GaussianDpEvent,
-    LaplaceDpEvent,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-)
-from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-from dp_accounting.rdp import RdpAccountant
-from numpy.typing import NDArray
-from scipy.special import logsumexp
-from scipy.stats import binom
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
 
 Kind = Literal["gaussian", "laplace", "group-gaussian", "replace-gaussian"]
 Relation = Literal["add-or-remove", "replace-one"]
@@ -60,25 +48,18 @@ class Mechanism:
         """Between which data sets ``event`` tells apart."""
         return "replace-one" if self.kind == "replace-gaussian" else "add-or-remove"
 
-    def event(self, count: int) -> DpEvent:
+    def event(self, count: int) -> "DpEvent":
         """``count`` such steps, as dp-accounting composes them under ``relation``."""
-        if self.kind == "laplace":
-            return SelfComposedDpEvent(LaplaceDpEvent(self.noise), self.group * count)
-        if self.kind == "group-gaussian":
-            present = range(self.group + 1)
-            weights = [float(binom.pmf(j, self.group, self.rate)) for j in present]
-            event: DpEvent = MixtureOfGaussiansDpEvent(
-                self.noise, [float(j) for j in present], weights
-            )
-            return SelfComposedDpEvent(event, count)
-        event = GaussianDpEvent(self.noise)
-        if self.rate < 1:
-            event = PoissonSampledDpEvent(self.rate, event)
-        return SelfComposedDpEvent(event, count)
+        # dp-accounting takes a second to import: for those who read a ledger's rows it is not.
+        from fedmed.privacy.mechanisms.divergences import event
+
+        return event(self, count)
 
     def rdp(self) -> tuple[float, ...]:
         """Rényi divergence of one step at each of ``ORDERS``, under ``relation``."""
-        return _rdp(self)
+        from fedmed.privacy.mechanisms.divergences import renyi
+
+        return renyi(self)
 
     def pure_epsilon(self) -> float:
         """Epsilon of one step at delta 0; infinite for Gaussian noise."""
@@ -114,50 +95,3 @@ def group_gaussian(noise: float, rate: float, group: int) -> Mechanism:
 def laplace(noise: float, coordinates: int) -> Mechanism:
     """Laplace noise on ``coordinates`` numbers."""
     return Mechanism(kind="laplace", noise=noise, group=coordinates)
-
-
-@functools.lru_cache(maxsize=4096)
-def _rdp(mechanism: Mechanism) -> tuple[float, ...]:
-    if mechanism.kind in ("group-gaussian", "replace-gaussian"):
-        return tuple(_mixture_rdp(mechanism, order) for order in ORDERS)
-    if mechanism.kind == "laplace":
-        return tuple(mechanism.group * _laplace_rdp(mechanism.noise, order) for order in ORDERS)
-    accountant = RdpAccountant(ORDERS)
-    accountant.compose(mechanism.event(1))
-    return tuple(float(value) for value in accountant._rdp)
-
-
-def _laplace_rdp(scale: float, order: int) -> float:
-    """Rényi divergence of one Laplace coordinate (Mironov 2017, Proposition 6)."""
-    terms = [
-        math.log(order / (2 * order - 1)) + (order - 1) / scale,
-        math.log((order - 1) / (2 * order - 1)) - order / scale,
-    ]
-    return float(logsumexp(terms)) / (order - 1)
-
-
-def _mixture_rdp(mechanism: Mechanism, order: int) -> float:
-    """Larger divergence of the two directions between two mixtures of Gaussians of one width.
-
-    A group: of its records between none and all are in the sample, against none. Replacement: the
-    record is in the sample with probability ``rate``, where it pulls one way in one data set and
-    the opposite way in the other; that pair dominates every other (Lebeda et al. 2024).
-
-    By the trapezoid rule, whose error on analytic integrands that vanish at both ends falls off
-    exponentially in the number of points; the result is raised by a millionth for the rest.
-    """
-    sigma, group = mechanism.noise, mechanism.group
-    present = np.arange(group + 1)
-    weights = binom.logpmf(present, group, mechanism.rate)  # minus infinity where it cannot be
-    replaced = mechanism.kind == "replace-gaussian"
-    reach = order * (group + replaced) + 14 * sigma
-    points = max(2000, math.ceil(2 * reach / sigma * 40))
-    grid = np.linspace(-reach, reach, points)
-    mixture = logsumexp(-((grid[:, None] - present) ** 2) / (2 * sigma**2) + weights, axis=1)
-    other = mixture[::-1] if replaced else -(grid**2) / (2 * sigma**2)
-    scale = math.log((grid[1] - grid[0]) / (sigma * math.sqrt(2 * math.pi)))
-
-    def divergence(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-        return (float(logsumexp(order * p + (1 - order) * q)) + scale) / (order - 1)
-
-    return max(0.0, divergence(mixture, other), divergence(other, mixture)) * (1 + 1e-6)

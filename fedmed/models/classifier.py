@@ -6,13 +6,13 @@ from torch import nn
 
 from fedmed.base.errors import UserError
 from fedmed.models.features import ResidualBody, SqueezeBody, seeded_head
-from fedmed.models.resnet import Stem, resnet
+from fedmed.models.resnet import resnet
+from fedmed.models.stem import stem_of
 
 if TYPE_CHECKING:  # the networks themselves need torch and torchvision alone
     from fedmed.config import Model
 
 SMALLEST = 17  # pixels; SqueezeNet halves four times
-SMALL_IMAGE = 64  # pixels; below it "auto" chooses the small stem
 
 
 def build(
@@ -122,12 +122,3 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def without_weights(model: "Model", image_size: int) -> "Model":
     """The same architecture to be filled from elsewhere: no weights are looked up."""
     return model.model_copy(update={"weights": "none", "stem": stem_of(model, image_size)})
-
-
-def stem_of(model: "Model", image_size: int) -> Stem:
-    """The stem that "auto" stands for."""
-    if model.stem != "auto":
-        return model.stem
-    if model.weights != "none":
-        return "imagenet"  # the pretrained first convolution is 7x7
-    return "small" if image_size < SMALL_IMAGE else "imagenet"
