@@ -45,10 +45,14 @@ def render(
     """
     if not specifications:
         return "", []
+    # The processes need vl-convert alone.
+    from fedmed.report import script as cache
+
+    script = cache.kept(VERSION)
     processes = min(_MOST, os.cpu_count() or 1)
-    # Vega is slow until it is warm, so that with two processors one process draws everything.
     with ThreadPoolExecutor(1) as pool:
-        script = pool.submit(_ask, {"script": True})
+        bundling = pool.submit(_ask, {"script": True}) if script is None else None
+        # Vega is slow until it is warm, so that with two processors one process draws everything.
         drawers = max(1, processes - 1)
         texts = _shared("specifications", specifications, drawers, replaced=replaced)
         pictures = _shared("papers", [paper for _, paper in texts], processes)
@@ -56,7 +60,10 @@ def render(
         Drawing(svg, paper, base64.b64decode(picture))
         for (svg, paper), picture in zip(texts, pictures, strict=True)
     ]
-    return script.result(), found
+    if bundling is not None:
+        script = str(bundling.result())
+        cache.keep(VERSION, script)
+    return script or "", found
 
 
 def _shared(kind: str, items: Sequence[Any], processes: int, **others: Any) -> list[Any]:
