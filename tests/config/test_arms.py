@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedmed.config import ARMS, READ_BY, Settings
+from fedmed.privacy.mechanisms.images import MECHANISMS
 from fedmed.config.arms import Arm
 from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
 from fedmed.privacy.plans.making import make_plan
@@ -74,3 +75,7 @@ def test_readme_shows_the_table() -> None:
     for arm in ARMS.values():
         row = f"| `{arm.name}` | {arm.enters} | {arm.unit} | {arm.trusted} |"
         assert row in lines, f"write into README.md: {row}"
+
+
+def test_every_arm_that_noises_images_has_its_mechanism_and_no_other_has() -> None:
+    assert list(MECHANISMS) == [arm.name for arm in ARMS.values() if arm.plan == "image"]

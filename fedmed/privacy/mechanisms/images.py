@@ -1,6 +1,7 @@
 """Mechanisms that noise the images themselves, once, before training."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,6 +20,11 @@ class ImageMechanism(Protocol):
     @property
     def key(self) -> str:
         """Name and parameters: another key is another release of the same image."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Of its Laplace noise, on images from 0 to 1."""
         ...
 
     @property
@@ -44,6 +50,33 @@ class ImageMechanism(Protocol):
     def apply(self, images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.float32]:
         """Noised copy, float32, not clipped; ``images`` uint8 (n, ..., height, width)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What settings say of a mechanism: a ``scale``, or where that is 0 an ``epsilon``.
+
+    Images have ``size`` pixels along each of ``dimensions``, in ``planes`` slices; ``cell`` and
+    ``neighbourhood`` are in pixels.
+    """
+
+    scale: float
+    epsilon: float
+    cell: int
+    neighbourhood: int
+    size: int
+    dimensions: int
+    planes: int
+
+    @property
+    def points(self) -> int:
+        """Pixels or voxels of an image."""
+        return int(self.planes * self.size**self.dimensions)
+
+    @property
+    def element(self) -> Element:
+        """What images are made of."""
+        return "voxel" if self.dimensions == 3 else "pixel"
 
 
 @dataclass(frozen=True)
@@ -265,6 +298,32 @@ class BrightnessShift:
         shifts = rng.laplace(0.0, self.scale, size=(len(images), *[1] * (images.ndim - 1)))
         shifted: NDArray[np.float32] = (images / 255.0 + shifts).astype(np.float32)
         return shifted
+
+
+def _pixel_laplace(wanted: Wanted) -> ImageMechanism:
+    if wanted.scale > 0:
+        return PixelLaplace(wanted.scale, wanted.points, wanted.element)
+    return PixelLaplace.for_epsilon(wanted.epsilon, wanted.points, wanted.element)
+
+
+def _dp_pix(wanted: Wanted) -> ImageMechanism:
+    known = wanted.cell, wanted.neighbourhood, wanted.size, wanted.dimensions, wanted.planes
+    if wanted.scale > 0:
+        return DPPix(wanted.scale, *known)
+    return DPPix.for_epsilon(wanted.epsilon, *known)
+
+
+def _brightness_shift(wanted: Wanted) -> ImageMechanism:
+    # The published code called 1/scale its epsilon.
+    return BrightnessShift(wanted.scale or 1 / wanted.epsilon, wanted.element)
+
+
+MECHANISMS: dict[str, Callable[[Wanted], ImageMechanism]] = {
+    "pixel-laplace": _pixel_laplace,
+    "dp-pix": _dp_pix,
+    "brightness-shift": _brightness_shift,
+}
+"""How each arm that noises images makes its mechanism."""
 
 
 def clipped(images: NDArray[np.float32]) -> NDArray[np.float32]:

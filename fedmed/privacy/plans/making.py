@@ -9,13 +9,7 @@ from fedmed.base.rounding import up
 from fedmed.config import ARMS, Privacy, Settings
 from fedmed.privacy import accounting
 from fedmed.privacy.accounting import solve
-from fedmed.privacy.mechanisms.images import (
-    BrightnessShift,
-    DPPix,
-    Element,
-    ImageMechanism,
-    PixelLaplace,
-)
+from fedmed.privacy.mechanisms.images import MECHANISMS, ImageMechanism, Wanted
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans import (
     AdaptiveClipping,
@@ -122,28 +116,24 @@ def _size_in(text: str, hospital: str) -> int:
 def image_mechanism(settings: Settings) -> ImageMechanism | None:
     """What noises the images, as the arm or before it; None where nothing does."""
     privacy, data = settings.privacy, settings.data
-    scale, epsilon = privacy.laplace_scale, privacy.epsilon
     kind = privacy.image_mechanism if privacy.image_mechanism != "none" else privacy.arm
     if ARMS[kind].plan != "image":
         return None
-    element: Element = "voxel" if data.dimensions == 3 else "pixel"
-    planes = max(1, data.slices)
-    points = planes * data.image_size**data.dimensions
-    mechanism: DPPix | BrightnessShift | PixelLaplace
-    if kind == "dp-pix":
-        known = (privacy.cell, privacy.neighbourhood, data.image_size, data.dimensions, planes)
-        mechanism = DPPix(scale, *known) if scale > 0 else DPPix.for_epsilon(epsilon, *known)
-    elif kind == "brightness-shift":
-        # The published code called 1/scale its epsilon.
-        mechanism = BrightnessShift(scale if scale > 0 else 1 / epsilon, element)
-    elif scale > 0:
-        mechanism = PixelLaplace(scale, points, element)
-    else:
-        mechanism = PixelLaplace.for_epsilon(epsilon, points, element)
+    mechanism = MECHANISMS[kind](
+        Wanted(
+            scale=privacy.laplace_scale,
+            epsilon=privacy.epsilon,
+            cell=privacy.cell,
+            neighbourhood=privacy.neighbourhood,
+            size=data.image_size,
+            dimensions=data.dimensions,
+            planes=max(1, data.slices),
+        )
+    )
     if not 1e-5 <= mechanism.scale <= 1e15:
         raise UserError(
-            f"privacy.epsilon = {epsilon:g} makes Laplace noise of scale {mechanism.scale:.3g} on "
-            "images from 0 to 1; choose one that makes a scale from 1e-05 to 1e+15"
+            f"privacy.epsilon = {privacy.epsilon:g} makes Laplace noise of scale "
+            f"{mechanism.scale:.3g} on images from 0 to 1; choose one that makes a scale from 1e-05 to 1e+15"
         )
     return mechanism
 
