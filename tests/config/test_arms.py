@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedmed.config import ARMS, READ_BY, Settings
-from fedmed.privacy.mechanisms.images import MECHANISMS
 from fedmed.config.arms import Arm
+from fedmed.privacy.mechanisms.images import MECHANISMS
 from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
 from fedmed.privacy.plans.making import make_plan
 

@@ -133,7 +133,8 @@ def image_mechanism(settings: Settings) -> ImageMechanism | None:
     if not 1e-5 <= mechanism.scale <= 1e15:
         raise UserError(
             f"privacy.epsilon = {privacy.epsilon:g} makes Laplace noise of scale "
-            f"{mechanism.scale:.3g} on images from 0 to 1; choose one that makes a scale from 1e-05 to 1e+15"
+            f"{mechanism.scale:.3g} on images from 0 to 1; choose one that makes a scale from "
+            "1e-05 to 1e+15"
         )
     return mechanism
 
