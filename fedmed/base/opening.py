@@ -57,7 +57,7 @@ def read_bytes(path: Path, most: int, remedy: str = "correct the path") -> bytes
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; a name that no disk can hold is none."""
+    """Whether there is a folder; False for a name that no disk can hold."""
     try:
         return path.is_dir()
     except (OSError, ValueError):

@@ -107,7 +107,10 @@ def _header(data: bytes, name: str, where: str) -> _Slice:
         raise _damaged(where, error) from None
     lengths = np.array([one.rows @ one.rows, one.columns @ one.columns])
     if np.abs(lengths - 1).max() > 0.01 or abs(one.rows @ one.columns) > 0.01:
-        raise UserError(f"{where}: an orientation that is none; export the series again")
+        raise UserError(
+            f"{where}: the orientation is not two perpendicular unit vectors; export the series "
+            "again"
+        )
     if min(one.shape) < 1:
         raise UserError(f"{where}: a slice without pixels; export it again or drop the series")
     return one

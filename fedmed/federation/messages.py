@@ -315,7 +315,7 @@ def _is_from(content: RecordDict, hospital: str) -> bool:
 
 
 def _within(value: object, limit: float) -> bool:
-    """Whether a number that may be absent is one from 0 to ``limit``; NaN is none."""
+    """Whether a number that may be absent is one from 0 to ``limit``; NaN is not."""
     if value is None:
         return True
     return isinstance(value, int | float) and 0 <= value <= limit

@@ -13,7 +13,7 @@ _ENTRY: Final = "window.vegaEmbed"  # what the page calls
 
 
 def kept(vega_lite: str) -> str | None:
-    """The script in the cache; None where it is not there, cannot be read or is none."""
+    """The script in the cache; None where it is not there, cannot be read or is damaged."""
     path = _place(vega_lite)
     if not present(path):
         return None

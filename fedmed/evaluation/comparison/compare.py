@@ -206,7 +206,7 @@ def _metrics(result: Json) -> Json:
 
 
 def _number(value: Any) -> float | None:
-    """A number of a result; None for what is none."""
+    """A number of a result; None for anything else."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if plain else None
 

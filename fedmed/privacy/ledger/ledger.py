@@ -125,7 +125,7 @@ class Ledger:
         pass. ``repeatable`` noise is the same for the same round and model: known, it is free.
         """
         if not steps >= 1:
-            raise RunError(f"a reservation of {steps} steps is none; ask for at least one")
+            raise RunError(f"a reservation of {steps} steps; ask for at least one")
         with self._writing() as db:
             return self._reserve(db, run, round_number, model, steps, limit, repeatable)
 

@@ -72,7 +72,7 @@ def find(path: Path) -> list[Ledger]:
 def regular(ledger: Ledger) -> Ledger:
     """The ledger, if what is there of it are files: SQLite would wait for a pipe.
 
-    Raises :class:`UserError` naming the one that is none.
+    Raises :class:`UserError` naming the one that is not.
     """
     for file, most in ((ledger.path, MOST_ROWS), (ledger.log.path, MOST_LOG)):
         if present(file):

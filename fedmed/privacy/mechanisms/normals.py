@@ -66,7 +66,7 @@ class Normals:
         above 0.
         """
         if not (deviation > 0 and math.isfinite(deviation)):
-            raise ValueError(f"noise of deviation {deviation} is none")
+            raise ValueError(f"noise needs a deviation above 0 that is finite, not {deviation}")
         if not values.numel():
             return
         scale = math.sqrt(2) * deviation
