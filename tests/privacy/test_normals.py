@@ -170,5 +170,5 @@ def test_streams_that_are_split_off_are_independent() -> None:
 
 @pytest.mark.parametrize("deviation", [0.0, -1.0, math.nan, math.inf])
 def test_noise_without_a_size_is_an_error(deviation: float) -> None:
-    with pytest.raises(ValueError, match="is none"):
+    with pytest.raises(ValueError, match="above 0 that is finite"):
         Normals(9).add_(torch.zeros(3), deviation)
