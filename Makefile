@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint fuzz mutants setup clean trial images e2e-containers
+.PHONY: run test lint docs fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -34,6 +34,9 @@ lint: $(READY)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## the tables in the guides and the run config in pyproject.toml, from fedmed/config
+	$(BIN)/python docs/make.py
 
 # COUNT: how many (0: all) are drawn by SEED from the files and folders of MODULE. The first run watches
 # which tests run what, which takes minutes and is kept in .mutants/.

@@ -20,8 +20,9 @@ class Arm:
     ``noise`` is a place: at the hospital, but for ``sum``, which is noised at the server.
     ``protects`` is False where no epsilon is claimed. ``own`` says whether a site may choose the
     arm by itself, ``stacks`` whether images may be noised under it (``privacy.image-mechanism``).
-    ``reads`` are keys that not all arms read. ``enters``, ``unit`` and ``trusted`` are words, for
-    tables that people read: what is counted comes from a plan's facts.
+    ``reads`` are keys that not all arms read. ``enters``, ``unit``, ``relation`` (what differs
+    between neighbouring data sets) and ``trusted`` are words, for tables that people read: what is
+    counted comes from a plan's facts.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Arm:
     reads: tuple[str, ...] = ()
     enters: str
     unit: str
+    relation: str = "none"
     trusted: str
     unclaimed: str = ""  # what a report says in the place of an epsilon
 
@@ -66,6 +68,7 @@ _ROWS = (
         reads=("privacy.epsilon", *_IMAGE),
         enters="the images, once, at the hospital",
         unit="image",
+        relation="replace the pixels of one image",
         trusted="nobody",
     ),
     Arm(
@@ -76,6 +79,7 @@ _ROWS = (
         reads=("privacy.epsilon", *_IMAGE, "privacy.cell", "privacy.neighbourhood"),
         enters="means of squares of pixels, once, at the hospital",
         unit="image",
+        relation="replace the pixels of one image",
         trusted="nobody",
     ),
     Arm(
@@ -101,6 +105,7 @@ _ROWS = (
         ),
         enters="clipped gradients, every step, in the hospital",
         unit="patient (or image)",
+        relation="add or remove one patient; add, remove or replace one image",
         trusted="the hospital",
     ),
     Arm(
@@ -112,6 +117,7 @@ _ROWS = (
         reads=("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
         enters="the clipped update, at the hospital",
         unit="hospital",
+        relation="replace one hospital's data",
         trusted="nobody",
     ),
     Arm(
@@ -122,6 +128,7 @@ _ROWS = (
         reads=("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
         enters="the sum of clipped updates, at the server",
         unit="hospital",
+        relation="zero out one hospital's update",
         trusted="the server",
     ),
     Arm(
@@ -135,6 +142,7 @@ _ROWS = (
         ),
         enters="the same, with a clipping norm that adapts",
         unit="hospital",
+        relation="zero out one hospital's update",
         trusted="the server",
     ),
 )

@@ -1,5 +1,6 @@
 """The closed sets of values, the ranges, and the spelling of configuration keys."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
@@ -12,6 +13,13 @@ TRACKERS = ("tensorboard", "mlflow")
 
 Scalar = str | int | float | bool
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a number counts, or what a text holds: beside its range in the table of keys."""
+
+    words: str
 
 
 def within(low: float, high: float) -> FieldInfo:

@@ -1,7 +1,6 @@
 """The table of arms, and that its facts are those of the plans which are made from it."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,8 @@ from fedmed.config.arms import Arm
 from fedmed.privacy.mechanisms.images import MECHANISMS
 from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
 from fedmed.privacy.plans.making import make_plan
+from fedmed.privacy.statement.facts import neighbours
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 PLANS = {"none": NoPrivacy, "image": ImagePlan, "gradient": GradientPlan, "update": UpdatePlan}
 
 
@@ -28,10 +27,11 @@ def agrees(row: Arm, plan: Plan) -> None:
     assert (row.noise,) == (facts.noise or (row.noise,))
     if row.protects:
         assert facts.unit in row.unit
+        assert neighbours(facts.unit, facts.relation, facts.changes) in row.relation
         assert row.trusted in ("nobody", *(f"the {party}" for party in facts.trusted))
         assert (row.trusted == "nobody") == (not facts.trusted)
     else:
-        assert row.unit == "none"
+        assert row.unit == row.relation == "none"
         assert row.trusted == "everyone" == facts.trusted[0]
         assert row.unclaimed
 
@@ -49,6 +49,7 @@ def test_a_row_tells_what_its_plan_promises(name: str) -> None:
         ("local-update", {"noise": "sum"}),
         ("brightness-shift", {"protects": True}),
         ("dp-sgd", {"trusted": "nobody"}),
+        ("local-update", {"relation": "zero out one hospital's update"}),
         ("pixel-laplace", {"plan": "update"}),
     ],
 )
@@ -68,13 +69,6 @@ def test_every_key_that_an_arm_reads_is_a_key() -> None:
     assert set(READ_BY) <= set(Settings().to_flat())
     assert READ_BY["privacy.cell"] == ("dp-pix",)
     assert "none" not in READ_BY["privacy.epsilon"]
-
-
-def test_readme_shows_the_table() -> None:
-    lines = README.read_text(encoding="utf-8").splitlines()
-    for arm in ARMS.values():
-        row = f"| `{arm.name}` | {arm.enters} | {arm.unit} | {arm.trusted} |"
-        assert row in lines, f"write into README.md: {row}"
 
 
 def test_every_arm_that_noises_images_has_its_mechanism_and_no_other_has() -> None:
