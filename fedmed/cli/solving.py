@@ -1,0 +1,32 @@
+"""``fedmed plan`` without an experiment: the numbers of one DP-SGD training; no data, no torch."""
+
+from fedmed.privacy import accounting
+from fedmed.privacy.accounting.asking import Asked, answered
+from fedmed.privacy.mechanisms.step import gaussian
+
+__all__ = ["Asked", "solved"]
+
+
+def solved(asked: Asked) -> dict[str, float | int | None]:
+    """All numbers of a DP-SGD training, solved for the one that is not given.
+
+    Raises :class:`UserError` naming the command's options; see ``asking.answered``.
+    """
+    found = answered(asked, lambda name: "--" + name.replace("_", "-"), "fedmed plan")
+    spent = ((gaussian(found.noise_multiplier, found.rate), found.steps),)
+    risk = accounting.risk(spent, asked.delta)
+    return {
+        "patients": asked.patients,
+        "batch": found.batch,
+        "epochs": asked.epochs if asked.epochs is not None else found.steps * found.rate,
+        "sampling_rate": found.rate,
+        "steps": found.steps,
+        "noise_multiplier": found.noise_multiplier,
+        "epsilon": accounting.composed_epsilon(spent, asked.delta),
+        "delta": asked.delta,
+        "mu": risk.mu,
+        "advantage": risk.advantage,
+        "tpr_at_fpr_0.01": risk.tpr_at_fpr_001,
+        "epsilon_rdp": accounting.rdp_epsilon(accounting.rdp(spent), asked.delta),
+        "epsilon_replace_one": accounting.composed_epsilon(spent, asked.delta, "replace-one"),
+    }
