@@ -11,7 +11,6 @@ import pandas as pd
 from experiments import phantom_truth
 from experiments.phantom_truth import BANDS, OLD, YOUNG, Ill
 from fedmed.data.sources.phantom import Effects
-from fedmed.evaluation import evaluate
 from fedmed.evaluation.fairness import compared, counts, gap_quantities
 from fedmed.evaluation.intervals.estimates import estimate, estimate_gap, estimate_share
 from fedmed.evaluation.intervals.gaps import limits
@@ -19,6 +18,7 @@ from fedmed.evaluation.intervals.intervals import interval
 from fedmed.evaluation.intervals.quantity import Quantity
 from fedmed.evaluation.intervals.resampling import SEED, Design, clusters, for_each_block
 from fedmed.evaluation.measuring.measures import Column, Measured, measure
+from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.tables import groups
 from fedmed.evaluation.thresholds import choose
 

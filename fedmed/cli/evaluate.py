@@ -11,8 +11,8 @@ from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
 from fedmed.base.terminal import say
 from fedmed.cli.tables import print_table
-from fedmed.evaluation import evaluate
 from fedmed.evaluation.comparison import compare
+from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.tables import foreign
 
 Json = dict[str, Any]

@@ -12,22 +12,7 @@ from fedmed.base.rounding import up
 from fedmed.base.terminal import console, printable
 from fedmed.experiment.file import Experiment
 from fedmed.experiment.run import Progress
-
-
-class Silent:
-    """Says nothing."""
-
-    def preparing(self, what: str) -> None:
-        """Nothing."""
-
-    def started(self, arm: str, seed: int, rounds: int) -> None:
-        """Nothing."""
-
-    def round(self, number: int, rounds: int, auroc: float | None) -> None:
-        """Nothing."""
-
-    def finished(self, arm: str, seed: int, result: dict[str, Any], cached: bool) -> None:
-        """Nothing."""
+from fedmed.library.silent import Silent
 
 
 class Lines(Silent):

@@ -15,7 +15,7 @@ from fedmed.config.names import (
     Seed,
     within,
 )
-from fedmed.config.reading import explain, nearest, parse_assignment, read_toml, widen
+from fedmed.config.reading import explain, nearest, parse_assignment, plain, read_toml, widen
 from fedmed.config.settings import Settings, from_flat, parse
 from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Run, Section, Train
 
@@ -44,6 +44,7 @@ __all__ = [
     "nearest",
     "parse",
     "parse_assignment",
+    "plain",
     "put",
     "read_toml",
     "unflatten",

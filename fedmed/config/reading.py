@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,19 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file; {remedy}") from error
     except Unparsable as error:
         raise UserError(f"{path}: not valid TOML: {error}; correct that line") from error
+
+
+def plain(value: Any) -> Any:
+    """A value given in Python as TOML would have it: paths are text, tuples lists; a copy.
+
+    >>> plain({"seeds": (0, 1), "data": {"path": Path("films.csv")}})
+    {'seeds': [0, 1], 'data': {'path': 'films.csv'}}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def explain(error: ValidationError, section: type[BaseModel]) -> str:

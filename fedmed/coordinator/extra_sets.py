@@ -20,8 +20,8 @@ from fedmed.coordinator.evaluation import Evaluator
 from fedmed.data.network import held_out_shard, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
-from fedmed.evaluation import evaluate
 from fedmed.evaluation.discrimination import auroc
+from fedmed.evaluation.summary import evaluate
 from fedmed.federation.members import member_shard
 from fedmed.privacy.mechanisms.images import ImageMechanism, clipped
 from fedmed.privacy.mechanisms.noise import NoiseSource

@@ -125,3 +125,9 @@ def held_out_shard(data: Data) -> tuple[Shard, pd.Series]:
     """The server's validation and test images, and the hospital of each."""
     cohort, hospitals = load_network(data).held_out()
     return load_shard(cohort, Form.of(data)), hospitals
+
+
+def forget() -> None:
+    """Read every cohort anew: in a process that lives on, its files may have changed."""
+    for kept_open in (load_network, training_shard, evaluation_shard, held_out_shard):
+        kept_open.cache_clear()

@@ -1,8 +1,9 @@
 """An experiment's file: its arms, seeds and settings, read and checked before anything runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fedmed import config
@@ -58,9 +59,25 @@ def load_experiment(
     Raises :class:`UserError` naming the file and the key.
     """
     text = config.read_toml(path)
+    changes = dict(config.parse_assignment(a) for a in assignments)
+    return make_experiment(text, path, arms=arms, seeds=seeds, changes=changes)
+
+
+def make_experiment(
+    text: dict[str, Any],
+    path: Path,
+    *,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    changes: Mapping[str, Scalar] = MappingProxyType({}),
+) -> Experiment:
+    """The same from what such a file holds; ``path`` is its name in messages, and gives its folder.
+
+    ``changes`` are settings by dotted key.
+    """
     where = str(path)
     base = {key: value for key, value in text.items() if key not in _HEAD}
-    changes = dict(config.parse_assignment(a) for a in assignments)
+    changes = dict(changes)
     for key in changes:
         if key.removeprefix(pretraining.PREFIX) not in Settings().to_flat():
             raise UserError(

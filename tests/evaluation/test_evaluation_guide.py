@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 from support.tables import images, scored
 
-from fedmed.evaluation import calibration, evaluate, fairness, thresholds
+from fedmed.evaluation import calibration, fairness, thresholds
 from fedmed.evaluation.intervals.intervals import detectable
 from fedmed.evaluation.measuring import measures
+from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.tables import foreign, groups
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"

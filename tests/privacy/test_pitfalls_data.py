@@ -22,7 +22,8 @@ from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
 from fedmed.data.split import assign_splits
 from fedmed.data.stores import ArrayStore
-from fedmed.evaluation import evaluate, summary, thresholds
+from fedmed.evaluation import summary, thresholds
+from fedmed.evaluation.summary import evaluate
 from fedmed.privacy.mechanisms.images import BrightnessShift, PixelLaplace
 from fedmed.privacy.mechanisms.noise import GENERATORS, NoiseSource
 from fedmed.privacy.mechanisms.step import laplace

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmed.evaluation import evaluate
+from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.tables import predictions
 
 # name: (kind, scheme, unit, epsilon, delta, strength of the scores, trust)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fedmed.base.errors import UserError
-from fedmed.evaluation import evaluate
+from fedmed.evaluation.summary import evaluate
 from fedmed.report import build, palette
 from fedmed.report.words import delta_text
 

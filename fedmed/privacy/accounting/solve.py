@@ -107,7 +107,6 @@ def smallest(fits: Callable[[int], bool], bottom: int, top: int) -> int | None:
 
 
 CONFIG_NAMES = ("privacy.epsilon", "train.rounds", "train.batch-size", "privacy.noise-multiplier")
-OPTION_NAMES = ("--epsilon", "", "--batch", "--noise-multiplier")
 
 
 def nearest_for_noise(

@@ -1,4 +1,9 @@
-"""Sums of clipped per-sample gradients: one interface, several engines; needs torch alone."""
+"""Sums of clipped per-sample gradients: one interface, several engines; needs torch alone.
+
+:func:`make_engine` gives an engine for a model, ``clipped_sum`` of it a :class:`ClippedSum`, and
+:class:`GaussianNoise` its noised mean. :class:`fedmed.PrivateTraining` puts them together;
+docs/engine.md says how they work and what they refuse.
+"""
 
 from torch import nn
 
@@ -7,11 +12,13 @@ from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.clipping import Clipping
 from fedmed.privacy.gradients.engine import ClippedSum, Engine, Loss, Options, check_model
 from fedmed.privacy.gradients.loop import LoopEngine
+from fedmed.privacy.gradients.noise import GaussianNoise
 
 __all__ = [
     "ClippedSum",
     "Clipping",
     "Engine",
+    "GaussianNoise",
     "Loss",
     "Options",
     "check_model",
@@ -26,6 +33,12 @@ def make_engine(
 
     ``fedmed`` is fast and exact, ``opacus`` the reference with hooks of its own (needs opacus),
     ``loop`` the ground truth. Raises :class:`UserError` for a model that none of its rules covers.
+
+    >>> import torch
+    >>> engine = make_engine("fedmed", torch.nn.Linear(2, 1), 8)
+    >>> batch = engine.clipped_sum(torch.full((3, 2), 100.0), torch.zeros(3), clipping_norm=1.0)
+    >>> batch.samples, batch.clipped, batch.sensitivity
+    (3, 3, 1.0)
     """
     check_model(model)
     if name == "fedmed":

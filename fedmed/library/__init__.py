@@ -1,0 +1,1 @@
+"""What ``import fedmed`` offers beyond its parts: comparisons and forecasts of them, as objects."""

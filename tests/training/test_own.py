@@ -1,0 +1,182 @@
+"""DP-SGD on a model of one's own: the plan's steps, the plan's noise, one patient one clip."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import refuses
+from torch import Tensor, nn
+
+from fedmed.privacy import NoiseSource, plan
+from fedmed.privacy.gradients import Loss
+from fedmed.privacy.plans import GradientPlan
+from fedmed.training.own import PrivateTraining
+
+DELTA = 1e-3
+PLAN = plan(patients=40, batch=10, epochs=1, noise_multiplier=1.0, delta=DELTA)
+
+
+def training(model: nn.Module, of: GradientPlan = PLAN, **options: Any) -> PrivateTraining:
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    return PrivateTraining(model, optimizer, of, **options)
+
+
+def data(count: int = 40, width: int = 3) -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    return torch.randn(count, width, generator=draws), torch.arange(count) % 2
+
+
+def test_it_takes_the_steps_of_the_plan_and_no_more() -> None:
+    private = training(nn.Linear(3, 1))
+    first = private.fit(*data(), steps=1)
+    assert private.taken == 1
+    assert first == private.epsilon() == PLAN.epsilon(1)
+    assert private.fit(*data()) == PLAN.epsilon() > first
+    assert private.taken == PLAN.steps == 4
+    refuses(lambda: private.fit(*data()), "steps: 0 of a plan that has 0 of 4 left")
+    refuses(lambda: training(nn.Linear(3, 1)).fit(*data(), steps=5), "5 of a plan that has 4 of 4")
+
+
+def test_the_noise_is_that_of_the_plan() -> None:
+    """Images of zeros have no gradient but the bias': what the weights move by is noise."""
+    of = plan(
+        patients=40, batch=8, epochs=0.2, noise_multiplier=3.0, delta=DELTA, clipping_norm=0.5
+    )
+    model = nn.Linear(4000, 1)
+    before = model.weight.detach().clone()
+    training(model, of).fit(torch.zeros(40, 4000), data()[1], steps=1)
+    moved = (model.weight.detach() - before).numpy()
+    assert np.std(moved) == pytest.approx(3.0 * 0.5 / 8, rel=0.06)
+    assert abs(np.mean(moved)) < 0.02
+
+
+def test_a_patient_counts_once_however_many_images() -> None:
+    """All images pull the same way with gradients far above C: four patients move it by C."""
+    of = plan(patients=4, batch=4, epochs=1, noise_multiplier=0.2, delta=DELTA)
+    model = nn.Linear(1, 1, bias=False)
+    before = model.weight.item()
+    images, labels = torch.full((40, 1), 100.0), torch.ones(40)
+    push = Loss(lambda outputs, labels: -(outputs.squeeze(1) * labels).sum())
+    patients = np.repeat(["a", "b", "c", "d"], 10)
+    training(model, of, loss=push).fit(images, labels, patients, steps=1)
+    assert model.weight.item() - before == pytest.approx(1.0, abs=6 * 0.2 / 4)
+
+
+def test_gradients_from_elsewhere_have_no_part() -> None:
+    """Of a parameter that the optimiser holds beside the model's, and of an earlier backward."""
+    model, other = nn.Linear(3, 1), nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([*model.parameters(), other], lr=1.0)
+    private = PrivateTraining(model, optimizer, PLAN)
+    before = model.weight.detach().clone()
+    for parameter in (*model.parameters(), other):
+        parameter.grad = torch.full_like(parameter, 1e6)
+    private.fit(*data(), steps=1)
+    assert other.item() == 0
+    assert (model.weight - before).abs().max() < 10
+    assert model.weight.grad is None
+
+
+def test_draws_and_noise_are_new_each_time_unless_a_seed_is_given() -> None:
+    def trained(source: NoiseSource | None) -> list[float]:
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        training(model, source=source).fit(*data(), steps=2)
+        values: list[float] = model.weight.detach().flatten().tolist()
+        return values
+
+    assert trained(None) != trained(None)
+    assert trained(NoiseSource(seed=1)) == trained(NoiseSource(seed=1))
+    assert trained(NoiseSource(seed=1)) != trained(NoiseSource(seed=2))
+
+
+def test_each_step_has_noise_of_its_own_also_with_a_seed() -> None:
+    model = nn.Linear(50, 1, bias=False)
+    private = training(model, source=NoiseSource(seed=1))
+    images, labels = torch.zeros(40, 50), data()[1]
+    places = [model.weight.detach().clone()]
+    for _ in range(2):
+        private.fit(images, labels, steps=1)
+        places.append(model.weight.detach().clone())
+    assert (places[1] - places[0] - (places[2] - places[1])).abs().max() > 1e-3
+
+
+def test_a_crash_over_counts() -> None:
+    private = training(nn.Linear(3, 1))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a full disk, say")
+
+    private._optimizer.step = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(RuntimeError, match="disk"):
+        private.fit(*data())
+    assert private.taken == 1
+    assert private.epsilon() == PLAN.epsilon(1)
+
+
+class Remembers(nn.Module):
+    """Centres by a mean of what it saw, kept in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.seen += images.mean(0)
+        found: Tensor = self.last(images)
+        return found
+
+
+def test_a_model_that_keeps_data_in_a_buffer_is_refused_before_it_moves() -> None:
+    model = Remembers()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    refuses(lambda: training(model).fit(*data()), "its buffer 'seen' changes", "evaluation mode")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_batch_norm_is_refused_in_training_mode_alone() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    refuses(lambda: training(model).fit(*data()), "mixes patients")
+    model.eval()
+    private = training(model)
+    private.fit(*data())
+    assert private.taken == 4
+    assert not model.training, "the mode is the user's"
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    images, labels = data()
+    private = training(nn.Linear(3, 1))
+    refuses(lambda: private.fit(images[:39], labels[:39]), "39 patients", "make a plan with")
+    refuses(lambda: private.fit(images, labels[:-1]), "40 images, 39 labels and 40 patients")
+    patients = [*map(str, range(39)), None]
+    refuses(lambda: private.fit(images, labels, patients), "patients: row 40 has none")
+    assert private.taken == 0
+    other = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=1.0)
+    refuses(lambda: PrivateTraining(nn.Linear(3, 1), other, PLAN), "no trainable parameter")
+    by_image = GradientPlan(
+        unit="image",
+        units=40,
+        expected_batch=8,
+        steps_per_round=1,
+        rounds=1,
+        clipping_norm=1.0,
+        noise_multiplier=1.0,
+        delta=DELTA,
+    )
+    refuses(lambda: training(nn.Linear(3, 1), by_image), "its unit is 'image'")
+
+
+def test_several_classes_train_by_a_loss_of_ones_own() -> None:
+    """Three classes that a linear model tells apart, with little noise."""
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    images = nn.functional.one_hot(labels, 3).float() + 0.3 * torch.randn(300, 3, generator=draws)
+    model = nn.Linear(3, 3)
+    of = plan(patients=300, batch=60, epochs=6, noise_multiplier=0.6, delta=DELTA)
+    private = training(model, of, loss=Loss(nn.functional.cross_entropy, "mean"))
+    private.fit(images, labels)
+    assert (model(images).argmax(1) == labels).float().mean() > 0.9
