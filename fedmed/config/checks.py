@@ -16,6 +16,16 @@ _SOURCE_KEYS = {
 }
 
 
+def check_paths(data: Data) -> None:
+    """Every source that reads files is told where they are."""
+    if data.source == "table" and not data.path:
+        raise ValueError("data.path: the table source needs a CSV or Parquet file; set it")
+    if data.source == "table" and not data.images:
+        raise ValueError("data.images: the table source needs a folder or zip; set it")
+    if data.source in ("medmnist", "kermany") and not data.path:
+        raise ValueError(f"data.path: the {data.source} source needs it; set it")
+
+
 def check_source_keys(data: Data) -> None:
     """No key is silently ignored: what a source does not read must not be given."""
     for key, sources in _SOURCE_KEYS.items():

@@ -10,6 +10,7 @@ from fedmed.config.checks import (
     check_evaluation,
     check_model,
     check_names,
+    check_paths,
     check_privacy,
     check_sites,
     check_source_keys,
@@ -20,6 +21,7 @@ from fedmed.config.flat import flatten, put, unflatten
 from fedmed.config.names import TRACKERS, Scalar
 from fedmed.config.reading import explain, widen
 from fedmed.config.tables import Data, Evaluation, Model, Privacy, Run, Section, Train
+from fedmed.config.train_checks import check_norm, check_precision, check_train
 
 
 class Settings(Section):
@@ -34,58 +36,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        arm, train, data = self.privacy.arm, self.train, self.data
-        if train.weighting == "size" and self.arm.at_server:
-            raise ValueError(
-                "train.weighting: 'size' makes one hospital's share larger than the noise of "
-                f"{arm} covers; use 'equal'"
-            )
-        declared = self.privacy.public_size or data.sites  # a site's policy declares its own
-        if train.weighting == "size" and self.arm.protects and not declared:
-            raise ValueError(
-                f"train.weighting: 'size' tells the hospitals' sizes, which {arm} does not "
-                "protect; declare them in privacy.public-size, or use 'equal'"
-            )
-        if train.scheme != "federated" and self.arm.plan == "update":
-            raise ValueError(
-                f"train.scheme: '{train.scheme}' has no exchange of updates for {arm} to "
-                "protect; use 'federated'"
-            )
-        if train.minimum_hospitals > data.hospitals:
-            raise ValueError(
-                f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
-                f"data.hospitals = {data.hospitals}; lower it"
-            )
-        if train.views > 1 and train.augment == "none":
-            raise ValueError(
-                f"train.views: {train.views} views of an image are all the same without "
-                "augmentation; set train.augment, or train.views = 1"
-            )
-        if self.model.norm == "frozen-batch" and self.model.weights == "none":
-            raise ValueError(
-                "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
-                "model.weights, or use 'group'"
-            )
-        if self.model.norm == "frozen-batch" and self.model.weight_standardisation:
-            raise ValueError(
-                "model.weight-standardisation: the statistics of 'frozen-batch' are those of the "
-                "weights as they were; use model.norm = 'group'"
-            )
-        if (
-            train.precision != "float32"
-            and self.arm.plan == "gradient"
-            and self.privacy.engine == "opacus"
-        ):
-            raise ValueError(
-                "train.precision: the engine 'opacus' computes in float32; set "
-                "privacy.engine = 'fedmed'"
-            )
-        if data.source == "table" and not data.path:
-            raise ValueError("data.path: the table source needs a CSV or Parquet file; set it")
-        if data.source == "table" and not data.images:
-            raise ValueError("data.images: the table source needs a folder or zip; set it")
-        if data.source in ("medmnist", "kermany") and not data.path:
-            raise ValueError(f"data.path: the {data.source} source needs it; set it")
+        train, data = self.train, self.data
+        check_train(train, data, self.privacy)
+        check_norm(self.model)
+        check_precision(train, self.privacy)
+        check_paths(data)
         check_source_keys(data)
         check_sites(data, train, self.privacy, self.evaluation)
         check_targets(data, self.evaluation)

@@ -1,12 +1,9 @@
 """Central differential privacy: the server clips, sums, and adds noise once."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from flwr.app import ArrayRecord
-
-from fedmed.config import Train
-from fedmed.coordinator.strategies import Averaging, BudgetSpent
+from fedmed.coordinator.strategies import Averaging, BudgetSpent, Start
 from fedmed.coordinator.summing import Arrays, WeightedSum
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
@@ -26,24 +23,19 @@ class CentralGaussian(Averaging):
 
     def __init__(
         self,
-        train: Train,
-        members: Mapping[int, str],
-        frozen: ArrayRecord,
-        completed: int,
+        start: Start,
         initial: Arrays,
         plan: UpdatePlan,
         ledger: Ledger,
         source: NoiseSource,
         *,
-        run: str = "",
         clipping_norm: float | None = None,
-        state: Mapping[str, Arrays] | None = None,
     ) -> None:
-        super().__init__(train, members, frozen, completed, initial, {}, run=run, state=state)
+        super().__init__(start, initial, {})
         self.plan = plan
         self.ledger = ledger
         self.source = source
-        self.clipping_norm = clipping_norm or plan.clipping_norm
+        self.clipping_norm: float = clipping_norm or plan.clipping_norm
 
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Clip and sum, reserve the round in the server's ledger, noise, divide, add."""

@@ -31,7 +31,7 @@ _ASK_AGAIN = 10.0  # seconds until a deployed hospital that answered with a faul
 
 
 @dataclass
-class Roll:
+class Participants:
     """The members of one run: asked once at its start, and again when one comes late or back.
 
     ``members`` maps Flower's node ids to hospital names, in the order of the names' list;

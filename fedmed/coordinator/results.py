@@ -1,7 +1,8 @@
 """The files that end a run: predictions, statement, model, result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,8 @@ from fedmed.base.errors import RunError
 from fedmed.config import Settings
 from fedmed.coordinator import histograms
 from fedmed.coordinator.evaluation import Evaluator, initial_model
-from fedmed.coordinator.extra_sets import Further
 from fedmed.coordinator.histograms import Collected
+from fedmed.coordinator.steps import Context, Step, after_run
 from fedmed.coordinator.summing import Arrays
 from fedmed.data.network import load_network
 from fedmed.evaluation.summary import evaluate
@@ -49,53 +50,26 @@ def write_results(
     settings: Settings,
     directory: RunDirectory,
     plans: Mapping[str, Plan],
-    further: Further | None,
+    evaluator: Evaluator | None,
+    steps: Sequence[Step],
     outcome: Outcome,
 ) -> dict[str, Any]:
     """Write everything and return the result; ``result.json`` comes last and ends the run.
 
-    Without a ``further`` (the server has no images) the metrics are those of the hospitals'
+    Without an ``evaluator`` (the server has no images) the metrics are those of the hospitals'
     histograms, and there is no table of predictions.
 
     Raises :class:`RunError` where a member took more private steps than its plan accounts for.
     """
     path = directory.path
-    metrics = None
-    beside: dict[str, Any] = {}
-    evaluator = None if further is None else further.main
-    if further is not None and evaluator is not None:
-        predictions = evaluator.predictions(outcome.owners)
-        predictions_table.write(predictions, path / "predictions.parquet")
-        metrics = _evaluated(settings, predictions)
-        beside = further.metrics(outcome.owners, predictions)
-    collected = outcome.collected
-    pooled = None if collected is None else histograms.pooled_metrics(settings, collected)
-    spends = _spends(settings, directory, plans, outcome)
-    privacy = statement(
-        settings,
-        spends,
-        outcome.name,
-        noise_source(settings),
-        refused=list(outcome.refused),
-        parameters=trained_parameters(
-            settings.model,
-            settings.data.image_size,
-            settings.data.dimensions,
-            settings.data.outputs,
-        ),
-        evaluation=None if collected is None else _released(settings, directory, collected),
-    )
+    metrics = _metrics(settings, path, evaluator, steps, outcome)
+    privacy = _statement(settings, directory, plans, outcome)
     files.write_json(path / "privacy.json", privacy)
     model = initial_model(settings) if evaluator is None else evaluator.model
     frozen = messages.frozen_of(model)
     save_arrays(path / "model.safetensors", {**_arrays(outcome.owners), **frozen})
-    training, evaluation = timing.spent("training"), timing.spent("evaluation")
-    # Hospitals in other processes never tell their times, and an earlier session's are gone.
-    known = training > 0 and not outcome.resumed_from_round
-    synthetic, cohort = False, f"of {', '.join(settings.data.site_names)}"
-    if not settings.data.site_names:
-        known_cohort = load_network(settings.data).cohort
-        synthetic, cohort = known_cohort.synthetic, known_cohort.name
+    seconds = _seconds(outcome)
+    own = None if evaluator is None else _each_on_everything(evaluator, outcome.owners)
     result: dict[str, Any] = {
         "name": outcome.name,
         "arm": settings.privacy.arm,
@@ -110,28 +84,90 @@ def write_results(
         "refused": list(outcome.refused),
         "resumed_from_round": outcome.resumed_from_round,
         "selected_round": outcome.selected_round,
-        "metrics": pooled if metrics is None else metrics,
-        **({} if metrics is None or pooled is None else {"federated_evaluation": pooled}),
-        **beside,
-        "hospital_auroc": None
-        if evaluator is None
-        else _each_on_everything(evaluator, outcome.owners),
-        "seconds": {
-            "total": round(outcome.seconds, 3),
-            "training": round(training, 3) if known else None,
-            "evaluation": round(evaluation, 3) if known else None,
-            "other": round(outcome.seconds - training - evaluation, 3) if known else None,
-        },
+        **metrics,
+        "hospital_auroc": own,
+        "seconds": seconds,
         "peak_memory_bytes": machine.peak_memory(),
         "machine": machine.describe(),
         "versions": machine.versions(),
-        "synthetic": synthetic,
-        "cohort": cohort,
+        **_cohort(settings),
     }
     files.write_json(path / "result.json", result)
     # What a hostile hospital did may be seen at the end alone.
     directory.drop_checkpoint(earlier=not settings.data.site_names)
     return result
+
+
+def _metrics(
+    settings: Settings,
+    path: Path,
+    evaluator: Evaluator | None,
+    steps: Sequence[Step],
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """Metrics of the server's table, of the hospitals' histograms, and what steps add to them."""
+    metrics = predictions = None
+    if evaluator is not None:
+        predictions = evaluator.predictions(outcome.owners)
+        predictions_table.write(predictions, path / "predictions.parquet")
+        metrics = _evaluated(settings, predictions)
+    added = after_run(
+        steps,
+        Context(
+            settings=settings,
+            models=outcome.owners,
+            evaluator=evaluator,
+            refused=frozenset(outcome.refused),
+            predictions=predictions,
+        ),
+    )
+    if outcome.collected is None:
+        return {"metrics": metrics, **added}
+    pooled = histograms.pooled_metrics(settings, outcome.collected)
+    if metrics is None:
+        return {"metrics": pooled, **added}
+    return {"metrics": metrics, "federated_evaluation": pooled, **added}
+
+
+def _statement(
+    settings: Settings, directory: RunDirectory, plans: Mapping[str, Plan], outcome: Outcome
+) -> dict[str, Any]:
+    """The content of ``privacy.json``, from what the ledgers show."""
+    collected, data = outcome.collected, settings.data
+    return statement(
+        settings,
+        _spends(settings, directory, plans, outcome),
+        outcome.name,
+        noise_source(settings),
+        refused=list(outcome.refused),
+        parameters=trained_parameters(
+            settings.model, data.image_size, data.dimensions, data.outputs
+        ),
+        evaluation=None if collected is None else _released(settings, directory, collected),
+    )
+
+
+def _seconds(outcome: Outcome) -> dict[str, float | None]:
+    """Of the run by purpose, where that is known.
+
+    Hospitals in other processes never tell their times, and an earlier session's are gone.
+    """
+    training, evaluation = timing.spent("training"), timing.spent("evaluation")
+    known = training > 0 and not outcome.resumed_from_round
+    return {
+        "total": round(outcome.seconds, 3),
+        "training": round(training, 3) if known else None,
+        "evaluation": round(evaluation, 3) if known else None,
+        "other": round(outcome.seconds - training - evaluation, 3) if known else None,
+    }
+
+
+def _cohort(settings: Settings) -> dict[str, Any]:
+    """The cohort's name; the server of a deployed federation knows the hospitals' names alone."""
+    if settings.data.site_names:
+        return {"synthetic": False, "cohort": f"of {', '.join(settings.data.site_names)}"}
+    cohort = load_network(settings.data).cohort
+    return {"synthetic": cohort.synthetic, "cohort": cohort.name}
 
 
 def _evaluated(settings: Settings, predictions: pd.DataFrame) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class RoundReport:
 
 
 class Roster(Protocol):
-    """Who takes part, and may change between rounds: see ``joining.Roll``."""
+    """Who takes part, and may change between rounds: see ``joining.Participants``."""
 
     members: dict[int, str]
 
@@ -61,35 +61,52 @@ class Roster(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Start:
+    """What every strategy goes on from, at the first round or after ``completed`` ones.
+
+    ``members`` maps Flower's node ids to hospital names; ``frozen`` is what no training changes;
+    ``run`` names the run in ledgers; ``state`` is what the strategy kept in the checkpoint.
+    ``recall`` reads the model of the last whole round: a strategy with one global model then keeps
+    none in memory while answers come.
+    """
+
+    train: Train
+    members: Mapping[int, str]
+    frozen: ArrayRecord
+    completed: int = 0
+    run: str = ""
+    state: Mapping[str, Arrays] = field(default_factory=dict)
+    roster: Roster | None = None
+    wire: str = "float32"
+    bounds: Bounds | None = None
+    recall: Callable[[], Arrays] | None = None
+
+
 class FederationStrategy(Strategy):
     """What every strategy here shares: messages to all members, checked replies, failures.
 
-    ``members`` maps Flower's node ids to hospital names; ``completed`` rounds were done before (a
-    resumed run), so Flower's round 1 is round ``completed + 1``; ``run`` names the run in ledgers.
+    Flower's round 1 is round ``completed + 1``.
     """
 
-    def __init__(
-        self,
-        train: Train,
-        members: Mapping[int, str],
-        frozen: ArrayRecord,
-        completed: int,
-        *,
-        run: str = "",
-    ) -> None:
-        self.train = train
-        self.run = run
-        self.members = dict(members)
-        self.frozen = frozen
-        self.completed = completed
+    clipping_norm: float | None = None  # of the next round, where the server's changes
+
+    def __init__(self, start: Start) -> None:
+        self.train = start.train
+        self.run = start.run
+        self.members = dict(start.members)
+        self.frozen = start.frozen
+        self.completed = start.completed
         self.report = RoundReport()
-        self.roster: Roster | None = None
-        self.wire = "float32"
-        self.bounds: Bounds | None = None
+        self.roster = start.roster
+        self.wire = start.wire
+        self.bounds = start.bounds
         self._sent = 0
-        self._round = completed
+        self._round = start.completed
         self._records: dict[int, ArrayRecord] = {}  # encoded models, by the model's identity
-        self._buffers = messages.fingerprint(messages.decode_arrays(frozen)) if frozen else ""
+        self._buffers = ""  # fingerprint of what no training changes; empty where all is trained
+        if start.frozen:
+            self._buffers = messages.fingerprint(messages.decode_arrays(start.frozen))
         self._have: set[int] = set()  # nodes that were sent the buffers in this process
         self._lost: Counter[int] = Counter()  # how often a node did not have them any more
         self._repeated: set[int] = set()  # nodes that got them again in this round
@@ -268,30 +285,23 @@ class Averaging(FederationStrategy):
     """Federated averaging (McMahan et al. 2017) of updates, weighted equally or by size.
 
     By size no hospital has more than ``largest_share`` of the weight of a round's members.
-    Where ``recall`` is given (it reads the model of the last whole round), the model is not kept in
-    memory while answers come.
     """
 
     def __init__(
         self,
-        train: Train,
-        members: Mapping[int, str],
-        frozen: ArrayRecord,
-        completed: int,
+        start: Start,
         initial: Arrays,
         sizes: Mapping[str, int],
         *,
-        run: str = "",
-        state: Mapping[str, Arrays] | None = None,
         largest_share: float = 1.0,
     ) -> None:
-        super().__init__(train, members, frozen, completed, run=run)
+        super().__init__(start)
         self.largest_share = largest_share
         self._form = {n: torch.empty_like(v, device="meta") for n, v in initial.items()}
         self._parameters: Arrays | None = initial
-        self.recall: Callable[[], Arrays] | None = None
+        self.recall = start.recall
         self.sizes = sizes
-        self.optimizer = ServerOptimizer(train, state)
+        self.optimizer = ServerOptimizer(start.train, start.state)
 
     @property
     def parameters(self) -> Arrays:
@@ -353,24 +363,14 @@ class Averaging(FederationStrategy):
 class LocalOnly(FederationStrategy):
     """The baseline without exchange: every hospital goes on with its own model."""
 
-    def __init__(
-        self,
-        train: Train,
-        members: Mapping[int, str],
-        frozen: ArrayRecord,
-        completed: int,
-        models: Mapping[str, Arrays],
-        *,
-        run: str = "",
-        state: Mapping[str, Arrays] | None = None,
-    ) -> None:
-        super().__init__(train, members, frozen, completed, run=run)
+    def __init__(self, start: Start, models: Mapping[str, Arrays]) -> None:
+        super().__init__(start)
         self.own = dict(models)
         kept: dict[str, dict[str, Arrays]] = {hospital: {} for hospital in self.own}
-        for name, arrays in (state or {}).items():
+        for name, arrays in start.state.items():
             moment, _, hospital = name.partition(":")
             kept[hospital][moment] = arrays
-        self.optimizers = {h: ServerOptimizer(train, mine) for h, mine in kept.items()}
+        self.optimizers = {h: ServerOptimizer(start.train, mine) for h, mine in kept.items()}
 
     def model_for(self, hospital: str) -> Arrays:
         """The hospital's own model."""

@@ -77,7 +77,41 @@ def make_experiment(
     """
     where = str(path)
     base = {key: value for key, value in text.items() if key not in _HEAD}
-    changes = dict(changes)
+    changes, before = _changes(changes)
+    _refuse_ignored(base, changes, arms, where)
+    names = _names(text, base, changes, arms, where)
+    tables = _table(text, "arm", where)
+    unused = [name for name in tables if name not in names and not arms]
+    if unused and "privacy.arm" not in changes:
+        raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
+    settings = {name: _settings(name, base, tables, changes, path) for name in names}
+    pretrain = _pretrain(text, base, changes, before, path)
+    settings = {n: pretraining.starts_from(s, pretrain, where) for n, s in settings.items()}
+    if not any(s.model.weights == "pretrain" for s in settings.values()):
+        if pretrain is not None and not arms:
+            raise UserError(
+                f"{where}: no arm starts from [pretrain]; set model.weights = 'pretrain' for one, "
+                "or remove the table"
+            )
+        pretrain = None
+    chosen = _seeds(list(seeds) or text.get("seeds", [0]), where)
+    name = str(text.get("name", path.stem))
+    if not _is_folder_name(name):
+        raise UserError(f"{where}: name = '{name}' becomes a folder; use letters, digits, - _ .")
+    return Experiment(
+        name=name,
+        title=str(text.get("title", path.stem)),
+        description=str(text.get("description", "")).strip(),
+        seeds=chosen,
+        arms=settings,
+        pretrain=pretrain,
+        paper=_paper(text, where),
+    )
+
+
+def _changes(given: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
+    """What the command line sets, for the arms and for ``[pretrain]``."""
+    changes = dict(given)
     for key in changes:
         if key.removeprefix(pretraining.PREFIX) not in Settings().to_flat():
             raise UserError(
@@ -88,51 +122,42 @@ def make_experiment(
         for key in list(changes)
         if key.startswith(pretraining.PREFIX)
     }
-    _refuse_ignored(base, changes, arms, where)
-    names = _names(text, base, changes, arms, where)
-    tables = _table(text, "arm", where)
-    unused = [name for name in tables if name not in names and not arms]
-    if unused and "privacy.arm" not in changes:
-        raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
-    settings = {name: _settings(name, base, tables, changes, path) for name in names}
-    pretrain = None
+    return changes, before
+
+
+def _pretrain(
+    text: dict[str, Any],
+    base: dict[str, Any],
+    changes: dict[str, Scalar],
+    before: dict[str, Scalar],
+    path: Path,
+) -> Settings | None:
+    """Settings of ``[pretrain]``, where the file has that table; ``before`` are changes of it."""
     if "pretrain" in text:
         overall = {key: value for key, value in changes.items() if key.startswith("run.")}
         overall |= {k: v for k, v in changes.items() if k == "data.image-size"}
-        pretrain = pretraining.pretraining(text["pretrain"], base, {**overall, **before}, path)
-    elif before:
-        raise UserError(f"--set {pretraining.PREFIX}{next(iter(before))}: no [pretrain] in {where}")
-    settings = {n: pretraining.starts_from(s, pretrain, where) for n, s in settings.items()}
-    if not any(s.model.weights == "pretrain" for s in settings.values()):
-        if pretrain is not None and not arms:
-            raise UserError(
-                f"{where}: no arm starts from [pretrain]; set model.weights = 'pretrain' for one, "
-                "or remove the table"
-            )
-        pretrain = None
-    chosen = list(seeds) or text.get("seeds", [0])
+        return pretraining.pretraining(text["pretrain"], base, {**overall, **before}, path)
+    if before:
+        raise UserError(f"--set {pretraining.PREFIX}{next(iter(before))}: no [pretrain] in {path}")
+    return None
+
+
+def _seeds(chosen: Any, where: str) -> tuple[int, ...]:
     if not is_list_of(chosen, int) or not chosen or min(chosen) < 0:
         raise UserError(f"{where}: seeds = {chosen!r}; give a list of whole numbers >= 0")
     if len(set(chosen)) != len(chosen):
         raise UserError(f"{where}: seeds = {chosen!r} names one twice; keep each once")
-    name = str(text.get("name", path.stem))
-    if not _is_folder_name(name):
-        raise UserError(f"{where}: name = '{name}' becomes a folder; use letters, digits, - _ .")
+    return tuple(chosen)
+
+
+def _paper(text: dict[str, Any], where: str) -> str:
     paper = str(text.get("paper", ""))
     if paper and paper not in published.names():
         raise UserError(
             f"{where}: paper = '{paper}' is not known{config.nearest(paper, published.names())}; "
             f"use one of {', '.join(published.names())}, or remove it"
         )
-    return Experiment(
-        name=name,
-        title=str(text.get("title", path.stem)),
-        description=str(text.get("description", "")).strip(),
-        seeds=tuple(chosen),
-        arms=settings,
-        pretrain=pretrain,
-        paper=paper,
-    )
+    return paper
 
 
 def _refuse_ignored(

@@ -1,16 +1,17 @@
-"""Classifiers that differential privacy allows."""
+"""Classifiers that differential privacy allows.
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+Nothing is imported before it is used: an experiment's file asks for a stem, and needs no torch.
+"""
+
+from typing import TYPE_CHECKING
+
+from fedmed.base import lazy
 
 if TYPE_CHECKING:
     from fedmed.models.classifier import build, trainable, without_weights
+else:
+    __getattr__, __dir__ = lazy.attach(
+        __name__, {"classifier": ("build", "trainable", "without_weights")}
+    )
 
 __all__ = ["build", "trainable", "without_weights"]
-
-
-def __getattr__(name: str) -> Any:
-    # Whoever reads an experiment's file asks for a stem and needs no torch.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("fedmed.models.classifier"), name)

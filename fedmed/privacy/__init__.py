@@ -17,10 +17,9 @@ if TYPE_CHECKING:
         composed_epsilon,
         epsilon,
         noise_multiplier,
-        rdp,
-        rdp_epsilon,
         risk,
     )
+    from fedmed.privacy.accounting.renyi import rdp, rdp_epsilon
     from fedmed.privacy.mechanisms.noise import NoiseSource
     from fedmed.privacy.mechanisms.step import Mechanism, gaussian, laplace
     from fedmed.privacy.plans.gradient import GradientPlan
@@ -30,9 +29,9 @@ else:
         __name__,
         {
             "accounting.epsilons": (
-                *("Risk", "composed_epsilon", "epsilon", "noise_multiplier"),
-                *("rdp", "rdp_epsilon", "risk"),
+                *("Risk", "composed_epsilon", "epsilon", "noise_multiplier", "risk"),
             ),
+            "accounting.renyi": ("rdp", "rdp_epsilon"),
             "mechanisms.noise": ("NoiseSource",),
             "mechanisms.step": ("Mechanism", "gaussian", "laplace"),
             "plans.gradient": ("GradientPlan",),

@@ -18,6 +18,7 @@ from fedmed.report import vega
 from fedmed.report.arms import Arm
 from fedmed.report.palette import LIGHT, arm_colour, arm_shape, var
 from fedmed.report.reading import Json
+from fedmed.report.words import short
 
 WIDTH: Final = 400  # of a drawing, in pixels; in the page it is as wide as its column
 FONT: Final = 12
@@ -25,6 +26,9 @@ _PAGE_FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 
 _FILE_FONT: Final = "'Liberation Sans', Arial, Helvetica, sans-serif"
 _START: Final = '<g fill="none" stroke-miterlimit="10"'  # the first thing in a drawing
 _SHOWN: Final = "shown"  # the parameter that holds the arms to draw
+
+INTERVALS: Final = (("outer_low", "outer_high", 1.2), ("low", "high", 3.2))
+"""Fields and width of the two bars of an estimate: with the spread over seeds, and without."""
 
 CONFIG: Final[Json] = {
     "font": _PAGE_FONT,
@@ -144,6 +148,33 @@ def shape(arms: Sequence[Arm]) -> Json:
             "range": [arm_shape(arm.number) for arm in arms],
         },
         "legend": None,
+    }
+
+
+def row_name(place: int, arm: Arm) -> str:
+    """The value of `row` of an arm's line: its place, by which rows are sorted, and its name."""
+    return f"{place:03d}|{short(arm.name)}"
+
+
+def row_channel(**axis: Any) -> Json:
+    """The vertical channel of rows by their `row`; `axis` adds to how their names are written."""
+    return {
+        "field": "row",
+        "type": "nominal",
+        "sort": "ascending",
+        "title": None,
+        "axis": {"labelExpr": "slice(datum.label, 4)", **axis, "ticks": False, "domain": False},
+    }
+
+
+def number_channel(field: str, title: str, limits: tuple[float, float], ticks: int) -> Json:
+    """The channel of a share, such as an AUROC, between two limits."""
+    return {
+        "field": field,
+        "type": "quantitative",
+        "title": title,
+        "scale": {"domain": list(limits), "zero": False, "nice": False},
+        "axis": {"format": ".2f", "tickCount": ticks, "domain": False, "ticks": False},
     }
 
 

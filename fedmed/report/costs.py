@@ -12,7 +12,7 @@ from fedmed.report.arms import Arm
 from fedmed.report.chart import Figure, Rows
 from fedmed.report.load import MEGABYTE
 from fedmed.report.reading import Json, mean, number
-from fedmed.report.words import epsilon_text, fixed, short, thousands
+from fedmed.report.words import epsilon_text, fixed, thousands
 
 _BYTES: Final = ("bytes_sent", "bytes_received", "bytes")
 
@@ -56,28 +56,49 @@ def figure(arms: Sequence[Arm]) -> Figure | None:
     timed = [(arm, row) for arm, row in found if row["total"] is not None]
     if not timed:
         return None
+    said = ", ".join(f"{arm.name} {fixed(row['total'], digits=1)} s" for arm, row in timed)
+    return Figure(
+        name="cost",
+        title="Time of each arm",
+        alternative=f"Seconds by arm, mean over seeds: {said}.",
+        caption="",
+        view=chart.view(
+            _layers(_values(timed), arms),
+            arms,
+            Rows(step=26, always=0, arms={arm.name: 1 for arm, _ in timed}),
+        ),
+        columns=("Arm", "Seconds", "Training, s"),
+        rows=[
+            (arm.name, fixed(row["total"], digits=1), fixed(row["training"], digits=1))
+            for arm, row in timed
+        ],
+        data=pd.DataFrame([row for _, row in found]),
+    )
+
+
+def _values(timed: Sequence[tuple[Arm, dict[str, Any]]]) -> list[Json]:
+    """One bar per arm: where training ends and where the run ends."""
     values = []
     for place, (arm, row) in enumerate(timed):
         training = min(row["training"] or 0.0, row["total"])
-        parts = f"{fixed(row['total'], digits=1)} s, training {fixed(training, digits=1)} s"
         values.append(
             {
-                "row": f"{place:03d}|{short(arm.name)}",
+                "row": chart.row_name(place, arm),
                 "arm": arm.name,
                 "zero": 0.0,
                 "training": training,
                 "total": row["total"],
                 "text": f"{thousands(row['total'])} s",
-                "told": parts,
+                "told": f"{fixed(row['total'], digits=1)} s, "
+                f"training {fixed(training, digits=1)} s",
             }
         )
-    y = {
-        "field": "row",
-        "type": "nominal",
-        "sort": "ascending",
-        "title": None,
-        "axis": {"labelExpr": "slice(datum.label, 4)", "ticks": False, "domain": False},
-    }
+    return values
+
+
+def _layers(values: Sequence[Json], arms: Sequence[Arm]) -> list[Json]:
+    """Training, the rest behind it, and the seconds written beside both."""
+    y = chart.row_channel()
     told = chart.tooltip(arm="Arm", told="Time")
 
     def bar(start: str, end: str, opacity: float) -> Json:
@@ -107,24 +128,7 @@ def figure(arms: Sequence[Arm]) -> Figure | None:
             "text": {"field": "text", "type": "nominal"},
         },
     )
-    said = ", ".join(f"{arm.name} {fixed(row['total'], digits=1)} s" for arm, row in timed)
-    return Figure(
-        name="cost",
-        title="Time of each arm",
-        alternative=f"Seconds by arm, mean over seeds: {said}.",
-        caption="",
-        view=chart.view(
-            [bar("zero", "training", 1.0), bar("training", "total", 0.45), text],
-            arms,
-            Rows(step=26, always=0, arms={arm.name: 1 for arm, _ in timed}),
-        ),
-        columns=("Arm", "Seconds", "Training, s"),
-        rows=[
-            (arm.name, fixed(row["total"], digits=1), fixed(row["training"], digits=1))
-            for arm, row in timed
-        ],
-        data=pd.DataFrame([row for _, row in found]),
-    )
+    return [bar("zero", "training", 1.0), bar("training", "total", 0.45), text]
 
 
 def told(row: dict[str, Any]) -> str:

@@ -47,55 +47,10 @@ def _panel(
     arms: Sequence[Arm],
 ) -> Figure:
     points = sorted(points, key=lambda arm: (_at(arm), arm.name))
-    low, high = _at(points[0]), _at(points[-1])
-    margin = max(2.5, (high / low) ** 0.25)
-    span = (low / margin, high * margin)
-    relation = "" if unit == "patient" else ", data replaced"
-    x = {
-        "field": "epsilon",
-        "type": "quantitative",
-        "scale": {"type": "log", "domain": list(span), "nice": False},
-        "title": f"epsilon per {unit}{relation} (log scale)",
-        "axis": {
-            "values": chart.log_ticks(*span),
-            "grid": False,
-            "labelExpr": "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + 'M' : "
-            "format(datum.value, ',~g')",
-            "labelOverlap": True,
-        },
-    }
-    y = _y("auroc", limits)
-    places = _places(points, span)
-    layers = [*_bands(baselines, limits), *_sweeps(points, places, x, y)]
-    values = [_value(arm, places[arm.name]) for arm in points]
-    for ends, width in ((("outer_low", "outer_high"), 1.2), (("low", "high"), 3.2)):
-        layers.append(
-            chart.layer(
-                {"type": "rule", "strokeWidth": width, "opacity": 0.75},
-                [value for value in values if value[ends[0]] is not None],
-                {
-                    "x": x,
-                    "y": _y(ends[0], limits),
-                    "y2": {"field": ends[1]},
-                    "color": chart.colour(arms),
-                },
-            )
-        )
-    layers.append(
-        chart.layer(
-            {"type": "point", "filled": True, "size": 95, "opacity": 1},
-            values,
-            {
-                "x": x,
-                "y": y,
-                "color": chart.colour(arms),
-                "shape": chart.shape(arms),
-                "tooltip": chart.tooltip(
-                    arm="Arm", told="Epsilon", measured="Test AUROC", seeds="Seeds"
-                ),
-            },
-        )
-    )
+    span = _span(points)
+    x, places = _x(unit, span), _places(points, span)
+    layers = [*_bands(baselines, limits), *_sweeps(points, places, x, _y("auroc", limits))]
+    layers += _marks([_value(arm, places[arm.name]) for arm in points], x, limits, arms)
     layers += labels(points, places, baselines, span, limits, x)
     said = "; ".join(
         f"{arm.name} {fixed(arm.auroc)} at {epsilon_text(arm.axis_epsilon)}" for arm in points
@@ -119,25 +74,77 @@ def _panel(
             )
             for arm in both
         ],
-        data=pd.DataFrame(
-            [
-                {
-                    "arm": arm.name,
-                    "scheme": arm.scheme,
-                    "unit": arm.unit,
-                    "epsilon": arm.axis_epsilon,
-                    "delta": arm.delta,
-                    "auroc": arm.auroc,
-                    "auroc_low": arm.low,
-                    "auroc_high": arm.high,
-                    "auroc_low_with_training": arm.estimate.both_low,
-                    "auroc_high_with_training": arm.estimate.both_high,
-                    "seeds": arm.estimate.seeds,
-                }
-                for arm in both
-            ]
-        ),
+        data=pd.DataFrame([_record(arm) for arm in both]),
     )
+
+
+def _record(arm: Arm) -> dict[str, object]:
+    """An arm's line in the figure's CSV."""
+    return {
+        "arm": arm.name,
+        "scheme": arm.scheme,
+        "unit": arm.unit,
+        "epsilon": arm.axis_epsilon,
+        "delta": arm.delta,
+        "auroc": arm.auroc,
+        "auroc_low": arm.low,
+        "auroc_high": arm.high,
+        "auroc_low_with_training": arm.estimate.both_low,
+        "auroc_high_with_training": arm.estimate.both_high,
+        "seeds": arm.estimate.seeds,
+    }
+
+
+def _marks(
+    values: Sequence[Json], x: Json, limits: tuple[float, float], arms: Sequence[Arm]
+) -> list[Json]:
+    """A point per arm, over the bars of its two intervals."""
+    layers = [
+        chart.layer(
+            {"type": "rule", "strokeWidth": width, "opacity": 0.75},
+            [value for value in values if value[low] is not None],
+            {"x": x, "y": _y(low, limits), "y2": {"field": high}, "color": chart.colour(arms)},
+        )
+        for low, high, width in chart.INTERVALS
+    ]
+    point = chart.layer(
+        {"type": "point", "filled": True, "size": 95, "opacity": 1},
+        values,
+        {
+            "x": x,
+            "y": _y("auroc", limits),
+            "color": chart.colour(arms),
+            "shape": chart.shape(arms),
+            "tooltip": chart.tooltip(
+                arm="Arm", told="Epsilon", measured="Test AUROC", seeds="Seeds"
+            ),
+        },
+    )
+    return [*layers, point]
+
+
+def _span(points: Sequence[Arm]) -> tuple[float, float]:
+    """The ends of the axis for arms in the order of their epsilons."""
+    low, high = _at(points[0]), _at(points[-1])
+    margin = max(2.5, (high / low) ** 0.25)
+    return low / margin, high * margin
+
+
+def _x(unit: str, span: tuple[float, float]) -> Json:
+    relation = "" if unit == "patient" else ", data replaced"
+    return {
+        "field": "epsilon",
+        "type": "quantitative",
+        "scale": {"type": "log", "domain": list(span), "nice": False},
+        "title": f"epsilon per {unit}{relation} (log scale)",
+        "axis": {
+            "values": chart.log_ticks(*span),
+            "grid": False,
+            "labelExpr": "datum.value >= 1e6 ? format(datum.value / 1e6, '~g') + 'M' : "
+            "format(datum.value, ',~g')",
+            "labelOverlap": True,
+        },
+    }
 
 
 def _at(arm: Arm) -> float:

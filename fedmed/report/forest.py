@@ -59,51 +59,53 @@ def view(blocks: Sequence[Block], axis: Axis, arms: Sequence[Arm]) -> Json:
     """The figure as a Vega-Lite specification; a hidden arm leaves no empty row."""
     headings, values = _values(blocks)
     left = 14 + _LETTER * max((len(short(arm.name)) for arm in arms), default=8)
-    y = {
-        "field": "row",
-        "type": "nominal",
-        "sort": "ascending",  # a row's name begins with its place
-        "title": None,
-        "axis": {
-            "labelExpr": "slice(datum.label, 4)",
-            "labelAlign": "left",
-            "labelPadding": left,
-            "ticks": False,
-            "domain": False,
-        },
-    }
-    measured = [value for value in values if value["value"] is not None]
-    layers = []
-    if axis.line is not None:
-        layers.append(
-            chart.layer(
-                {"type": "rule", "color": var("muted"), "strokeWidth": 1, "strokeDash": [3, 3]},
-                [{"at": axis.line}],
-                {"x": _x(axis, "at")},
-                every=True,
-            )
+    # The names of rows begin with their place, by which they are sorted.
+    y = chart.row_channel(labelAlign="left", labelPadding=left)
+    layers = [
+        *_line(axis),
+        *_headings(headings, y, left),
+        *_behind(values, axis, y),
+        *_estimates([value for value in values if value["value"] is not None], axis, y, arms),
+        *_absent([value for value in values if value["value"] is None], y),
+    ]
+    counts = Counter(row.arm.name for block in blocks for row in block.rows)
+    return chart.view(layers, arms, Rows(step=ROW, always=len(blocks), arms=dict(counts)))
+
+
+def _line(axis: Axis) -> list[Json]:
+    """The dashed line that estimates are compared with, where the axis has one."""
+    if axis.line is None:
+        return []
+    return [
+        chart.layer(
+            {"type": "rule", "color": var("muted"), "strokeWidth": 1, "strokeDash": [3, 3]},
+            [{"at": axis.line}],
+            {"x": _x(axis, "at")},
+            every=True,
         )
-    layers.append(  # a ground under each heading, so that no line crosses it
+    ]
+
+
+def _headings(headings: Sequence[Json], y: Json, left: float) -> list[Json]:
+    """A heading over each block, on a ground that no line crosses."""
+    text = {"type": "text", "align": "left", "dx": -left, "dy": 2}
+    return [
         chart.layer(
             {"type": "rect", "color": var("card"), "height": {"band": 1.05}},
             headings,
             {"y": y, "x": {"value": -4}, "x2": {"value": "width"}},
-        )
-    )
-    layers.append(
+        ),
         chart.layer(
-            {
-                "type": "text",
-                "align": "left",
-                "dx": -left,
-                "dy": 2,
-                "fontWeight": "bold",
-                "fontSize": 11.5,
-            },
+            {**text, "fontWeight": "bold", "fontSize": 11.5},
             headings,
             {"x": {"value": 0}, "y": y, "text": {"field": "heading", "type": "nominal"}},
-        )
-    )
+        ),
+    ]
+
+
+def _behind(values: Sequence[Json], axis: Axis, y: Json) -> list[Json]:
+    """What estimates are read against: grey bands, and a tick at each reference."""
+    layers = []
     bands = [value for value in values if value["band_low"] is not None]
     if bands:
         layers.append(
@@ -122,55 +124,47 @@ def view(blocks: Sequence[Block], axis: Axis, arms: Sequence[Arm]) -> Json:
                 {"y": y, "x": _x(axis, "reference")},
             )
         )
-    for ends, width in ((("outer_low", "outer_high"), 1.2), (("low", "high"), 3.2)):
-        layers.append(
-            chart.layer(
-                {"type": "rule", "strokeWidth": width, "opacity": 0.75, "clip": True},
-                [value for value in measured if value[ends[0]] is not None],
-                {
-                    "y": y,
-                    "x": _x(axis, ends[0]),
-                    "x2": {"field": ends[1]},
-                    "color": chart.colour(arms),
-                },
-            )
-        )
-    layers.append(
+    return layers
+
+
+def _estimates(measured: Sequence[Json], axis: Axis, y: Json, arms: Sequence[Arm]) -> list[Json]:
+    """Each estimate: the bars of its intervals, its point, and its number at the right."""
+    colour = chart.colour(arms)
+    told = chart.tooltip(arm="Arm", heading="Of", told="Value")
+    layers = [
         chart.layer(
-            {"type": "point", "filled": True, "size": 62, "opacity": 1},
-            measured,
-            {
-                "y": y,
-                "x": _x(axis, "value"),
-                "color": chart.colour(arms),
-                "shape": chart.shape(arms),
-                "tooltip": chart.tooltip(arm="Arm", heading="Of", told="Value"),
-            },
+            {"type": "rule", "strokeWidth": width, "opacity": 0.75, "clip": True},
+            [value for value in measured if value[low] is not None],
+            {"y": y, "x": _x(axis, low), "x2": {"field": high}, "color": colour},
         )
+        for low, high, width in chart.INTERVALS
+    ]
+    shape = chart.shape(arms)
+    point = chart.layer(
+        {"type": "point", "filled": True, "size": 62, "opacity": 1},
+        measured,
+        {"y": y, "x": _x(axis, "value"), "color": colour, "shape": shape, "tooltip": told},
     )
-    layers.append(
+    text = {"field": "beside", "type": "nominal"}
+    number = chart.layer(
+        {"type": "text", "align": "right", "dx": 44, "fontSize": 11.5},
+        measured,
+        {"y": y, "x": {"value": "width"}, "text": text, "tooltip": told},
+    )
+    return [*layers, point, number]
+
+
+def _absent(absent: Sequence[Json], y: Json) -> list[Json]:
+    """Why there is no estimate, in its place."""
+    if not absent:
+        return []
+    return [
         chart.layer(
-            {"type": "text", "align": "right", "dx": 44, "fontSize": 11.5},
-            measured,
-            {
-                "y": y,
-                "x": {"value": "width"},
-                "text": {"field": "beside", "type": "nominal"},
-                "tooltip": chart.tooltip(arm="Arm", heading="Of", told="Value"),
-            },
+            {"type": "text", "align": "left", "dx": 6, "color": var("muted"), "fontSize": 11.5},
+            absent,
+            {"y": y, "x": {"value": 0}, "text": {"field": "absent", "type": "nominal"}},
         )
-    )
-    absent = [value for value in values if value["value"] is None]
-    if absent:
-        layers.append(
-            chart.layer(
-                {"type": "text", "align": "left", "dx": 6, "color": var("muted"), "fontSize": 11.5},
-                absent,
-                {"y": y, "x": {"value": 0}, "text": {"field": "absent", "type": "nominal"}},
-            )
-        )
-    counts = Counter(row.arm.name for block in blocks for row in block.rows)
-    return chart.view(layers, arms, Rows(step=ROW, always=len(blocks), arms=dict(counts)))
+    ]
 
 
 def reach(blocks: Sequence[Block]) -> list[float]:

@@ -32,7 +32,7 @@ GAPS: Final = {
     "accuracy_gap": "Accuracy gap",
 }
 _FIRST: Final = ("sex", "age")  # shown at once; the others on request
-_MOST: Final = 400  # rows of one figure; a longer one is no figure any more
+_MOST: Final = 400  # rows of one figure; nobody reads a longer one
 
 
 def attributes(arms: Sequence[Arm]) -> list[str]:
@@ -107,32 +107,18 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
     base = reference(list(arms))
     if base is None:
         return None
-    others = [arm for arm in arms if arm is not base]
-    blocks, records = [], []
-    rows: list[tuple[str, ...]] = []
-    for quantity, title in GAPS.items():
-        lines = []
-        for arm in others:
-            found = change(arm, base, attribute, quantity)
-            if found is None or found.change.value is None:
-                continue
-            lines.append(_change_row(arm, found))
-            rows.append(
-                (
-                    title,
-                    arm.name,
-                    fixed(found.before),
-                    fixed(found.after),
-                    signed(found.change.value) + (", turned" if _turned(found) else ""),
-                    interval(*found.change.outer, sign=True),
-                    p_value(found.p),
-                    p_value(found.p_holm),
-                    fixed(found.detectable),
-                )
-            )
-            records.append({"attribute": attribute, **_change_record(found, base)})
-        if lines:
-            blocks.append(Block(heading=title, rows=lines))
+    found = [
+        (title, arm, one)
+        for quantity, title in GAPS.items()
+        for arm in arms
+        if arm is not base
+        and (one := change(arm, base, attribute, quantity)) is not None
+        and one.change.value is not None
+    ]
+    blocks = [
+        Block(heading=title, rows=[_change_row(arm, one) for of, arm, one in found if of == title])
+        for title in dict.fromkeys(title for title, _, _ in found)
+    ]
     if not blocks:
         return None
     furthest = max([0.02, *(abs(number) for number in forest.reach(blocks))]) * 1.08
@@ -162,9 +148,26 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
             "Gap", "Arm", f"Under {base.name}", "Under the arm", "Change", "95 % interval", "p",
             "p, Holm", "Detectable",
         ),
-        rows=rows,
-        data=pd.DataFrame(records),
+        rows=[_change_cells(title, arm, one) for title, arm, one in found],
+        data=pd.DataFrame(
+            [{"attribute": attribute, **_change_record(one, base)} for _, _, one in found]
+        ),
     )  # fmt: skip
+
+
+def _change_cells(title: str, arm: Arm, found: Difference) -> tuple[str, ...]:
+    """A change as the page prints it."""
+    return (
+        title,
+        arm.name,
+        fixed(found.before),
+        fixed(found.after),
+        signed(found.change.value) + (", turned" if _turned(found) else ""),
+        interval(*found.change.outer, sign=True),
+        p_value(found.p),
+        p_value(found.p_holm),
+        fixed(found.detectable),
+    )
 
 
 def change(arm: Arm, base: Arm, attribute: str, quantity: str) -> Difference | None:

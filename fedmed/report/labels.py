@@ -27,6 +27,18 @@ def labels(
     x: Json,
 ) -> list[Json]:
     """Names beside points and at the right end of lines, moved apart where they would touch."""
+    texts = _placed(points, drawn, baselines, span, limits)
+    return [layer for side, found in texts.items() for layer in _side_layers(side, found, x)]
+
+
+def _placed(
+    points: Sequence[Arm],
+    drawn: dict[str, float],
+    baselines: Sequence[Arm],
+    span: tuple[float, float],
+    limits: tuple[float, float],
+) -> dict[str, list[Json]]:
+    """The names by the side of their marks on which they stand, each at a free height."""
 
     def down(value: float) -> float:
         return (limits[1] - value) / (limits[1] - limits[0]) * HEIGHT
@@ -54,31 +66,31 @@ def labels(
                 "moved": round(start + width / 2 - place, 1),
             }
         )
+    return texts
+
+
+def _side_layers(side: str, found: list[Json], x: Json) -> list[Json]:
+    """The names on one side of their marks, or at the right end of their lines."""
     content = {"field": "text", "type": "nominal"}
     y = {"field": "y", "type": "quantitative", "scale": None, "title": None, "axis": None}
-    layers: list[Json] = []
-    for side, found in texts.items():
-        mark: dict[str, Any] = {"type": "text", "baseline": "middle", "fontSize": 11.5}
-        if side == "over":  # how far it is moved aside is a property of the mark
-            layers += [
-                chart.layer(
-                    {**mark, "align": "center", "dx": one["moved"]},
-                    [one],
-                    {"x": x, "y": y, "text": content},
-                )
-                for one in found
-            ]
-            continue
-        if side == "line":
-            mark |= {"align": "right", "color": var("muted")}
-            encoding: Json = {"x": {"value": "width"}, "y": y, "text": content}
-        else:
-            mark |= {"align": "left" if side == "right" else "right"}
-            mark |= {"dx": 11 if side == "right" else -11}
-            encoding = {"x": x, "y": y, "text": content}
-        if found:
-            layers.append(chart.layer(mark, found, encoding))
-    return layers
+    mark: dict[str, Any] = {"type": "text", "baseline": "middle", "fontSize": 11.5}
+    if side == "over":  # how far it is moved aside is a property of the mark
+        return [
+            chart.layer(
+                {**mark, "align": "center", "dx": one["moved"]},
+                [one],
+                {"x": x, "y": y, "text": content},
+            )
+            for one in found
+        ]
+    if side == "line":
+        mark |= {"align": "right", "color": var("muted")}
+        encoding: Json = {"x": {"value": "width"}, "y": y, "text": content}
+    else:
+        mark |= {"align": "left" if side == "right" else "right"}
+        mark |= {"dx": 11 if side == "right" else -11}
+        encoding = {"x": x, "y": y, "text": content}
+    return [chart.layer(mark, found, encoding)] if found else []
 
 
 def _side(place: float, width: float) -> tuple[str, float]:

@@ -62,71 +62,12 @@ def _panel(
 ) -> Figure:
     average = _mean(curves)
     first, last = min(average), max(average)
-    x = {
-        "field": "round",
-        "type": "quantitative",
-        "title": "round",
-        "scale": {"domain": [0, max(1, last, *beside)], "nice": False},
-        "axis": {
-            "grid": False,
-            "values": ticks(max(1, last, *beside)),
-            "format": "d",
-            "labelOverlap": True,
-        },
-    }
-    y = {
-        "field": "auroc",
-        "type": "quantitative",
-        "title": "validation AUROC",
-        "scale": {"domain": list(limits), "zero": False, "nice": False},
-        "axis": {"format": ".2f", "tickCount": 4, "domain": False, "ticks": False},
-    }
-    colour = arm_colour(arm.number)
-    layers: list[Json] = []
-    if base is not None and beside:
-        layers.append(
-            chart.layer(
-                {"type": "line", "color": var("muted"), "strokeDash": [5, 4], "strokeWidth": 1.3},
-                _points(beside),
-                {"x": x, "y": y},
-                every=True,
-            )
-        )
-    if len(curves) > 1:
-        layers.append(
-            chart.layer(
-                {"type": "line", "color": colour, "strokeWidth": 1, "opacity": 0.5},
-                [
-                    {**point, "seed": str(run.seed)}
-                    for run, curve in zip(arm.runs, curves, strict=True)
-                    for point in _points(curve)
-                ],
-                {"x": x, "y": y, "detail": {"field": "seed", "type": "nominal"}},
-                every=True,
-            )
-        )
-    layers.append(
-        chart.layer(
-            {"type": "line", "color": colour, "strokeWidth": 2.4},
-            _points(average),
-            {"x": x, "y": y},
-            every=True,
-        )
-    )
-    layers.append(
-        chart.layer(
-            {
-                "type": "point",
-                "filled": True,
-                "color": colour,
-                "size": 36 if len(average) <= _POINTS else 80,
-                "opacity": 1 if len(average) <= _POINTS else 0,
-            },
-            _points(average),
-            {"x": x, "y": y, "tooltip": chart.tooltip(at="Round", measured="Validation AUROC")},
-            every=True,
-        )
-    )
+    channels = _channels(max(1, last, *beside), limits)
+    layers = [
+        *_reference_line({} if base is None else beside, channels),
+        *_seed_lines(arm, curves, channels),
+        *_average(arm, average, channels),
+    ]
     ratio = noise_to_signal(arm)
     return Figure(
         name=f"learning-{arm.name}",
@@ -154,6 +95,78 @@ def _panel(
         ),
         arm=arm.name,
     )
+
+
+def _channels(last: int, limits: tuple[float, float]) -> dict[str, Json]:
+    """Rounds to the right, validation AUROC upwards."""
+    x = {
+        "field": "round",
+        "type": "quantitative",
+        "title": "round",
+        "scale": {"domain": [0, last], "nice": False},
+        "axis": {"grid": False, "values": ticks(last), "format": "d", "labelOverlap": True},
+    }
+    return {"x": x, "y": chart.number_channel("auroc", "validation AUROC", limits, 4)}
+
+
+def _reference_line(beside: dict[int, float], channels: dict[str, Json]) -> list[Json]:
+    """The curve without privacy, dashed, where there is one to compare with."""
+    if not beside:
+        return []
+    return [
+        chart.layer(
+            {"type": "line", "color": var("muted"), "strokeDash": [5, 4], "strokeWidth": 1.3},
+            _points(beside),
+            channels,
+            every=True,
+        )
+    ]
+
+
+def _seed_lines(
+    arm: Arm, curves: Sequence[dict[int, float]], channels: dict[str, Json]
+) -> list[Json]:
+    """A thin line per seed, where there are several."""
+    if len(curves) <= 1:
+        return []
+    return [
+        chart.layer(
+            {"type": "line", "color": arm_colour(arm.number), "strokeWidth": 1, "opacity": 0.5},
+            [
+                {**point, "seed": str(run.seed)}
+                for run, curve in zip(arm.runs, curves, strict=True)
+                for point in _points(curve)
+            ],
+            {**channels, "detail": {"field": "seed", "type": "nominal"}},
+            every=True,
+        )
+    ]
+
+
+def _average(arm: Arm, average: dict[int, float], channels: dict[str, Json]) -> list[Json]:
+    """The mean over seeds; the points of long curves are there for the pointer alone."""
+    colour, few = arm_colour(arm.number), len(average) <= _POINTS
+    told = chart.tooltip(at="Round", measured="Validation AUROC")
+    return [
+        chart.layer(
+            {"type": "line", "color": colour, "strokeWidth": 2.4},
+            _points(average),
+            channels,
+            every=True,
+        ),
+        chart.layer(
+            {
+                "type": "point",
+                "filled": True,
+                "color": colour,
+                "size": 36 if few else 80,
+                "opacity": 1 if few else 0,
+            },
+            _points(average),
+            {**channels, "tooltip": told},
+            every=True,
+        ),
+    ]
 
 
 def _curve(history: Sequence[Json]) -> dict[int, float]:

@@ -103,18 +103,26 @@ def _figures(arms: Sequence[Arm], paper: str = "") -> dict[str, Figure]:
 def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dict[str, Any]:
     """Everything that the template shows."""
     base = reference(arms)
-    results = [run.result for run in comparison.runs if run.result is not None]
-
-    def named(start: str) -> list[Drawn]:
-        return [one for one in drawn if one.figure.name.startswith(start)]
-
-    curves = named("learning-")
-    spent = [costs.cost(arm) for arm in arms]
     return {
         "about": comparison,
         "version": fedmed.__version__,
         "light": palette.declarations(palette.LIGHT),
         "dark": palette.declarations(palette.DARK),
+        "reference": base,
+        "evidence": comparison.evidence,
+        "samples": _samples(comparison),
+        **_summary(comparison, arms, base),
+        **_drawings(comparison, arms, drawn),
+        **_fairness(comparison, arms, drawn, base),
+        **_guarantees(arms),
+        **_costs(arms, drawn),
+        **_method(comparison, arms),
+    }
+
+
+def _summary(comparison: Comparison, arms: list[Arm], base: Arm | None) -> dict[str, Any]:
+    """The answer, and the table of arms."""
+    return {
         "legend": sections.legend(arms),
         "answer": answer.answer(arms),
         "cautions": answer.cautions(arms),
@@ -125,8 +133,23 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),
         "majority": mean(arm.metric("majority_accuracy") for arm in arms),
         "unfinished": [sections.progress(run) for run in comparison.runs if run.result is None],
-        "evidence": comparison.evidence,
-        "panels": named("epsilon-"),
+        "at_hospitals": hospitals.at_hospitals(arms),
+        "histograms": any(absent.from_histograms(arm) for arm in arms),
+        "uncompared": absent.comparison(arms),
+    }
+
+
+def _named(drawn: list[Drawn], start: str) -> list[Drawn]:
+    """Figures whose name begins so."""
+    return [one for one in drawn if one.figure.name.startswith(start)]
+
+
+def _drawings(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dict[str, Any]:
+    """AUROC against epsilon and over the rounds, and a paper's figures beside ours."""
+    curves, published = _named(drawn, "learning-"), _named(drawn, "papers-curve-")
+    curve_names = {one.figure.name for one in published}
+    return {
+        "panels": _named(drawn, "epsilon-"),
         "unclaimed": [arm.name for arm in arms if arm.private and not arm.epsilon],
         "curves": curves,
         "no_curve": [
@@ -134,39 +157,62 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         ],
         "published": papers.section(comparison.paper, arms),
         "published_figures": [
-            one for one in named("papers-") if not one.figure.name.startswith("papers-curve-")
+            one for one in _named(drawn, "papers-") if one.figure.name not in curve_names
         ],
-        "published_curves": named("papers-curve-"),
-        "reference": base,
+        "published_curves": published,
+    }
+
+
+def _fairness(
+    comparison: Comparison, arms: list[Arm], drawn: list[Drawn], base: Arm | None
+) -> dict[str, Any]:
+    """Groups of patients, gaps between them, and how gaps change."""
+    by_name = {one.figure.name: one for one in drawn}
+    return {
         "groups": [
             {
                 "attribute": attribute,
                 "title": groups.words(attribute),
                 "first": groups.first(attribute),
                 "figures": [
-                    one
+                    by_name[name]
                     for metric in groups.METRICS
-                    for one in drawn
-                    if one.figure.name == f"groups-{attribute}-{metric}"
+                    if (name := f"groups-{attribute}-{metric}") in by_name
                 ],
             }
             for attribute in groups.attributes(arms)
         ],
-        "gaps": [(one, groups.first(one.figure.name[5:])) for one in named("gaps-")],
+        "gaps": [(one, groups.first(one.figure.name[5:])) for one in _named(drawn, "gaps-")],
         "fairness": sections.gap_tables(arms, base),
         "correlations": sections.correlations(comparison),
-        "histograms": any(absent.from_histograms(arm) for arm in arms),
-        "at_hospitals": hospitals.at_hospitals(arms),
         "no_gaps": absent.changes(arms, base, groups.attributes(arms)),
-        "uncompared": absent.comparison(arms),
-        "samples": _samples(comparison),
+    }
+
+
+def _guarantees(arms: list[Arm]) -> dict[str, Any]:
+    """Whom each arm trusts, and what it promises."""
+    return {
         "chains": trust.chains(arms),
         "statements": [statements.statement(arm) for arm in arms],
         "totals": statements.totals(arms),
+    }
+
+
+def _costs(arms: list[Arm], drawn: list[Drawn]) -> dict[str, Any]:
+    """Time, bytes, and the epsilon of every round."""
+    spent = [costs.cost(arm) for arm in arms]
+    return {
         "costs": spent,
         "traffic": any(row["traffic"] is not None for row in spent),
-        "cost_figures": named("cost"),
+        "cost_figures": _named(drawn, "cost"),
         "rounds": chart.address(spending.rounds(arms)),
+    }
+
+
+def _method(comparison: Comparison, arms: list[Arm]) -> dict[str, Any]:
+    """Settings, versions and machines."""
+    results = [run.result for run in comparison.runs if run.result is not None]
+    return {
         "apart": [a.name for a in arms if a.scheme != "federated"],
         "settings": comparison.base,
         "changes": sections.changes(comparison, arms),

@@ -64,6 +64,37 @@ def rounds(arms: Sequence[Arm]) -> pd.DataFrame:
 def _panel(
     unit: str, chosen: Sequence[tuple[Arm, dict[int, float]]], arms: Sequence[Arm]
 ) -> Figure:
+    said = "; ".join(
+        f"{arm.name} {epsilon_text(found.get(1))} after round 1 and "
+        f"{epsilon_text(found[max(found)])} after round {max(found)}"
+        for arm, found in chosen
+    )
+    return Figure(
+        name=f"cost-epsilon-{unit}",
+        title=f"Epsilon per {unit} by round",
+        alternative=f"Epsilon per {unit} spent after each round: {said}.",
+        caption="",
+        view=chart.view(_layers(unit, chosen, arms), arms, _HEIGHT),
+        columns=("Arm", "Round", f"Epsilon per {unit}"),
+        rows=[
+            (arm.name, str(at), epsilon_text(value))
+            for arm, found in chosen
+            for at, value in found.items()
+        ],
+        data=pd.DataFrame(
+            [
+                {"arm": arm.name, "unit": unit, "round": at, "epsilon": value}
+                for arm, found in chosen
+                for at, value in found.items()
+            ]
+        ),
+    )
+
+
+def _layers(
+    unit: str, chosen: Sequence[tuple[Arm, dict[int, float]]], arms: Sequence[Arm]
+) -> list[Json]:
+    """A line per arm with its points; of equal lines the earlier are wider and pale."""
     last = max(max(found) for _, found in chosen)
     x = {
         "field": "round",
@@ -80,9 +111,8 @@ def _panel(
         "axis": {"tickCount": 5, "domain": False, "ticks": False},
     }
     layers = []
-    for arm, found in chosen:
-        later = [other for other, _ in chosen[chosen.index((arm, found)) + 1 :]]
-        under = sum(curve(other) == found for other in later)
+    for place, (arm, found) in enumerate(chosen, start=1):
+        under = sum(curve(other) == found for other, _ in chosen[place:])
         layers.append(
             chart.layer(
                 {
@@ -94,44 +124,18 @@ def _panel(
                 {"x": x, "y": y, "color": chart.colour(arms)},
             )
         )
-    layers.append(
-        chart.layer(
-            {"type": "point", "filled": True, "size": 46, "opacity": 1},
-            [point for arm, found in chosen for point in _points(arm, found)],
-            {
-                "x": x,
-                "y": y,
-                "color": chart.colour(arms),
-                "shape": chart.shape(arms),
-                "tooltip": chart.tooltip(arm="Arm", at="After round", told="Epsilon"),
-            },
-        )
+    points = chart.layer(
+        {"type": "point", "filled": True, "size": 46, "opacity": 1},
+        [point for arm, found in chosen for point in _points(arm, found)],
+        {
+            "x": x,
+            "y": y,
+            "color": chart.colour(arms),
+            "shape": chart.shape(arms),
+            "tooltip": chart.tooltip(arm="Arm", at="After round", told="Epsilon"),
+        },
     )
-    said = "; ".join(
-        f"{arm.name} {epsilon_text(found.get(1))} after round 1 and "
-        f"{epsilon_text(found[max(found)])} after round {max(found)}"
-        for arm, found in chosen
-    )
-    return Figure(
-        name=f"cost-epsilon-{unit}",
-        title=f"Epsilon per {unit} by round",
-        alternative=f"Epsilon per {unit} spent after each round: {said}.",
-        caption="",
-        view=chart.view(layers, arms, _HEIGHT),
-        columns=("Arm", "Round", f"Epsilon per {unit}"),
-        rows=[
-            (arm.name, str(at), epsilon_text(value))
-            for arm, found in chosen
-            for at, value in found.items()
-        ],
-        data=pd.DataFrame(
-            [
-                {"arm": arm.name, "unit": unit, "round": at, "epsilon": value}
-                for arm, found in chosen
-                for at, value in found.items()
-            ]
-        ),
-    )
+    return [*layers, points]
 
 
 def _points(arm: Arm, found: dict[int, float]) -> list[Json]:

@@ -123,13 +123,7 @@ def train_private(
     by the *expected* batch. Raises :class:`RunError` where the shard is not the one that was
     planned for.
     """
-    units = (
-        shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
-    )
-    if len(units) != plan.units and not plan.declared:
-        raise RunError(
-            f"the shard holds {len(units)} {plan.unit}s, the plan {plan.units}; plan again"
-        )
+    units = _units(shard, plan)
     keep_freed_memory()
     device = next(model.parameters()).device
     model.train()
@@ -171,6 +165,18 @@ def train_private(
         engine.close()
     steps.finish()
     return LocalResult(taken, None, dropped)
+
+
+def _units(shard: Shard, plan: GradientPlan) -> list[NDArray[np.int64]]:
+    """Row numbers of each unit that the plan protects; raises where it counted others."""
+    units = (
+        shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
+    )
+    if len(units) != plan.units and not plan.declared:
+        raise RunError(
+            f"the shard holds {len(units)} {plan.unit}s, the plan {plan.units}; plan again"
+        )
+    return units
 
 
 def check_engine(model: nn.Module, shard: Shard, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from support import goes_red, make
 from torch import Tensor
 
-from fedmed.coordinator.strategies import Averaging
+from fedmed.coordinator.strategies import Averaging, Start
 from fedmed.federation import messages
 from fedmed.federation.exchange import Buffers
 from fedmed.federation.inline import InlineGrid
@@ -47,7 +47,7 @@ def rounds(hospitals: Hospitals, count: int = 3) -> tuple[Averaging, list[int]]:
     """A strategy after ``count`` rounds, and the bytes that each sent."""
     train = make(data={"hospitals": 2}).train
     frozen = messages.encode_arrays(FROZEN)
-    strategy = Averaging(train, MEMBERS, frozen, 0, {"w": torch.zeros(2)}, {})
+    strategy = Averaging(Start(train, MEMBERS, frozen), {"w": torch.zeros(2)}, {})
     grid = StreamingGrid(InlineGrid(hospitals, 2, {}), strategy.again)  # type: ignore[arg-type]
     sent = []
     for number in range(1, count + 1):
@@ -146,10 +146,7 @@ def test_without_buffers_nothing_is_named() -> None:
 
 def test_messages_are_of_the_train_kind() -> None:
     strategy = Averaging(
-        make(data={"hospitals": 2}).train,
-        MEMBERS,
-        messages.encode_arrays(FROZEN),
-        0,
+        Start(make(data={"hospitals": 2}).train, MEMBERS, messages.encode_arrays(FROZEN)),
         {"w": torch.zeros(2)},
         {},
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedmed.coordinator.central import CentralGaussian
 from fedmed.coordinator.optimizers import ServerOptimizer
-from fedmed.coordinator.strategies import Averaging, BudgetSpent
+from fedmed.coordinator.strategies import Averaging, BudgetSpent, Start
 from fedmed.federation.messages import Reply
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.mechanisms.noise import NoiseSource
@@ -41,7 +41,9 @@ def central(
 ) -> CentralGaussian:
     ledger = opened(folder / "server.sqlite", plan)
     source = source or NoiseSource(1)
-    return CentralGaussian(train(**keys), MEMBERS, EMPTY, 0, zeros(), plan, ledger, source, run=RUN)
+    return CentralGaussian(
+        Start(train(**keys), MEMBERS, EMPTY, run=RUN), zeros(), plan, ledger, source
+    )
 
 
 def quiet(names: list[str]) -> list[Reply]:
@@ -72,8 +74,8 @@ def test_central_noise_and_divisor_do_not_depend_on_who_replied_or_on_sizes(
     def check(kind: type[CentralGaussian]) -> None:
         plan = update_plan("server", clipping_norm=0.5, noise_multiplier=4.0)
         ledger = opened(tmp_path / f"{kind.__name__}.sqlite", plan)
-        args = (train(), MEMBERS, EMPTY, 0, zeros(), plan, ledger, NoiseSource(1))
-        strategy = kind(*args, run=RUN)
+        start = Start(train(), MEMBERS, EMPTY, run=RUN)
+        strategy = kind(start, zeros(), plan, ledger, NoiseSource(1))
         strategy.combine(1, quiet(who))
         noise = strategy.models()["global"]["w"]
         # Deviation 4 x 0.5 on the sum, three planned; five standard errors: one alarm in 1e6.
@@ -109,17 +111,8 @@ def test_the_servers_optimiser_sees_the_noised_mean_and_nothing_else(
     def check(strategy: type[CentralGaussian]) -> None:
         plan = update_plan("server")
         path = tmp_path / strategy.__name__ / "server.sqlite"
-        made = strategy(
-            train(**keys),
-            MEMBERS,
-            EMPTY,
-            0,
-            zeros(),
-            plan,
-            opened(path, plan),
-            NoiseSource(1),
-            run=RUN,
-        )
+        start = Start(train(**keys), MEMBERS, EMPTY, run=RUN)
+        made = strategy(start, zeros(), plan, opened(path, plan), NoiseSource(1))
         made.combine(1, quiet(NAMES))
         assert torch.equal(made.parameters["w"], expected["w"])
         assert float(expected["w"].std()) > 0
@@ -147,7 +140,7 @@ def test_the_server_clips_whatever_hospitals_promise(tmp_path: Path) -> None:
         assert float(strategy.models()["global"]["w"].norm()) <= 0.5 / 3 * 1.001
 
     check(central(tmp_path, plan))
-    goes_red(check, Averaging(train(), MEMBERS, EMPTY, 0, zeros(), SIZES))
+    goes_red(check, Averaging(Start(train(), MEMBERS, EMPTY), zeros(), SIZES))
 
 
 def test_the_servers_ledger_stops_after_the_planned_rounds(tmp_path: Path) -> None:
@@ -248,8 +241,9 @@ def test_the_clipping_norm_follows_the_quantile(
     goes_red(check, central(tmp_path / "c", adaptive(quantile=0.4, rate=-0.3)))
     if len(norms) < 3:
         ledger = opened(tmp_path / "d.sqlite", plan)
-        args = (train(), MEMBERS, EMPTY, 0, zeros(), adaptive(quantile=0.4, rate=0.3), ledger)
-        goes_red(check, SharesOfReplies(*args, NoiseSource(1), run=RUN))
+        start = Start(train(), MEMBERS, EMPTY, run=RUN)
+        kept = adaptive(quantile=0.4, rate=0.3)
+        goes_red(check, SharesOfReplies(start, zeros(), kept, ledger, NoiseSource(1)))
 
 
 def test_updates_are_clipped_at_the_norm_of_their_round(tmp_path: Path) -> None:
@@ -325,9 +319,9 @@ def test_no_round_changes_the_norm_by_more_than_e(tmp_path: Path) -> None:
 def test_a_resumed_strategy_goes_on_with_its_norm(tmp_path: Path) -> None:
     plan = adaptive()
     ledger = opened(tmp_path / "a.sqlite", plan)
-    args = (train(), MEMBERS, EMPTY, 1, zeros(), plan, ledger, NoiseSource(1))
-    assert CentralGaussian(*args, run=RUN, clipping_norm=0.25).clipping_norm == 0.25
-    assert CentralGaussian(*args, run=RUN).clipping_norm == 1.0
+    args = (Start(train(), MEMBERS, EMPTY, 1, run=RUN), zeros(), plan, ledger, NoiseSource(1))
+    assert CentralGaussian(*args, clipping_norm=0.25).clipping_norm == 0.25
+    assert CentralGaussian(*args).clipping_norm == 1.0
 
 
 def test_a_fixed_norm_stays(tmp_path: Path) -> None:

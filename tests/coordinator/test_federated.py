@@ -11,12 +11,13 @@ from support.runs import tiny_text, written
 import fedmed.hospital.hospital
 from fedmed.base.errors import RunError
 from fedmed.cli.progress import Silent
-from fedmed.coordinator import coordinator, histograms
-from fedmed.coordinator.evaluation import Evaluator
+from fedmed.coordinator import histograms
+from fedmed.coordinator.evaluation import Evaluator, initial_model
 from fedmed.evaluation.discrimination import auroc
 from fedmed.evaluation.tables import predictions
 from fedmed.experiment.file import load_experiment
 from fedmed.experiment.run import run_experiment
+from fedmed.federation import messages
 from fedmed.hospital import histograms as counted
 from fedmed.hospital.hospital import Refusal
 from fedmed.launch import run_inline
@@ -256,7 +257,7 @@ def test_a_reservation_without_a_reply_counts_as_spent(
 
 def test_edges_come_from_public_images_and_repeat(file: Path, tmp_path: Path) -> None:
     settings = load_experiment(file, arms=["dp-sgd"]).base
-    model = coordinator.messages.parameters_of(coordinator.initial_model(settings))
+    model = messages.parameters_of(initial_model(settings))
     spec = histograms.make_spec(settings, {"global": model})
     assert spec == histograms.make_spec(settings, {"global": model})
     assert (spec.bins, spec.cap, spec.attributes) == (32, 1, ("sex", "age"))

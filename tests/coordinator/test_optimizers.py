@@ -9,7 +9,7 @@ from support import goes_red, make
 from torch import Tensor
 
 from fedmed.coordinator.optimizers import ServerOptimizer
-from fedmed.coordinator.strategies import Averaging, LocalOnly
+from fedmed.coordinator.strategies import Averaging, LocalOnly, Start
 from fedmed.experiment.directory import RunDirectory
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
@@ -55,7 +55,7 @@ def test_momentum_adds_what_went_before() -> None:
 
 def test_an_interrupted_run_goes_on_with_the_state_of_its_checkpoint(tmp_path: Path) -> None:
     def strategy(kept: dict[str, Any], initial: dict[str, Tensor]) -> Averaging:
-        return Averaging(train(**ADAM), {1: "h"}, EMPTY, 0, initial, {}, state=kept)
+        return Averaging(Start(train(**ADAM), {1: "h"}, EMPTY, state=kept), initial, {})
 
     whole = strategy({}, one(1.0))
     whole.combine(1, [Reply("h", one(2.0))])
@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_with_the_state_of_its_checkpoint(tmp_path: P
 def test_local_only_gives_every_hospital_an_optimiser_of_its_own(tmp_path: Path) -> None:
     members = {1: "a", 2: "site/b"}
     initial = {name: one(0.0) for name in members.values()}
-    strategy = LocalOnly(train(**ADAM), members, EMPTY, 0, initial)
+    strategy = LocalOnly(Start(train(**ADAM), members, EMPTY), initial)
     strategy.combine(1, [Reply("a", one(2.0)), Reply("site/b", one(-1.0))])
     alone = ServerOptimizer(train(**ADAM))
     assert torch.equal(strategy.own["site/b"]["w"], alone.step(one(0.0), one(-1.0))["w"])
@@ -87,7 +87,9 @@ def test_local_only_gives_every_hospital_an_optimiser_of_its_own(tmp_path: Path)
     directory.save_checkpoint(1, strategy.models(), 1, None, strategy.state())
     kept = directory.load_checkpoint()
     assert kept is not None
-    again = LocalOnly(train(**ADAM), members, EMPTY, 1, kept[2], state=directory.server_state())
+    again = LocalOnly(
+        Start(train(**ADAM), members, EMPTY, 1, state=directory.server_state()), kept[2]
+    )
     for one_of_them in (strategy, again):
         one_of_them.combine(2, [Reply("site/b", one(0.25))])
     assert torch.equal(again.own["site/b"]["w"], strategy.own["site/b"]["w"])

@@ -15,7 +15,7 @@ from support.strategies import (
     updates,
 )
 
-from fedmed.coordinator.strategies import FederationStrategy, LocalOnly
+from fedmed.coordinator.strategies import FederationStrategy, LocalOnly, Start
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 
@@ -65,7 +65,7 @@ def test_local_only_keeps_the_models_apart() -> None:
         assert [float(b) for b in found] == [13.0, 10.0, 16.0]
 
     own = {name: start() for name in NAMES}
-    strategy = LocalOnly(train(), MEMBERS, EMPTY, 0, own)
+    strategy = LocalOnly(Start(train(), MEMBERS, EMPTY), own)
     check(strategy)
     assert model(strategy, "hospital-3") == [-6.0, 7.0, 16.0]
     goes_red(check, averaging())
@@ -73,7 +73,7 @@ def test_local_only_keeps_the_models_apart() -> None:
 
 def test_local_only_leaves_a_failed_hospitals_model_as_it_was() -> None:
     own = {name: start() for name in NAMES}
-    strategy = LocalOnly(train(**{"on-failure": "continue"}), MEMBERS, EMPTY, 0, own)
+    strategy = LocalOnly(Start(train(**{"on-failure": "continue"}), MEMBERS, EMPTY), own)
     strategy.aggregate_train(1, answers(3))
     assert model(strategy, "hospital-2") == [1.0, 2.0, 10.0]
     assert model(strategy, "hospital-1") == [2.0, 2.0, 13.0]

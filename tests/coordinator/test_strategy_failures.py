@@ -21,7 +21,7 @@ from support.strategies import (
 )
 
 from fedmed.base.errors import RunError
-from fedmed.coordinator.strategies import Averaging, BudgetSpent
+from fedmed.coordinator.strategies import Averaging, BudgetSpent, Start
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Reply
@@ -154,7 +154,7 @@ def test_the_mean_loss_is_known_only_where_everybody_tells() -> None:
 
 
 def test_every_member_gets_the_model_and_the_round_after_those_completed() -> None:
-    strategy = Averaging(train(), MEMBERS, EMPTY, 5, start(), SIZES)
+    strategy = Averaging(Start(train(), MEMBERS, EMPTY, 5), start(), SIZES)
     grid = InlineGrid(lambda message, context: message, 3, {})  # type: ignore[arg-type]  # never called
     sent = list(strategy.configure_train(2, ArrayRecord(), ConfigRecord(), grid))
     assert [m.metadata.dst_node_id for m in sent] == [2, 3, 4]

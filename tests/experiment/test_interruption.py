@@ -95,9 +95,11 @@ def test_no_round_after_an_interruption_tells_less_epsilon_than_the_ledgers(
 
     check(tmp_path / "a")
     monkeypatch.setattr(
-        fedmed.coordinator.coordinator._Coordinator,
+        fedmed.coordinator.coordinator._Run,
         "_epsilon_spent",
-        lambda self, number: epsilon_after(self.settings, self.plans.values(), number),
+        lambda self, number: epsilon_after(
+            self.setup.settings, self.setup.participants.plans.values(), number
+        ),
     )
     goes_red(check, tmp_path / "b")
 

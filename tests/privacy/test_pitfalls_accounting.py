@@ -22,6 +22,7 @@ from support.pitfalls import (
 
 from fedmed.config import Settings
 from fedmed.coordinator.central import CentralGaussian
+from fedmed.coordinator.strategies import Start
 from fedmed.coordinator.summing import WeightedSum
 from fedmed.data.shard import Shard
 from fedmed.federation import messages
@@ -94,10 +95,7 @@ def server_after(updates: dict[str, float], multiplier: float) -> torch.Tensor:
     zeros = {"w": torch.zeros(20_000)}
     plan = update_plan("server", hospitals=5, clipping_norm=0.5, noise_multiplier=multiplier)
     strategy = CentralGaussian(
-        make(data={"hospitals": 5}).train,
-        MEMBERS,
-        messages.encode_arrays({}),
-        0,
+        Start(make(data={"hospitals": 5}).train, MEMBERS, messages.encode_arrays({})),
         zeros,
         plan,
         LedgerInMemory(),

@@ -168,6 +168,6 @@ def test_pitfall_43_a_name_that_is_not_bound_to_a_key(
 ) -> None:
     check_a_name_is_its_keys(tmp_path / "a")
     check_who_comes_first_keeps_the_name(tmp_path / "b")
-    monkeypatch.setattr(joining.Roll, "_key_of", keys_that_all_fit)
+    monkeypatch.setattr(joining.Participants, "_key_of", keys_that_all_fit)
     goes_red(check_a_name_is_its_keys, tmp_path / "c")
     goes_red(check_who_comes_first_keeps_the_name, tmp_path / "d")

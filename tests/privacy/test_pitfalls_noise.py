@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from fedmed.config import Section, Settings, from_flat
 from fedmed.coordinator.central import CentralGaussian
+from fedmed.coordinator.strategies import Start
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 from fedmed.privacy.gradients import ClippedSum
@@ -348,7 +349,7 @@ def central_scores() -> NDArray[np.float64]:
     empty = messages.encode_arrays({})
     train = settings_of("central-fixed").train
     strategy = CentralGaussian(
-        train, members, empty, 0, start, plan, LedgerInMemory(), NoiseSource()
+        Start(train, members, empty), start, plan, LedgerInMemory(), NoiseSource()
     )
     rows = []
     for number in range(1, ROUNDS + 1):

@@ -31,6 +31,7 @@ from support.pitfalls import (
 from torch import Tensor
 
 from fedmed.coordinator.central import CentralGaussian
+from fedmed.coordinator.strategies import Start
 from fedmed.data.released import released_shard
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
@@ -254,7 +255,7 @@ def server(plan: UpdatePlan, size: int) -> CentralGaussian:
     start = {"w": torch.zeros(size // 2), "b": torch.zeros(size - size // 2)}
     empty = messages.encode_arrays({})
     return CentralGaussian(
-        settings.train, MEMBERS, empty, 0, start, plan, LedgerInMemory(), NoiseSource()
+        Start(settings.train, MEMBERS, empty), start, plan, LedgerInMemory(), NoiseSource()
     )
 
 

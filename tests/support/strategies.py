@@ -6,7 +6,7 @@ import torch
 from flwr.app import Error, Message, MessageType, RecordDict
 from torch import Tensor
 
-from fedmed.coordinator.strategies import Averaging, FederationStrategy
+from fedmed.coordinator.strategies import Averaging, FederationStrategy, Start
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 from support import make
@@ -39,7 +39,7 @@ def train(**keys: Any) -> Any:
 
 def averaging(**keys: Any) -> Averaging:
     """The plain mean, with these keys of ``train``."""
-    return Averaging(train(**keys), MEMBERS, EMPTY, 0, start(), SIZES)
+    return Averaging(Start(train(**keys), MEMBERS, EMPTY), start(), SIZES)
 
 
 def model(strategy: FederationStrategy, owner: str = "global") -> list[float]:

@@ -71,17 +71,8 @@ def compare(
     panel: Panel = first
     if len(by_target) > 1:
         panel = MacroPanel(by_target, paired_targets(paired.tests))
-    by_arm = {arm: _empty(panel, list(runs)) for arm, runs in paired.runs.items()}
-    found: list[Json] = []
-    for item in items(panel):  # one at a time: their resamples are large
-        for arm, runs in paired.runs.items():
-            _place(by_arm[arm], item, list(runs.values()))
-            if arm != baseline:
-                found.append(_change(item, arm, paired, baseline))
-    found.sort(key=lambda row: list(by_arm).index(row["arm"]))
-    headline = [row for row in found if row["headline"]]
-    for row, adjusted in zip(headline, holm([row["p"] for row in headline]), strict=True):
-        row["p_holm"] = adjusted
+    by_arm, found = _estimated(panel, paired, baseline)
+    family = _adjusted(found)
     notes = [*paired.notes, *_common_seeds(paired, baseline)]
     if len(by_target) == 1:
         notes += _put_delong(found, paired, baseline, first)
@@ -100,13 +91,34 @@ def compare(
         "positives": int(first.labels.sum()) if len(by_target) == 1 else None,
         "by_arm": by_arm,
         "differences": found,
-        "family": {
-            "method": "Holm",
-            "size": sum(row["p"] is not None for row in headline),
-            "members": "the headline differences",
-        },
+        "family": family,
         "correlations": [*correlations.by_target(by_target, paired.runs, baseline), *epsilon],
         "notes": [*notes, *_left_out(panel)],
+    }
+
+
+def _estimated(panel: Panel, paired: Paired, baseline: str) -> tuple[dict[str, Json], list[Json]]:
+    """Every arm's estimates, and every change from the baseline in the order of the arms."""
+    by_arm = {arm: _empty(panel, list(runs)) for arm, runs in paired.runs.items()}
+    found: list[Json] = []
+    for item in items(panel):  # one at a time: their resamples are large
+        for arm, runs in paired.runs.items():
+            _place(by_arm[arm], item, list(runs.values()))
+            if arm != baseline:
+                found.append(_change(item, arm, paired, baseline))
+    found.sort(key=lambda row: list(by_arm).index(row["arm"]))
+    return by_arm, found
+
+
+def _adjusted(found: list[Json]) -> Json:
+    """Put Holm's p values beside those of the headline differences; returns the family."""
+    headline = [row for row in found if row["headline"]]
+    for row, adjusted in zip(headline, holm([row["p"] for row in headline]), strict=True):
+        row["p_holm"] = adjusted
+    return {
+        "method": "Holm",
+        "size": sum(row["p"] is not None for row in headline),
+        "members": "the headline differences",
     }
 
 

@@ -67,34 +67,18 @@ def evaluate_histograms(
     """
     spec, deviation = pooled.spec, pooled.pooled_deviation
     val, test = pooled.cells()[VAL, 0], pooled.cells()[TEST, 0]
-    notes: list[str] = []
     floor = noise_floor(deviation, spec.bins)
-    enough = {name: _enough(cells, floor) for name, cells in (("val", val), ("test", test))}
-    at = youden_edge(val) if enough["val"] else None
-    middle, half = (float(number) for number in area(test))
-    if not enough["test"]:
-        middle = math.nan
-        notes.append(_why_none("test", floor))
+    enough = _enough(test, floor)
+    at = youden_edge(val) if _enough(val, floor) else None
     sample = drawn_measures(
         test, at, deviation=deviation, clustering=pooled.clustering, resamples=resamples
     )
-    values = {name: float(number) for name, number in measures(test, at).items()}
-    shown = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
-    found = {name: values.get(name, math.nan) if enough["test"] else math.nan for name in shown}
-    intervals = {
-        name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
-        for name in shown
-    }
-    narrow = interval(sample["auroc"], level=level) if enough["test"] else None
-    wide = None if narrow is None else [max(narrow[0] - half, 0.0), min(narrow[1] + half, 1.0)]
-    totals = test.sum(-1)
-    prevalence = float(totals[1] / totals.sum()) if enough["test"] else math.nan
-    group_rows, fairness = _by_attribute(pooled, at, resamples, level)
-    hospitals = {row["group"]: row["auroc"] for row in group_rows["hospital"]}
-    known = [auroc for auroc in hospitals.values() if auroc is not None]
-    without = [name for name, auroc in hospitals.items() if auroc is None]
-    if known and without:
-        notes.append(f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few")
+    overall = _overall(test, sample, level, enough=enough)
+    rates, intervals = _rates(test, at, sample, level, enough=enough)
+    rows, gaps = _by_attribute(pooled, at, resamples, level)
+    mean, left_out = _hospital_mean(rows["hospital"])
+    notes = [] if enough else [_why_none("test", floor)]
+    notes += left_out
     if deviation:
         notes.append("counts and rates hold the hospitals' noise; so do their intervals")
     result: Json = {
@@ -102,22 +86,15 @@ def evaluate_histograms(
         "n_test": _whole(test.sum()),
         "n_val": _whole(val.sum()),
         "patients_test": None,
-        "prevalence": prevalence,
-        "majority_accuracy": max(prevalence, 1 - prevalence),
-        "auroc": middle,
-        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)],
-        "auroc_interval": wide,
-        "auroc_val": float(area(val)[0]) if enough["val"] else None,
-        "hospital_auroc_mean": sum(known) / len(known) if known else None,
+        **overall,
+        "auroc_val": float(area(val)[0]) if _enough(val, floor) else None,
+        "hospital_auroc_mean": mean,
         "auprc": None,
         "threshold": None if at is None else spec.edges[at],
-        "threshold_rule": _rule(at, val, enough["val"], floor),
-        **found,
-        "brier": None,
-        "ece": None,
-        "calibration_slope": None,
-        "calibration_intercept": None,
-        "intervals": {"auroc": wide, **intervals},
+        "threshold_rule": _rule(at, val, _enough(val, floor), floor),
+        **rates,
+        **dict.fromkeys(("brier", "ece", "calibration_slope", "calibration_intercept")),
+        "intervals": {"auroc": overall["auroc_interval"], **intervals},
         "resampling": {
             "method": "parametric",
             "resamples": resamples,
@@ -127,13 +104,56 @@ def evaluate_histograms(
         },
         "delong": None,
         "at_specificity": _at_specificity(pooled, specificity, floor, resamples, level),
-        "groups": group_rows,
-        "fairness": fairness,
+        "groups": rows,
+        "fairness": gaps,
         "binning": {"bins": spec.bins, "edges": list(spec.edges)},
         "notes": notes,
     }
     clean: Json = _without_nan(result)
     return clean
+
+
+def _overall(test: Array, sample: Mapping[str, Array], level: float, *, enough: bool) -> Json:
+    """Prevalence and AUROC of all test images together, with the bounds of the binning."""
+    middle, half = (float(number) for number in area(test))
+    if not enough:
+        middle = math.nan
+    totals = test.sum(-1)
+    prevalence = float(totals[1] / totals.sum()) if enough else math.nan
+    narrow = interval(sample["auroc"], level=level) if enough else None
+    wide = None if narrow is None else [max(narrow[0] - half, 0.0), min(narrow[1] + half, 1.0)]
+    return {
+        "prevalence": prevalence,
+        "majority_accuracy": max(prevalence, 1 - prevalence),
+        "auroc": middle,
+        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)],
+        "auroc_interval": wide,
+    }
+
+
+def _rates(
+    test: Array, at: int | None, sample: Mapping[str, Array], level: float, *, enough: bool
+) -> tuple[dict[str, float], Json]:
+    """Rates of the test images at the threshold, and their intervals."""
+    values = {name: float(number) for name, number in measures(test, at).items()}
+    shown = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+    found = {name: values.get(name, math.nan) if enough else math.nan for name in shown}
+    intervals = {
+        name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
+        for name in shown
+    }
+    return found, intervals
+
+
+def _hospital_mean(rows: list[Json]) -> tuple[float | None, list[str]]:
+    """The mean of the hospitals' own AUROCs, and a note of those that have none."""
+    hospitals = {row["group"]: row["auroc"] for row in rows}
+    known = [auroc for auroc in hospitals.values() if auroc is not None]
+    without = [name for name, auroc in hospitals.items() if auroc is None]
+    if not known:
+        return None, []
+    note = f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few"
+    return sum(known) / len(known), [note] if without else []
 
 
 def noise_floor(deviation: float, bins: int) -> float:

@@ -4,9 +4,9 @@ Rényi divergences, which a ledger adds up, are here at once. What needs privacy
 is loaded when it is first asked for: their library takes a second to import.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fedmed.base import lazy
 from fedmed.privacy.accounting.renyi import (
     ODOMETER_ORDERS,
     Spent,
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
         noise_multiplier,
         risk,
     )
+else:
+    __getattr__, __dir__ = lazy.attach(
+        __name__,
+        {
+            "epsilons": (
+                *("ACCOUNTANT", "LARGEST_NOISE", "MOST_STEPS", "Risk", "composed_epsilon"),
+                *("epsilon", "noise_multiplier", "risk"),
+            )
+        },
+    )
 
 __all__ = [
     "ACCOUNTANT",
@@ -46,9 +56,3 @@ __all__ = [
     "rdp_epsilon",
     "risk",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("fedmed.privacy.accounting.epsilons"), name)

@@ -6,6 +6,7 @@ accountant, sampling and steps, what is not covered, public data, and the source
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import Field
@@ -116,19 +117,13 @@ def statement(
     trained; ``evaluation`` is what hospitals told of their evaluation patients.
     """
     plans = {name: spend.plan for name, spend in spends.items()}
-    scheme = settings.train.scheme
-    mixed = figures.differ(plans.values(), scheme)
+    scheme, weights = settings.train.scheme, weights_of(settings)
     plan = next(iter(plans.values()))  # one of several alike; of those that differ no more is said
-    weights = weights_of(settings)
     told = statement_words.told(plans, scheme)
-    private = mixed or plan.unit != "none"
-    claim = private and not mixed and not source.reproducible
-    members = _members(settings, spends) if private else []
-    found = figures.worst(members) if private and not mixed else None
-    if source.reproducible:
-        members = [figures.without_claims(member) for member in members]
+    claim = _claim(settings, spends, reproducible=source.reproducible)
+    found, members, mixed = claim.worst, claim.members, claim.mixed
     record = Statement(
-        **_figures(found, claim=claim),
+        **_figures(found, claim=claim.holds),
         arm=settings.privacy.arm,
         name=name,
         scheme=scheme,
@@ -139,16 +134,14 @@ def statement(
         mechanism=told.mechanism,
         sampling=told.sampling,
         released=[*told.released, *([evaluation.released] if evaluation else [])],
-        delta=members[0].delta if claim else None,
-        epsilon_per_pixel=found.epsilon_by_pixels.get("pixel") if found and claim else None,
+        delta=members[0].delta if claim.holds else None,
+        epsilon_per_pixel=found.epsilon_by_pixels.get("pixel") if found and claim.holds else None,
         epsilon_without_knowledge_of_the_seed=found.epsilon
         if found and source.reproducible
         else None,
         target_epsilon=_target(settings, plans) if found else None,
         images_per_patient=_cap(settings, members),
-        noise_to_signal=_largest(p.noise_to_signal(parameters) for p in plans.values())
-        if found and parameters
-        else None,
+        noise_to_signal=_noise_to_signal(plans, parameters) if found else None,
         accountant=told.accountant,
         noise_source=source.description if settings.privacy.arm != "none" else "no noise",
         random_generators=GENERATORS,
@@ -166,6 +159,27 @@ def statement(
     )
     summary = statement_words.summary(record)
     return record.model_copy(update={"summary": summary}).model_dump(mode="json")
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a run claims: each hospital's figures, and the worst of them where all are alike."""
+
+    mixed: bool  # hospitals' guarantees differ
+    holds: bool  # an epsilon may be stated for the run
+    members: list[MemberRecord]
+    worst: Figures | None
+
+
+def _claim(settings: Settings, spends: Mapping[str, Spend], *, reproducible: bool) -> _Claim:
+    plans = [spend.plan for spend in spends.values()]
+    mixed = figures.differ(plans, settings.train.scheme)
+    private = mixed or plans[0].unit != "none"
+    members = _members(settings, spends) if private else []
+    worst = figures.worst(members) if private and not mixed else None
+    if reproducible:
+        members = [figures.without_claims(member) for member in members]
+    return _Claim(mixed, private and not mixed and not reproducible, members, worst)
 
 
 def _members(settings: Settings, spends: Mapping[str, Spend]) -> list[MemberRecord]:
@@ -228,6 +242,13 @@ def _largest(values: Iterable[float | None]) -> float | None:
     found = list(values)
     known = [value for value in found if value is not None]
     return max(known) if known and len(known) == len(found) else None
+
+
+def _noise_to_signal(plans: Mapping[str, Plan], parameters: int) -> float | None:
+    """The largest of a hospital, for so many trained numbers; None where they are not known."""
+    if not parameters:
+        return None
+    return _largest(plan.noise_to_signal(parameters) for plan in plans.values())
 
 
 def _target(settings: Settings, plans: Mapping[str, Plan]) -> float | None:

@@ -6,17 +6,16 @@ own: their noise is no release, needs no secret, and comes from a public seed, s
 with the same mechanism meets the same images.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedmed.config import Settings
 from fedmed.coordinator.evaluation import Evaluator
+from fedmed.coordinator.steps.step import Context, Step
 from fedmed.data.network import held_out_shard, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
@@ -27,7 +26,6 @@ from fedmed.privacy.mechanisms.images import ImageMechanism, clipped
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans.making import image_mechanism, noise_source
 
-Owners = Mapping[str, Mapping[str, Tensor]]
 HALF = 0.5  # the threshold of figures that stand beside published ones
 _PUBLIC_SEED = 20_200_513
 
@@ -37,32 +35,33 @@ class _NotReleased(Exception):
 
 
 @dataclass
-class Further:
-    """Scores models on further sets; ``refused`` hospitals' training images are left out."""
+class ExtraSets(Step):
+    """Scores models on training images and noised test images, beside the clean test images.
 
-    main: Evaluator
-    refused: frozenset[str] = frozenset()
+    Every round where ``evaluation.curves`` asks for it, and at the end. The images are made once;
+    training images of hospitals that refused the plan are left out.
+    """
+
     _training: dict[str, Evaluator] = field(default_factory=dict)
     _noised: Evaluator | None = None
 
-    @property
-    def settings(self) -> Settings:
-        """The run's."""
-        return self.main.settings
+    def after_round(self, context: Context) -> dict[str, Any]:
+        """``curves``: accuracy (at 0.5) and AUROC by set."""
+        if context.evaluator is None or not context.settings.evaluation.curves:
+            return {}
+        tables = self._tables(context, context.evaluator)
+        return {"curves": {name: _figures(table) for name, table in tables.items()}}
 
-    def curve(self, owners: Owners) -> dict[str, dict[str, Any]] | None:
-        """Accuracy (at 0.5) and AUROC by set, for a round's line; None where nobody asked."""
-        if not self.settings.evaluation.curves:
-            return None
-        return {name: _figures(table) for name, table in self.tables(owners).items()}
-
-    def metrics(self, owners: Owners, predictions: pd.DataFrame) -> dict[str, Any]:
+    def after_run(self, context: Context) -> dict[str, Any]:
         """``metrics_train`` and ``metrics_noised``, each only where asked for, and what is at 0.5.
 
-        ``predictions`` is the clean table; its validation rows give the thresholds. Training images
-        have no interval: they are no sample of anything that a patient meets.
+        The validation rows of the clean table give the thresholds. Training images have no
+        interval: they are no sample of anything that a patient meets.
         """
-        given, found = self.settings.evaluation, self.tables(owners)
+        predictions, given = context.predictions, context.settings.evaluation
+        if context.evaluator is None or predictions is None:
+            return {}
+        found = self._tables(context, context.evaluator)
         result: dict[str, Any] = {}
         if given.train_metrics or given.noised_test or given.curves:
             result["at_half"] = {name: _figures(table) for name, table in found.items()}
@@ -78,25 +77,25 @@ class Further:
                 )
         return result
 
-    def tables(self, owners: Owners) -> dict[str, pd.DataFrame]:
+    def _tables(self, context: Context, main: Evaluator) -> dict[str, pd.DataFrame]:
         """Predictions by set: ``test``, and ``train`` and ``noised`` where asked for."""
-        given = self.settings.evaluation
-        found = {"test": self.main.predictions(owners, "test")}
+        given = context.settings.evaluation
+        found = {"test": main.predictions(context.models, "test")}
         if given.train_metrics:
-            parts = [e.predictions(owners) for e in self._trained_on(owners)]
+            parts = [e.predictions(context.models) for e in self._trained_on(context, main)]
             if parts:
                 found["train"] = pd.concat(parts, ignore_index=True)
-        noised = self._noised_test() if given.noised_test else None
+        noised = self._noised_test(context.settings, main) if given.noised_test else None
         if noised is not None:
-            found["noised"] = noised.predictions(owners, "test")
+            found["noised"] = noised.predictions(context.models, "test")
         return found
 
-    def _trained_on(self, owners: Owners) -> list[Evaluator]:
+    def _trained_on(self, context: Context, main: Evaluator) -> list[Evaluator]:
         """The members' training images, as training sees them, once they have been released."""
-        settings = self.settings
+        settings, owners = context.settings, context.models
         mechanism = image_mechanism(settings)
         for member in member_names(settings):
-            if member in self._training or member in self.refused:
+            if member in self._training or member in context.refused:
                 continue
             if len(owners) > 1 and member not in owners:
                 continue
@@ -107,18 +106,18 @@ class Further:
                 except _NotReleased:
                     continue
             names = pd.Series([member] * len(shard), dtype="string")
-            self._training[member] = Evaluator.over(settings, self.main.model, shard, names)
+            self._training[member] = Evaluator.over(settings, main.model, shard, names)
         return list(self._training.values())
 
-    def _noised_test(self) -> Evaluator | None:
-        mechanism = image_mechanism(self.settings)
+    def _noised_test(self, settings: Settings, main: Evaluator) -> Evaluator | None:
+        mechanism = image_mechanism(settings)
         if mechanism is None:
             return None
         if self._noised is None:
-            shard, hospital = held_out_shard(self.settings.data)
-            images = noised_copy(shard, mechanism, clip=self.settings.privacy.clip_released)
+            shard, hospital = held_out_shard(settings.data)
+            images = noised_copy(shard, mechanism, clip=settings.privacy.clip_released)
             noised = replace(shard, images=images, key=f"{shard.key}:noised", path=None)
-            self._noised = Evaluator.over(self.settings, self.main.model, noised, hospital)
+            self._noised = Evaluator.over(settings, main.model, noised, hospital)
         return self._noised
 
 

@@ -11,7 +11,7 @@ from support.runs import tiny_text
 
 from fedmed.base import files
 from fedmed.cli.progress import Silent
-from fedmed.coordinator import extra_sets
+from fedmed.coordinator.steps import extra_sets
 from fedmed.data.released import released_shard
 from fedmed.experiment.file import load_experiment
 from fedmed.experiment.run import run_experiment
@@ -77,7 +77,7 @@ def test_training_and_noised_test_images_are_scored_beside_the_clean_test(tmp_pa
 
 
 def test_an_evaluation_of_training_images_releases_nothing(tmp_path: Path) -> None:
-    """Further noise on a training image would be another release that nobody paid for."""
+    """More noise on a training image would be another release that nobody paid for."""
     settings = make(privacy={"arm": "pixel-laplace", "laplace-scale": 1.0})
     shard, mechanism = tiny_shard(seed=77), PixelLaplace(1.0, 256)
 
@@ -147,7 +147,7 @@ def test_the_statement_says_that_no_epsilon_covers_training_metrics(tmp_path: Pa
     assert rows  # the hospitals' own releases, one each
 
 
-def test_the_server_needs_images_for_further_sets() -> None:
+def test_the_server_needs_images_for_extra_sets() -> None:
     refuses(
         lambda: make(evaluation={"where": "hospitals", "noised-test": True}),
         "evaluation.noised-test",

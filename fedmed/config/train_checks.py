@@ -1,0 +1,61 @@
+"""What training needs of the other tables: a weighting, a norm and a precision that fit the arm."""
+
+from fedmed.config.arms import ARMS
+from fedmed.config.tables import Data, Model, Privacy, Train
+
+
+def check_train(train: Train, data: Data, privacy: Privacy) -> None:
+    """A weighting that tells nothing secret, and a scheme that the arm can protect."""
+    arm = ARMS[privacy.arm]
+    if train.weighting == "size" and arm.at_server:
+        raise ValueError(
+            "train.weighting: 'size' makes one hospital's share larger than the noise of "
+            f"{arm.name} covers; use 'equal'"
+        )
+    declared = privacy.public_size or data.sites  # a site's policy declares its own
+    if train.weighting == "size" and arm.protects and not declared:
+        raise ValueError(
+            f"train.weighting: 'size' tells the hospitals' sizes, which {arm.name} does not "
+            "protect; declare them in privacy.public-size, or use 'equal'"
+        )
+    if train.scheme != "federated" and arm.plan == "update":
+        raise ValueError(
+            f"train.scheme: '{train.scheme}' has no exchange of updates for {arm.name} to "
+            "protect; use 'federated'"
+        )
+    if train.minimum_hospitals > data.hospitals:
+        raise ValueError(
+            f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
+            f"data.hospitals = {data.hospitals}; lower it"
+        )
+    if train.views > 1 and train.augment == "none":
+        raise ValueError(
+            f"train.views: {train.views} views of an image are all the same without "
+            "augmentation; set train.augment, or train.views = 1"
+        )
+
+
+def check_norm(model: Model) -> None:
+    """Frozen statistics come with weights, and belong to the weights as they were."""
+    if model.norm != "frozen-batch":
+        return
+    if model.weights == "none":
+        raise ValueError(
+            "model.norm: 'frozen-batch' needs statistics from pretrained weights; set "
+            "model.weights, or use 'group'"
+        )
+    if model.weight_standardisation:
+        raise ValueError(
+            "model.weight-standardisation: the statistics of 'frozen-batch' are those of the "
+            "weights as they were; use model.norm = 'group'"
+        )
+
+
+def check_precision(train: Train, privacy: Privacy) -> None:
+    """Opacus computes per-sample gradients in float32 alone."""
+    gradient = ARMS[privacy.arm].plan == "gradient"
+    if train.precision != "float32" and gradient and privacy.engine == "opacus":
+        raise ValueError(
+            "train.precision: the engine 'opacus' computes in float32; set "
+            "privacy.engine = 'fedmed'"
+        )
