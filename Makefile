@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint docs lock sbom fuzz mutants setup clean trial images e2e-containers
+.PHONY: run test lint docs site lock sbom fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -37,6 +37,10 @@ lint: $(READY)  ## format, lint, types
 
 docs: $(READY)  ## the tables in the guides and the run config in pyproject.toml, from fedmed/config
 	$(BIN)/python docs/make.py
+
+# A page or a link that is missing fails the build. The variable silences a notice of the theme.
+site: $(READY)  ## the guides and the API as a site, in build/site; needs no network to build or to read
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lock: $(READY)  ## the versions and hashes of requirements.lock for what pyproject.toml names; moves no version that may stay
 	$(BIN)/uv pip compile --quiet --all-extras --universal --generate-hashes --no-annotate --no-emit-index-url \
