@@ -74,6 +74,30 @@ def test_the_lock_covers_what_the_project_asks_for() -> None:
     goes_red(covers, re.sub(r"^mypy==.*$", "", LOCK, flags=re.MULTILINE))
 
 
+IMPORTED_AS = {"dp-accounting": "dp_accounting", "pillow": "PIL", "vl-convert-python": "vl_convert"}
+PLUGINS = {"h11", "pylibjpeg", "pylibjpeg-openjpeg"}  # uvicorn and pydicom find them by name
+
+
+def unused(dependencies: list[str]) -> set[str]:
+    """Dependencies that no module of fedmed imports."""
+    found = set()
+    for path in (ROOT / "fedmed").rglob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            match = re.match(r"\s*(?:import|from) (\w+)", line)
+            found |= {match[1]} if match else set()
+    names = {Requirement(line).name for line in dependencies}
+    return {name for name in names if IMPORTED_AS.get(name, name) not in found}
+
+
+def test_what_everybody_installs_is_used_and_what_one_feature_needs_is_an_extra() -> None:
+    assert unused(PROJECT["dependencies"]) == PLUGINS
+    assert unused([*PROJECT["dependencies"], "leftpad>=1"]) == PLUGINS | {"leftpad"}
+    extras = {"docs", "medmnist", "mlflow", "opacus", "tensorboard", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == extras
+    optional = {Requirement(line).name for line in PROJECT["dependencies"]} & extras
+    assert optional == set()
+
+
 def test_parts_of_the_lock_keep_their_hashes(locked: ModuleType) -> None:
     parts = locked.blocks(LOCK)
     assert len(parts) > 150
