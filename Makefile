@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint docs fuzz mutants setup clean trial images e2e-containers
+.PHONY: run test lint docs site lock sbom fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -13,7 +13,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'fedmed needs Python 3.11 or newer; name one with: make PYTHON=python3.11'; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $(READY)
 
@@ -37,6 +37,18 @@ lint: $(READY)  ## format, lint, types
 
 docs: $(READY)  ## the tables in the guides and the run config in pyproject.toml, from fedmed/config
 	$(BIN)/python docs/make.py
+
+# A page or a link that is missing fails the build. The variable silences a notice of the theme.
+site: $(READY)  ## the guides and the API as a site, in build/site; needs no network to build or to read
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+lock: $(READY)  ## the versions and hashes of requirements.lock for what pyproject.toml names; moves no version that may stay
+	$(BIN)/uv pip compile --quiet --all-extras --universal --generate-hashes --no-annotate --no-emit-index-url \
+	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+
+sbom: $(READY)  ## every locked package with its hashes, as a CycloneDX bill of materials
+	mkdir -p build
+	$(BIN)/python -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom.json requirements.lock
 
 # COUNT: how many (0: all) are drawn by SEED from the files and folders of MODULE. The first run watches
 # which tests run what, which takes minutes and is kept in .mutants/.

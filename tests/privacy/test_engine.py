@@ -193,3 +193,12 @@ def test_an_unknown_engine_names_the_key() -> None:
         "'fast'",
         "'fedmed', 'opacus' or 'loop'",
     )
+
+
+def test_an_engine_that_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refuses(
+        lambda: make_engine("opacus", tiny_network(), 1),
+        *("privacy.engine", "fedmed[opacus]", "or use 'fedmed'"),
+    )
+    make_engine("fedmed", tiny_network(), 1).close()

@@ -45,8 +45,7 @@ PAGES = sorted(
     [
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("experiments/*.md"),
-        ROOT / "README.md",
-        ROOT / "CHANGELOG.md",
+        *ROOT.glob("*.md"),
     ]
 )
 MARKED = re.compile(r"<!-- experiment -->\n```toml\n(.*?)```", re.DOTALL)

@@ -5,6 +5,8 @@
 docs/engine.md says how they work and what they refuse.
 """
 
+import importlib.util
+
 from torch import nn
 
 from fedmed.base.errors import UserError
@@ -31,7 +33,7 @@ def make_engine(
 ) -> Engine:
     """The engine called ``name`` for ``model``; ``physical_batch_size`` bounds its memory.
 
-    ``fedmed`` is fast and exact, ``opacus`` the reference with hooks of its own (needs opacus),
+    ``fedmed`` is fast and exact, ``opacus`` the reference with hooks of its own (an extra),
     ``loop`` the ground truth. Raises :class:`UserError` for a model that none of its rules covers.
 
     >>> import torch
@@ -46,6 +48,11 @@ def make_engine(
     if name == "loop":
         return LoopEngine(model, options)
     if name == "opacus":
+        if importlib.util.find_spec("opacus") is None:
+            raise UserError(
+                "privacy.engine: 'opacus' is not installed; install the extra: pip install "
+                "'fedmed[opacus]', or use 'fedmed'"
+            )
         from fedmed.privacy.gradients.opacus import OpacusEngine
 
         return OpacusEngine(model, physical_batch_size, options)
