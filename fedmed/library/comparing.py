@@ -133,7 +133,10 @@ def open_experiment(
     seeds: Sequence[int],
     changes: Mapping[str, Scalar] | None,
 ) -> Experiment:
-    """The experiment of a TOML file or of a dict, its cohort read anew; raises :class:`UserError` naming the key."""
+    """The experiment of a TOML file or of a dict, its cohort to be read anew.
+
+    Raises :class:`UserError` naming the key.
+    """
     forget()
     given = dict(changes or {})
     known = Settings().to_flat()
