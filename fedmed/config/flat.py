@@ -7,7 +7,11 @@ from fedmed.config.names import Scalar
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Nested dict to one with dotted keys."""
+    """Nested dict to one with dotted keys.
+
+    >>> flatten({"train": {"rounds": 3}})
+    {'train.rounds': 3}
+    """
     flat: dict[str, Scalar] = {}
     for key, value in nested.items():
         if isinstance(value, dict):

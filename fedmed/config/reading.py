@@ -18,7 +18,11 @@ MOST: Final = MIB
 
 
 def parse_assignment(text: str) -> tuple[str, Scalar]:
-    """``key=value`` of ``--set``; the value is read as TOML, else as text."""
+    """``key=value`` of ``--set``; the value is read as TOML, else as text.
+
+    >>> parse_assignment("train.rounds=3")
+    ('train.rounds', 3)
+    """
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
         raise UserError(f"--set {text}: write it as key=value, for example train.rounds=3")
@@ -103,7 +107,11 @@ def _range(section: type[BaseModel], path: tuple[str | int, ...]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean '...'?`` where a known word is close, else nothing."""
+    """``; did you mean '...'?`` where a known word is close, else nothing.
+
+    >>> nearest("round", ["rounds", "batch-size"])
+    "; did you mean 'rounds'?"
+    """
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 

@@ -25,6 +25,13 @@ def assign_hospitals(table: pd.DataFrame, data: Data) -> pd.Series:
     ``patient_id`` and ``split`` in every row.
 
     Raises :class:`UserError` where a hospital would have no training images.
+
+    >>> films = pd.DataFrame(
+    ...     {"patient_id": ["a", "a", "b"], "label": [1, 0, 0], "site": ["x", "x", "y"],
+    ...      "split": ["train"] * 3}
+    ... )
+    >>> assign_hospitals(films, Data(hospitals=2, partition="site")).tolist()
+    ['x', 'x', 'y']
     """
     if data.partition == "site":
         hospitals = _by_site(table, data)
@@ -81,6 +88,11 @@ def shares(data: Data) -> NDArray[np.float64]:
 
     From ``data.seed`` and the other settings alone: a Dirichlet draw, of which every hospital has
     at least ``EVENLY`` / hospitals.
+
+    >>> shares(Data(hospitals=4, partition="even")).tolist()
+    [[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]
+    >>> shares(Data(hospitals=2, partition="label-skew", partition_alpha=0.1)).round(2).tolist()
+    [[0.95, 0.05], [0.04, 0.96]]
     """
     even = np.full((2, data.hospitals), 1 / data.hospitals)
     if data.partition == "even":

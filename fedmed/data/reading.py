@@ -26,7 +26,7 @@ def read_cohort(source: Source) -> Cohort:
     >>> cohort.table["patient_id"].nunique()
     100
     >>> cohort.images.read(cohort.table["image"][0]).shape
-    (256, 256)
+    (128, 128)
     """
     return load(_data(source))
 

@@ -32,6 +32,12 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
     validation and test, and a patient who has no other is drawn for training.
 
     Raises :class:`UserError` naming rows, never patients.
+
+    >>> from fedmed.data.sources import load
+    >>> data = Data(patients=200, split="patient", test_fraction=0.5)
+    >>> table = assign_splits(load(data), data).table
+    >>> int(table.groupby("patient_id")["split"].nunique().max())
+    1
     """
     table = cohort.table.reset_index(drop=True)
     table["patient_id"] = known_patients(table, cohort.images, data, cohort.name)
@@ -95,7 +101,12 @@ def known_patients(table: pd.DataFrame, images: ImageStore, data: Data, where: s
 
 
 def patient_labels(table: pd.DataFrame) -> pd.Series:
-    """1 for a patient with any positive image, else 0; indexed by patient in sorted order."""
+    """1 for a patient with any positive image, else 0; indexed by patient in sorted order.
+
+    >>> films = pd.DataFrame({"patient_id": ["a", "a", "b"], "label": [0, 1, 0]})
+    >>> patient_labels(films).to_dict()
+    {'a': 1, 'b': 0}
+    """
     return table.groupby("patient_id", sort=True)["label"].max().astype(int)
 
 

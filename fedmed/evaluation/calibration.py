@@ -33,7 +33,11 @@ class Recalibration:
 
 
 def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Mean squared difference of score and label (Brier 1950), 0 to 1; NaN without images."""
+    """Mean squared difference of score and label (Brier 1950), 0 to 1; NaN without images.
+
+    >>> round(brier([0, 1], [0.2, 0.6]), 2)
+    0.1
+    """
     truth, values = arrays(labels, scores)
     return float(np.mean((values - truth) ** 2)) if truth.size else math.nan
 
@@ -49,6 +53,9 @@ def ece(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     Mean over BINS bins of equal width of |share of positives - mean score|, by their share of
     images (Naeini et al. 2015, for the probability of disease). It is above 0 by chance alone even
     for a calibrated model, and the more so the fewer the images.
+
+    >>> round(ece([0, 1], [0.2, 0.6]), 2)
+    0.3
     """
     truth, values = arrays(labels, scores)
     if not truth.size:
@@ -64,7 +71,11 @@ def logit(scores: Floats) -> Floats:
 
 
 def recalibrate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Recalibration:
-    """Slope and intercept, fitted together by maximum likelihood."""
+    """Slope and intercept, fitted together by maximum likelihood.
+
+    >>> recalibrate([0, 1, 0, 1], [0.1, 0.2, 0.8, 0.9]).slope < 1
+    True
+    """
     truth, values = arrays(labels, scores)
     z = logit(values)
     diseased, healthy = z[truth == 1], z[truth == 0]

@@ -53,6 +53,9 @@ def auroc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     The chance that a positive scores above a negative, ties counting one half: the Mann-Whitney
     statistic from mean ranks (Hanley and McNeil 1982). Raises UserError for NaN scores.
+
+    >>> auroc([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
+    0.75
     """
     truth, values = arrays(labels, scores)
     positives = int(truth.sum())
@@ -70,6 +73,9 @@ def youden_threshold(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     An image is called positive where score >= threshold. Of equal optima the highest threshold is
     taken (Youden 1950). Choose it on validation rows: on the evaluated rows it flatters the rates.
+
+    >>> youden_threshold([0, 0, 1, 1], [0.1, 0.3, 0.4, 0.9])
+    0.4
     """
     curve = _curve(labels, scores)
     if curve is None:
@@ -89,6 +95,9 @@ def specificity_threshold(
     threshold, which is the more specific, is taken. NaN for one class, and where no observed score
     is as specific (the highest score is shared by too many negatives). Choose it on validation
     rows. Raises UserError unless 0 < target <= 1.
+
+    >>> specificity_threshold([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9], target=0.5)
+    0.4
     """
     if not 0.0 < target <= 1.0:
         raise UserError(f"specificity {target} is not above 0 and at most 1; correct it")
@@ -108,6 +117,9 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
     Sum over distinct scores of (recall gained) x (precision at that score), without interpolation
     (scikit-learn's meaning). It depends on prevalence. Raises UserError for NaN scores.
+
+    >>> round(average_precision([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9]), 4)
+    0.8333
     """
     curve = _curve(labels, scores)
     if curve is None:
@@ -118,7 +130,12 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 
 def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> Rates:
-    """Rates of the decision score >= threshold over all given images."""
+    """Rates of the decision score >= threshold over all given images.
+
+    >>> found = rates([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9], threshold=0.5)
+    >>> found.sensitivity, found.specificity, found.ppv
+    (0.5, 0.5, 0.5)
+    """
     truth, values = arrays(labels, scores)
     called = values >= threshold
     diseased = truth == 1

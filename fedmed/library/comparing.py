@@ -133,7 +133,7 @@ def open_experiment(
     seeds: Sequence[int],
     changes: Mapping[str, Scalar] | None,
 ) -> Experiment:
-    """The experiment of a TOML file or of a dict, its cohort read anew.
+    """The experiment of a TOML file or of a dict, its cohort to be read anew.
 
     Raises :class:`UserError` naming the key.
     """

@@ -59,6 +59,12 @@ def delong(
     at 0 and 1. There is no logit interval for an AUROC of 0 or 1: low and high are NaN. None at all
     where a patient has several images (`patients` [n], None: one image each), or a class has fewer
     than two.
+
+    >>> found = delong([0, 0, 0, 1, 1, 1], [0.1, 0.4, 0.6, 0.5, 0.8, 0.9])
+    >>> round(found.auroc, 3), round(found.low, 3), round(found.high, 3)
+    (0.889, 0.261, 0.995)
+    >>> delong([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], patients=["a", "a", "b", "c"])
+    "DeLong's variance takes images as independent, but a patient has several"
     """
     truth, values = arrays(labels, scores)
     reason = _refusal(truth, patients)

@@ -72,6 +72,11 @@ def epsilon(
 
     Zero steps cost nothing; without noise epsilon is infinite. Raises ``ValueError`` outside
     ``noise_multiplier >= 0``, ``0 < sampling_rate <= 1``, ``steps >= 0``, ``0 < delta < 1``.
+
+    >>> round(epsilon(1.0, sampling_rate=0.01, steps=1000, delta=1e-5), 2)
+    1.83
+    >>> round(epsilon(1.0, 0.01, 1000, 1e-5, relation="replace-one"), 2)
+    2.84
     """
     if not (noise_multiplier >= 0 and math.isfinite(noise_multiplier)):
         raise ValueError(f"noise_multiplier {noise_multiplier} must be a number >= 0")
@@ -92,6 +97,10 @@ def composed_epsilon(
     Each mechanism under its own relation, or where a record is replaced under all of them:
     ``replace-one`` is known for (sampled) Gaussians alone. Raises ``ValueError`` for ``delta``
     outside (0, 1) and counts below 0.
+
+    >>> two = ((gaussian(1.0, 0.01), 500), (gaussian(2.0, 0.05), 100))
+    >>> round(composed_epsilon(two, 1e-5), 2)
+    1.71
     """
     _check(spent, delta)
     # A Laplace coordinate that gives its value away has a loss that no grid holds: added up.
@@ -105,7 +114,12 @@ def composed_epsilon(
 
 @functools.lru_cache(maxsize=4096)
 def risk(spent: Spent, delta: float) -> Risk:
-    """What ``spent`` means to an attacker, each mechanism under its relation, by riskcal."""
+    """What ``spent`` means to an attacker, each mechanism under its relation, by riskcal.
+
+    >>> found = risk(((gaussian(1.0, 0.01), 1000),), 1e-5)
+    >>> round(found.mu, 2), round(found.advantage, 2), round(found.tpr_at_fpr_001, 3)
+    (0.46, 0.16, 0.029)
+    """
     # riskcal takes a second to import, which nobody but the reader of these numbers should wait for
     from riskcal.analysis import get_advantage_from_pld, get_beta_from_pld
 
@@ -142,6 +156,10 @@ def noise_multiplier(
     Bracketed by Rényi accounting, searched on a coarse discretisation, which can only overstate
     epsilon, and checked on the fine one. Raises :class:`UserError` where no noise up to 1e4 is
     enough.
+
+    >>> sigma = noise_multiplier(3.0, delta=1e-5, sampling_rate=0.01, steps=1000)
+    >>> round(sigma, 3), epsilon(sigma, 0.01, 1000, 1e-5) <= 3.0
+    (0.814, True)
     """
     if steps < 1:
         raise ValueError(f"steps {steps} must be >= 1")

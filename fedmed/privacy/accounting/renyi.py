@@ -25,7 +25,12 @@ def rdp(spent: Spent) -> tuple[float, ...]:
 
 
 def rdp_epsilon(divergences: Sequence[float], delta: float) -> float:
-    """Epsilon at ``delta`` from divergences at ``ORDERS``, at the best order (see allowance)."""
+    """Epsilon at ``delta`` from divergences at ``ORDERS``, at the best order (see allowance).
+
+    >>> from fedmed.privacy.mechanisms.step import gaussian
+    >>> round(rdp_epsilon(rdp(((gaussian(1.0, 0.01), 1000),)), 1e-5), 2)
+    2.11
+    """
     return max(
         0.0,
         min(d + _conversion(o, delta) for o, d in zip(ORDERS, divergences, strict=True)),
@@ -46,6 +51,11 @@ def odometer(divergences: Sequence[float], delta: float) -> float:
     starts at 1, however each step was chosen by those before it, and Ville's inequality bounds its
     maximum (Whitehouse et al. 2023; odometers: Rogers et al. 2016). So plans may depend on what was
     released, and so may the moment of reading.
+
+    >>> from fedmed.privacy.mechanisms.step import gaussian
+    >>> spent = rdp(((gaussian(1.0, 0.01), 1000),))
+    >>> rdp_epsilon(spent, 1e-5) < odometer(spent, 1e-5)
+    True
     """
     share = math.log(len(ODOMETER_ORDERS) / delta)
     known = dict(zip(ORDERS, divergences, strict=True))

@@ -17,6 +17,10 @@ class Question:
     The convention everywhere: the sampling rate is batch / units and a round has
     round(epochs x units / batch) steps, at least one. Poisson sampling; ``relation`` says whether
     one unit is added or removed, or replaced.
+
+    >>> question = Question(units=1000, batch=64, epochs=20, delta=1e-5)
+    >>> question.rate, question.steps
+    (0.064, 312)
     """
 
     units: int
@@ -38,17 +42,29 @@ class Question:
 
     @property
     def steps(self) -> int:
-        """Steps of all rounds."""
+        """Steps of all rounds.
+
+        >>> steps(Question(units=1000, batch=64, epochs=1, delta=1e-5), 1.2, target=8)
+        614
+        """
         return self.rounds * self.steps_per_round
 
 
 def epsilon(question: Question, noise_multiplier: float) -> float:
-    """Epsilon of the whole training at this noise multiplier."""
+    """Epsilon of the whole training at this noise multiplier.
+
+    >>> round(epsilon(Question(units=1000, batch=64, epochs=20, delta=1e-5), 1.0), 2)
+    7.73
+    """
     return _epsilon(question, noise_multiplier, question.steps)
 
 
 def noise(question: Question, target: float) -> float:
-    """Smallest noise multiplier for a target epsilon (see accounting.noise_multiplier)."""
+    """Smallest noise multiplier for a target epsilon (see accounting.noise_multiplier).
+
+    >>> round(noise(Question(units=1000, batch=64, epochs=20, delta=1e-5), target=8), 3)
+    0.982
+    """
     return accounting.noise_multiplier(
         target, question.delta, question.rate, question.steps, question.relation
     )
@@ -78,7 +94,11 @@ def rounds(question: Question, noise_multiplier: float, target: float) -> int:
 
 
 def batch(question: Question, noise_multiplier: float, target: float) -> int:
-    """Largest expected batch at this noise and as many epochs within the target; 0 where none."""
+    """Largest expected batch at this noise and as many epochs within the target; 0 where none.
+
+    >>> batch(Question(units=1000, batch=1, epochs=20, delta=1e-5), 1.0, target=8)
+    67
+    """
 
     def fits(size: int) -> bool:
         return epsilon(replace(question, batch=size), noise_multiplier) <= target
@@ -87,7 +107,11 @@ def batch(question: Question, noise_multiplier: float, target: float) -> int:
 
 
 def largest(fits: Callable[[int], bool], top: int) -> int:
-    """Largest number from 0 to ``top`` that fits, where all below it do; 0 always does."""
+    """Largest number from 0 to ``top`` that fits, where all below it do; 0 always does.
+
+    >>> largest(lambda number: number * number <= 30, top=100)
+    5
+    """
     low, high = 0, top + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -96,7 +120,11 @@ def largest(fits: Callable[[int], bool], top: int) -> int:
 
 
 def smallest(fits: Callable[[int], bool], bottom: int, top: int) -> int | None:
-    """Smallest number from ``bottom`` to ``top`` that fits, where all above do; None if none."""
+    """Smallest number from ``bottom`` to ``top`` that fits, where all above do; None if none.
+
+    >>> smallest(lambda number: number * number >= 30, bottom=1, top=100)
+    6
+    """
     if not fits(top):
         return None
     low, high = bottom - 1, top

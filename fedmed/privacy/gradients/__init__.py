@@ -39,8 +39,8 @@ def make_engine(
     >>> import torch
     >>> engine = make_engine("fedmed", torch.nn.Linear(2, 1), 8)
     >>> batch = engine.clipped_sum(torch.full((3, 2), 100.0), torch.zeros(3), clipping_norm=1.0)
-    >>> batch.samples, batch.clipped, batch.sensitivity
-    (3, 3, 1.0)
+    >>> batch.samples, batch.sensitivity, sorted(batch.gradients)
+    (3, 1.0, ['bias', 'weight'])
     """
     check_model(model)
     if name == "fedmed":

@@ -40,6 +40,10 @@ class Clipping:
         ``norms`` are upper bounds, C = ``bound``. Rounded downwards; 0 where the norm is not
         finite, and where the factor would lie below the normal numbers of ``dtype``, which have
         fewer digits.
+
+        >>> norms = torch.tensor([0.5, 4.0, float("inf")], dtype=torch.float64)
+        >>> [round(value, 3) for value in Clipping().factors(norms, 1.0, torch.float32).tolist()]
+        [1.0, 0.25, 0.0]
         """
         if self.kind == "automatic":
             found = bound / (norms + STABILITY)

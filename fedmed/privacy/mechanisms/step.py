@@ -76,7 +76,11 @@ class Mechanism:
 
 
 def gaussian(noise: float, rate: float = 1.0) -> Mechanism:
-    """Gaussian noise on a Poisson sample (or on everybody)."""
+    """Gaussian noise on a Poisson sample (or on everybody).
+
+    >>> gaussian(1.5, rate=0.1).relation
+    'add-or-remove'
+    """
     return Mechanism(kind="gaussian", noise=noise, rate=rate)
 
 
@@ -93,5 +97,9 @@ def group_gaussian(noise: float, rate: float, group: int) -> Mechanism:
 
 
 def laplace(noise: float, coordinates: int) -> Mechanism:
-    """Laplace noise on ``coordinates`` numbers."""
+    """Laplace noise on ``coordinates`` numbers.
+
+    >>> laplace(0.5, coordinates=1024).pure_epsilon()
+    2048.0
+    """
     return Mechanism(kind="laplace", noise=noise, group=coordinates)
