@@ -103,20 +103,6 @@ def specificity_threshold(
     return float(falling[int(np.argmax(np.where(fine, true_positives, -1)))])
 
 
-def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Area under precision against recall, 0 to 1; NaN if a class is absent.
-
-    Sum over distinct scores of (recall gained) x (precision at that score), without interpolation
-    (scikit-learn's meaning). It depends on prevalence. Raises UserError for NaN scores.
-    """
-    curve = _curve(labels, scores)
-    if curve is None:
-        return float("nan")
-    _, true_positives, false_positives, positives, _ = curve
-    gained = np.diff(true_positives, prepend=0)
-    return float(np.sum(gained * true_positives / (true_positives + false_positives)) / positives)
-
-
 def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> Rates:
     """Rates of the decision score >= threshold over all given images."""
     truth, values = arrays(labels, scores)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import (
     accuracy_score,
-    average_precision_score,
     precision_score,
     recall_score,
     roc_auc_score,
@@ -14,7 +13,6 @@ from sklearn.metrics import (
 from fedmed.base.errors import UserError
 from fedmed.evaluation.discrimination import (
     auroc,
-    average_precision,
     rates,
     specificity_threshold,
     youden_threshold,
@@ -89,15 +87,6 @@ def test_one_class_has_no_auroc_and_no_threshold(labels: list[int]) -> None:
 def test_bad_input_is_named(labels: list[int], scores: list[float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         auroc(labels, scores)
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 2, 12])
-@pytest.mark.parametrize(("seed", "n"), [(0, 2), (1, 7), (2, 50), (3, 701)])
-def test_average_precision_equals_scikit_learn(seed: int, n: int, decimals: int) -> None:
-    labels, scores = draw(seed, n, decimals)
-    wanted = average_precision_score(labels, scores)
-    assert average_precision(labels, scores) == pytest.approx(wanted, abs=1e-9)
-    assert math.isnan(average_precision([1, 1], [0.2, 0.3]))
 
 
 @pytest.mark.parametrize("target", [0.1, 0.5, 0.9, 0.95, 1.0])
