@@ -6,7 +6,7 @@ from typing import Any, Final
 from unittest import mock
 
 from fedmed.hospital import histograms, rounds
-from fedmed.privacy.gradients.noise import GaussianNoise as GradientNoise
+from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.normals import Normals
 from fedmed.privacy.mechanisms.updates import GaussianNoise, Update
 from fedmed.training.local import LocalResult
@@ -15,9 +15,9 @@ from fedmed.training.local import LocalResult
 @contextmanager
 def noise_divided(by: float) -> Iterator[None]:
     """A part of the noise that is accounted, wherever it is drawn."""
-    gradient, update, noised = GradientNoise.noised_mean, GaussianNoise.add, histograms.noised
+    gradient, update, noised = SumNoise.noised_mean, GaussianNoise.add, histograms.noised
 
-    def less_mean(self: GradientNoise, sums: Any, deviation: float, divisor: float) -> Any:
+    def less_mean(self: SumNoise, sums: Any, deviation: float, divisor: float) -> Any:
         return gradient(self, sums, deviation / by, divisor)
 
     def less(self: GaussianNoise, given: Any, normals: Normals) -> Any:
@@ -25,7 +25,7 @@ def noise_divided(by: float) -> Iterator[None]:
 
     with ExitStack() as stack:
         for patch in (
-            mock.patch.object(GradientNoise, "noised_mean", less_mean),
+            mock.patch.object(SumNoise, "noised_mean", less_mean),
             mock.patch.object(GaussianNoise, "add", less),
             mock.patch.object(histograms, "noised", lambda c, d, g: noised(c, d / by, g)),
         ):

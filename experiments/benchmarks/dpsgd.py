@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from fedmed.models.resnet import resnet18
 from fedmed.privacy.gradients import Engine, Options, make_engine
 from fedmed.privacy.gradients.memory import keep_freed_memory
-from fedmed.privacy.gradients.noise import GaussianNoise
+from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.noise import NoiseSource
 
 CLIPPING_NORM, NOISE_MULTIPLIER = 1.0, 1.0
@@ -83,7 +83,7 @@ def make(name: str, arguments: argparse.Namespace) -> Bench:
 
         return Bench(plain, step)
     engine = clipper(name, model, arguments.physical or arguments.batch, options(arguments))
-    noise = GaussianNoise(NoiseSource().normals())
+    noise = SumNoise(NoiseSource().normals())
 
     def clipped() -> dict[str, Tensor]:
         return engine.clipped_sum(images, labels, CLIPPING_NORM).gradients

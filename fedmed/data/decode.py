@@ -172,6 +172,7 @@ class quiet:
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
+        self._was = self._logger.disabled
 
     def __enter__(self) -> None:
         self._was = self._logger.disabled

@@ -1,6 +1,5 @@
 """The network of hospitals: which images each one trains on, and what the server holds out."""
 
-import functools
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,6 +10,7 @@ from fedmed.data.cohort import Cohort
 from fedmed.data.draws import kept
 from fedmed.data.form import Form
 from fedmed.data.partition import assign_hospitals
+from fedmed.data.remembering import remembered
 from fedmed.data.shard import Shard, load_shard
 from fedmed.data.sources import load
 from fedmed.data.split import UNKNOWN, assign_splits
@@ -59,7 +59,7 @@ class Network:
         return self.cohort.with_table(table), self.hospital[mask].reset_index(drop=True)
 
 
-@functools.lru_cache(maxsize=2)
+@remembered(maxsize=2)
 def load_network(data: Data) -> Network:
     """Load, split and partition the cohort of ``data``; the same for every process and seed.
 
@@ -108,19 +108,19 @@ def member_names(settings: Settings) -> list[str]:
     return load_network(settings.data).names
 
 
-@functools.lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The training shard of one member, kept open by the process that asked for it."""
     return load_shard(load_network(data).training(hospital, cap), Form.of(data))
 
 
-@functools.lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def evaluation_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The validation and test images of one member, kept open by the process that asked."""
     return load_shard(load_network(data).evaluation(hospital, cap), Form.of(data))
 
 
-@functools.lru_cache(maxsize=2)
+@remembered(maxsize=2)
 def held_out_shard(data: Data) -> tuple[Shard, pd.Series]:
     """The server's validation and test images, and the hospital of each."""
     cohort, hospitals = load_network(data).held_out()

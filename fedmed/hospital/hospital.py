@@ -17,6 +17,7 @@ from fedmed.base.errors import RunError, UserError
 from fedmed.config import Data, Model, Settings
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
+from fedmed.data.remembering import remembered
 from fedmed.data.shard import Shard
 from fedmed.federation import exchange
 from fedmed.federation.exchange import Joining, Reply
@@ -301,7 +302,7 @@ def review(
     return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
 
 
-@functools.lru_cache(maxsize=128)
+@remembered(maxsize=128)
 def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Hospital:
     """The member with this partition id, ready to train; kept by the process between rounds.
 

@@ -11,7 +11,8 @@ Pooling = Literal["mean", "stages", "grid"]
 Standard = Literal["layer", "validation"]
 # ImageNet's, per channel, on pixels in [0, 1]: public.
 IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MEAN, SPREAD = 0.5, 0.25  # what fedmed.training.local scales every image by
+MEAN, SPREAD = 0.5, 0.25
+"""What every image is scaled by: public, because statistics of private images are a release."""
 WIDTHS: dict[str, int] = {"mean": 512, "stages": 128 + 256 + 512, "grid": 4 * 512}
 _RIDGE = 1e-3  # of the largest variance: directions below it are no further enlarged
 

@@ -29,7 +29,6 @@ class Estimate:
     high: Number = None
     both_low: Number = None
     both_high: Number = None
-    training_sd: Number = None
     seeds: int = 0
 
     def __neg__(self) -> Estimate:
@@ -75,7 +74,6 @@ class Difference:
     change: Estimate
     p: Number
     p_holm: Number
-    delong_p: Number
     headline: bool
     detectable: Number
 
@@ -169,7 +167,6 @@ def estimate(value: Json) -> Estimate:
         high=high,
         both_low=both_low,
         both_high=both_high,
-        training_sd=number(value.get("training_sd")),
         seeds=int(number(value.get("seeds")) or 0),
     )
 
@@ -204,7 +201,6 @@ def _difference(row: Json) -> Difference:
         change=estimate(table(row, "difference")),
         p=number(row.get("p")),
         p_holm=number(row.get("p_holm")),
-        delong_p=number(row.get("delong_p")),
         headline=bool(row.get("headline")),
         detectable=number(row.get("minimum_detectable")),
     )

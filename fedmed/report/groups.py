@@ -181,7 +181,7 @@ def change(arm: Arm, base: Arm, attribute: str, quantity: str) -> Difference | N
         return None
     return Difference(
         arm=arm.name, kind="gap", quantity=quantity, attribute=attribute, group="", before=before,
-        after=after, change=Estimate(value=after - before), p=None, p_holm=None, delong_p=None,
+        after=after, change=Estimate(value=after - before), p=None, p_holm=None,
         headline=False, detectable=None,
     ).sized  # fmt: skip
 

@@ -14,10 +14,11 @@ from fedmed.base.errors import RunError
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.models import trainable
+from fedmed.models.features import MEAN, SPREAD
 from fedmed.privacy.gradients import Clipping, Options, make_engine
 from fedmed.privacy.gradients.engine import binary
 from fedmed.privacy.gradients.memory import keep_freed_memory
-from fedmed.privacy.gradients.noise import GaussianNoise
+from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan
 from fedmed.training.augmentation import augment, seeded
@@ -25,7 +26,6 @@ from fedmed.training.optimiser import LocalSteps
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of the forward pass
 _POINTS_AT_ONCE = 256 * 224 * 224  # of the images that are scored together
-MEAN, SPREAD = 0.5, 0.25  # public constants: statistics of private images would be a release
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def train_private(
             if taken >= plan.steps_per_round:
                 raise RunError("a step beyond the plan was about to be taken; nothing is released")
             # A stream for each step: reproducible noise is keyed by site, round, model and step.
-            noise = GaussianNoise(source.normals("gradient", *context, step))
+            noise = SumNoise(source.normals("gradient", *context, step))
             rows = poisson_batch(units, plan.sampling_rate, sampler)
             images = to_input(
                 shard.images[rows], settings.model.channels, device, settings.data.dimensions

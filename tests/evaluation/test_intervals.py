@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fedmed.evaluation.intervals.intervals import (
-    combined,
+    both_sources,
     detectable,
     holm,
     interval,
@@ -158,15 +158,25 @@ def normal_samples(sd: float, seeds: int) -> np.ndarray:
     return np.repeat(sd * stats.norm.ppf(ranks)[:, None], seeds, axis=1)
 
 
+def with_training(q: Quantity) -> tuple[float, float]:
+    """Limits with the luck of the test patients and of training."""
+    sampling = interval(q.mean(), method="percentile")
+    assert sampling.low is not None
+    assert sampling.high is not None
+    found = both_sources(q, sampling.low, sampling.high)
+    assert found is not None
+    return found
+
+
 def test_combined_interval_has_the_variance_of_both_sources() -> None:
     values = np.array([0.78, 0.80, 0.82])
     q = quantity(list(values), 0.8 + normal_samples(0.01, 3))
-    found = combined(q, method="percentile")
+    low, high = with_training(q)
     training = values.std(ddof=1) ** 2 / 3
     variance = 0.01**2 + training
     half = stats.t.ppf(0.975, 2 * (variance / training) ** 2) * math.sqrt(variance)
-    assert found.low == pytest.approx(0.8 - half, rel=1e-3)
-    assert found.high == pytest.approx(0.8 + half, rel=1e-3)
+    assert low == pytest.approx(0.8 - half, rel=1e-3)
+    assert high == pytest.approx(0.8 + half, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +189,9 @@ def test_combined_interval_has_the_variance_of_both_sources() -> None:
 def test_combined_interval_is_that_of_the_only_source(
     values: list[float], sd: float, expected: Callable[[list[float]], float]
 ) -> None:
-    found = combined(quantity(values, 0.8 + normal_samples(sd, 3)), method="percentile")
-    assert found.high == pytest.approx(0.8 + expected(values), abs=1e-4)
-    assert found.low == pytest.approx(0.8 - expected(values), abs=1e-4)
+    low, high = with_training(quantity(values, 0.8 + normal_samples(sd, 3)))
+    assert high == pytest.approx(0.8 + expected(values), abs=1e-4)
+    assert low == pytest.approx(0.8 - expected(values), abs=1e-4)
 
 
 def test_what_test_images_add_to_the_spread_of_seeds_is_not_training() -> None:
@@ -210,9 +220,7 @@ def test_what_test_images_add_to_the_spread_of_seeds_is_not_training() -> None:
 
 
 def test_one_seed_has_no_combined_interval() -> None:
-    found = combined(quantity(0.8, 0.8 + normal_samples(0.01, 1)))
-    assert found.low is None
-    assert found.note == "one seed"
+    assert both_sources(quantity(0.8, 0.8 + normal_samples(0.01, 1)), 0.78, 0.82) is None
 
 
 def test_standard_error_is_that_of_the_resamples() -> None:

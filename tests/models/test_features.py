@@ -14,7 +14,6 @@ from torchvision.models import squeezenet1_1
 from fedmed.config import Model
 from fedmed.models import build, features, trainable
 from fedmed.models.features import FeatureNetwork, standardise
-from fedmed.training import local
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,7 @@ def pixels(count: int = 3) -> Tensor:
 
 
 def scaled(images: Tensor) -> Tensor:
-    return (images - local.MEAN) / local.SPREAD
-
-
-def test_the_constants_are_those_of_training() -> None:
-    assert (features.MEAN, features.SPREAD) == (local.MEAN, local.SPREAD)
+    return (images - features.MEAN) / features.SPREAD
 
 
 def test_features_are_torchvisions_on_imagenets_scale(path: Path, theirs: nn.Module) -> None:

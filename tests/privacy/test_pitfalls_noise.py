@@ -30,7 +30,7 @@ from fedmed.coordinator.strategies import Start
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 from fedmed.privacy.gradients import ClippedSum
-from fedmed.privacy.gradients.noise import GaussianNoise as SumNoise
+from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.images import PixelLaplace
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.normals import Normals

@@ -113,20 +113,6 @@ def over_seeds(values: npt.ArrayLike, *, level: float = LEVEL) -> Seeds | None:
     return Seeds(sd=sd, low=mean - half, high=mean + half)
 
 
-def combined(quantity: Quantity, *, method: Method = "bca", level: float = LEVEL) -> Interval:
-    """Interval of the mean over columns (seeds): luck of the test patients and of training.
-
-    None for one seed. See :func:`both_sources`.
-    """
-    sampling = interval(quantity.mean(), method=method, level=level)
-    if sampling.low is None or sampling.high is None:
-        return sampling
-    both = both_sources(quantity, sampling.low, sampling.high, level=level)
-    low, high = both or (None, None)
-    note = sampling.note if both else "one seed"
-    return Interval(low=low, high=high, method=sampling.method, note=note)
-
-
 def both_sources(
     quantity: Quantity, low: float, high: float, *, level: float = LEVEL
 ) -> tuple[float, float] | None:

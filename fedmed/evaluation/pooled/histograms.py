@@ -32,7 +32,6 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
 """Public lists of groups; a value outside its list counts as unknown."""
 
 Array = npt.NDArray[np.float64]
-Text = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedmed import __version__, models
 from fedmed.base.errors import RunError, UserError
 from fedmed.config import ARMS, Settings
-from fedmed.data import network
+from fedmed.data.remembering import forget
 from fedmed.federation import exchange
 from fedmed.federation.exchange import Buffers
 from fedmed.hospital import histograms, hospital
@@ -166,7 +166,7 @@ class Guard:
         self._check_named(settings)
         told = {"arm": settings.privacy.arm}
         if settings != self._last:
-            _forget()
+            forget()
             caches.prune(shards=True)
             self._buffers.forget()
             self._last = settings
@@ -310,14 +310,6 @@ def _check(policy: Policy, site: SiteFile) -> None:
             f"{site.policy}: public-size is missing: rates and divisors rest on a declared number "
             "of units, never on the exact one; set it"
         )
-
-
-def _forget() -> None:
-    """Other settings, other shards: keep those of one run in memory, not of all."""
-    hospital.hospital_for.cache_clear()
-    network.training_shard.cache_clear()
-    network.evaluation_shard.cache_clear()
-    network.load_network.cache_clear()
 
 
 def _error(code: str) -> Frame:

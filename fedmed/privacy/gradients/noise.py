@@ -25,7 +25,7 @@ class Stream(Protocol):
         ...
 
 
-class GaussianNoise:
+class SumNoise:
     """Adds noise from a stream that the caller made and keeps secret.
 
     Eight streams of its own, with keys from the caller's, fill pieces of the sum side by side. A

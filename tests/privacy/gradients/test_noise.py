@@ -5,7 +5,7 @@ import torch
 from support import goes_red, refuses
 from torch import Tensor
 
-from fedmed.privacy.gradients.noise import GaussianNoise
+from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.normals import Normals
 
@@ -15,7 +15,7 @@ SHAPES = {"a": (2600, 500), "b": (3,), "c": (64, 31, 3, 3), "d": ()}
 def draw(seed: int | None = 1, deviation: float = 2.0, batch: float = 4.0) -> dict[str, Tensor]:
     sums = {name: torch.full(shape, 8.0) for name, shape in SHAPES.items()}
     stream = NoiseSource(seed).normals("gradient", "h", 1)
-    return GaussianNoise(stream).noised_mean(sums, deviation, batch)
+    return SumNoise(stream).noised_mean(sums, deviation, batch)
 
 
 def flat(values: dict[str, Tensor]) -> Tensor:
@@ -56,7 +56,7 @@ def test_noise_differs_between_calls_generators_and_steps() -> None:
     assert torch.equal(flat(draw(1)), flat(draw(1)))
     assert not torch.equal(flat(draw(1)), flat(draw(2)))
     assert not torch.equal(flat(draw(None)), flat(draw(None)))
-    adder = GaussianNoise(NoiseSource(1).normals("gradient"))
+    adder = SumNoise(NoiseSource(1).normals("gradient"))
     steps = [adder.noised_mean({"a": torch.zeros(50)}, 1.0, 1.0)["a"] for _ in range(2)]
     assert not torch.equal(*steps)
 
