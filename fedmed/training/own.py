@@ -14,7 +14,7 @@ from fedmed.models import trainable
 from fedmed.privacy.gradients import ClippedSum, Clipping, Loss, Options, make_engine
 from fedmed.privacy.gradients.clipping import Kind
 from fedmed.privacy.gradients.engine import BINARY
-from fedmed.privacy.gradients.noise import GaussianNoise
+from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans import GradientPlan
 from fedmed.training.local import poisson_batch
@@ -135,7 +135,7 @@ class PrivateTraining:
 
     def _step(self, batch: ClippedSum) -> None:
         plan = self.plan
-        noise = GaussianNoise(self._source.normals("gradient", "own", self.taken))
+        noise = SumNoise(self._source.normals("gradient", "own", self.taken))
         deviation = plan.noise_multiplier * batch.sensitivity
         mean = noise.noised_mean(batch.gradients, deviation, plan.expected_batch)
         self._optimizer.zero_grad()  # also of what is no parameter of the model

@@ -1,7 +1,7 @@
 """Sums of clipped per-sample gradients: one interface, several engines; needs torch alone.
 
 :func:`make_engine` gives an engine for a model, ``clipped_sum`` of it a :class:`ClippedSum`, and
-:class:`GaussianNoise` its noised mean. :class:`fedmed.PrivateTraining` puts them together;
+:class:`SumNoise` its noised mean. :class:`fedmed.PrivateTraining` puts them together;
 docs/engine.md says how they work and what they refuse.
 """
 
@@ -14,15 +14,15 @@ from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.clipping import Clipping
 from fedmed.privacy.gradients.engine import ClippedSum, Engine, Loss, Options, check_model
 from fedmed.privacy.gradients.loop import LoopEngine
-from fedmed.privacy.gradients.noise import GaussianNoise
+from fedmed.privacy.gradients.noise import SumNoise
 
 __all__ = [
     "ClippedSum",
     "Clipping",
     "Engine",
-    "GaussianNoise",
     "Loss",
     "Options",
+    "SumNoise",
     "check_model",
     "make_engine",
 ]
