@@ -120,6 +120,7 @@ def _context(comparison: Comparison, arms: list[Arm], drawn: list[Drawn]) -> dic
         "cautions": answer.cautions(arms),
         "facts": sections.facts(comparison, arms),
         "rows": [sections.row(arm, arms, base) for arm in arms],
+        **sections.headings(),
         "measures": sections.measures(arms),
         "targets": sections.targets(arms),
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from fedmed.base.files import without_nan
+from fedmed.evaluation.metrics import SHARES, shown
 from fedmed.evaluation.pooled.cells import (
     Array,
     area,
@@ -79,11 +81,11 @@ def evaluate_histograms(
         test, at, deviation=deviation, clustering=pooled.clustering, resamples=resamples
     )
     values = {name: float(number) for name, number in measures(test, at).items()}
-    shown = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
-    found = {name: values.get(name, math.nan) if enough["test"] else math.nan for name in shown}
+    called = [name for name in shown("result") if name in SHARES]
+    found = {name: values.get(name, math.nan) if enough["test"] else math.nan for name in called}
     intervals = {
         name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
-        for name in shown
+        for name in called
     }
     narrow = interval(sample["auroc"], level=level) if enough["test"] else None
     wide = None if narrow is None else [max(narrow[0] - half, 0.0), min(narrow[1] + half, 1.0)]
@@ -104,19 +106,17 @@ def evaluate_histograms(
         "patients_test": None,
         "prevalence": prevalence,
         "majority_accuracy": max(prevalence, 1 - prevalence),
+        **dict.fromkeys(shown("result")),  # a histogram tells neither precision nor calibration
         "auroc": middle,
-        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)],
+        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)]
+        if enough["test"]
+        else None,
         "auroc_interval": wide,
         "auroc_val": float(area(val)[0]) if enough["val"] else None,
         "hospital_auroc_mean": sum(known) / len(known) if known else None,
-        "auprc": None,
         "threshold": None if at is None else spec.edges[at],
         "threshold_rule": _rule(at, val, enough["val"], floor),
         **found,
-        "brier": None,
-        "ece": None,
-        "calibration_slope": None,
-        "calibration_intercept": None,
         "intervals": {"auroc": wide, **intervals},
         "resampling": {
             "method": "parametric",
@@ -132,7 +132,7 @@ def evaluate_histograms(
         "binning": {"bins": spec.bins, "edges": list(spec.edges)},
         "notes": notes,
     }
-    clean: Json = _without_nan(result)
+    clean: Json = without_nan(result)
     return clean
 
 
@@ -185,12 +185,12 @@ def _at_specificity(
         resamples=resamples,
     )
     values = measures(test, at)
-    shown = ("sensitivity", "specificity", "accuracy", "ppv")
+    names = tuple(shown("result at fixed specificity"))
     return {
         "specificity_target": target,
         "threshold": pooled.spec.edges[at],
-        **{name: float(values[name]) for name in shown},
-        "intervals": {name: interval(sample[name], level=level) for name in shown},
+        **{name: float(values[name]) for name in names},
+        "intervals": {name: interval(sample[name], level=level) for name in names},
     }
 
 
@@ -216,16 +216,3 @@ def _rule(at: int | None, val: Array, enough: bool, floor: float) -> str:
 
 def _whole(count: float) -> int:
     return max(0, round(float(count)))
-
-
-def _without_nan(value: Any) -> Any:
-    """The same nested value with None for NaN and infinities."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        clean = [_without_nan(item) for item in value]
-        # A bound with one end is none.
-        return None if value and all(isinstance(v, float) and v != v for v in value) else clean
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
