@@ -12,25 +12,16 @@ from fedmed.base.opening import is_folder
 from fedmed.base.terminal import say
 from fedmed.cli.tables import print_table
 from fedmed.evaluation.comparison import compare
+from fedmed.evaluation.group_gaps import GAPS
+from fedmed.evaluation.metrics import METRICS, shown
 from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.tables import foreign
 
 Json = dict[str, Any]
 WORDS: Final = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "ppv": "PPV",
-    "npv": "NPV",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "fnr": "missed (FNR)",
-    "fpr": "false alarms (FPR)",
-    "auroc_gap": "AUROC gap",
-    "fnr_gap": "FNR gap",
-    "tpr_gap": "TPR gap",
-    "fpr_gap": "FPR gap",
+    **{name: metric.word for name, metric in METRICS.items()},
+    **{name: gap.word for name, gap in GAPS.items()},
 }
-_GROUP_COLUMNS: Final = ("auroc", "fnr", "fpr", "accuracy")
 
 
 def answer(path: Path, baseline: str | None, *, resamples: int, seed: int) -> Json:
@@ -75,7 +66,7 @@ def _show_metrics(found: Json, name: str) -> None:
     _print(
         [
             {
-                "metric": _word(key),
+                "metric": WORDS[key],
                 "value": _number(found[key]),
                 "95 % interval": _bounds(*(limits or (None, None))),
             }
@@ -87,7 +78,7 @@ def _show_metrics(found: Json, name: str) -> None:
         _print([_group(row) for row in rows])
     gaps = [
         {
-            "gap": _word(key),
+            "gap": WORDS[key],
             "between": attribute.replace("_", " x "),
             "value": _number(row[key]),
             "95 % interval": _bounds(*(limits or (None, None))),
@@ -117,17 +108,18 @@ def _show_metrics(found: Json, name: str) -> None:
 
 
 def _group(row: Json) -> Json:
-    shown: Json = {
+    columns: Json = {
         "group": row["group"],
         "images": row["n"],
         "positives": row["positives"],
         "AUROC": _number(row["auroc"], row["note"] or "not defined"),
         "95 % interval": _bounds(*(row["intervals"]["auroc"] or (None, None))),
     }
-    for key in _GROUP_COLUMNS[1:]:
-        shown[_word(key)] = _number(row[key], "")
-    shown["detectable AUROC gap"] = _number(row["minimum_detectable_gap"]["auroc"], "")
-    return shown
+    for name, metric in shown("comparison of groups").items():
+        if name != "auroc":
+            columns[metric.word] = _number(row[metric.group_key], "")
+    columns["detectable AUROC gap"] = _number(row["minimum_detectable_gap"]["auroc"], "")
+    return columns
 
 
 def _show_comparison(found: Json) -> None:
@@ -145,8 +137,8 @@ def _show_comparison(found: Json) -> None:
             "95 % interval": _bounds(auroc["low"], auroc["high"]),
             "sd over seeds": _number(auroc["training_sd"], ""),
         }
-        for key in ("sensitivity", "specificity", "accuracy", "ece"):
-            row[_word(key)] = _number(told["metrics"][key]["value"], "")
+        for name, metric in shown("terminal").items():
+            row[metric.word] = _number(told["metrics"][name]["value"], "")
         rows.append(row)
     _print(rows)
     headline = [row for row in found["differences"] if row["headline"]]
@@ -165,7 +157,7 @@ def _change(row: Json) -> Json:
     of = "" if row["attribute"] is None else f", {row['attribute']}"
     return {
         "arm": row["arm"],
-        "quantity": _word(row["quantity"]) + of,
+        "quantity": WORDS[row["quantity"]] + of,
         "baseline": _number(row["baseline_value"]),
         "arm's": _number(row["value"]),
         "change": _number(change["value"]),
@@ -179,10 +171,6 @@ def _change(row: Json) -> Json:
 
 def _print(rows: list[Json]) -> None:
     print_table(pd.DataFrame(rows, dtype=object))
-
-
-def _word(key: str) -> str:
-    return WORDS.get(key, key.replace("_", " "))
 
 
 def _number(value: float | None, missing: str = "not defined") -> str:

@@ -29,6 +29,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.base.errors import UserError
+from fedmed.base.sexes import SEXES
 from fedmed.data.volume import Volume
 
 COLUMNS = (
@@ -189,7 +190,7 @@ def _check_text(table: pd.DataFrame, where: str) -> None:
             f"{where}, row {row}: image '{table['image'].iloc[row - 1]}' is listed twice; "
             "keep one row per image"
         )
-    for column, allowed in (("sex", ("F", "M")), ("split", SPLITS)):
+    for column, allowed in (("sex", SEXES), ("split", SPLITS)):
         if column in table.columns:
             bad = table[column].notna() & ~table[column].isin(allowed)
             if bad.any():

@@ -11,49 +11,47 @@ from typing import TYPE_CHECKING
 from fedmed.base import lazy
 
 if TYPE_CHECKING:
-    from fedmed.evaluation.calibration import Recalibration, brier, ece, recalibrate
+    from fedmed.evaluation.calibration import Recalibration, ece, recalibrate
     from fedmed.evaluation.comparison.compare import from_directory
     from fedmed.evaluation.comparison.comparison import compare
     from fedmed.evaluation.discrimination import (
-        Rates,
         auroc,
         average_precision,
-        rates,
         specificity_threshold,
         youden_threshold,
     )
     from fedmed.evaluation.evaluated import Evaluation, evaluate
     from fedmed.evaluation.intervals.delong import DeLong, delong
+    from fedmed.evaluation.metrics import METRICS, Metric
 else:
     __getattr__, __dir__ = lazy.attach(
         __name__,
         {
-            "calibration": ("Recalibration", "brier", "ece", "recalibrate"),
+            "calibration": ("Recalibration", "ece", "recalibrate"),
             "comparison.compare": ("from_directory",),
             "comparison.comparison": ("compare",),
             "discrimination": (
-                *("Rates", "auroc", "average_precision", "rates"),
-                *("specificity_threshold", "youden_threshold"),
+                *("auroc", "average_precision", "specificity_threshold", "youden_threshold"),
             ),
             "evaluated": ("Evaluation", "evaluate"),
             "intervals.delong": ("DeLong", "delong"),
+            "metrics": ("METRICS", "Metric"),
         },
     )
 
 __all__ = [
+    "METRICS",
     "DeLong",
     "Evaluation",
-    "Rates",
+    "Metric",
     "Recalibration",
     "auroc",
     "average_precision",
-    "brier",
     "compare",
     "delong",
     "ece",
     "evaluate",
     "from_directory",
-    "rates",
     "recalibrate",
     "specificity_threshold",
     "youden_threshold",

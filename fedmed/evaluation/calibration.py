@@ -1,4 +1,4 @@
-"""Whether a score of 0.3 means three in ten: Brier score, calibration error, recalibration."""
+"""Whether a score of 0.3 means three in ten: calibration error, recalibration."""
 
 from __future__ import annotations
 
@@ -30,16 +30,6 @@ class Recalibration:
 
     slope: float
     intercept: float
-
-
-def brier(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Mean squared difference of score and label (Brier 1950), 0 to 1; NaN without images.
-
-    >>> round(brier([0, 1], [0.2, 0.6]), 2)
-    0.1
-    """
-    truth, values = arrays(labels, scores)
-    return float(np.mean((values - truth) ** 2)) if truth.size else math.nan
 
 
 def bins(scores: Floats) -> Integers:

@@ -1,8 +1,6 @@
-"""How well scores tell disease from none: AUROC, a threshold, and the rates at a threshold."""
+"""How well scores tell disease from none: AUROC, average precision, and a choice of threshold."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +9,6 @@ from fedmed.base.errors import UserError
 
 Labels = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Rates at one threshold, each from 0 to 1, NaN where its denominator is zero."""
-
-    accuracy: float
-    sensitivity: float
-    specificity: float
-    ppv: float
-    npv: float
-    fnr: float
-    fpr: float
-    selection_rate: float
 
 
 def arrays(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Labels, Scores]:
@@ -129,32 +113,6 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(np.sum(gained * true_positives / (true_positives + false_positives)) / positives)
 
 
-def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> Rates:
-    """Rates of the decision score >= threshold over all given images.
-
-    >>> found = rates([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9], threshold=0.5)
-    >>> found.sensitivity, found.specificity, found.ppv
-    (0.5, 0.5, 0.5)
-    """
-    truth, values = arrays(labels, scores)
-    called = values >= threshold
-    diseased = truth == 1
-    tp = int(np.sum(called & diseased))
-    fp = int(np.sum(called & ~diseased))
-    fn = int(np.sum(~called & diseased))
-    tn = int(np.sum(~called & ~diseased))
-    return Rates(
-        accuracy=_share(tp + tn, truth.size),
-        sensitivity=_share(tp, tp + fn),
-        specificity=_share(tn, tn + fp),
-        ppv=_share(tp, tp + fp),
-        npv=_share(tn, tn + fn),
-        fnr=_share(fn, tp + fn),
-        fpr=_share(fp, tn + fp),
-        selection_rate=_share(tp + fp, truth.size),
-    )
-
-
 def _curve(
     labels: npt.ArrayLike, scores: npt.ArrayLike
 ) -> tuple[Scores, Labels, Labels, int, int] | None:
@@ -170,7 +128,3 @@ def _curve(
     true_positives = np.cumsum(hits)[last_of_tie]
     false_positives = np.cumsum(1 - hits)[last_of_tie]
     return falling[last_of_tie], true_positives, false_positives, positives, negatives
-
-
-def _share(count: int, total: int) -> float:
-    return count / total if total else float("nan")

@@ -12,22 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fedmed.base.sexes import SEXES
+from fedmed.evaluation.group_gaps import RANGES
 from fedmed.evaluation.intervals.gaps import Gap
 from fedmed.evaluation.measuring.measures import Measured, Quantity, largest, spread
 from fedmed.evaluation.tables import groups
 
 MINIMUM: Final = 10  # positives and negatives below which a group gets no numbers
 TOO_FEW: Final = "too few"
-PAIRS: Final = {"sex": ("F", "M")}  # attributes whose accuracy gap is between two groups
-RANGES: Final = {
-    "auroc_gap": "auroc",
-    "fnr_gap": "fnr",
-    "tpr_gap": "sensitivity",
-    "fpr_gap": "fpr",
-    "statistical_parity_difference": "selection_rate",
-    "calibration_gap": "ece",
-}
-GAPS: Final = (*RANGES, "equalised_odds_difference", "accuracy_gap")
+PAIRS: Final = {"sex": SEXES}  # attributes whose accuracy gap is between two groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +80,7 @@ def compared(found: Sequence[Count]) -> list[str]:
 
 
 def gap_quantities(measured: Measured, attribute: str, names: Sequence[str]) -> dict[str, Gap]:
-    """Gaps between the named groups under every column, by the names of GAPS.
+    """Gaps between the named groups under every column, by the names of GAPS of ``group_gaps``.
 
     `statistical_parity_difference` (largest minus smallest selection rate) and
     `equalised_odds_difference` (the larger of the ranges of true and false positive rates) are

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from fedmed.base.files import without_nan
 from fedmed.evaluation.discrimination import auroc
 from fedmed.evaluation.intervals.delong import delong
 from fedmed.evaluation.intervals.intervals import LEVEL
@@ -16,24 +17,12 @@ from fedmed.evaluation.measuring import rows
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED, Column
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
 from fedmed.evaluation.measuring.rows import bounds, number
+from fedmed.evaluation.metrics import AT_SPECIFICITY, shown
 from fedmed.evaluation.tables import foreign
 from fedmed.evaluation.thresholds import SPECIFICITY, Thresholds, choose
 
-NUMBERS: Final = (
-    "auroc",
-    "auprc",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "brier",
-    "ece",
-    "calibration_slope",
-    "calibration_intercept",
-)
-WITH_INTERVAL: Final = NUMBERS[:-1]
-AT_SPECIFICITY: Final = ("sensitivity", "specificity", "accuracy", "ppv")
+NUMBERS: Final = tuple(shown("result"))
+WITH_INTERVAL: Final = tuple(name for name, metric in shown("result").items() if metric.interval)
 Json = dict[str, Any]
 
 
@@ -75,7 +64,7 @@ def evaluate(
         several = MacroPanel(measured, paired_targets(tests)) if measured else None
         result = _macro(found, several, resamples)
     result["notes"] = notes + result["notes"]
-    clean: dict[str, Any] = rows.without_nan(result)
+    clean: dict[str, Any] = without_nan(result)
     return clean
 
 
@@ -161,7 +150,9 @@ def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Js
 def _at_specificity(found: Panel, thresholds: Thresholds | None) -> Json | None:
     if thresholds is None or thresholds.at_specificity is None:
         return None
-    quantities = {name: found.quantity(f"{name}_at_specificity") for name in AT_SPECIFICITY}
+    quantities = {
+        name: found.quantity(name + AT_SPECIFICITY) for name in shown("result at fixed specificity")
+    }
     return {
         "specificity_target": thresholds.specificity,
         "threshold": thresholds.at_specificity,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from fedmed.evaluation.group_gaps import GAPS
 from fedmed.report import absent
 from fedmed.report.arms import Arm, reference
 from fedmed.report.evidence import Difference
-from fedmed.report.groups import GAPS, change
+from fedmed.report.groups import change
 from fedmed.report.reading import number
 from fedmed.report.words import fixed, guarantee, interval, listed, p_value, signed
 
@@ -186,9 +187,7 @@ def _untested(found: Sequence[Difference]) -> str:
 
 
 def _gap(one: Difference) -> str:
-    name = GAPS[one.quantity]
-    name = name if name.startswith("AUROC") else name.lower()
-    return f"{name} between {_WORDS[one.attribute]}"
+    return f"{GAPS[one.quantity].title} between {_WORDS[one.attribute]}"
 
 
 def _holm(one: Difference, family: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fedmed.evaluation.metrics import shown
 from fedmed.privacy.statement.facts import Facts
 from fedmed.report import checking
 from fedmed.report.evidence import Estimate, Evidence
@@ -184,7 +185,7 @@ class Arm:
 
     def _group(self, attribute: str, name: str, same: list[Json]) -> Group:
         metrics = {}
-        for metric in ("auroc", "fnr", "fpr", "accuracy", "selection_rate"):
+        for metric in shown("intervals of groups"):
             found = (
                 self.evidence.estimate(self.name, "groups", attribute, name, metric)
                 if self.evidence
@@ -195,7 +196,7 @@ class Arm:
                 metrics[metric] = found
         detectable = {
             metric: mean(dig(row, _DETECTABLE, metric) for row in same)
-            for metric in ("auroc", "fnr", "accuracy")
+            for metric in shown("detectable in groups")
         }
         note = same[0].get("note")
         return Group(

@@ -7,6 +7,8 @@ from typing import Final
 
 import pandas as pd
 
+from fedmed.evaluation.group_gaps import HEADLINE
+from fedmed.evaluation.metrics import shown
 from fedmed.report import forest
 from fedmed.report.arms import Arm, Group, reference
 from fedmed.report.chart import Figure
@@ -23,13 +25,12 @@ ATTRIBUTES: Final = {
     "finding": "finding",
     "comorbidities": "number of co-morbidities",
 }
-METRICS: Final = {"auroc": "AUROC", "fnr": "false negative rate"}
-GAPS: Final = {
-    "auroc_gap": "AUROC gap",
-    "fnr_gap": "False negative gap",
-    "statistical_parity_difference": "Statistical parity difference",
-    "equalised_odds_difference": "Equalised odds difference",
-    "accuracy_gap": "Accuracy gap",
+METRICS: Final = shown("figures of groups")
+_BETTER: Final = {
+    "higher": "More is better.",
+    "lower": "Less is better.",
+    "target": "{ideal:g} is right.",
+    "neither": "Neither more nor less is better.",
 }
 _FIRST: Final = ("sex", "age")  # shown at once; the others on request
 _MOST: Final = 400  # rows of one figure; nobody reads a longer one
@@ -61,19 +62,19 @@ def metric_figure(attribute: str, metric: str, arms: Sequence[Arm]) -> Figure | 
     count = sum(len(block.rows) for block in blocks)
     if count == 0 or count > _MOST:
         return None
-    title = METRICS[metric]
+    about = METRICS[metric]
+    title = about.title
     axis = _axis(metric, blocks)
     said = "; ".join(
         f"{block.heading}{': ' if block.rows else ''}"
         + ", ".join(f"{row.arm.name} {row.beside or row.absent}" for row in block.rows)
         for block in blocks
     )
-    better = "More is better" if metric == "auroc" else "Less is better"
     return Figure(
         name=f"groups-{attribute}-{metric}",
-        title=f"{title[0].upper()}{title[1:]} by {words(attribute)}",
+        title=f"{about.heading} by {words(attribute)}",
         alternative=f"{title} by {words(attribute)}, a row per group and arm. {said}.",
-        caption=f"{better}."
+        caption=_BETTER[about.direction].format(ideal=about.ideal)
         + (f" Grey line: {base.name} in the same group." if base is not None else ""),
         view=forest.view(blocks, axis, arms),
         columns=("Group", "Images", "With disease", "Arm", title, "95 % interval", "Detectable"),
@@ -108,8 +109,8 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
     if base is None:
         return None
     found = [
-        (title, arm, one)
-        for quantity, title in GAPS.items()
+        (gap.heading, arm, one)
+        for quantity, gap in HEADLINE.items()
         for arm in arms
         if arm is not base
         and (one := change(arm, base, attribute, quantity)) is not None
@@ -216,7 +217,8 @@ def _block(
                 arm=arm,
                 estimate=found,
                 beside="" if found.value is None else f"{found.value:.3f}",
-                absent=group.note or ("no threshold" if metric == "fnr" else "no number"),
+                absent=group.note
+                or ("no threshold" if METRICS[metric].thresholds else "no number"),
                 reference=None if arm is base else mark,
                 told=f"{fixed(found.value)} ({interval(found.low, found.high)})",
             )
@@ -233,13 +235,13 @@ def _of(group: Group, metric: str) -> Estimate:
 
 def _axis(metric: str, blocks: Sequence[Block]) -> Axis:
     numbers = forest.reach(blocks)
-    if metric == "auroc":
-        low = min([0.5, *numbers])
-        return Axis(
-            title="AUROC (dashed: 0.5, chance)", low=max(0.0, low - 0.02), high=1.0, line=0.5
-        )
+    about = METRICS[metric]
+    if about.chance is not None:
+        low = min([about.chance, *numbers])
+        title = f"{about.title} (dashed: {about.chance:g}, chance)"
+        return Axis(title=title, low=max(0.0, low - 0.02), high=about.most, line=about.chance)
     high = max([0.1, *numbers])
-    return Axis(title=METRICS[metric], low=0.0, high=min(1.0, high + 0.02), line=0.0)
+    return Axis(title=about.title, low=0.0, high=min(about.most, high + 0.02), line=0.0)
 
 
 def _record(attribute: str, metric: str, arm: Arm, group: Group) -> dict[str, object]:

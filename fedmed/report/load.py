@@ -16,6 +16,8 @@ from fedmed.base.files import MOST_JSON, is_seed, write_text
 from fedmed.base.opening import MIB, absolute, is_folder, opened, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import parse_json
+from fedmed.evaluation.group_gaps import HEADLINE
+from fedmed.evaluation.metrics import shown
 from fedmed.evaluation.tables import predictions
 from fedmed.report import checking, evidence
 from fedmed.report.reading import Json, dig, json_object, number, pair, table, texts
@@ -24,14 +26,7 @@ from fedmed.report.reading import rows as objects
 _ROUNDS: Final = 100_000  # lines of a history
 _SAMPLES: Final = 64 * MIB  # bytes of the sample images
 MEGABYTE: Final = 1e6
-_GAPS: Final = (
-    "auroc_gap",
-    "fnr_gap",
-    "statistical_parity_difference",
-    "equalised_odds_difference",
-    "accuracy_gap",
-    "pearson_size_auroc",
-)
+_GAPS: Final = (*HEADLINE, "pearson_size_auroc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +146,7 @@ def _row(run: Run, result: Json) -> Json:
         "auroc_low": low,
         "auroc_high": high,
     }
-    for key in ("auroc_val", "accuracy", "sensitivity", "specificity", "threshold"):
+    for key in ("auroc_val", *shown("summary"), "threshold"):
         row[key] = metrics.get(key)
     for attribute in ("sex", "age"):
         gaps = table(metrics, "fairness", attribute)

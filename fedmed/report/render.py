@@ -128,6 +128,7 @@ def _summary(comparison: Comparison, arms: list[Arm], base: Arm | None) -> dict[
         "cautions": answer.cautions(arms),
         "facts": sections.facts(comparison, arms),
         "rows": [sections.row(arm, arms, base) for arm in arms],
+        **sections.headings(),
         "measures": sections.measures(arms),
         "targets": sections.targets(arms),
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from fedmed.evaluation.group_gaps import GAPS, HEADLINE
+from fedmed.evaluation.metrics import shown
 from fedmed.report import groups, words
 from fedmed.report.arms import Arm
 from fedmed.report.evidence import Estimate
@@ -12,18 +14,6 @@ from fedmed.report.load import Comparison, Run
 from fedmed.report.palette import arm_colour, arm_shape
 from fedmed.report.reading import Json, dig, mean, number, rows, table, texts
 
-_MEASURES: Final = {
-    "Accuracy": ("accuracy",),
-    "Sensitivity": ("sensitivity",),
-    "Specificity": ("specificity",),
-    "Sensitivity at fixed specificity": ("at_specificity", "sensitivity"),
-    "AUPRC": ("auprc",),
-    "Positive predictive value": ("ppv",),
-    "Negative predictive value": ("npv",),
-    "Brier score": ("brier",),
-    "Calibration error": ("ece",),
-    "Calibration slope": ("calibration_slope",),
-}
 _SCHEMES: Final = {
     "federated": "trained together",
     "pooled": "all data in one place",
@@ -72,7 +62,7 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         if arm.epsilon is not None and arm.replaced != arm.epsilon
         else None,
         "change": change,
-        "measures": [arm.measure(key) for key in ("accuracy", "sensitivity", "specificity")],
+        "measures": [arm.measure(key) for key in shown("summary")],
         "strip": (
             place(arm.low),
             place(arm.auroc),
@@ -83,9 +73,20 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     }
 
 
+def headings() -> dict[str, Any]:
+    """Titles of the metrics in the table of arms, and the gaps in the tables of gaps."""
+    beside = list(shown("summary").values())
+    taken = words.listed([metric.title for metric in beside])
+    return {
+        "beside": [metric.heading for metric in beside],
+        "taken": taken[0].upper() + taken[1:],
+        "gap_rows": list(HEADLINE.values()),
+    }
+
+
 def measures(arms: Sequence[Arm]) -> Json:
     """Every measure that an arm has, with its interval: titles, and a row per arm."""
-    found = {title: [arm.measure(*way) for arm in arms] for title, way in _MEASURES.items()}
+    found = {title: [arm.measure(*way) for arm in arms] for title, way in _ways().items()}
     found = {
         title: measured
         for title, measured in found.items()
@@ -97,6 +98,16 @@ def measures(arms: Sequence[Arm]) -> Json:
             (arm.name, [measured[place] for measured in found.values()])
             for place, arm in enumerate(arms)
         ],
+    }
+
+
+def _ways() -> dict[str, tuple[str, ...]]:
+    """Where each measure beside AUROC lies in the metrics, by its title."""
+    overall = {name: metric for name, metric in shown("result").items() if metric.interval}
+    del overall["auroc"]
+    return {metric.heading: (name,) for name, metric in overall.items()} | {
+        f"{metric.heading} at fixed specificity": ("at_specificity", name)
+        for name, metric in shown("report at fixed specificity").items()
     }
 
 
@@ -171,15 +182,7 @@ def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -
         "change": change.change if change else Estimate(),
         "pearson": arm.metric("fairness", attribute, "pearson_size_auroc"),
         "calibration": arm.gap(attribute, "calibration_gap"),
-        **{
-            key: arm.gap(attribute, key)
-            for key in (
-                "auroc_gap",
-                "fnr_gap",
-                "statistical_parity_difference",
-                "equalised_odds_difference",
-            )
-        },
+        **{key: arm.gap(attribute, key) for key in HEADLINE},
         **_accuracy_gap(arm, attribute, gaps),
     }
 
@@ -238,8 +241,8 @@ def correlations(comparison: Comparison) -> Json:
 
 
 def _correlation(row: Json) -> str:
-    gap = {"accuracy_gap": ", accuracy gap", "auroc_gap": ", AUROC gap"}
-    return str(row.get("name") or "") + gap.get(str(row.get("quantity")), "")
+    gap = GAPS.get(str(row.get("quantity")))
+    return str(row.get("name") or "") + ("" if gap is None else f", {gap.title}")
 
 
 def changes(comparison: Comparison, arms: Sequence[Arm]) -> list[tuple[str, list[tuple[str, Any]]]]:

@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from fedmed.base import files
 from fedmed.config import Settings
+from fedmed.evaluation.metrics import shown
 from fedmed.experiment.directory import RunDirectory
 from fedmed.federation.members import make_plans, trained_parameters
 
@@ -19,7 +20,6 @@ _ROUND: Final = {
     "train_loss": "training/loss",
     "epsilon_spent": "privacy/epsilon_spent",
 }
-_METRICS: Final = ("auroc", "auprc", "accuracy", "sensitivity", "specificity", "brier", "ece")
 
 Scalar = tuple[str, float, int]
 
@@ -110,7 +110,7 @@ def final_scalars(result: dict[str, Any], privacy: dict[str, Any]) -> Iterator[S
     """Test metrics, AUROC by group, gaps by sex and age, and what was spent, at the last round."""
     step = int(result["rounds"])
     metrics = result.get("metrics") or {}
-    for key in _METRICS:
+    for key in shown("comparison"):
         if metrics.get(key) is not None:
             yield f"test/{key}", float(metrics[key]), step
     for attribute, rows in (metrics.get("groups") or {}).items():

@@ -8,7 +8,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
-from fedmed.evaluation.calibration import BINS, bins, brier, ece, logit, recalibrate
+from fedmed.evaluation.calibration import BINS, bins, ece, logit, recalibrate
+from fedmed.evaluation.metrics import METRICS
 
 
 def draw(seed: int, n: int, decimals: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,9 @@ def test_extreme_scores_still_have_a_finite_fit() -> None:
 @pytest.mark.parametrize("decimals", [1, 16])
 def test_errors_equal_scikit_learns(decimals: int) -> None:
     labels, scores = draw(7, 500, decimals)
-    assert brier(labels, scores) == pytest.approx(brier_score_loss(labels, scores), abs=1e-12)
+    assert METRICS["brier"].of(labels, scores) == pytest.approx(
+        brier_score_loss(labels, scores), abs=1e-12
+    )
     if decimals == 16:  # scikit-learn's bins are closed on the right: edges would differ
         share, mean = calibration_curve(labels, scores, n_bins=BINS)
         counts = np.bincount(bins(scores), minlength=BINS)
@@ -88,4 +91,4 @@ def test_bins_are_closed_on_the_left_and_the_last_on_both_sides() -> None:
     assert ece([1, 0], [1.0, 0.0]) == 0.0
     assert ece([0, 0], [0.25, 0.75]) == pytest.approx(0.5)
     assert math.isnan(ece([], []))
-    assert math.isnan(brier([], []))
+    assert math.isnan(METRICS["brier"].of([], []))

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 from support import refuses
-from support.tables import images, scored
+from support.tables import images, rates, scored
 
 from fedmed.evaluation.comparison.comparison import compare
-from fedmed.evaluation.comparison.items import HEADLINE_GAPS
-from fedmed.evaluation.discrimination import rates, youden_threshold
+from fedmed.evaluation.discrimination import youden_threshold
+from fedmed.evaluation.group_gaps import HEADLINE
 from fedmed.evaluation.intervals.delong import paired
 
 BASE = images(400)
@@ -144,7 +144,7 @@ def test_p_values_are_adjusted_over_the_headline_family_only() -> None:
     found = run(arms(2.0, 1.4, 1.0))
     headline = [r for r in found["differences"] if r["headline"]]
     # One AUROC and the gaps of sex and age for each of two arms.
-    assert len(headline) == 2 * (1 + 2 * len(HEADLINE_GAPS))
+    assert len(headline) == 2 * (1 + 2 * len(HEADLINE))
     assert found["family"] == {
         "method": "Holm",
         "size": len(headline),

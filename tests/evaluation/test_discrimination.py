@@ -10,12 +10,12 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
+from support.tables import rates
 
 from fedmed.base.errors import UserError
 from fedmed.evaluation.discrimination import (
     auroc,
     average_precision,
-    rates,
     specificity_threshold,
     youden_threshold,
 )

@@ -8,6 +8,7 @@ from fairlearn.metrics import demographic_parity_difference, equalized_odds_diff
 from fedmed.evaluation import fairness
 from fedmed.evaluation.discrimination import auroc
 from fedmed.evaluation.fairness import MINIMUM, pearson
+from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.measuring.measures import Column
 from fedmed.evaluation.measuring.panel import panels
 from fedmed.evaluation.measuring.rows import gap_row, group_rows, number
@@ -201,7 +202,7 @@ def test_a_single_group_has_no_gap_and_nothing_to_detect() -> None:
     rows, found = rows_of(labels, scores, group, 0.5), gaps_of(labels, scores, group, 0.5)
     assert rows["A"]["auroc"] is not None
     assert rows["A"]["minimum_detectable_gap"] == {"auroc": None, "fnr": None, "accuracy": None}
-    assert {found[key] for key in fairness.GAPS} == {None}
+    assert {found[key] for key in GAPS} == {None}
     assert found["worst_group"] == "A"
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 from support import goes_red
+from support.tables import rates
 
-from fedmed.evaluation.discrimination import auroc, rates, youden_threshold
+from fedmed.evaluation.discrimination import auroc, youden_threshold
 from fedmed.evaluation.pooled.cells import area, drawn_measures, interval, plausible, specific_edge
 from fedmed.evaluation.pooled.groups import by_group, gaps_between
 from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec, around, count, equal_width

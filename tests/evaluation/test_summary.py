@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from support.tables import rates
 
 from fedmed.evaluation.calibration import ece
-from fedmed.evaluation.discrimination import auroc, rates, youden_threshold
+from fedmed.evaluation.discrimination import auroc, youden_threshold
 from fedmed.evaluation.summary import evaluate
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedmed.evaluation.metrics import shown
 from fedmed.report.answer import answer, cautions
 from fedmed.report.arms import summarise
 from fedmed.report.load import load
@@ -114,7 +115,7 @@ def without_groups(metrics: dict[str, Any], note: str | None) -> dict[str, Any]:
         if note is None:
             rows[:] = [{**rows[0], "group": "unknown"}]
         for row in rows:
-            row |= dict.fromkeys(("auroc", "fnr", "fpr", "accuracy", "selection_rate"))
+            row |= dict.fromkeys(metric.group_key for metric in shown("groups").values())
             row |= {"note": note, "intervals": {}}
         metrics["fairness"][attribute] = {"notes": []}
     return metrics

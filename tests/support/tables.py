@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from fedmed.evaluation.metrics import METRICS, SHARES
 from fedmed.evaluation.tables import predictions
 
 
@@ -35,6 +38,12 @@ def scored(table: pd.DataFrame, strength: float, seed: int, *, worse: float = 1.
     signal = strength * np.where(table["sex"] == "F", worse, 1.0)
     logit = signal * (table["label"] - 0.5) + noise
     return table.assign(score=1.0 / (1.0 + np.exp(-logit)))
+
+
+def rates(labels: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> SimpleNamespace:
+    """Every metric of the calls score >= threshold."""
+    found = {name: METRICS[name].of(labels, scores, threshold) for name in SHARES}
+    return SimpleNamespace(**found)
 
 
 def write_run(out: Path, name: str, seed: int, table: pd.DataFrame, **result: Any) -> Path:

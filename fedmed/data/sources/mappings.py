@@ -13,6 +13,7 @@ import pandas as pd
 from fedmed.base.errors import UserError
 from fedmed.base.frames import MOST_BYTES
 from fedmed.base.opening import read_bytes
+from fedmed.base.sexes import SEX_WORDS
 from fedmed.data.cohort import LABEL_PREFIX
 from fedmed.data.sources.reading import read_table
 
@@ -48,7 +49,6 @@ CHEXPERT_FINDINGS = (
     "Fracture",
     "Support Devices",
 )
-_SEX = {"male": "M", "m": "M", "female": "F", "f": "F"}
 
 
 def nih_chestxray14(raw: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def _with_findings(table: pd.DataFrame, raw: pd.DataFrame, path: Path) -> pd.Dat
 
 def _sex(values: pd.Series) -> pd.Series:
     """F or M; what the sets write for unknown becomes <NA>."""
-    return values.astype("string").str.strip().str.lower().map(_SEX).astype("string")
+    return values.astype("string").str.strip().str.lower().map(SEX_WORDS).astype("string")
 
 
 def _beside(path: Path, name: str) -> Path | None:

@@ -8,13 +8,12 @@ import pandas as pd
 from fedmed.base.errors import UserError
 from fedmed.base.opening import expanded, is_folder, present
 from fedmed.base.packed import is_zip
+from fedmed.base.sexes import SEX_WORDS
 from fedmed.config import Data
 from fedmed.data.cohort import COLUMNS, LABEL_PREFIX, Cohort
 from fedmed.data.sources.mappings import MAPPINGS
 from fedmed.data.sources.reading import read_table
 from fedmed.data.stores import FolderStore, ZipStore
-
-_SEX = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
 def load(data: Data) -> Cohort:
@@ -73,7 +72,7 @@ def _mapped(raw: pd.DataFrame, data: Data, path: Path) -> pd.DataFrame:
                 table[name] = raw[name]
     if "sex" in table.columns:
         text = table["sex"].astype("string").str.strip()
-        table["sex"] = text.str.lower().map(_SEX).fillna(text)
+        table["sex"] = text.str.lower().map(SEX_WORDS).fillna(text)
     return table
 
 

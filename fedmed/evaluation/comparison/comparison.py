@@ -13,6 +13,7 @@ from fedmed.base.errors import UserError
 from fedmed.evaluation import fairness
 from fedmed.evaluation.comparison import correlations
 from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
+from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.delong import covariances, delong
 from fedmed.evaluation.intervals.estimates import (
     cut_difference,
@@ -140,7 +141,7 @@ def _empty(panel: Panel, seeds: list[int]) -> Json:
             }
             for attribute, counts in panel.counts.items()
         },
-        "gaps": {attribute: dict.fromkeys(fairness.GAPS) for attribute in panel.counts},
+        "gaps": {attribute: dict.fromkeys(GAPS) for attribute in panel.counts},
     }
 
 

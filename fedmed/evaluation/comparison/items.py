@@ -6,20 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from fedmed.evaluation.group_gaps import HEADLINE
 from fedmed.evaluation.intervals.gaps import Gap
 from fedmed.evaluation.intervals.quantity import Quantity
 from fedmed.evaluation.measuring.panel import Panel
+from fedmed.evaluation.metrics import shown
 
-METRICS: Final = ("auroc", "auprc", "sensitivity", "specificity", "accuracy", "ece", "brier")
-GROUP_METRICS: Final = ("auroc", "fnr", "fpr", "accuracy")
+METRICS: Final = tuple(shown("comparison"))
+GROUP_METRICS: Final = tuple(shown("comparison of groups"))
 HEADLINE_ATTRIBUTES: Final = ("sex", "age")
-HEADLINE_GAPS: Final = (
-    "auroc_gap",
-    "fnr_gap",
-    "statistical_parity_difference",
-    "equalised_odds_difference",
-    "accuracy_gap",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +37,7 @@ class Item:
     def headline(self) -> bool:
         """Whether its difference is one of the family that p-values are adjusted over."""
         if self.kind == "gap":
-            return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE_GAPS
+            return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE
         return self.kind == "metric" and self.name == "auroc"
 
 

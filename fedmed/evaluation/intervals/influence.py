@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fedmed.evaluation import calibration
 from fedmed.evaluation.measuring import tallies
 from fedmed.evaluation.measuring.ranking import Ranking
+from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, SHARES, Counts, of_kind
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -23,7 +24,7 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
     NaN throughout where the metric is not defined.
     """
     result = np.zeros(labels.size)
-    if metric in ("auroc", "auprc"):
+    if metric in of_kind("ranking"):
         ranking = Ranking(labels, column.scores, chosen, np.arange(labels.size))
         if not ranking.defined:
             return np.full(labels.size, np.nan)
@@ -33,8 +34,8 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
         result[images] = values
         return result
     truth, scores = labels[chosen].astype(np.float64), column.scores[chosen]
-    if metric == "brier":
-        result[chosen] = _of_ratio((scores - truth) ** 2, np.ones(chosen.size))
+    if metric in LOSSES:
+        result[chosen] = _of_ratio(LOSSES[metric](truth, scores), np.ones(chosen.size))
     elif metric == "ece":
         bins = calibration.bins(scores)
         residuals = np.bincount(bins, truth - scores, calibration.BINS)
@@ -44,14 +45,22 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
         changes = _of_fit(labels[chosen], scores, column.logits[chosen])
         result[chosen] = changes[metric == "calibration_intercept"]
     else:
-        name = metric.removesuffix("_at_specificity")
+        name = metric.removesuffix(AT_SPECIFICITY)
         called = column.called[name != metric]
         if called is None:
             return np.full(labels.size, np.nan)
         called = called[chosen]
-        parts = tallies.RATES[name]
-        ones = np.ones(chosen.size)
-        result[chosen] = _of_ratio(*parts(ones, truth, called * truth, called * (1.0 - truth)))
+        result[chosen] = _of_ratio(
+            *SHARES[name](
+                Counts(
+                    images=np.ones(chosen.size),
+                    positives=truth,
+                    negatives=1.0 - truth,
+                    tp=called * truth,
+                    fp=called * (1.0 - truth),
+                )
+            )
+        )
     return np.full(labels.size, np.nan) if np.isnan(result).any() else result
 
 

@@ -17,6 +17,7 @@ from fedmed.evaluation.calibration import Recalibration, recalibrate
 from fedmed.evaluation.measuring import tallies
 from fedmed.evaluation.measuring.ranking import Pairs, Ranking, ratio
 from fedmed.evaluation.measuring.scratch import gathered
+from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, OF_OTHERS, of_kind
 from fedmed.evaluation.tables.groups import UNKNOWN
 
 Floats = npt.NDArray[np.float64]
@@ -26,18 +27,11 @@ Integers = npt.NDArray[np.int64]
 STATISTICS: Final = (
     "images",
     "positives",
-    "true_positives",
-    "false_positives",
-    "true_positives_at_specificity",
-    "false_positives_at_specificity",
-    "squared",
-    "ece",
-    "calibration_slope",
-    "calibration_intercept",
-    "auroc",
-    "auprc",
-    "others_ece",
-    "others_auroc",
+    *(what + at for at in ("", AT_SPECIFICITY) for what in ("true_positives", "false_positives")),
+    *of_kind("loss"),  # their sums
+    *of_kind("calibration"),
+    *of_kind("ranking"),
+    *("others_" + name for name in OF_OTHERS),
 )
 ROW: Final = {name: index for index, name in enumerate(STATISTICS)}
 
@@ -144,7 +138,7 @@ class Batch:
             result[ROW["positives"], group] = sums[1]
             for column, scored in enumerate(self.columns):
                 for first, where, called in zip(
-                    ("true_positives", "true_positives_at_specificity"),
+                    ("true_positives", "true_positives" + AT_SPECIFICITY),
                     (tallies.AT, tallies.AT_SPECIFICITY),
                     scored.called,
                     strict=True,
@@ -155,7 +149,8 @@ class Batch:
                 result[
                     ROW["calibration_slope"] : ROW["calibration_intercept"] + 1, group, column
                 ] = tallies.recalibrated(rows[column], self.fits[index][group][column])
-            result[ROW["squared"], group] = rows[:, tallies.SQUARED]
+            for place, name in enumerate(LOSSES, start=tallies.LOST.start):
+                result[ROW[name], group] = rows[:, place]
             result[ROW["ece"], group] = tallies.ece(rows, sums[0])
         for group in range(len(partition.groups)):
             others = [rows_of_all[other] for other in partition.known if other != group]

@@ -32,6 +32,7 @@ from fedmed.evaluation.intervals.resampling import RESAMPLES, SEED, Design, for_
 from fedmed.evaluation.measuring import tallies
 from fedmed.evaluation.measuring.batch import ROW, STATISTICS, Batch, Partition
 from fedmed.evaluation.measuring.ranking import ratio
+from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, OF_OTHERS, SHARES, Counts, of_kind
 
 __all__ = [
     "METRICS",
@@ -51,20 +52,10 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-SUFFIX: Final = "_at_specificity"
-AT_THRESHOLD: Final = tuple(tallies.RATES)
-AT_SPECIFICITY: Final = tuple(name + SUFFIX for name in tallies.RATES)
-RANKED: Final = ("auroc", "auprc")
-METRICS: Final = (
-    *RANKED,
-    *AT_THRESHOLD,
-    *AT_SPECIFICITY,
-    "brier",
-    "ece",
-    "calibration_slope",
-    "calibration_intercept",
-)
-OTHERS_METRICS: Final = ("auroc", *AT_THRESHOLD, *AT_SPECIFICITY, "brier", "ece")
+_CALLS: Final = tuple(name + at for at in ("", AT_SPECIFICITY) for name in SHARES)
+_RANKED: Final = of_kind("ranking")
+METRICS: Final = (*_RANKED, *_CALLS, *of_kind("loss", "calibration"))
+OTHERS_METRICS: Final = tuple(name for name in METRICS if name in (*_CALLS, *LOSSES, *OF_OTHERS))
 FEATURES: Final = 16_000_000  # features held at once: columns are taken in batches
 
 
@@ -128,7 +119,7 @@ class Measured:
 
     def _values(self, metric: str, attribute: str | None, index: int, *, others: bool) -> Floats:
         kept = self.statistics[attribute]
-        if metric not in ("brier", *AT_THRESHOLD, *AT_SPECIFICITY):
+        if metric not in (*LOSSES, *_CALLS):
             direct: Floats = kept[ROW["others_" + metric if others else metric], index]
             return direct
 
@@ -137,12 +128,19 @@ class Measured:
             result: Floats = kept[ROW[name], known if others else [index]].sum(axis=0)
             return result
 
-        if metric == "brier":
-            return ratio(total("squared"), total("images"))
-        suffix = SUFFIX if metric.endswith(SUFFIX) else ""
-        counts = ("images", "positives", "true_positives" + suffix, "false_positives" + suffix)
-        parts = tallies.RATES[metric.removesuffix(SUFFIX)]
-        return ratio(*parts(*(total(name) for name in counts)))
+        if metric in LOSSES:
+            return ratio(total(metric), total("images"))
+        name = metric.removesuffix(AT_SPECIFICITY)
+        at = metric.removeprefix(name)
+        images, positives = total("images"), total("positives")
+        counts = Counts(
+            images=images,
+            positives=positives,
+            negatives=images - positives,
+            tp=total("true_positives" + at),
+            fp=total("false_positives" + at),
+        )
+        return ratio(*SHARES[name](counts))
 
     def _influence(self, metric: str, chosen: Integers) -> Floats:
         derivatives = np.column_stack(
@@ -202,9 +200,9 @@ def measure(
             design.patient,
             list(scored[chosen]),
             partitions,
-            ranked=any(name in RANKED for name in metrics),
+            ranked=any(name in _RANKED for name in metrics),
             precision="auprc" in metrics,
-            tallied=any(name not in RANKED for name in metrics),
+            tallied=any(name not in _RANKED for name in metrics),
         )
 
         def work(

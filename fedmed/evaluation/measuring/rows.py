@@ -6,27 +6,18 @@ import math
 from typing import Any, Final
 
 from fedmed.evaluation import fairness
-from fedmed.evaluation.fairness import GAPS, PAIRS, Count
+from fedmed.evaluation.fairness import PAIRS, Count
+from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.gaps import Gap, limits, limits_of_one
 from fedmed.evaluation.intervals.intervals import detectable, interval, standard_error
 from fedmed.evaluation.measuring.measures import Quantity
 from fedmed.evaluation.measuring.panel import Panel
+from fedmed.evaluation.metrics import shown
 
 # Names in a row, and the metric that each is.
-NUMBERS: Final = {
-    "auroc": "auroc",
-    "auprc": "auprc",
-    "fnr": "fnr",
-    "tpr": "sensitivity",
-    "fpr": "fpr",
-    "accuracy": "accuracy",
-    "selection_rate": "selection_rate",
-    "ece": "ece",
-    "calibration_slope": "calibration_slope",
-    "brier": "brier",
-}
-WITH_INTERVAL: Final = ("auroc", "fnr", "fpr", "accuracy", "selection_rate", "ece")
-DETECTABLE: Final = ("auroc", "fnr", "accuracy")
+NUMBERS: Final = {metric.group_key: metric.name for metric in shown("groups").values()}
+WITH_INTERVAL: Final = tuple(metric.group_key for metric in shown("intervals of groups").values())
+DETECTABLE: Final = tuple(shown("detectable in groups"))
 
 Row = dict[str, Any]
 
@@ -92,17 +83,6 @@ def bounds(quantity: Quantity, column: int = 0) -> list[float] | None:
     """The interval of one column as [low, high], None where there is none."""
     found = interval(quantity, column=column)
     return None if found.low is None or found.high is None else [found.low, found.high]
-
-
-def without_nan(value: Any) -> Any:
-    """The same nested value with None for NaN and infinities."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _row(panel: Panel, attribute: str, count: Count, several: bool) -> Row:

@@ -5,7 +5,6 @@ All are linear in the weights of images, so that a block of resamples is one mat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,30 +13,17 @@ import numpy.typing as npt
 
 from fedmed.evaluation import calibration
 from fedmed.evaluation.measuring.ranking import ratio
+from fedmed.evaluation.metrics import LOSSES
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-# Of the sums of a group under one column: images, positives, true positives, false positives.
-# The same expressions hold for one image, whose "sums" are 0 or 1.
-Parts = Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Floats]]
-RATES: Final[dict[str, Parts]] = {
-    "sensitivity": lambda n, p, tp, fp: (tp, p),
-    "specificity": lambda n, p, tp, fp: (n - p - fp, n - p),
-    "fnr": lambda n, p, tp, fp: (p - tp, p),
-    "fpr": lambda n, p, tp, fp: (fp, n - p),
-    "accuracy": lambda n, p, tp, fp: (n - p - fp + tp, n),
-    "ppv": lambda n, p, tp, fp: (tp, tp + fp),
-    "npv": lambda n, p, tp, fp: (n - p - fp, n - tp - fp),
-    "selection_rate": lambda n, p, tp, fp: (tp + fp, n),
-}
 
 # Rows of one column's features, after the two that all columns share (1 and the label).
 SHARED: Final = 2
 AT: Final = slice(0, 2)  # true and false positives at the threshold
 AT_SPECIFICITY: Final = slice(2, 4)
-SQUARED: Final = 4  # (score - label)^2
-RESIDUALS: Final = slice(5, 5 + calibration.BINS)  # label - score, by bin
+LOST: Final = slice(4, 4 + len(LOSSES))  # each loss of metrics.LOSSES
+RESIDUALS: Final = slice(LOST.stop, LOST.stop + calibration.BINS)  # label - score, by bin
 FIT: Final = slice(RESIDUALS.stop, RESIDUALS.stop + 9)  # calibration.fit_terms
 ROWS: Final = FIT.stop
 
@@ -68,7 +54,8 @@ def features(
         for where, called in zip((AT, AT_SPECIFICITY), column.called, strict=True):
             if called is not None:
                 rows[where] = called[chosen] * truth, called[chosen] * (1 - truth)
-        rows[SQUARED] = (scores - truth) ** 2
+        for place, loss in enumerate(LOSSES.values(), start=LOST.start):
+            rows[place] = loss(truth, scores)
         rows[RESIDUALS][calibration.bins(scores), np.arange(chosen.size)] = truth - scores
         if not np.isnan(fit.slope):
             rows[FIT] = calibration.fit_terms(

@@ -12,6 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from fedmed.evaluation.metrics import SHARES, Counts
+
 Array = npt.NDArray[np.float64]
 SEED: Final = 20131  # fixed, so that the same histograms give the same intervals
 CHUNK: Final = 2_000_000  # cells drawn at once
@@ -35,24 +37,15 @@ def area(cells: Array) -> tuple[Array, Array]:
 
 
 def rates(cells: Array, at: int) -> dict[str, Array]:
-    """Rates of the decision "bin number above ``at``", that is score >= edges[at]; NaN over 0."""
+    """Metrics of the decision "bin number above ``at``", that is score >= edges[at]; NaN over 0."""
     called = cells[..., at + 1 :].sum(-1)
     totals = cells.sum(-1)
     negatives, positives = totals[..., 0], totals[..., 1]
     fp, tp = called[..., 0], called[..., 1]
-    both = negatives + positives
-    found = {
-        "accuracy": (tp + negatives - fp, both),
-        "sensitivity": (tp, positives),
-        "specificity": (negatives - fp, negatives),
-        "ppv": (tp, tp + fp),
-        "npv": (negatives - fp, both - tp - fp),
-        "fnr": (positives - tp, positives),
-        "tpr": (tp, positives),
-        "fpr": (fp, negatives),
-        "selection_rate": (tp + fp, both),
-    }
-    return {name: _share(top, bottom) for name, (top, bottom) in found.items()}
+    counts = Counts(
+        images=negatives + positives, positives=positives, negatives=negatives, tp=tp, fp=fp
+    )
+    return {name: _share(*share(counts)) for name, share in SHARES.items()}
 
 
 def measures(cells: Array, at: int | None) -> dict[str, Array]:

@@ -11,13 +11,15 @@ from typing import Any, Final
 import numpy as np
 
 from fedmed.evaluation.fairness import MINIMUM, PAIRS, TOO_FEW, pearson
+from fedmed.evaluation.group_gaps import RANGES
 from fedmed.evaluation.intervals.gaps import half_widths
+from fedmed.evaluation.metrics import METRICS, shown
 from fedmed.evaluation.pooled.cells import Array, drawn_measures, interval, measures
 from fedmed.evaluation.tables.groups import UNKNOWN
 
 Json = dict[str, Any]
-_RATES: Final = ("fnr", "tpr", "fpr", "accuracy", "selection_rate")
-_DETECTED: Final = ("auroc", "fnr", "accuracy")
+_SHOWN: Final = shown("groups")
+_DETECTED: Final = tuple(shown("detectable in groups"))
 _POWER: Final = 1.959964 + 0.841621  # normal quantiles: 5 % two-sided, 80 % power
 _WORK: Final = 50_000_000  # cells drawn for one attribute, at most
 
@@ -82,7 +84,7 @@ def by_group(
             "positives": max(0, round(positives)),
             "negatives": max(0, round(negatives)),
             "prevalence": None,
-            **dict.fromkeys(("auroc", "auprc", *_RATES, "ece", "calibration_slope", "brier")),
+            **dict.fromkeys(metric.group_key for metric in _SHOWN.values()),
             "intervals": {},
             "minimum_detectable_gap": None,
             "note": TOO_FEW,
@@ -90,10 +92,11 @@ def by_group(
         if min(positives, negatives) >= max(MINIMUM, floor):
             row["note"] = None
             row["prevalence"] = positives / (positives + negatives)
-            for key in ("auroc", *_RATES):
-                if key in values:
-                    row[key] = float(values[key][place])
-                    row["intervals"][key] = interval(sample[key][:, place], level=level)
+            for name, metric in _SHOWN.items():
+                if name in values:
+                    key = metric.group_key
+                    row[key] = float(values[name][place])
+                    row["intervals"][key] = interval(sample[name][:, place], level=level)
             row["minimum_detectable_gap"] = {
                 key: _detectable(sample[key], place, len(names))
                 for key in _DETECTED
@@ -113,14 +116,9 @@ def gaps_between(groups: Groups, attribute: str, level: float) -> Json:
     used = [row for row in groups.rows if row["group"] != UNKNOWN and row["note"] is None]
     names = [str(row["group"]) for row in used]
     pairs = {
-        gap: _pairs(groups, names, key)
-        for gap, key in (
-            ("auroc_gap", "auroc"),
-            ("fnr_gap", "fnr"),
-            ("tpr_gap", "tpr"),
-            ("fpr_gap", "fpr"),
-            ("statistical_parity_difference", "selection_rate"),
-        )
+        gap: _pairs(groups, names, metric)
+        for gap, metric in RANGES.items()
+        if METRICS[metric].kind in ("ranking", "calls")  # no histogram tells calibration
     }
     pairs["equalised_odds_difference"] = _either(pairs["tpr_gap"], pairs["fpr_gap"])
     found: Json = {}
@@ -137,11 +135,11 @@ def gaps_between(groups: Groups, attribute: str, level: float) -> Json:
     missed = [row for row in used if row["fnr"] is not None]
     most = max(missed, key=lambda row: float(row["fnr"]), default=None)
     return {
+        **dict.fromkeys(RANGES),
         **found,
         "accuracy_gap": None if largest is None else signed[largest],
         "accuracy_gap_group": largest,
         "accuracy_gaps": signed,
-        "calibration_gap": None,
         "worst_auroc": None if worst is None else worst["auroc"],
         "worst_group": None if worst is None else worst["group"],
         "worst_fnr": None if most is None else most["fnr"],

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed.base.errors import UserError
+from fedmed.base.sexes import SEXES
 from fedmed.evaluation.tables.groups import AGE_LABELS, UNKNOWN
 
 SPLITS: Final = ("val", "test")
 EVERYBODY: Final = "all"  # the family of one group that holds every image
-_SEXES: Final = ("F", "M")
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "sex": (*_SEXES, UNKNOWN),
+    "sex": (*SEXES, UNKNOWN),
     "age": (*AGE_LABELS, UNKNOWN),
-    "sex_age": (*(f"{sex} {band}" for sex in _SEXES for band in AGE_LABELS), UNKNOWN),
+    "sex_age": (*(f"{sex} {band}" for sex in SEXES for band in AGE_LABELS), UNKNOWN),
     "view": ("AP", "PA", "lateral", UNKNOWN),
     "comorbidities": ("0", "1", "2", "3+", UNKNOWN),
 }

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from fedmed.base.files import without_nan
+from fedmed.evaluation.metrics import SHARES, shown
 from fedmed.evaluation.pooled.cells import (
     Array,
     area,
@@ -86,14 +88,13 @@ def evaluate_histograms(
         "n_test": _whole(test.sum()),
         "n_val": _whole(val.sum()),
         "patients_test": None,
+        **dict.fromkeys(shown("result")),  # a histogram tells neither precision nor calibration
         **overall,
         "auroc_val": float(area(val)[0]) if _enough(val, floor) else None,
         "hospital_auroc_mean": mean,
-        "auprc": None,
         "threshold": None if at is None else spec.edges[at],
         "threshold_rule": _rule(at, val, _enough(val, floor), floor),
         **rates,
-        **dict.fromkeys(("brier", "ece", "calibration_slope", "calibration_intercept")),
         "intervals": {"auroc": overall["auroc_interval"], **intervals},
         "resampling": {
             "method": "parametric",
@@ -109,7 +110,7 @@ def evaluate_histograms(
         "binning": {"bins": spec.bins, "edges": list(spec.edges)},
         "notes": notes,
     }
-    clean: Json = _without_nan(result)
+    clean: Json = without_nan(result)
     return clean
 
 
@@ -126,7 +127,7 @@ def _overall(test: Array, sample: Mapping[str, Array], level: float, *, enough: 
         "prevalence": prevalence,
         "majority_accuracy": max(prevalence, 1 - prevalence),
         "auroc": middle,
-        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)],
+        "auroc_bounds": [max(middle - half, 0.0), min(middle + half, 1.0)] if enough else None,
         "auroc_interval": wide,
     }
 
@@ -136,11 +137,11 @@ def _rates(
 ) -> tuple[dict[str, float], Json]:
     """Rates of the test images at the threshold, and their intervals."""
     values = {name: float(number) for name, number in measures(test, at).items()}
-    shown = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
-    found = {name: values.get(name, math.nan) if enough else math.nan for name in shown}
+    called = [name for name in shown("result") if name in SHARES]
+    found = {name: values.get(name, math.nan) if enough else math.nan for name in called}
     intervals = {
         name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
-        for name in shown
+        for name in called
     }
     return found, intervals
 
@@ -205,12 +206,12 @@ def _at_specificity(
         resamples=resamples,
     )
     values = measures(test, at)
-    shown = ("sensitivity", "specificity", "accuracy", "ppv")
+    names = tuple(shown("result at fixed specificity"))
     return {
         "specificity_target": target,
         "threshold": pooled.spec.edges[at],
-        **{name: float(values[name]) for name in shown},
-        "intervals": {name: interval(sample[name], level=level) for name in shown},
+        **{name: float(values[name]) for name in names},
+        "intervals": {name: interval(sample[name], level=level) for name in names},
     }
 
 
@@ -236,16 +237,3 @@ def _rule(at: int | None, val: Array, enough: bool, floor: float) -> str:
 
 def _whole(count: float) -> int:
     return max(0, round(float(count)))
-
-
-def _without_nan(value: Any) -> Any:
-    """The same nested value with None for NaN and infinities."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        clean = [_without_nan(item) for item in value]
-        # A bound with one end bounds nothing.
-        return None if value and all(isinstance(v, float) and v != v for v in value) else clean
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

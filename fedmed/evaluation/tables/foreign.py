@@ -14,10 +14,10 @@ import pandas as pd
 
 from fedmed.base.errors import UserError
 from fedmed.base.frames import read_csv, read_parquet
+from fedmed.base.sexes import SEX_WORDS
 from fedmed.evaluation.tables import predictions
 
 TEXT: Final = ("image", "patient_id", "hospital", "split", "sex", "view", "finding", "target")
-_SEX: Final = {"f": "F", "female": "F", "m": "M", "male": "M"}
 _NOTHING: Final = ("", "unknown", "u")
 
 
@@ -72,7 +72,7 @@ def load(path: Path) -> pd.DataFrame:
 def _sexes(values: pd.Series) -> pd.Series:
     """F and M however they are written; anything else stays, to be refused by its row."""
     lower = values.str.strip().str.lower()
-    return lower.map(_SEX).fillna(values).mask(lower.isin(_NOTHING), pd.NA).astype("string")
+    return lower.map(SEX_WORDS).fillna(values).mask(lower.isin(_NOTHING), pd.NA).astype("string")
 
 
 def _notes(clean: pd.DataFrame, absent: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ import pandas as pd
 from fedmed.base.errors import UserError
 from fedmed.base.files import write_atomically
 from fedmed.base.frames import read_parquet
+from fedmed.base.sexes import SEXES
 
 REQUIRED: Final = (
     "image",
@@ -111,7 +112,7 @@ def check(clean: pd.DataFrame, where: str) -> None:
     """
     refuse(~clean["split"].isin(SPLITS), where, "split is not 'val' or 'test'; correct it")
     sex = clean["sex"]
-    refuse(sex.notna() & ~sex.isin(("F", "M")), where, "sex is not F, M or null; correct it")
+    refuse(sex.notna() & ~sex.isin(SEXES), where, "sex is not F, M or null; correct it")
     named = clean["image"].notna()
     if "target" in clean:
         refuse(clean["target"].isna(), where, "target is null; fill it")
