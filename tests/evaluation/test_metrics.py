@@ -14,11 +14,11 @@ import pytest
 from support.tables import images, scored
 
 from fedmed.cli.evaluate import WORDS, show
-from fedmed.evaluation import evaluate
 from fedmed.evaluation.comparison.compare import compare
 from fedmed.evaluation.group_gaps import GAPS, HEADLINE, RANGES
 from fedmed.evaluation.measuring.measures import Column, measure
 from fedmed.evaluation.metrics import METRICS, SHARES, Counts, shown
+from fedmed.evaluation.summary import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "evaluation.md"
@@ -233,7 +233,7 @@ from pathlib import Path
 from sklearn.metrics import f1_score
 from support.tables import images, scored, write_run
 from fedmed.cli.evaluate import show
-from fedmed.evaluation import evaluate
+from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.comparison.compare import compare, from_directory
 from fedmed.report.arms import summarise
 from fedmed.report.groups import metric_figure
