@@ -117,7 +117,7 @@ def _header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
     try:
         read = np.lib.format.read_array_header_1_0(io.BytesIO(data[len(_MAGIC) :]))
     except Exception as error:  # a header is a Python literal: the parsers raise many kinds
-        raise ValueError("a header that is none") from error
+        raise ValueError("not the header of an array") from error
     shape, fortran, dtype = read
     # No object is ever made of bytes from outside, and no order is guessed.
     if fortran or dtype.hasobject:

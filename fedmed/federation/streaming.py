@@ -1,4 +1,4 @@
-"""Answers one after the other, one in memory at a time: a server flat in its hospitals."""
+"""Answers one after the other: the server's memory does not grow with the hospitals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

@@ -56,9 +56,9 @@ def test_a_hospital_under_another_name_has_the_same_budget(
 
 def test_a_node_with_a_policy_and_no_ledger_pays_nowhere(tmp_path: Path) -> None:
     site = Site(policy=str(tmp_path / "policy.toml"))
-    refuses(lambda: site.book(SETTINGS, "hospital-1", 1), "no ledger", "fresh budget")
+    refuses(lambda: site.open_ledger(SETTINGS, "hospital-1", 1), "no ledger", "fresh budget")
     both = Site(policy=site.policy, ledger=str(tmp_path / "l.sqlite"))
-    assert both.book(SETTINGS, "hospital-1", 1).path == tmp_path / "l.sqlite"
+    assert both.open_ledger(SETTINGS, "hospital-1", 1).path == tmp_path / "l.sqlite"
 
 
 def test_pooled_data_do_not_pass_a_hospitals_policy(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def _rule(at: int | None, val: Array, enough: bool, floor: float) -> str:
         return f"edge with the largest Youden index on {about}{images} pooled validation images"
     if not enough and floor:
         return "no threshold: too few validation images for the noise"
-    return "no threshold: the validation images are none, or of one class only"
+    return "no threshold: there are no validation images, or images of one class only"
 
 
 def _whole(count: float) -> int:
@@ -244,7 +244,7 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
         clean = [_without_nan(item) for item in value]
-        # A bound with one end is none.
+        # Bounds of which one end is not known say nothing.
         return None if value and all(isinstance(v, float) and v != v for v in value) else clean
     if isinstance(value, float) and not math.isfinite(value):
         return None
