@@ -423,10 +423,7 @@ def check_hospital_level_claim(arm: str) -> None:
 def check_everybody_is_asked(strategy_of: type[CentralGaussian]) -> None:
     grid = InlineGrid(lambda message, context: message, 5, {})  # type: ignore[arg-type]  # never called
     strategy = strategy_of(
-        make(data={"hospitals": 5}).train,
-        MEMBERS,
-        messages.encode_arrays({}),
-        0,
+        Start(make(data={"hospitals": 5}).train, MEMBERS, messages.encode_arrays({})),
         model(),
         update_plan("server", hospitals=5),
         LedgerInMemory(),
