@@ -18,7 +18,7 @@ class CentralGaussian(Averaging):
     """Clipped updates are summed, noised once, and divided by the number of hospitals *planned*.
 
     The noise and the divisor never depend on who replied (or how many), and every update is clipped
-    here again, because a sensitivity that others promise is none (McMahan et al. 2018).
+    here again, because nobody else's promise bounds the sensitivity (McMahan et al. 2018).
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from fedmed.coordinator.summing import Arrays
 from fedmed.experiment.directory import RunDirectory
 from fedmed.federation import messages
 from fedmed.federation.members import public_sizes
-from fedmed.privacy.ledger.filtering import Request
+from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.plans import UpdatePlan, part
 from fedmed.privacy.plans.making import noise_source
@@ -142,7 +142,7 @@ def _server_ledger(setup: Setup, plan: UpdatePlan) -> Ledger:
     ledger = Ledger(files.ledger_path(settings.run.ledgers, directory.path, None))
     ledger.open_plan(
         directory.run,
-        Request(
+        Charge(
             account="server/hospital",
             unit="hospital",
             arm=settings.privacy.arm,

@@ -245,25 +245,25 @@ class RunDirectory:
                 header = opened.metadata()
                 arrays = {name: opened.get_tensor(name) for name in json.loads(header["order"])}
         except Exception as error:
-            raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
+            raise self._damaged() from error
         owners: dict[str, dict[str, Tensor]] = {}
         for key, value in arrays.items():
             owner, _, name = key.rpartition("/")  # a hospital's name may hold a slash
             owners.setdefault(owner, {})[name] = value
         return header, owners
 
+    def _damaged(self) -> UserError:
+        path = self.path / "checkpoint.safetensors"
+        return UserError(f"{path} is damaged; delete {self.path} and run again")
+
     def clipping_norm(self) -> float | None:
         """The checkpoint's clipping norm, or None where there is none."""
-        path = self.path / "checkpoint.safetensors"
-        if not path.exists():
-            return None
+        loaded = self._load()
+        found = None if loaded is None else loaded[0].get("clipping_norm")
         try:
-            check_regular(path, files.MOST_FILE)
-            with safe_open(path, "pt") as opened:
-                found = (opened.metadata() or {}).get("clipping_norm")
             return None if found is None else float(found)
-        except Exception as error:
-            raise UserError(f"{path} is damaged; delete {self.path} and run again") from error
+        except ValueError as error:
+            raise self._damaged() from error
 
     def drop_checkpoint(self, *, earlier: bool = True) -> None:
         """A finished run needs no checkpoint; ``earlier``: nor those of the rounds before."""

@@ -1,4 +1,4 @@
-"""Answers one after the other, and one in memory at a time, however many hospitals there are."""
+"""Answers one after the other: the server's memory does not grow with the hospitals."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

@@ -27,7 +27,7 @@ from fedmed.hospital.hospital import (
     model_for,
     refusing,
 )
-from fedmed.privacy.ledger.filtering import Request
+from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.policy import SIMULATION
 from fedmed.privacy.plans.evaluation import (
     EvaluationPlan,
@@ -99,7 +99,7 @@ def asked_for(of: Hospital | Terms, edges: Sequence[float]) -> tuple[Spec, Evalu
     return spec, plan
 
 
-def charge_for(of: Hospital | Terms, plan: EvaluationPlan, cohort: str | None = None) -> Request:
+def charge_for(of: Hospital | Terms, plan: EvaluationPlan, cohort: str | None = None) -> Charge:
     """The release as the account of the hospital's evaluation patients sees it.
 
     Before the data are read (no ``cohort``) the site's word on its split is taken. What is charged

@@ -69,7 +69,7 @@ class Site:
             return read_policy(Path(self.policy))
         return load_policy(settings.run.policies, name)
 
-    def book(self, settings: Settings, name: str, run_id: int) -> Ledger:
+    def open_ledger(self, settings: Settings, name: str, run_id: int) -> Ledger:
         """The ledger that pays."""
         if self.ledger:
             return Ledger(Path(self.ledger), Path(self.audit) if self.audit else None)
@@ -252,7 +252,7 @@ def terms_for(settings: Settings, index: int, run_id: int, site: Site | None = N
         policy = site.rules(settings, name)
         plan = make_member_plan(settings, name, policy)
     with refusing("ledger", name):
-        return Terms(name, settings, plan, policy, site.book(settings, name, run_id))
+        return Terms(name, settings, plan, policy, site.open_ledger(settings, name, run_id))
 
 
 def review(

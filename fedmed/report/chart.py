@@ -127,26 +127,20 @@ def view(layers: Sequence[Json], arms: Sequence[Arm], height: int | Rows) -> Jso
 
 def colour(arms: Sequence[Arm]) -> Json:
     """The colour channel: each arm has the same colour in every figure."""
-    return {
-        "field": "arm",
-        "type": "nominal",
-        "scale": {
-            "domain": [arm.name for arm in arms],
-            "range": [arm_colour(arm.number) for arm in arms],
-        },
-        "legend": None,
-    }
+    return _by_arm(arms, [arm_colour(arm.number) for arm in arms])
 
 
 def shape(arms: Sequence[Arm]) -> Json:
     """The shape channel, so that colour is never alone."""
+    return _by_arm(arms, [arm_shape(arm.number) for arm in arms])
+
+
+def _by_arm(arms: Sequence[Arm], values: list[str]) -> Json:
+    """A channel with a value for each arm, without a legend: the page has one."""
     return {
         "field": "arm",
         "type": "nominal",
-        "scale": {
-            "domain": [arm.name for arm in arms],
-            "range": [arm_shape(arm.number) for arm in arms],
-        },
+        "scale": {"domain": [arm.name for arm in arms], "range": values},
         "legend": None,
     }
 

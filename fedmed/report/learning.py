@@ -42,6 +42,17 @@ def ticks(last: int) -> list[int]:
     return list(range(0, last + 1, step))
 
 
+def round_channel(last: int) -> Json:
+    """The channel of rounds, from 0 to the last."""
+    return {
+        "field": "round",
+        "type": "quantitative",
+        "title": "round",
+        "scale": {"domain": [0, last], "nice": False},
+        "axis": {"grid": False, "values": ticks(last), "format": "d", "labelOverlap": True},
+    }
+
+
 def noise_to_signal(arm: Arm) -> float | None:
     """Expected size of the noise over the largest signal it can hide, from the plan."""
     return number(arm.statement.get("noise_to_signal"))
@@ -99,14 +110,10 @@ def _panel(
 
 def _channels(last: int, limits: tuple[float, float]) -> dict[str, Json]:
     """Rounds to the right, validation AUROC upwards."""
-    x = {
-        "field": "round",
-        "type": "quantitative",
-        "title": "round",
-        "scale": {"domain": [0, last], "nice": False},
-        "axis": {"grid": False, "values": ticks(last), "format": "d", "labelOverlap": True},
+    return {
+        "x": round_channel(last),
+        "y": chart.number_channel("auroc", "validation AUROC", limits, 4),
     }
-    return {"x": x, "y": chart.number_channel("auroc", "validation AUROC", limits, 4)}
 
 
 def _reference_line(beside: dict[int, float], channels: dict[str, Json]) -> list[Json]:

@@ -11,7 +11,7 @@ from fedmed.report import chart
 from fedmed.report.arms import Arm
 from fedmed.report.chart import Figure
 from fedmed.report.epsilon import UNITS
-from fedmed.report.learning import ticks
+from fedmed.report.learning import round_channel
 from fedmed.report.reading import Json, number
 from fedmed.report.words import epsilon_text
 
@@ -95,14 +95,7 @@ def _layers(
     unit: str, chosen: Sequence[tuple[Arm, dict[int, float]]], arms: Sequence[Arm]
 ) -> list[Json]:
     """A line per arm with its points; of equal lines the earlier are wider and pale."""
-    last = max(max(found) for _, found in chosen)
-    x = {
-        "field": "round",
-        "type": "quantitative",
-        "title": "round",
-        "scale": {"domain": [0, last], "nice": False},
-        "axis": {"grid": False, "values": ticks(last), "format": "d", "labelOverlap": True},
-    }
+    x = round_channel(max(max(found) for _, found in chosen))
     y = {
         "field": "epsilon",
         "type": "quantitative",

@@ -322,7 +322,7 @@ def test_no_run_config_moves_a_sites_policy_or_ledger(file: Path, tmp_path: Path
 
     def check(site: at_home.Site) -> None:
         assert not at_home.review(hostile, 0, 1, site).accepts
-        assert site.book(hostile, "hospital-1", 1).path == tmp_path / "site" / "l.sqlite"
+        assert site.open_ledger(hostile, "hospital-1", 1).path == tmp_path / "site" / "l.sqlite"
 
     check(mine)
     goes_red(check, at_home.Site())

@@ -14,7 +14,7 @@ from fedmed.federation.members import make_plans
 from fedmed.hospital.hospital import Site
 from fedmed.privacy import accounting
 from fedmed.privacy.ledger import deciding, filtering
-from fedmed.privacy.ledger.filtering import Request
+from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
 from fedmed.privacy.mechanisms.images import DPPix, PixelLaplace
@@ -47,7 +47,7 @@ def test_a_hospital_under_another_name_has_the_same_budget(
     real = deciding.request_for
     names = ["a name of the server's", "hospital-1"]
 
-    def by_name(settings: Any, owner: str, *rest: Any) -> Request:
+    def by_name(settings: Any, owner: str, *rest: Any) -> Charge:
         return real(settings, names.pop(), *rest)
 
     monkeypatch.setattr(deciding, "request_for", by_name)
@@ -56,9 +56,9 @@ def test_a_hospital_under_another_name_has_the_same_budget(
 
 def test_a_node_with_a_policy_and_no_ledger_pays_nowhere(tmp_path: Path) -> None:
     site = Site(policy=str(tmp_path / "policy.toml"))
-    refuses(lambda: site.book(SETTINGS, "hospital-1", 1), "no ledger", "fresh budget")
+    refuses(lambda: site.open_ledger(SETTINGS, "hospital-1", 1), "no ledger", "fresh budget")
     both = Site(policy=site.policy, ledger=str(tmp_path / "l.sqlite"))
-    assert both.book(SETTINGS, "hospital-1", 1).path == tmp_path / "l.sqlite"
+    assert both.open_ledger(SETTINGS, "hospital-1", 1).path == tmp_path / "l.sqlite"
 
 
 def test_pooled_data_do_not_pass_a_hospitals_policy(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_an_arm_refuses_keys_that_it_does_not_read(tmp_path: Path) -> None:
 
 
 def test_an_unprotected_request_fits_no_limit() -> None:
-    request = Request(
+    request = Charge(
         account="a", unit="patient", arm="none", relation="none", step=None, steps=1, delta=0.0
     )
     assert min(request.divergence()) == float("inf")

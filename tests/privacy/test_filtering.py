@@ -13,19 +13,19 @@ from support.ledger import LIMIT, request
 from fedmed.privacy import accounting
 from fedmed.privacy.ledger import filtering
 from fedmed.privacy.ledger.filtering import (
+    Charge,
     Limit,
     OverBudget,
-    Request,
     after,
     largest_steps,
     order_index,
 )
 from fedmed.privacy.mechanisms.step import ORDERS, gaussian, group_gaussian, laplace
 
-Admit = Callable[[Request, Limit | None, Sequence[Mapping[str, Any]], Sequence[float]], bool]
+Admit = Callable[[Charge, Limit | None, Sequence[Mapping[str, Any]], Sequence[float]], bool]
 
 
-def plan(value: Request, *, sole: bool = False) -> dict[str, Any]:
+def plan(value: Charge, *, sole: bool = False) -> dict[str, Any]:
     """A request as the ledger keeps it."""
     return value.to_json() | {"sole": sole}
 
@@ -95,7 +95,7 @@ def check_all_seeds(steps_of: Callable[[int], int]) -> None:
         check_never_exceeds(seed, steps_of)
 
 
-def check_order_is_kept(order: Callable[[Sequence[Request]], int]) -> None:
+def check_order_is_kept(order: Callable[[Sequence[Charge]], int]) -> None:
     first, second = request(step=gaussian(8.0)), request(step=gaussian(0.6, 0.3))
     assert order([first, second]) == order([first])
     assert order([second, first]) == order([second])
@@ -106,7 +106,7 @@ def test_the_order_is_that_of_the_first_plan() -> None:
     check_order_is_kept(lambda plans: order_index(plans[0], LIMIT))
     goes_red(check_order_is_kept, lambda plans: order_index(plans[-1], LIMIT))
 
-    def best_afterwards(plans: Sequence[Request]) -> int:
+    def best_afterwards(plans: Sequence[Charge]) -> int:
         total: list[float] = []
         for value in plans:
             total = after(value, value.steps, total)
@@ -153,7 +153,7 @@ def test_a_plan_that_only_its_own_pld_bears_is_the_accounts_only_one() -> None:
     assert accounting.rdp_epsilon(after(alone, 69, []), 1e-5) > 8
     check_sole(filtering.admit)
 
-    def forgets(value: Request, limit: Limit | None, plans: Any, total: Any) -> bool:
+    def forgets(value: Charge, limit: Limit | None, plans: Any, total: Any) -> bool:
         return filtering.admit(value, limit, [], total)
 
     goes_red(check_sole, forgets)
@@ -211,11 +211,11 @@ def test_a_limit_too_small_for_any_order_admits_nothing() -> None:
 def test_a_request_survives_json_and_other_keys() -> None:
     for step in (*SOME, None):
         value = request(step=step)
-        assert Request.from_json(plan(value) | {"later": 1}) == value
+        assert Charge.from_json(plan(value) | {"later": 1}) == value
     with pytest.raises((ValueError, TypeError, KeyError)):
-        Request.from_json({"account": "a"})
+        Charge.from_json({"account": "a"})
     with pytest.raises(ValueError, match="noise"):
-        Request.from_json(plan(request()) | {"step": gaussian(1.0).to_json() | {"noise": -1}})
+        Charge.from_json(plan(request()) | {"step": gaussian(1.0).to_json() | {"noise": -1}})
 
 
 def check_account(read: Callable[..., filtering.Reading]) -> None:

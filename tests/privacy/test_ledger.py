@@ -16,7 +16,7 @@ from support.ledger import ACCOUNT, LIMIT, RUN, granted, opened, request, spend
 
 from fedmed.base.errors import RunError
 from fedmed.privacy.ledger import filtering, rows
-from fedmed.privacy.ledger.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger.filtering import Charge, Limit, OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.mechanisms.step import gaussian, laplace
 
@@ -262,7 +262,7 @@ def test_a_reservation_over_the_limit_is_refused_and_writes_nothing(tmp_path: Pa
     ledger.reserve(RUN, 3, "c", 1)  # a plan that has room: only the limit refused
 
 
-def limit_for(wanted: Request, steps: int) -> Limit:
+def limit_for(wanted: Charge, steps: int) -> Limit:
     """A limit under which an account has room for just so many steps."""
     plans = [wanted.to_json() | {"sole": False}]
     for tenth in range(1, 200):
@@ -272,7 +272,7 @@ def limit_for(wanted: Request, steps: int) -> Limit:
     raise ValueError(steps)
 
 
-def check_cannot_open(open_plan: Callable[[str, Request], None], ledger: Ledger) -> None:
+def check_cannot_open(open_plan: Callable[[str, Charge], None], ledger: Ledger) -> None:
     with pytest.raises(OverBudget) as caught:
         open_plan("large", request(steps=3000))
     assert caught.value.by_policy
@@ -334,7 +334,7 @@ def test_two_processes_at_once_lose_no_entry_and_never_overspend(tmp_path: Path)
         assert ledger.verify() == most + 1
 
 
-def check_composes(second: Request, ledger: Ledger) -> None:
+def check_composes(second: Charge, ledger: Ledger) -> None:
     before = ledger.state(ACCOUNT)[1]
     ledger.open_plan("second", second, LIMIT)
     ledger.reserve("second", 1, "m", 5, limit=LIMIT)
@@ -353,7 +353,7 @@ def check_composes(second: Request, ledger: Ledger) -> None:
         request(cohort="films of today and one more"),  # pitfall 28
     ],
 )
-def test_nothing_opens_a_fresh_budget(tmp_path: Path, second: Request) -> None:
+def test_nothing_opens_a_fresh_budget(tmp_path: Path, second: Charge) -> None:
     for name, changed in (("a", second), ("b", second_account(second))):
         ledger = opened(tmp_path / f"{name}.sqlite", limit=LIMIT)
         ledger.reserve(RUN, 1, "m", 5, limit=LIMIT)
@@ -363,7 +363,7 @@ def test_nothing_opens_a_fresh_budget(tmp_path: Path, second: Request) -> None:
             goes_red(check_composes, changed, ledger)
 
 
-def second_account(value: Request) -> Request:
+def second_account(value: Charge) -> Charge:
     """Pitfall 28: the account is named after the data."""
     return request(account=f"hospital-1/{value.cohort}", arm=value.arm)
 

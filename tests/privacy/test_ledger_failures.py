@@ -15,7 +15,7 @@ from support.ledger import ACCOUNT, RUN, edited, filled, opened, request
 
 from fedmed.base.errors import RunError
 from fedmed.privacy.ledger import connections, filtering, rows
-from fedmed.privacy.ledger.filtering import Limit, Request
+from fedmed.privacy.ledger.filtering import Charge, Limit
 from fedmed.privacy.ledger.ledger import VERSION, Ledger
 
 
@@ -178,7 +178,7 @@ def test_rows_and_log_hold_nothing_about_a_patient(tmp_path: Path) -> None:
     """Their words are those of plans and rounds; of the data, a fingerprint."""
     ledger = filled(tmp_path / "l.sqlite")
     ledger.note("refused", reason="the policy does not allow the arm none")
-    plan = {f.strip() for f in Request.__dataclass_fields__} | {"sole", "order", "limit"}
+    plan = {f.strip() for f in Charge.__dataclass_fields__} | {"sole", "order", "limit"}
     for row in ledger.rows():
         allowed = {"plan": plan, "reserve": {"repeatable"}, "commit": {"reply"}}[row.kind]
         assert set(row.body) <= allowed

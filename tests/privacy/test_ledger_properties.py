@@ -26,7 +26,7 @@ from support import goes_red
 from support.ledger import request
 
 from fedmed.privacy.ledger import connections, filtering, rows
-from fedmed.privacy.ledger.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger.filtering import Charge, Limit, OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.mechanisms.step import gaussian
 
@@ -210,7 +210,7 @@ class Hospital(RuleBasedStateMachine):
             plans, total = self.ledger.state(account)
             assert total == pytest.approx(self.total(account), rel=1e-9)
             own = [run for run in self.opened if REQUESTS[run].account == account]
-            assert [Request.from_json(plan) for plan in plans] == [REQUESTS[run] for run in own]
+            assert [Charge.from_json(plan) for plan in plans] == [REQUESTS[run] for run in own]
         spent = filtering.accounting.rdp_epsilon(
             self.total(LIMITED) or [0.0] * len(filtering.ORDERS), LIMIT.delta
         )

@@ -400,7 +400,7 @@ def test_pitfall_28_a_budget_is_not_keyed_by_a_hash_of_the_data(
     check_changed_data_open_no_fresh_budget(tmp_path / "a")
     real = module.request_for
 
-    def by_hash(*arguments: Any) -> filtering.Request:
+    def by_hash(*arguments: Any) -> filtering.Charge:
         return dataclasses.replace(real(*arguments), account=arguments[-1])
 
     monkeypatch.setattr(module, "request_for", by_hash)
@@ -423,10 +423,7 @@ def check_hospital_level_claim(arm: str) -> None:
 def check_everybody_is_asked(strategy_of: type[CentralGaussian]) -> None:
     grid = InlineGrid(lambda message, context: message, 5, {})  # type: ignore[arg-type]  # never called
     strategy = strategy_of(
-        make(data={"hospitals": 5}).train,
-        MEMBERS,
-        messages.encode_arrays({}),
-        0,
+        Start(make(data={"hospitals": 5}).train, MEMBERS, messages.encode_arrays({})),
         model(),
         update_plan("server", hospitals=5),
         LedgerInMemory(),

@@ -29,7 +29,7 @@ from fedmed.federation.members import make_plans
 from fedmed.privacy import accounting
 from fedmed.privacy.accounting import solve
 from fedmed.privacy.ledger.deciding import request_for
-from fedmed.privacy.ledger.filtering import Limit, Request
+from fedmed.privacy.ledger.filtering import Charge, Limit
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import SIMULATION, Policy, read_policy
 from fedmed.privacy.mechanisms.images import PixelLaplace
@@ -223,8 +223,8 @@ def test_the_ledger_of_the_guide_is_what_its_experiment_spends(
     goes_red(same_output, told, CliRunner().invoke(app, line).output)
 
 
-def request_of(ledger: Ledger, run: str) -> Request:
-    return Request.from_json(next(row.body for row in ledger.rows() if row.run == run))
+def request_of(ledger: Ledger, run: str) -> Charge:
+    return Charge.from_json(next(row.body for row in ledger.rows() if row.run == run))
 
 
 def test_the_policy_of_the_guide_is_one_and_every_key_is_listed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fedmed.config import Settings
 from fedmed.coordinator import results
 from fedmed.data.shard import Shard
 from fedmed.federation import members
-from fedmed.privacy.ledger.filtering import Request
+from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.plans import AdaptiveClipping, GradientPlan, Plan, UpdatePlan
 
 SIZE = 16
@@ -124,7 +124,7 @@ def update_plan(placement: str, **changes: Any) -> UpdatePlan:
     return UpdatePlan(**(values | changes))
 
 
-def account_request(plan: Plan, account: str = "server/hospital", **changes: Any) -> Request:
+def account_request(plan: Plan, account: str = "server/hospital", **changes: Any) -> Charge:
     """The plan as an account of its own unit sees it."""
     values: dict[str, Any] = {
         "account": account,
@@ -135,7 +135,7 @@ def account_request(plan: Plan, account: str = "server/hospital", **changes: Any
         "steps": plan.steps,
         "delta": plan.delta,
     }
-    return Request(**(values | changes))
+    return Charge(**(values | changes))
 
 
 def accepted_choices(settings: Settings, plan: Callable[[Settings], object]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.privacy.ledger import connections, filtering
-from fedmed.privacy.ledger.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger.filtering import Charge, Limit, OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.rows import COLUMNS, Row, insert, last
 from fedmed.privacy.mechanisms.step import gaussian
@@ -17,7 +17,7 @@ ACCOUNT = "hospital-1/patient"
 LIMIT = Limit(8.0, 1e-5)
 
 
-def request(**changes: Any) -> Request:
+def request(**changes: Any) -> Charge:
     """Twenty steps of DP-SGD on one account."""
     values: dict[str, Any] = {
         "account": ACCOUNT,
@@ -29,7 +29,7 @@ def request(**changes: Any) -> Request:
         "delta": 1e-5,
         "cohort": "films of today",
     }
-    return Request(**(values | changes))
+    return Charge(**(values | changes))
 
 
 def opened(path: Path, *, run: str = RUN, limit: Limit | None = None, **changes: Any) -> Ledger:

@@ -15,7 +15,7 @@ from fedmed.data.shard import Shard
 from fedmed.federation import messages
 from fedmed.hospital.hospital import Hospital
 from fedmed.privacy.gradients import ClippedSum
-from fedmed.privacy.ledger.filtering import OverBudget, Request
+from fedmed.privacy.ledger.filtering import Charge, OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.mechanisms.images import PixelLaplace
 from fedmed.privacy.mechanisms.noise import NoiseSource
@@ -36,7 +36,7 @@ PLANS: dict[str, Plan] = {
 class LedgerInMemory(Ledger):
     """A ledger that forgets with its process: pitfall 22; quick where spend is not the question."""
 
-    plans: dict[str, Request]
+    plans: dict[str, Charge]
     taken: dict[str, int]
     replies: dict[tuple[str, int, str], bytes]
     asked: tuple[str, int, str]
@@ -47,7 +47,7 @@ class LedgerInMemory(Ledger):
         object.__setattr__(self, "taken", {})
         object.__setattr__(self, "replies", {})
 
-    def open_plan(self, run: str, request: Request, limit: object = None) -> None:
+    def open_plan(self, run: str, request: Charge, limit: object = None) -> None:
         self.plans[run] = request
 
     def reserve(self, run: str, round_number: int, model: str, steps: int, **_: Any) -> int:

@@ -232,7 +232,7 @@ def _rule(at: int | None, val: Array, enough: bool, floor: float) -> str:
         return f"edge with the largest Youden index on {about}{images} pooled validation images"
     if not enough and floor:
         return "no threshold: too few validation images for the noise"
-    return "no threshold: there are no validation images, or of one class only"
+    return "no threshold: there are no validation images, or images of one class only"
 
 
 def _whole(count: float) -> int:

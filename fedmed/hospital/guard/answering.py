@@ -21,7 +21,7 @@ from fedmed.hospital.guard import caches
 from fedmed.hospital.guard.counting import Requests
 from fedmed.hospital.hospital import Refusal, Terms, refusing
 from fedmed.privacy.ledger.deciding import decide, request_for
-from fedmed.privacy.ledger.filtering import Request as Charge
+from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy, read_policy
 from fedmed.privacy.plans import ImagePlan, part

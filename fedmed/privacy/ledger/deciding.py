@@ -7,9 +7,9 @@ from fedmed.base.errors import UserError
 from fedmed.config import Settings
 from fedmed.privacy import accounting
 from fedmed.privacy.ledger.filtering import (
+    Charge,
     Limit,
     OverBudget,
-    Request,
     admit,
     after,
     largest_steps,
@@ -38,7 +38,7 @@ class Decision:
 
 def request_for(
     settings: Settings, owner: str, plan: Plan, policy: Policy, cohort: str | None = None
-) -> Request:
+) -> Charge:
     """The plan as its owner's account sees it; ``cohort`` is the fingerprint of the data.
 
     ``owner`` is the name of the ledger's file, which is the site's: a name that comes with a
@@ -46,7 +46,7 @@ def request_for(
     """
     own = "pixels" if isinstance(plan, ImagePlan) else plan.unit
     account, unit = policy.account_for(owner, own)
-    return Request(
+    return Charge(
         account=account,
         unit=unit,
         arm=settings.privacy.arm,
@@ -144,7 +144,7 @@ def _no(reason: str) -> Decision:
 
 def _no_room(
     reason: str,
-    request: Request,
+    request: Charge,
     plan: Plan,
     limit: Limit,
     opened: list[dict[str, Any]],
@@ -159,7 +159,7 @@ def _no_room(
 
 
 def _largest_epsilon(
-    request: Request, limit: Limit, opened: list[dict[str, Any]], total: list[float]
+    request: Charge, limit: Limit, opened: list[dict[str, Any]], total: list[float]
 ) -> float:
     """The largest epsilon at the plan's own length and sampling that the account has room for."""
     step = request.step

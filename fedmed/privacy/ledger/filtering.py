@@ -52,10 +52,10 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Charge:
     """A run's plan as an account sees it: ``steps`` times ``step``, in the account's unit.
 
-    ``step`` is None where the plan gives that unit no guarantee; such a request fits no limit.
+    ``step`` is None where the plan gives that unit no guarantee; such a charge fits no limit.
     ``cohort`` is the fingerprint of the data, kept as evidence: it opens no account.
     """
 
@@ -77,7 +77,7 @@ class Request:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Request":
+    def from_json(cls, value: Mapping[str, Any]) -> "Charge":
         """The request of :meth:`to_json`; other keys are ignored."""
         known = {name: value[name] for name in cls.__dataclass_fields__}
         if known["step"] is not None:
@@ -100,14 +100,14 @@ def relation_of(unit: str, placed: str = "hospital") -> Relation:
     return "add-or-remove" if unit == "patient" else "replace"
 
 
-def after(request: Request, steps: int, total: Sequence[float]) -> list[float]:
+def after(request: Charge, steps: int, total: Sequence[float]) -> list[float]:
     """The account's total after ``steps`` more of ``request``."""
     before = total or [0.0] * len(ORDERS)
     # As JSON keeps them: infinity has no place in it.
     return [min(t + steps * d, 1e300) for t, d in zip(before, request.divergence(), strict=True)]
 
 
-def order_index(first: Request, limit: Limit) -> int:
+def order_index(first: Charge, limit: Limit) -> int:
     """Index of the order that the account's filter uses, fixed by its first plan.
 
     The order at which that plan takes the smallest share of what the limit allows: chosen before
@@ -120,7 +120,7 @@ def order_index(first: Request, limit: Limit) -> int:
     return min(range(len(ORDERS)), key=lambda i: shares[i])
 
 
-def first_order(request: Request, limit: Limit | None) -> int:
+def first_order(request: Charge, limit: Limit | None) -> int:
     """The order of an account, chosen when its first plan is opened and written down with it."""
     if limit is not None:
         return int(ORDERS[order_index(request, limit)])
@@ -136,11 +136,11 @@ def _index(first: Mapping[str, Any], limit: Limit) -> int:
     """Index of the account's order: as written down, else as its first plan alone fixes it."""
     if "order" in first:
         return ORDERS.index(first["order"])
-    return order_index(Request.from_json(first), limit)
+    return order_index(Charge.from_json(first), limit)
 
 
 def admit(
-    request: Request,
+    request: Charge,
     limit: Limit | None,
     opened: Sequence[Mapping[str, Any]],
     total: Sequence[float],
@@ -176,7 +176,7 @@ def check(
         return
     if plan["sole"]:
         # The whole plan was admitted; a limit that was lowered since stops it on the way.
-        request = Request.from_json(plan)
+        request = Charge.from_json(plan)
         fits = _own_fits(request, request.steps, limit) or _own_fits(request, taken, limit)
     else:
         fits = _fits(first, limit, total)
@@ -189,7 +189,7 @@ def _fits(first: Mapping[str, Any], limit: Limit, total: Sequence[float]) -> boo
     return total[index] <= accounting.allowance(ORDERS[index], limit.epsilon, limit.delta)
 
 
-def _own_fits(request: Request, steps: int, limit: Limit) -> bool:
+def _own_fits(request: Charge, steps: int, limit: Limit) -> bool:
     """Whether the steps of one plan, alone on its account, stay within the limit by their PLD."""
     if request.step is None:
         return False
@@ -198,7 +198,7 @@ def _own_fits(request: Request, steps: int, limit: Limit) -> bool:
 
 
 def largest_steps(
-    request: Request,
+    request: Charge,
     limit: Limit,
     opened: Sequence[Mapping[str, Any]],
     total: Sequence[float],
@@ -216,7 +216,7 @@ def largest_steps(
     return max(steps, largest(lambda n: _own_fits(request, n, limit), most))
 
 
-def reading(plans: Sequence[tuple[Request, int]], total: Sequence[float], delta: float) -> Reading:
+def reading(plans: Sequence[tuple[Charge, int]], total: Sequence[float], delta: float) -> Reading:
     """What an account has spent at ``delta``, from its plans, the steps taken and its total.
 
     One plan was fixed before it began: whoever stops it early, its whole length bounds it. With
@@ -249,5 +249,5 @@ def kept(first: Mapping[str, Any], total: Sequence[float]) -> Limit | None:
         return None
     limit = Limit(**first["limit"])
     if first["sole"]:
-        return limit if _own_fits(Request.from_json(first), int(first["steps"]), limit) else None
+        return limit if _own_fits(Charge.from_json(first), int(first["steps"]), limit) else None
     return limit if not total or _fits(first, limit, total) else None

@@ -27,7 +27,7 @@ from typing import Any, Final
 from fedmed.base.errors import RunError
 from fedmed.privacy.ledger import connections, filtering
 from fedmed.privacy.ledger import rows as ledger_rows
-from fedmed.privacy.ledger.filtering import Limit, OverBudget, Request
+from fedmed.privacy.ledger.filtering import Charge, Limit, OverBudget
 from fedmed.privacy.ledger.log import START, Anchor, AuditLog, usable
 from fedmed.privacy.ledger.rows import DAMAGE, Row
 
@@ -60,7 +60,7 @@ class Ledger:
         """The audit log."""
         return AuditLog(self.audit or self.path.with_suffix(".audit.jsonl"), self.patience)
 
-    def open_plan(self, run: str, request: Request, limit: Limit | None = None) -> None:
+    def open_plan(self, run: str, request: Charge, limit: Limit | None = None) -> None:
         """Write down, before its first round, what a run may take; again for a resumed run.
 
         Raises :class:`OverBudget`, and writes nothing, where ``limit`` has no room for it, and
@@ -74,7 +74,7 @@ class Ledger:
         self,
         db: sqlite3.Connection,
         run: str,
-        request: Request,
+        request: Charge,
         limit: Limit | None,
         *,
         any_cohort: bool = False,
@@ -148,7 +148,7 @@ class Ledger:
             # Noise that was drawn afresh, or for fewer steps, is another release.
             if known is not None and (known.body, known.steps) == (body, steps):
                 return known.id
-        request = Request.from_json(plan.body)
+        request = Charge.from_json(plan.body)
         taken = ledger_rows.taken_by(db, run) + steps
         if taken > request.steps:
             raise OverBudget(f"the plan of {request.steps} steps is used up", by_policy=False)
@@ -162,7 +162,7 @@ class Ledger:
     def rehearse(
         self,
         run: str,
-        request: Request,
+        request: Charge,
         round_number: int,
         model: str,
         steps: int,

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedmed.base.errors import RunError, UserError
 from fedmed.base.opening import GIB, MIB, check_regular, is_folder, present
-from fedmed.privacy.ledger.filtering import Request, Theorem, kept, reading
+from fedmed.privacy.ledger.filtering import Charge, Theorem, kept, reading
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.log import START
 from fedmed.privacy.statement.facts import Changes, Relation, neighbours
@@ -85,7 +85,7 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
     if not 0 < delta < 1:
         raise UserError(f"--delta {delta:g}: give a number above 0 and below 1")
     ledger.verify()
-    plans: dict[str, Request] = {}
+    plans: dict[str, Charge] = {}
     taken: dict[str, int] = {}
     rounds: dict[str, int] = {}
     totals: dict[str, list[float]] = {}
@@ -93,7 +93,7 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
     for row in ledger.rows():
         totals[row.account] = row.spent["rdp"]
         if row.kind == "plan":
-            plans[row.run] = Request.from_json(row.body)
+            plans[row.run] = Charge.from_json(row.body)
             opening.setdefault(row.account, row.body)
         if row.kind == "reserve":
             taken[row.run] = taken.get(row.run, 0) + row.steps
@@ -126,7 +126,7 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
     return found
 
 
-def _words(request: Request) -> str:
+def _words(request: Charge) -> str:
     """The account's neighbouring relation, for people."""
     if request.unit == "pixels":
         return neighbours("image", request.relation, "pixels")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fedmed.base.errors import RunError
 from fedmed.privacy.ledger import filtering
-from fedmed.privacy.ledger.filtering import Request
+from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.log import START, canonical, digest
 
 COLUMNS: Final = (
@@ -200,7 +200,7 @@ def check_rows(rows: Sequence[Row], path: Path) -> None:
             if row.kind == "plan":
                 plans.setdefault(row.run, row)
             elif row.kind == "reserve" and not wrong:
-                request = Request.from_json(plans[row.run].body)
+                request = Charge.from_json(plans[row.run].body)
                 before = totals.get(row.account, [])
                 totals[row.account] = filtering.after(request, row.steps, before)
                 taken[row.run] = taken.get(row.run, 0) + row.steps
@@ -221,7 +221,7 @@ def _mistake(row: Row, rows: Sequence[Row], plans: Mapping[str, Row], answered: 
     if not math.isfinite(row.time) or (row.id > 1 and row.time < rows[row.id - 2].time):
         return "it is older than the row before it"
     if row.kind == "plan":
-        Request.from_json(row.body)
+        Charge.from_json(row.body)
         return "its run has a plan already" if row.run in plans else ""
     plan = plans.get(row.run)
     if plan is None or plan.account != row.account:

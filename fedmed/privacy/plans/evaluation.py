@@ -14,7 +14,7 @@ from fedmed.base.errors import UserError
 from fedmed.config import Settings
 from fedmed.evaluation.pooled.histograms import Spec
 from fedmed.privacy import accounting
-from fedmed.privacy.ledger.filtering import Request, relation_of
+from fedmed.privacy.ledger.filtering import Charge, relation_of
 from fedmed.privacy.ledger.policy import Policy
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.normals import Normals
@@ -127,10 +127,10 @@ def evaluation_request(
     *,
     fixed_split: bool,
     cohort: str | None = None,
-) -> Request:
+) -> Charge:
     """The release as the evaluation patients' account sees it: one step."""
     account, unit = evaluation_account(owner, policy, fixed_split=fixed_split)
-    return Request(
+    return Charge(
         account=account,
         unit=unit,
         arm=f"{settings.privacy.arm} (evaluation)",
