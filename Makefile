@@ -20,8 +20,13 @@ $(READY): requirements.lock pyproject.toml
 run: $(READY)  ## the quickstart comparison: a report of every kind of privacy
 	$(BIN)/fedmed run experiments/quickstart.toml
 
+# JOBS: processes side by side, each on one thread; TESTS: files or folders, -k and other options of pytest.
+JOBS ?= auto
+TESTS ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest
+	$(PYTEST) $(TESTS)
 
 # SEED: another seed draws other inputs; INPUTS: how many.
 SEED ?= 0
