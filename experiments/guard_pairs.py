@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import fedmed.models
 from fedmed import __version__
 from fedmed.config import Scalar
-from fedmed.data import network
+from fedmed.data import network, remembering
 from fedmed.federation import exchange
 from fedmed.hospital import hospital
 from fedmed.hospital.guard import answering
@@ -135,7 +135,7 @@ def small_models() -> Iterator[None]:
 
     def forget() -> None:
         hospital._model.cache_clear()
-        answering._forget()
+        remembering.forget()
 
     def forget_shards() -> None:
         hospital.hospital_for.cache_clear()
@@ -149,7 +149,7 @@ def small_models() -> Iterator[None]:
     )
     forget()
     try:
-        with build, mock.patch.object(answering, "_forget", forget_shards):
+        with build, mock.patch.object(answering, "forget", forget_shards):
             yield
     finally:
         forget()

@@ -12,9 +12,9 @@ from support import use_tiny_models as use
 from support.guard import CONFIG, POLICY, SITE, ask, code, guard, model, request
 
 from fedmed import models
+from fedmed.data.remembering import forget
 from fedmed.federation import exchange
 from fedmed.hospital import hospital
-from fedmed.hospital.guard import answering
 from fedmed.hospital.guard.answering import Guard
 from fedmed.privacy.ledger.filtering import Limit
 from fedmed.site.file import read_site
@@ -25,10 +25,10 @@ from fedmed.site.settings import site_settings
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     use(monkeypatch)
     hospital._model.cache_clear()
-    answering._forget()
+    forget()
     yield
     hospital._model.cache_clear()
-    answering._forget()
+    forget()
 
 
 def lines(one: Guard) -> list[dict[str, Any]]:

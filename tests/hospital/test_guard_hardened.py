@@ -18,8 +18,9 @@ from support.guard import POLICY, SITE, ask, code, guard, model, request, write_
 from support.socket import Book, listening, raw
 
 from fedmed.base import files
+from fedmed.data.remembering import forget
 from fedmed.hospital import hospital, rounds
-from fedmed.hospital.guard import answering, caches, process
+from fedmed.hospital.guard import caches, process
 from fedmed.hospital.guard import listening as desk
 from fedmed.hospital.guard.answering import Guard
 from fedmed.hospital.guard.counting import DAY, Requests
@@ -41,12 +42,12 @@ def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     use(monkeypatch)
     monkeypatch.setenv("FEDMED_HOME", str(tmp_path / "home"))
     hospital._model.cache_clear()
-    answering._forget()
+    forget()
     umask = os.umask(0o022)
     yield
     os.umask(umask)
     hospital._model.cache_clear()
-    answering._forget()
+    forget()
 
 
 # Its one worker.
@@ -326,7 +327,7 @@ def test_minimum_cohort_counts_no_patient_for_whoever_asks(
     policy = POLICY.replace("public-size = 40", "public-size = 61\nminimum-cohort = 61")
 
     def check() -> None:
-        answering._forget()
+        forget()
         one = guard(tmp_path, policy)
         assert code(one, request(run=f"run-{next(numbers)}")) == ""
 
@@ -394,7 +395,7 @@ def test_a_round_without_room_in_the_ledger_decodes_nothing(tmp_path: Path) -> N
     assert shards() == kept
     assert code(one, request(model=model(3))) == "plan"  # another model for round 1
     shutil.rmtree(files.home() / "cache")
-    answering._forget()
+    forget()
     assert (
         code(one, request(round_number=2, model=model(4), config={"train.rounds": 3})) == "ledger"
     )
