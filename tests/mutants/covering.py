@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class _Watch:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         forget()
         self._now = self.ran[item.nodeid]
+        before = time.process_time()  # by the clock a busy machine would leave most tests unasked
         threading.settrace(self._called)
         sys.settrace(self._called)
         try:
@@ -66,6 +68,7 @@ class _Watch:
         finally:
             sys.settrace(None)
             threading.settrace(None)
+            self.seconds[item.nodeid] += time.process_time() - before
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -80,7 +83,6 @@ class _Watch:
             self._now = before
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] += report.duration
         if report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
 
