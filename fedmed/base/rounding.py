@@ -8,9 +8,6 @@ def up(value: float, digits: int = 3) -> float:
 
     >>> up(8.004), up(7.9961), up(0.123401)
     (8.01, 8.0, 0.124)
-
-    >>> up(2.0001)
-    2.01
     """
     if value == 0 or not math.isfinite(value):
         return value

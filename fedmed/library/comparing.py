@@ -14,6 +14,7 @@ from fedmed import config
 from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.holding import held
+from fedmed.base.rounding import up
 from fedmed.config import Scalar, Settings
 from fedmed.data.network import forget
 from fedmed.evaluation.comparison import compare
@@ -30,7 +31,7 @@ _SHOWN: Final = ("arm", "seed", "unit", "epsilon", "delta", "auroc", "auroc_low"
 _CHANGE: Final = ("value", "low", "high", "both_low", "both_high")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A comparison that has run; :func:`run` makes it.
 
@@ -67,6 +68,16 @@ class Results:
     def write_report(self) -> Path:
         """See :func:`write_report`."""
         return write_report(self.folder)
+
+    def __repr__(self) -> str:
+        lines = [f"Results in {self.folder}"]
+        for run in self.runs:
+            auroc = (run.get("metrics") or {}).get("auroc")
+            shown = "not defined" if auroc is None else f"{auroc:.3f}"
+            spent = run.get("epsilon")
+            cost = "no guarantee" if spent is None else f"epsilon {up(spent):.4g} ({run['unit']})"
+            lines.append(f"  {run['name']}, seed {run['seed']}: AUROC {shown}, {cost}")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: each run's guarantee and AUROC."""

@@ -14,7 +14,7 @@ from fedmed.experiment.forecast import forecast as forecast_of
 from fedmed.library.comparing import Source, folder_of, open_experiment
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Forecasts:
     """Every arm's plan, hospital by hospital, before any training; :func:`forecast` makes it.
 
@@ -39,6 +39,9 @@ class Forecasts:
             for about in [asdict(row) for row in arm.hospitals] or [{"reason": arm.reason}]
         ]
         return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return self.table().to_string(index=False, float_format="{:.4g}".format, na_rep="")
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

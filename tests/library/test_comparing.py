@@ -51,6 +51,11 @@ def test_a_dict_and_its_file_are_one_comparison(content: dict[str, Any], tmp_pat
     assert table["epsilon"][1] == pytest.approx(8, rel=0.02)
     assert (tmp_path / "b" / "summary.csv").is_file()
     assert "dp-sgd" in two._repr_html_()
+    first, second, third = repr(two).splitlines()
+    assert first == f"Results in {tmp_path / 'b'}"
+    assert second == f"  none, seed 0: AUROC {table['auroc'][0]:.3f}, no guarantee"
+    assert third.endswith(" (patient)")
+    assert "epsilon 8 " in third
     changes = two.differences()
     (row,) = changes.query("quantity == 'auroc' and attribute.isna()").to_dict("records")
     aurocs = table.set_index("arm")["auroc"]
@@ -122,6 +127,7 @@ def test_a_forecast_says_what_each_hospital_would_spend(content: dict[str, Any])
     assert found.epsilon == pytest.approx(table["epsilon"].max(), rel=1e-3)
     assert found.delta == 1e-3
     assert "hospital-1" in found._repr_html_()
+    assert len(repr(found).splitlines()) == 5
     content["privacy"]["epsilon"] = 1e-3
     changed = fedmed.forecast(content, changes={"train.batch-size": 1000})
     assert not changed.possible

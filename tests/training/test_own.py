@@ -51,7 +51,8 @@ def test_the_noise_is_that_of_the_plan() -> None:
     assert abs(np.mean(moved)) < 0.02
 
 
-def test_a_patient_counts_once_however_many_images() -> None:
+@pytest.mark.parametrize("engine", ["fedmed", "loop"])
+def test_a_patient_counts_once_however_many_images(engine: str) -> None:
     """All images pull the same way with gradients far above C: four patients move it by C."""
     of = plan(patients=4, batch=4, epochs=1, noise_multiplier=0.2, delta=DELTA)
     model = nn.Linear(1, 1, bias=False)
@@ -59,7 +60,7 @@ def test_a_patient_counts_once_however_many_images() -> None:
     images, labels = torch.full((40, 1), 100.0), torch.ones(40)
     push = Loss(lambda outputs, labels: -(outputs.squeeze(1) * labels).sum())
     patients = np.repeat(["a", "b", "c", "d"], 10)
-    training(model, of, loss=push).fit(images, labels, patients, steps=1)
+    training(model, of, loss=push, engine=engine).fit(images, labels, patients, steps=1)
     assert model.weight.item() - before == pytest.approx(1.0, abs=6 * 0.2 / 4)
 
 

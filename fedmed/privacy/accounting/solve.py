@@ -42,11 +42,7 @@ class Question:
 
     @property
     def steps(self) -> int:
-        """Steps of all rounds.
-
-        >>> steps(Question(units=1000, batch=64, epochs=1, delta=1e-5), 1.2, target=8)
-        614
-        """
+        """Steps of all rounds."""
         return self.rounds * self.steps_per_round
 
 
@@ -71,7 +67,11 @@ def noise(question: Question, target: float) -> float:
 
 
 def steps(question: Question, noise_multiplier: float, target: float) -> int:
-    """Most steps at this batch and noise within the target; 0 where one is too much."""
+    """Most steps at this batch and noise within the target; 0 where one is too much.
+
+    >>> steps(Question(units=1000, batch=64, epochs=1, delta=1e-5), 1.2, target=8)
+    614
+    """
 
     def fits(count: int) -> bool:
         return _epsilon(question, noise_multiplier, count) <= target
