@@ -5,36 +5,26 @@ import re
 from fedmed.config.arms import ARMS
 from fedmed.config.names import ATTRIBUTES, kebab
 from fedmed.config.reading import nearest
+from fedmed.config.sources import KEYS, SOURCES
 from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Train
-
-_SOURCE_KEYS = {
-    "path": ("medmnist", "kermany", "table"),
-    "images": ("table",),
-    "index": ("medmnist", "kermany"),
-    "mapping": ("table",),
-    "positive": ("table",),
-}
 
 
 def check_paths(data: Data) -> None:
     """Every source that reads files is told where they are."""
-    if data.source == "table" and not data.path:
-        raise ValueError("data.path: the table source needs a CSV or Parquet file; set it")
-    if data.source == "table" and not data.images:
-        raise ValueError("data.images: the table source needs a folder or zip; set it")
-    if data.source in ("medmnist", "kermany") and not data.path:
-        raise ValueError(f"data.path: the {data.source} source needs it; set it")
+    for key, what in SOURCES[data.source].needs.items():
+        if not getattr(data, key):
+            raise ValueError(f"data.{key}: the {data.source} source needs {what}; set it")
 
 
 def check_source_keys(data: Data) -> None:
     """No key is silently ignored: what a source does not read must not be given."""
-    for key, sources in _SOURCE_KEYS.items():
+    for key, sources in KEYS.items():
         if getattr(data, key) and data.source not in sources:
             raise ValueError(
                 f"data.{key}: the {data.source} source does not read it (only "
                 f"{', '.join(sources)}); remove it"
             )
-    if data.columns != Columns() and data.source != "table":
+    if data.columns != Columns() and not SOURCES[data.source].columns:
         raise ValueError(
             f"data.columns: the {data.source} source has columns of its own; remove it"
         )
@@ -127,7 +117,7 @@ def check_volumes(data: Data, model: Model) -> None:
             "data.slices: takes slices of volumes as channels of a 2D model; set "
             "data.dimensions = 2, or remove it"
         )
-    if volumes and (data.source == "kermany" or data.mapping):
+    if volumes and (data.mapping or not SOURCES[data.source].volumes):
         raise ValueError(
             f"data.dimensions: {data.mapping or data.source} has flat images; set "
             "data.dimensions = 2 and data.slices = 0"

@@ -13,8 +13,9 @@ from PIL import Image
 
 from fedmed.base.errors import UserError
 from fedmed.config import Data
+from fedmed.config.sources import SOURCES
 from fedmed.data.cohort import Cohort
-from fedmed.data.sources import load
+from fedmed.data.sources import load, reader
 
 
 def read(source: str, **keys: Any) -> Cohort:
@@ -41,6 +42,12 @@ def folder(tmp_path: Path) -> Path:
         "0.png,0,007,F,40,x\n1.png,1,008,male,50,x\n2.png,0,009,,60,x\n3.png,1,010,M,,x\n"
     )
     return tmp_path
+
+
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_every_source_has_its_module(name: str) -> None:
+    assert reader(name).__module__ == f"fedmed.data.sources.{name}"
+    assert set(SOURCES[name].needs) <= set(SOURCES[name].reads) <= set(Data.model_fields)
 
 
 def test_a_table_with_the_schemas_names_needs_no_mapping(folder: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmed.config.names import Seed, Unit, within
+from fedmed.config.sources import SourceName
 from fedmed.config.tables.section import Section
 
 _Name = Annotated[str, Unit("a column's name")]
@@ -47,7 +48,7 @@ class Columns(Section):
 class Data(Section):
     """Where images come from, how they are split, and which hospital holds which."""
 
-    source: Literal["phantom", "medmnist", "kermany", "table"] = "phantom"
+    source: SourceName = "phantom"
     """Where the images come from. See [data.md](data.md)."""
 
     path: Annotated[str, Unit("path or name")] = ""

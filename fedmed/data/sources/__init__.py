@@ -1,5 +1,8 @@
 """Sources of cohorts: every one ends in the same validated table with one ``label`` column."""
 
+from collections.abc import Callable
+from importlib import import_module
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,16 +17,15 @@ from fedmed.data.cohort import (
     target_columns,
     validate,
 )
-from fedmed.data.sources import kermany, medmnist, phantom, table
 
-_SOURCES = {
-    "phantom": phantom.load,
-    "medmnist": medmnist.load,
-    "kermany": kermany.load,
-    "table": table.load,
-}
 UNCERTAIN = -1
 """The label of a finding that the report mentions without deciding (CheXpert, MIMIC-CXR-JPG)."""
+
+
+def reader(source: str) -> Callable[[Data], Cohort]:
+    """``load`` of the module that has the source's name; settings name none but the known ones."""
+    found: Callable[[Data], Cohort] = import_module(f"fedmed.data.sources.{source}").load
+    return found
 
 
 def load(data: Data) -> Cohort:
@@ -33,7 +35,7 @@ def load(data: Data) -> Cohort:
     become what ``data.uncertain`` says, and under ``smooth`` a column ``soft`` holds what training
     aims at for them. Raises :class:`UserError` naming the file, row or key and the remedy.
     """
-    cohort = _SOURCES[data.source](data)
+    cohort = reader(data.source)(data)
     if data.targets:
         return cohort.with_table(several(cohort.table, data, cohort.name))
     table, where = _choose(cohort.table, data, cohort.name), cohort.name
