@@ -5,7 +5,8 @@
 set -eu
 python3 -m venv /opt/fedmed
 PATH=/opt/fedmed/bin:$PATH
-pip() { command pip --quiet --no-cache-dir --disable-pip-version-check "$@"; }
+# The cache stays in this stage: what the dry run fetches is not fetched twice.
+pip() { command pip --quiet --disable-pip-version-check "$@"; }
 
 # torch's build is chosen by the build arguments. Without TORCH_OPTIONS its files are the lock's. With them
 # they are those of another index, whose hashes the lock does not have: they come as that index sends them.
