@@ -26,8 +26,12 @@ from fedmed.hospital import hospital as module
 from fedmed.hospital import rounds
 from fedmed.hospital import simulated as client_member
 from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.privacy.ledger.filtering import OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import Policy
 from fedmed.privacy.mechanisms.noise import NoiseSource
+from fedmed.privacy.plans import ImagePlan, part
+from fedmed.privacy.plans.making import make_plan
 
 RUN = "a run"
 OWN = ("dp-sgd", "local-update")  # arms whose spend the hospital itself writes down
@@ -95,6 +99,59 @@ class ReservesAfterwards(Ledger):
     def commit(self, entry: int, reply: bytes, *, cohort: str | None = None) -> None:
         entry = super().reserve(*self.waiting)  # type: ignore[attr-defined]  # set by the test
         super().commit(entry, reply, cohort=cohort)
+
+
+@pytest.mark.parametrize("arm", OWN)
+def test_data_that_change_during_a_round_release_nothing(
+    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan was made for other patients than those whose update would leave."""
+    one = hospital(arm, tmp_path)
+    now = iter(["of the plan"])
+    monkeypatch.setattr(type(one.shard), "fingerprint", lambda self: next(now, "of other data"))
+    refuses(lambda: one.train(RUN, 1, model(), {}), "data", error=Refusal)
+    assert one.ledger.steps(RUN) == cost(arm)  # it stays spent
+    assert [row.kind for row in one.ledger.rows()] == ["plan", "reserve"]
+
+
+def pay(ledger: Ledger, settings: Settings, policy: Policy, release: str, new: str = "") -> None:
+    image = part(make_plan(settings, 24, "hospital-1"), ImagePlan)
+    assert image is not None
+    module._pay(ledger, settings, image, policy, tiny_shard(), release, new)
+
+
+def test_a_release_of_images_is_one_step_of_its_own_plan(tmp_path: Path) -> None:
+    settings = make(privacy={"arm": "pixel-laplace", "laplace-scale": 1000.0})
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    pay(ledger, settings, Policy(), "a release")
+    pay(ledger, settings, Policy(), "a release")  # known: it costs nothing again
+    kept = [(row.kind, row.run, row.round, row.steps) for row in ledger.rows()]
+    assert kept == [("plan", "a release", 0, 0), ("reserve", "a release", 0, 1)]
+    pay(ledger, settings, Policy(), "a release", "two images")
+    assert [row.run for row in ledger.rows()][2:] == ["a release:two images"] * 2
+
+
+def test_a_limit_that_falls_between_plan_and_release_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make(privacy={"arm": "pixel-laplace", "laplace-scale": 1000.0})
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    open_plan = Ledger.open_plan
+    monkeypatch.setattr(
+        Ledger, "open_plan", lambda self, run, request, limit: open_plan(self, run, request, None)
+    )
+    small = Policy(unit="pixels", maximum_epsilon=1e-6, arms=["pixel-laplace"])
+    refuses(lambda: pay(ledger, settings, small, "a release"), "limit", error=OverBudget)
+    assert ledger.steps("a release") == 0
+
+
+def test_images_that_leave_without_a_guarantee_are_a_line_of_the_log(tmp_path: Path) -> None:
+    settings = make(privacy={"arm": "brightness-shift", "laplace-scale": 1.0})
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    pay(ledger, settings, Policy(), "a release")
+    assert ledger.rows() == []
+    (line,) = ledger.log.entries()
+    assert (line["arm"], line["release"]) == ("brightness-shift", "a release")
 
 
 @pytest.mark.parametrize("arm", OWN)
