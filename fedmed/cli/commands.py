@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import click
 import typer
@@ -18,7 +18,6 @@ from fedmed.base import files
 from fedmed.base.errors import RunError, UserError
 from fedmed.base.holding import held
 from fedmed.base.opening import is_folder
-from fedmed.base.rounding import up
 from fedmed.base.terminal import Formatter, one_line, say
 from fedmed.cli.site import doctor, site_app
 
@@ -184,80 +183,24 @@ def plan(
     no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
 ) -> None:
     """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
-    numbers = {
-        "--patients": patients,
-        "--batch": batch,
-        "--epochs": epochs,
-        "--epsilon": epsilon,
-        "--noise-multiplier": noise_multiplier,
-        "--delta": delta,
-    }
-    if experiment is None:
-        if patients is None:
-            raise UserError("fedmed plan: give an EXPERIMENT.toml, or --patients and the rest")
-        for option, given in (
-            ("--arm", arm),
-            ("--set", set_),
-            ("--out", out),
-            ("--no-time", no_time),
-        ):
-            if given:
-                raise UserError(f"fedmed plan: {option} needs an EXPERIMENT.toml; give one")
-        from fedmed.cli.solving import Asked, solved
+    from fedmed.cli import planning
 
-        answer = solved(
-            Asked(
-                patients=patients,
-                batch=batch,
-                epochs=epochs,
-                epsilon=epsilon,
-                noise_multiplier=noise_multiplier,
-                delta=1e-5 if delta is None else delta,
-            )
-        )
-        say(json.dumps(answer, indent=2) if json_ else _lines(answer))
-        return
-    given_numbers = [option for option, value in numbers.items() if value is not None]
-    if given_numbers:
-        raise UserError(
-            f"fedmed plan: {given_numbers[0]} is not read beside an experiment; use --set"
-        )
-    from fedmed.cli.tables import print_plans
-    from fedmed.experiment.file import load_experiment
-    from fedmed.experiment.forecast import forecast, patient_total
-
-    loaded = load_experiment(experiment, arms=arm, assignments=set_)
-    folder = out if out is not None else Path("runs") / loaded.name
-    found = forecast(loaded, folder, timed=not no_time)
-    impossible = [f.arm for f in found if not f.possible]
-    total = None if impossible else patient_total(loaded)
-    if json_:
-        content = {
-            "experiment": loaded.name,
-            "seeds": list(loaded.seeds),
-            "arms": [f.to_json() for f in found],
-            "epsilon_per_patient_in_all": None if total is None else total[0],
-            "delta_of_all": None if total is None else total[1],
-        }
-        say(json.dumps(content, indent=2))
-    else:
-        print_plans(found)
-        if total is not None:
-            seeds = f"{len(loaded.seeds)} seed(s)"
-            say(
-                f"all arms and {seeds} together: epsilon {up(total[0], 4):.4g} at delta "
-                f"{total[1]:g} for one patient, from the arms that bound it"
-            )
-    if impossible:
-        raise UserError(f"impossible as planned: {', '.join(impossible)}; see the reasons above")
-
-
-def _lines(numbers: dict[str, Any]) -> str:
-    width = max(len(name) for name in numbers)
-    return "\n".join(
-        f"{name:<{width}}  {value:.5g}" if isinstance(value, float) else f"{name:<{width}}  {value}"
-        for name, value in numbers.items()
+    numbers = planning.Numbers(
+        patients=patients,
+        batch=batch,
+        epochs=epochs,
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        delta=delta,
     )
+    if experiment is None:
+        given = {"--arm": arm, "--set": set_, "--out": out, "--no-time": no_time}
+        planning.solve(numbers, given, as_json=json_)
+    else:
+        numbers.refuse_any()
+        planning.plan_experiment(
+            experiment, arms=arm, changes=set_, out=out, timed=not no_time, as_json=json_
+        )
 
 
 Ledgers = Annotated[

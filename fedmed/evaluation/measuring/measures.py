@@ -15,7 +15,7 @@ measured at the prevalence of the test images, and its interval is not that of a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -173,28 +173,17 @@ def measure(
     Raises UserError for no column, a column named twice, lengths that differ, labels other than 0
     and 1, and scores that are not numbers from 0 to 1.
     """
-    names = [column.name for column in columns]
-    if not names:
-        raise UserError("no scores to measure; give at least one column")
-    if len(set(names)) < len(names):
-        raise UserError(f"column '{max(names, key=names.count)}' is given twice; name it once")
+    names = _names(columns)
     truth = arrays(labels, columns[0].scores)[0]
     scored = tuple(_scored(column, truth) for column in columns)
-    for name, codes in {"patients": patients, **(attributes or {})}.items():
-        if np.shape(codes) != truth.shape:
-            raise UserError(
-                f"{name}: {np.shape(codes)} codes for {truth.size} images; give one each"
-            )
+    _check_lengths({"patients": patients, **(attributes or {})}, truth.shape)
     design = Design.of(patients, truth, strata)
     partitions = [Partition(None, ("",), (np.arange(truth.size),))]
     partitions += [_partition(name, codes) for name, codes in (attributes or {}).items()]
     kept = [
         np.empty((len(STATISTICS), len(p.groups), len(names), 1 + resamples)) for p in partitions
     ]
-    each = truth.size * len(partitions) * tallies.ROWS
-    size = max(1, FEATURES // max(1, each))
-    for first in range(0, len(names), size):
-        chosen = slice(first, first + size)
+    for chosen in _at_once(len(names), truth.size * len(partitions)):
         batch = Batch(
             truth,
             design.patient,
@@ -204,13 +193,7 @@ def measure(
             precision="auprc" in metrics,
             tallied=any(name not in _RANKED for name in metrics),
         )
-
-        def work(
-            where: slice, weights: Floats, batch: Batch = batch, chosen: slice = chosen
-        ) -> None:
-            for store, found in zip(kept, batch.statistics(weights), strict=True):
-                store[:, :, chosen, where.start + 1 : where.stop + 1] = found
-
+        work = _filling(kept, batch, chosen)
         work(slice(-1, 0), np.ones((design.patients, 1)))
         for_each_block(design, resamples, seed, work, threads=threads)
     by_name = {partition.attribute: partition for partition in partitions}
@@ -226,6 +209,41 @@ def measure(
         partitions=by_name,
         statistics={p.attribute: store for p, store in zip(partitions, kept, strict=True)},
     )
+
+
+def _at_once(columns: int, cells: int) -> Iterator[slice]:
+    """Columns whose tallies of ``cells`` images each are in memory together."""
+    size = max(1, FEATURES // max(1, cells * tallies.ROWS))
+    return (slice(first, first + size) for first in range(0, columns, size))
+
+
+def _filling(
+    kept: Sequence[Floats], batch: Batch, chosen: slice
+) -> Callable[[slice, Floats], None]:
+    """What puts the statistics of some resamples and of the ``chosen`` columns in their place."""
+
+    def work(where: slice, weights: Floats) -> None:
+        for store, statistics in zip(kept, batch.statistics(weights), strict=True):
+            store[:, :, chosen, where.start + 1 : where.stop + 1] = statistics
+
+    return work
+
+
+def _names(columns: Sequence[Column]) -> list[str]:
+    names = [column.name for column in columns]
+    if not names:
+        raise UserError("no scores to measure; give at least one column")
+    if len(set(names)) < len(names):
+        raise UserError(f"column '{max(names, key=names.count)}' is given twice; name it once")
+    return names
+
+
+def _check_lengths(given: Mapping[str, npt.ArrayLike], wanted: tuple[int, ...]) -> None:
+    for name, codes in given.items():
+        if np.shape(codes) != wanted:
+            raise UserError(
+                f"{name}: {np.shape(codes)} codes for {wanted[0]} images; give one each"
+            )
 
 
 def _scored(column: Column, labels: Integers) -> tallies.Scored:
