@@ -213,8 +213,17 @@ def test_a_run_name_that_is_the_ledgers_own_gets_nothing(run: str, tmp_path: Pat
     assert code(guard(tmp_path), request(run=run)) == "frame"
 
 
-def test_a_model_with_arrays_left_out_gets_nothing(tmp_path: Path) -> None:
-    """What an earlier round trained, without noise, is still in the process's model."""
+def no_data(*_: object) -> None:
+    raise AssertionError("data were touched")
+
+
+def test_a_model_with_arrays_left_out_gets_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier round trained, without noise, is still in the process's model.
+
+    And it is refused before any data are read, which a clock would tell.
+    """
 
     def check(one: Guard, wanted: dict[str, torch.Tensor]) -> None:
         arm = {"privacy.arm": "local-update"}
@@ -225,6 +234,8 @@ def test_a_model_with_arrays_left_out_gets_nothing(tmp_path: Path) -> None:
     check(one, whole | {"0.weight": torch.zeros(2)})
     check(one, whole | {"extra": torch.zeros(2)})
     goes_red(check, one, whole)
+    monkeypatch.setattr(hospital, "hospital_for", no_data)
+    assert code(one, request(model=whole | {"extra": torch.zeros(2)})) == "mismatch"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

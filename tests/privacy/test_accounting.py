@@ -292,6 +292,16 @@ def test_an_epsilon_that_no_noise_reaches_names_the_key() -> None:
     )
 
 
+def test_a_search_for_noise_that_cannot_end_is_refused() -> None:
+    for target in (0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match="target epsilon"):
+            accounting.noise_multiplier(target, DELTA, 1.0, 10)
+    refuses(
+        lambda: accounting.noise_multiplier(1.0, DELTA, 0.001, accounting.MOST_STEPS + 1),
+        "private steps are more than can be accounted",
+    )
+
+
 def check_hospital_sensitivity(plan: UpdatePlan) -> None:
     """At a hospital its data are replaced (2C); at the server its update is zeroed out (C)."""
     factor = {"hospital": 2, "server": 1}[plan.placement]

@@ -132,6 +132,20 @@ def test_images_noised_first_are_not_asked_for_a_patients_guarantee(ledger: Ledg
     assert answer(ledger, PIXELS, settings=pixels, policy=named).accepts
 
 
+def test_noised_images_let_no_training_pass_that_has_no_room(ledger: Ledger) -> None:
+    """Neither images without a guarantee for the patient nor images that were released before."""
+    long = StackedPlan(image=PIXELS, training=replace(PLAN, noise_multiplier=0.3, rounds=400))
+    refused = answer(ledger, long)
+    assert (refused.accepts, refused.allowed) == (False, True)
+    of_pixels = Policy(maximum_epsilon=1e5, unit="pixels", arms=["dp-sgd"])
+    request = request_for(SETTINGS, ledger.path.stem, PIXELS, of_pixels)
+    release = replace(request, arm=PIXELS.mechanism.key)
+    ledger.open_plan("a release", release, of_pixels.limit)
+    ledger.reserve("a release", 0, "", 1, limit=of_pixels.limit)
+    known = answer(ledger, long, policy=of_pixels)
+    assert "one pixels no guarantee" in known.reason
+
+
 EVALUATION = EvaluationPlan(epsilon=2.0, delta=1e-5, cap=1, noise_multiplier=2.0)
 
 

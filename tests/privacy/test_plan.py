@@ -346,6 +346,11 @@ def test_a_hospitals_account_is_charged_for_a_patients_whole_hospital() -> None:
     assert update_plan("server").cost("pixels") is None
 
 
+def test_a_hospital_may_declare_one_patient() -> None:
+    assert declared_size(make(privacy={"public-size": "a=1,b=20"}), "a") == 1
+    refuses(lambda: declared_size(make(privacy={"public-size": "a=0"}), "a"), "'0' is not a whole")
+
+
 # Noised images under a private training.
 
 
@@ -362,6 +367,10 @@ def test_stacked_mechanisms_are_one_plan_of_two_parts() -> None:
     assert image.mechanism == PixelLaplace(40.0, 256)
     assert (plan.unit, plan.payer, plan.steps, plan.delta) == ("patient", "hospital", 60, 1e-5)
     assert plan.epsilon() == training.epsilon()
+    by_image = settings.replaced({"privacy.unit": "image", "privacy.images-per-patient": 3})
+    of_patient = make_plan(by_image, 200, "hospital-1").per_patient()
+    assert of_patient is not None
+    assert of_patient > training.epsilon()
 
     def check(found: float | None) -> None:
         both = ((laplace(40.0, 256), 1), *training.spent())

@@ -109,6 +109,12 @@ def test_the_summary_names_epsilon_delta_unit_and_trust(arm: str) -> None:
         assert word in stated["summary"]
 
 
+def test_only_a_run_that_ended_early_is_told_what_the_whole_plan_costs() -> None:
+    steps = PLANS["dp-sgd"][0].steps
+    assert "ended it early" in state("dp-sgd", steps - 1)["summary"]
+    assert "ended it early" not in state("dp-sgd", steps)["summary"]
+
+
 def test_every_arm_is_here() -> None:
     assert sorted(PLANS) == sorted(ARMS)
 

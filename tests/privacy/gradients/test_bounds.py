@@ -147,6 +147,13 @@ def test_factors_below_the_normal_numbers_are_zero() -> None:
     goes_red(check, lambda n, c, kind: (c / n.clamp(min=c)).to(kind))
 
 
+def test_a_gradient_within_the_norm_is_left_as_it_is() -> None:
+    norms = torch.tensor([0.0, 0.3, 1.0, 1.0 + 1e-12, 2.0], dtype=torch.float64)
+    factors = Clipping("flat").factors(norms, 1.0, torch.float32)
+    assert factors[:3].tolist() == [1.0, 1.0, 1.0]
+    assert bool((factors[3:].double() * norms[3:] <= 1.0).all())
+
+
 def test_gamma_covers_every_rounding_and_says_where_it_cannot() -> None:
     unit = 2.0**-24
     assert 100 * unit <= bounds.gamma(100, torch.float32) <= 102 * unit
