@@ -84,13 +84,23 @@ class PrivateTraining:
             )
         if physical_batch_size < 1:
             raise UserError(f"physical_batch_size: {physical_batch_size}; give 1 or more")
-        self._model, self._optimizer, self.plan = model, optimizer, plan
+        self._model, self._optimizer, self._plan = model, optimizer, plan
         self._parameters = self._trained()
         self._options = Options(loss=loss, clipping=Clipping(clipping), autocast=autocast)
         self._engine, self._physical = engine, physical_batch_size
         self._source = source or NoiseSource()
         self._sampler = self._source.numpy("sampling", "own")
-        self.taken = 0  # steps, also those that failed halfway
+        self._taken = 0  # steps, also those that failed halfway
+
+    @property
+    def plan(self) -> GradientPlan:
+        """All steps are accounted by it, so it stays: another plan is another training."""
+        return self._plan
+
+    @property
+    def taken(self) -> int:
+        """Steps so far, also those that failed halfway."""
+        return self._taken
 
     def epsilon(self) -> float:
         """Epsilon of the steps taken so far, at the plan's delta."""
@@ -129,7 +139,7 @@ class PrivateTraining:
         engine = make_engine(self._engine, self._model, self._physical, self._options)
         try:
             for _ in range(wanted):
-                self.taken += 1  # before the data are touched: a crash can only over-count
+                self._taken += 1  # before the data are touched: a crash can only over-count
                 rows = torch.from_numpy(
                     poisson_batch(units, self.plan.sampling_rate, self._sampler)
                 )

@@ -38,6 +38,18 @@ def test_it_takes_the_steps_of_the_plan_and_no_more() -> None:
     refuses(lambda: training(nn.Linear(3, 1)).fit(*data(), steps=5), "5 of a plan that has 4 of 4")
 
 
+def test_no_other_plan_takes_over_the_steps_that_were_taken() -> None:
+    """With more noise for those to come, epsilon would forget how little the first had."""
+    private = training(nn.Linear(3, 1))
+    private.fit(*data(), steps=1)
+    with pytest.raises(AttributeError):
+        private.plan = plan(  # type: ignore[misc]
+            patients=40, batch=10, epochs=2, noise_multiplier=9.0, delta=DELTA
+        )
+    with pytest.raises(AttributeError):
+        private.taken = 0  # type: ignore[misc]
+
+
 def test_the_noise_is_that_of_the_plan() -> None:
     """Images of zeros have no gradient but the bias': what the weights move by is noise."""
     of = plan(
