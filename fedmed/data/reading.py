@@ -48,6 +48,8 @@ def _data(source: Source) -> Data:
     if isinstance(source, Mapping):
         nested: dict[str, Any] = {"data": config.plain(source)}
         where, folder = "data", Path()
+    elif not isinstance(source, Path | str):
+        raise UserError("source: give the path of an experiment's TOML, or a dict of [data] keys")
     else:
         path = Path(source)
         text = config.read_toml(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+import numpy as np
 import pandas as pd
 
 from fedmed.base.errors import UserError
@@ -164,11 +165,18 @@ def evaluate(
     >>> found.to_dict()["auroc"]
     0.75
     """
-    if resamples < 0 or seed < 0:
+    if not all(isinstance(one, int | np.integer) and one >= 0 for one in (resamples, seed)):
         raise UserError("resamples and seed are whole numbers >= 0; correct them")
+    if not (isinstance(specificity, float | int) and 0 <= specificity <= 1):
+        raise UserError(f"specificity = {specificity!r}: give a number from 0 to 1")
     if isinstance(predictions, str | Path):
         where = where or str(predictions)
         predictions = foreign.load(Path(predictions))
+    if not isinstance(predictions, pd.DataFrame):
+        raise UserError("predictions: give a data frame, or the path of a .csv or .parquet file")
+    if predictions.columns.duplicated().any():
+        name = predictions.columns[predictions.columns.duplicated()][0]
+        raise UserError(f"{where or 'predictions'}: column '{name}' is there twice; drop one")
     return Evaluation(
         summary.evaluate(
             predictions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -148,8 +148,15 @@ def open_experiment(
 
     Raises :class:`UserError` naming the key.
     """
+    if not isinstance(experiment, Mapping | Path | str):
+        raise UserError("experiment: give the path of its TOML, or the same as a dict")
+    for name, several in (("arms", arms), ("seeds", seeds)):
+        if isinstance(several, str) or not isinstance(several, Iterable):
+            raise UserError(f"{name} = {several!r}: give a list")
+    if not isinstance(changes or {}, Mapping):
+        raise UserError("changes: give a dict of settings by dotted key")
     forget()
-    given = dict(changes or {})
+    given = {str(key): value for key, value in (changes or {}).items()}
     known = Settings().to_flat()
     for key in given:
         if key.removeprefix(pretraining.PREFIX) not in known:

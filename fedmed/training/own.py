@@ -1,6 +1,7 @@
 """DP-SGD on a model, an optimiser and tensors of one's own; nothing here knows of hospitals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,13 @@ class PrivateTraining:
     on:
 
     - Gradients are those of ``loss``, a function of outputs and labels that is a sum over samples
-      (a :class:`Loss` may say "mean"); by default that of one logit and labels 0 or 1.
+      (a :class:`Loss` may say "mean"); by default that of one logit and labels 0 or 1. It trains
+      nothing of its own.
     - ``model`` keeps samples apart: batch norm in training mode and layers that no engine knows
-      are refused with a :class:`UserError`. Its mode stays as it is; buffers may not change.
-    - Noise and draws come from the operating system. A ``source`` with a seed repeats them: for
-      simulations only, as no epsilon holds against anyone who knows the seed.
+      are refused with a :class:`UserError`. Its mode stays as it is. Buffers and frozen parameters
+      may not change; what it keeps elsewhere (a plain attribute) nobody sees.
+    - Noise, draws and the masks of dropout come from the operating system. A ``source`` with a
+      seed repeats them: for simulations only, as no epsilon holds against anyone who knows it.
     - It counts its own steps alone, in no ledger: another training on the same patients adds up
       with :func:`fedmed.privacy.composed_epsilon`. No loss is told, as it would be a release.
 
@@ -71,19 +74,33 @@ class PrivateTraining:
                 f"plan: its unit is '{plan.unit}', whose cap of images per patient is not kept "
                 "here; make one per patient with fedmed.plan"
             )
-        self._parameters = trainable(model)
-        moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not moved & {id(p) for p in self._parameters.values()}:
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise UserError("optimizer: LBFGS asks for several gradients a step; use SGD or Adam")
+        function = loss.function
+        if isinstance(function, nn.Module) and any(p.requires_grad for p in function.parameters()):
             raise UserError(
-                "optimizer: it holds no trainable parameter of the model; make it from "
-                "model.parameters()"
+                "loss: it has parameters of its own, whose gradients would have no noise; make "
+                "them requires_grad_(False)"
             )
-        self._model, self._optimizer, self.plan = model, optimizer, plan
+        if physical_batch_size < 1:
+            raise UserError(f"physical_batch_size: {physical_batch_size}; give 1 or more")
+        self._model, self._optimizer, self._plan = model, optimizer, plan
+        self._parameters = self._trained()
         self._options = Options(loss=loss, clipping=Clipping(clipping), autocast=autocast)
         self._engine, self._physical = engine, physical_batch_size
         self._source = source or NoiseSource()
         self._sampler = self._source.numpy("sampling", "own")
-        self.taken = 0  # steps, also those that failed halfway
+        self._taken = 0  # steps, also those that failed halfway
+
+    @property
+    def plan(self) -> GradientPlan:
+        """All steps are accounted by it, so it stays: another plan is another training."""
+        return self._plan
+
+    @property
+    def taken(self) -> int:
+        """Steps so far, also those that failed halfway."""
+        return self._taken
 
     def epsilon(self) -> float:
         """Epsilon of the steps taken so far, at the plan's delta."""
@@ -104,6 +121,8 @@ class PrivateTraining:
         :class:`UserError` where the patients are not as many as the plan's, where the plan has
         fewer steps left, and for a model that does not keep samples apart.
         """
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise UserError("images and labels: give tensors; torch.as_tensor(...) makes them")
         units = self._units(len(images), len(labels), patients)
         left = self.plan.steps - self.taken
         wanted = left if steps is None else steps
@@ -115,23 +134,49 @@ class PrivateTraining:
         device = next(iter(self._parameters.values())).device
         if self._options.loss is BINARY:
             labels = labels.float()
-        buffers = {name: value.clone() for name, value in self._model.named_buffers()}
+        self._parameters = self._trained()
+        held = {name: value.detach().clone() for name, value in _held(self._model)}
         engine = make_engine(self._engine, self._model, self._physical, self._options)
         try:
             for _ in range(wanted):
-                self.taken += 1  # before the data are touched: a crash can only over-count
+                self._taken += 1  # before the data are touched: a crash can only over-count
                 rows = torch.from_numpy(
                     poisson_batch(units, self.plan.sampling_rate, self._sampler)
                 )
                 drawn = images[rows.to(images.device)].to(device)
-                batch = engine.clipped_sum(
-                    drawn, labels[rows.to(labels.device)].to(device), self.plan.clipping_norm
-                )
-                self._refuse_changed(buffers)
+                answers = labels[rows.to(labels.device)].to(device)
+                with self._secret_masks(), _unchanged(self._model, held):
+                    batch = engine.clipped_sum(drawn, answers, self.plan.clipping_norm)
                 self._step(batch)
         finally:
             engine.close()
+            for parameter in self._parameters.values():
+                parameter.grad = None
         return self.epsilon()
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """The model's trainable parameters now, of which the optimiser holds one at least."""
+        found = trainable(self._model)
+        moved = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        if not moved & {id(p) for p in found.values()}:
+            raise UserError(
+                "optimizer: it holds no trainable parameter of the model; make it from "
+                "model.parameters()"
+            )
+        for name, parameter in found.items():
+            if parameter.dtype not in (torch.float32, torch.float64):
+                raise UserError(
+                    f"model: parameter '{name}' is {parameter.dtype}, in which a sum loses more "
+                    "than clipping allows; use model.float(), and autocast for a faster pass"
+                )
+        return found
+
+    @contextmanager
+    def _secret_masks(self) -> Iterator[None]:
+        """Dropout by a secret seed: one row more moves the masks of others, which must not show."""
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(int(self._source.numpy("masks", "own", self.taken).integers(2**63)))
+            yield
 
     def _step(self, batch: ClippedSum) -> None:
         plan = self.plan
@@ -153,9 +198,7 @@ class PrivateTraining:
                 f"{images} images, {labels} labels and {len(patients)} patients do not fit "
                 "together; give one of each per image"
             )
-        codes, names = pd.factorize(np.asarray(patients))
-        if (codes < 0).any():
-            raise UserError(f"patients: row {int((codes < 0).argmax()) + 1} has none; name it")
+        codes, names = pd.factorize(_ids(patients))
         if len(names) != self.plan.units and not self.plan.declared:
             raise UserError(
                 f"the images are of {len(names)} patients, the plan is for {self.plan.units}; "
@@ -164,12 +207,54 @@ class PrivateTraining:
         order = np.argsort(codes, kind="stable")
         return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
 
-    def _refuse_changed(self, buffers: dict[str, Tensor]) -> None:
-        """No buffer may change: it would hold statistics of the data, which no noise covers."""
-        for name, value in self._model.named_buffers():
-            if not torch.equal(value, buffers[name]):
-                value.copy_(buffers[name])
-                raise UserError(
-                    f"model: its buffer '{name}' changes while it is trained, which no noise "
-                    "covers; put that layer into evaluation mode"
-                )
+
+def _ids(patients: Any) -> NDArray[Any]:
+    """One id per image, all numbers or all texts: else 1 and "1" could be one patient or two."""
+    ids = np.asarray(patients)
+    if ids.ndim != 1:
+        raise UserError("patients: give one id per image, a number or a text")
+    given = pd.Series(list(patients), dtype=object)
+    # Before numpy makes texts of all: a missing one would be the patient "nan".
+    missing = given.isna() | pd.isna(ids) | given.map(lambda one: str(one).strip() == "")
+    if missing.any():
+        raise UserError(f"patients: row {int(missing.to_numpy().argmax()) + 1} has none; name it")
+    if given.map(lambda one: isinstance(one, str)).nunique() > 1:
+        raise UserError("patients: some ids are texts and some are not; make all of them texts")
+    return ids
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What no step may change: buffers and parameters that are not trained."""
+    yield from model.named_buffers()
+    yield from ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+@contextmanager
+def _unchanged(model: nn.Module, held: dict[str, Tensor]) -> Iterator[None]:
+    """Refuse a change of what is held: it would keep the data, which no noise covers.
+
+    All of it is put back, also where another error comes first.
+    """
+    changed = []
+    try:
+        yield
+    finally:
+        for name, value in _held(model):
+            before = held.get(name, torch.zeros_like(value))
+            if name in held and _same(value, before):
+                continue
+            changed.append(name)
+            value.data = before.clone()
+    if changed:
+        kind = "buffer" if changed[0] in dict(model.named_buffers()) else "frozen parameter"
+        raise UserError(
+            f"model: its {kind} '{changed[0]}' changes while it is trained, which no noise covers; "
+            "put that layer into evaluation mode"
+        )
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Equal in every place; NaN equals NaN."""
+    if first.shape != second.shape:
+        return False
+    return bool(((first == second) | ((first != first) & (second != second))).all())

@@ -3,6 +3,7 @@
 import json
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,6 +92,18 @@ def test_a_table_of_something_else_is_refused(found: Evaluation) -> None:
         "table: 'group' is not known; use metrics, groups, gaps, targets",
     )
     assert found.table("targets").empty
+
+
+def test_mistakes_of_a_call_are_told_in_a_line(table: pd.DataFrame) -> None:
+    def refused(given: Any, *words: str, **options: Any) -> None:
+        refuses(lambda: evaluate(given, **{"resamples": 0, **options}), *words)
+
+    refused({"label": [0, 1], "score": [0.1, 0.9]}, "predictions: give a data frame")
+    refused(pd.concat([table, table[["score"]]], axis=1), "column 'score' is there twice")
+    refused(table, "whole numbers", resamples=1.5)
+    refused(table, "whole numbers", seed="1")
+    refused(table, "specificity = 90: give a number from 0 to 1", specificity=90)
+    refused(table, "specificity = nan", specificity=float("nan"))
 
 
 def test_it_reads_files_as_the_command_does(table: pd.DataFrame, tmp_path: Path) -> None:

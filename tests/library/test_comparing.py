@@ -91,6 +91,11 @@ def test_mistakes_are_told_before_anything_is_written(
     refused("changes: unknown key 'train.round'; did you mean", changes={"train.round": 1})
     refused("engine = 'dask': use 'inline' or 'ray'", engine="dask")
     refused("unknown arm 'dp-sdg'", arms=["dp-sdg"])
+    refused("arms = 'none': give a list", arms="none")
+    refused("seeds = 3: give a list", seeds=3)
+    refused("changes: give a dict", changes=["train.rounds"])
+    refused("changes: unknown key '1'", changes={1: 1})
+    refuses(lambda: fedmed.run(None), "experiment: give the path")  # type: ignore[arg-type]
     content["train"]["rounds"] = 0
     refused("experiment", "train.rounds")
     refuses(lambda: fedmed.run(tmp_path / "absent.toml"), "no such file")

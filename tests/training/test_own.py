@@ -38,6 +38,18 @@ def test_it_takes_the_steps_of_the_plan_and_no_more() -> None:
     refuses(lambda: training(nn.Linear(3, 1)).fit(*data(), steps=5), "5 of a plan that has 4 of 4")
 
 
+def test_no_other_plan_takes_over_the_steps_that_were_taken() -> None:
+    """With more noise for those to come, epsilon would forget how little the first had."""
+    private = training(nn.Linear(3, 1))
+    private.fit(*data(), steps=1)
+    with pytest.raises(AttributeError):
+        private.plan = plan(  # type: ignore[misc]
+            patients=40, batch=10, epochs=2, noise_multiplier=9.0, delta=DELTA
+        )
+    with pytest.raises(AttributeError):
+        private.taken = 0  # type: ignore[misc]
+
+
 def test_the_noise_is_that_of_the_plan() -> None:
     """Images of zeros have no gradient but the bias': what the weights move by is noise."""
     of = plan(
@@ -138,6 +150,88 @@ def test_a_model_that_keeps_data_in_a_buffer_is_refused_before_it_moves() -> Non
         assert torch.equal(value, before[name]), name
 
 
+class Keeps(nn.Module):
+    """Adds what it saw to everything that no optimiser moves."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 1)
+        self.register_buffer("unknown", torch.full((2,), torch.nan))
+        names = ("first", "second")
+        for name in names:
+            if frozen:
+                setattr(self, name, nn.Parameter(torch.zeros(3), requires_grad=False))
+            else:
+                self.register_buffer(name, torch.zeros(3))
+        self.kept = [getattr(self, name) for name in names]
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            for value in self.kept:
+                value += images.sum(0)
+        found: Tensor = self.last(images)
+        return found
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("engine", ["fedmed", "loop"])
+def test_everything_that_kept_data_is_put_back(frozen: bool, engine: str) -> None:
+    model = Keeps(frozen)
+    kind = "frozen parameter" if frozen else "buffer"
+    refuses(lambda: training(model, engine=engine).fit(*data()), f"its {kind} 'first' changes")
+    assert not any(value.any() for value in model.kept)
+    model.kept = []
+    training(model).fit(*data())  # the buffer that is NaN stayed as it was
+
+
+def test_data_that_was_kept_is_put_back_after_an_error_too() -> None:
+    model = Keeps(frozen=False)
+
+    def fails(outputs: Tensor, labels: Tensor) -> Tensor:
+        raise RuntimeError("out of memory, say")
+
+    with pytest.raises(RuntimeError, match="memory"):
+        training(model, loss=Loss(fails)).fit(*data())
+    assert not any(value.any() for value in model.kept)
+
+
+def test_dropout_masks_are_nobodys_to_foresee() -> None:
+    """Who knows torch's seed would see by the others' masks whether one row was drawn."""
+    of = plan(patients=8, batch=8, epochs=1, noise_multiplier=1.0, delta=DELTA)
+
+    def masks(source: NoiseSource | None) -> Tensor:
+        seen: list[Tensor] = []
+        model = nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 1))
+        model[0].register_forward_hook(lambda *given: seen.append(given[2].detach()))
+        torch.manual_seed(0)
+        after = torch.get_rng_state()
+        training(model, of, source=source).fit(torch.ones(8, 64), torch.zeros(8), steps=1)
+        assert torch.equal(torch.get_rng_state(), after), "torch's own draws are the user's"
+        return seen[-1]
+
+    assert not torch.equal(masks(None), masks(None))
+    assert torch.equal(masks(NoiseSource(seed=1)), masks(NoiseSource(seed=1)))
+
+
+def test_what_is_trained_is_asked_anew_each_time() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    private = training(model)
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    private.fit(*data(), steps=2)
+    assert torch.equal(model[0].weight, before)
+    model[0].requires_grad_(True)
+    private.fit(*data(), steps=1)
+    assert not torch.equal(model[0].weight, before)
+
+
+def test_no_gradient_is_left_on_what_the_optimiser_does_not_hold() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    private = PrivateTraining(model, torch.optim.SGD(model[1].parameters(), lr=1.0), PLAN)
+    private.fit(*data(), steps=1)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_batch_norm_is_refused_in_training_mode_alone() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     refuses(lambda: training(model).fit(*data()), "mixes patients")
@@ -155,6 +249,12 @@ def test_what_does_not_fit_is_refused() -> None:
     refuses(lambda: private.fit(images, labels[:-1]), "40 images, 39 labels and 40 patients")
     patients = [*map(str, range(39)), None]
     refuses(lambda: private.fit(images, labels, patients), "patients: row 40 has none")
+    names = [*map(str, range(39))]
+    refuses(lambda: private.fit(images, labels, [*names, float("nan")]), "row 40 has none")
+    refuses(lambda: private.fit(images, labels, [" ", *names]), "row 1 has none")
+    refuses(lambda: private.fit(images, labels, [*names, 0]), "make all of them texts")
+    refuses(lambda: private.fit(images, labels, np.zeros((40, 2))), "one id per image")
+    refuses(lambda: private.fit(images.numpy(), labels), "give tensors")  # type: ignore[arg-type]
     assert private.taken == 0
     other = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=1.0)
     refuses(lambda: PrivateTraining(nn.Linear(3, 1), other, PLAN), "no trainable parameter")
@@ -169,6 +269,21 @@ def test_what_does_not_fit_is_refused() -> None:
         delta=DELTA,
     )
     refuses(lambda: training(nn.Linear(3, 1), by_image), "its unit is 'image'")
+
+
+def test_what_no_step_is_made_for_is_refused_before_one() -> None:
+    model = nn.Linear(3, 1)
+    whole = torch.optim.LBFGS(model.parameters())
+    refuses(lambda: PrivateTraining(model, whole, PLAN), "LBFGS")
+    refuses(lambda: training(model, physical_batch_size=0), "physical_batch_size: 0")
+    refuses(lambda: training(nn.Linear(3, 1).bfloat16(), engine="loop"), "model.float()")
+
+    class Scaled(nn.Linear):
+        def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+            return (super().forward(outputs).squeeze(1) * labels).sum()
+
+    refuses(lambda: training(model, loss=Loss(Scaled(1, 1))), "parameters of its own")
+    training(model, loss=Loss(Scaled(1, 1).requires_grad_(False)))
 
 
 def test_several_classes_train_by_a_loss_of_ones_own() -> None:

@@ -19,22 +19,55 @@ class Loss:
     """A loss and how it joins the samples of a batch.
 
     ``function`` takes the model's output (n, ...) and the labels (n, ...) and returns a scalar
-    that is the ``reduction`` ("sum" or "mean") of one term per sample. A loss that is not cannot be
-    clipped by sample; the check before the first step finds it.
+    that is the ``reduction`` ("sum" or "mean") of one term per sample. It is called for one sample
+    at a time, so that none changes another's term; a loss for which that makes a difference is
+    refused by the check before the first step as far as two made-up samples show it.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
     reduction: Reduction = "sum"
 
     def total(self, outputs: Tensor, labels: Tensor, rows: int) -> Tensor:
-        """Scalar: the sum over ``rows`` rows. Raises :class:`UserError` for another shape."""
+        """Scalar: the sum over ``rows`` rows. Raises :class:`UserError` for another shape.
+
+        Each row's term is asked for alone, so that no row's gradient rests on another's label:
+        class weights under "mean" would divide all terms by a sum over the batch.
+        """
+        if self == BINARY:  # its terms are known to be apart
+            _check_outputs(outputs, labels)
+            return binary(outputs, labels)
+        if not isinstance(outputs, Tensor) or outputs.dim() == 0 or len(outputs) % rows:
+            raise UserError(
+                "loss: the model's output is not one tensor with the images in its first "
+                "dimension; give a model that returns one"
+            )
+        parts = torch.split(outputs, len(outputs) // rows), torch.split(labels, 1)
+        return torch.stack([self._value(*row) for row in zip(*parts, strict=True)]).sum()
+
+    def together(self, outputs: Tensor, labels: Tensor, rows: int) -> Tensor:
+        """What :meth:`total` would be if the whole batch were given to ``function`` at once."""
+        value = self._value(outputs, labels)
+        return value * rows if self.reduction == "mean" else value
+
+    def _value(self, outputs: Tensor, labels: Tensor) -> Tensor:
         value = self.function(outputs, labels)
         if value.dim() != 0:
             raise UserError(
                 f"loss: it returns the shape {tuple(value.shape)}, not one number; give a loss "
                 "with reduction 'sum' or 'mean'"
             )
-        return value * rows if self.reduction == "mean" else value
+        return value
+
+
+def _check_outputs(outputs: Tensor, labels: Tensor) -> None:
+    """Raise :class:`UserError` where the model does not have one output per label."""
+    wanted = labels.shape[1:] if labels.dim() > 1 else (1,)
+    if outputs.shape[1:] != wanted or outputs.dim() != max(2, labels.dim()):
+        given = [", ".join(["n", *map(str, one.shape[1:])]) for one in (outputs, labels)]
+        raise UserError(
+            f"loss: outputs ({given[0]}) for labels ({given[1]}); the model needs one output per "
+            "label, (n, 1) for labels (n), or a loss of its own"
+        )
 
 
 def binary(outputs: Tensor, labels: Tensor) -> Tensor:

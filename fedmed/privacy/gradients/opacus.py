@@ -20,6 +20,7 @@ from fedmed.privacy.gradients.engine import (
     filled,
     zeros,
 )
+from fedmed.privacy.gradients.preflight import check_against_loop
 
 
 class OpacusEngine:
@@ -37,6 +38,7 @@ class OpacusEngine:
                 "train.precision: the engine 'opacus' computes in float32; set "
                 "privacy.engine = 'fedmed'"
             )
+        self._checked = False
         try:
             self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum")
         except NotImplementedError as error:
@@ -52,6 +54,9 @@ class OpacusEngine:
         check_model(self._model)
         sensitivity = self._options.clipping.sensitivity(clipping_norm)
         samples = count_samples(images, labels, views)
+        if not self._checked:  # an empty batch too: the outcome must not tell of it
+            check_against_loop(self._form, self._unclipped, images, labels, self._options)
+            self._checked = True
         sizes = pass_sizes(
             self._form, self._alone, images, labels, views, self._physical, ("opacus",)
         )
@@ -115,6 +120,15 @@ class OpacusEngine:
             parameter.grad_sample = None  # type: ignore[attr-defined]  # it is Opacus' own
             parameter.grad = None
         return found
+
+    def _unclipped(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Sum of gradients of the copy as they are, by name, and the norm (n,) of each."""
+        twin = OpacusEngine(self._form, self._physical, self._options)
+        try:
+            found = twin._samples(images, labels, 1)
+        finally:
+            twin.close()
+        return {name: each.sum(0) for name, each in found.items()}, _norms(list(found.values()))
 
     def _alone(self, model: nn.Module, images: Tensor, labels: Tensor, views: int) -> Tensor:
         """Norms (n,) of samples of a copy of the model, in one pass."""

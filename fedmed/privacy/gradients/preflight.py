@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.base.errors import UserError
-from fedmed.privacy.gradients.engine import Options
+from fedmed.privacy.gradients.engine import BINARY, Loss, Options
 from fedmed.privacy.gradients.loop import LoopEngine, norm_of
 
 Unclipped = Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]
@@ -34,6 +34,7 @@ def check_against_loop(
     naming the parameter that differs most, or where the model's gradient is not finite for made-up
     images either.
     """
+    _check_loss(model, made_up(images), labels, options)
     problem = ""
     for _ in range(ATTEMPTS):
         pair, answers = made_up(images), made_up(labels, normal=False)
@@ -50,6 +51,42 @@ def made_up(like: Tensor, normal: bool = True) -> Tensor:
     if normal and like.is_floating_point():
         return pair.normal_(generator=draws)
     return pair.random_(0, 2, generator=draws)
+
+
+def _check_loss(model: nn.Module, pair: Tensor, labels: Tensor, options: Options) -> None:
+    """Ask a loss of one's own for two samples together, and for each alone.
+
+    The labels are 0 and 1, and where outputs (n, k) have a class each, 0 and every other class:
+    two of the same class would not show a division by the weights of the batch.
+    """
+    loss = options.loss
+    if loss == BINARY:
+        return
+    with torch.no_grad(), without_dropout(model):
+        outputs = model(pair)
+        classes = 2
+        if labels.dim() == 1 and not labels.is_floating_point() and outputs.dim() == 2:
+            classes = max(2, outputs.shape[1])
+        for other in range(1, classes):
+            for first, second in ((0, other), (other, 0)):
+                answers = labels.new_zeros(2, *labels.shape[1:])
+                answers[0], answers[1] = first, second
+                _check_sum(loss, outputs, answers)
+
+
+def _check_sum(loss: Loss, outputs: Tensor, answers: Tensor) -> None:
+    """Raise :class:`UserError` where the loss of two samples is not the sum of theirs alone."""
+    allowed = 1e-4 if outputs.dtype in (torch.float32, torch.float64) else 2e-2  # rounding
+    terms = [
+        float(loss.total(outputs[row : row + 1], answers[row : row + 1], 1)) for row in range(2)
+    ]
+    error = abs(float(loss.together(outputs, answers, 2)) - sum(terms))
+    if error > allowed * sum(map(abs, terms)):  # not where one is NaN
+        raise UserError(
+            "loss: of two samples together it is not the sum of theirs alone: it mixes samples, "
+            "as class weights under 'mean' do, or another reduction was declared; give one that "
+            "is a sum over samples (reduction='sum')"
+        )
 
 
 def _problem(
@@ -80,8 +117,7 @@ def _problem(
     if not errors[worst] <= allowed:
         return (
             f"model: the gradient of '{worst}' for two samples together is not the sum of theirs "
-            "alone; the model or its loss mixes samples (or another reduction was declared), so "
-            "no epsilon holds: remove what mixes them"
+            "alone; the model mixes samples, so no epsilon holds: remove what mixes them"
         )
     if not bool(((norms - true).abs() <= allowed * true.clamp(min=1e-12)).all()):
         return (

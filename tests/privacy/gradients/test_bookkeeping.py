@@ -254,6 +254,69 @@ def test_losses() -> None:
         torch.testing.assert_close(found.gradients[name], value, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [[1.0, 10.0, 10.0], [1.0, 1.0, 10.0]])
+@pytest.mark.parametrize("engine", ["fedmed", "opacus"])
+def test_class_weights_under_mean_are_refused_whatever_was_drawn(
+    engine: str, weights: list[float]
+) -> None:
+    """They divide every term by the weights of the batch: one sample changed the others by 7 C."""
+    if engine == "opacus":
+        pytest.importorskip("opacus")
+    loss = Loss(nn.CrossEntropyLoss(weight=torch.tensor(weights)), "mean")
+    for _ in range(5):
+        made = make_engine(engine, nn.Linear(3, 3), 8, Options(loss=loss))
+        refuses(
+            lambda made=made: made.clipped_sum(
+                torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), 1.0
+            ),
+            "mixes samples",
+            "reduction='sum'",
+        )
+    sums = Loss(nn.CrossEntropyLoss(weight=torch.tensor(weights), reduction="sum"))
+    found = make_engine(engine, nn.Linear(3, 3), 8, Options(loss=sums)).clipped_sum(
+        torch.ones(2, 3), torch.zeros(2, dtype=torch.int64), 1.0
+    )
+    assert found.samples == 2
+
+
+@pytest.mark.parametrize("engine", ["fedmed", "loop", "opacus"])
+def test_a_label_that_is_ignored_leaves_the_others_terms(engine: str) -> None:
+    """Cross entropy's mean is over labels that count; no made-up label shows that."""
+    if engine == "opacus":
+        pytest.importorskip("opacus")
+    model = nn.Linear(3, 2)
+    made = make_engine(engine, model, 8, Options(loss=Loss(nn.functional.cross_entropy, "mean")))
+    given, answers = torch.full((8, 3), 0.1), torch.zeros(8, dtype=torch.int64)
+    few = made.clipped_sum(given[:2], answers[:2], 100.0)
+    answers[2:] = -100
+    many = made.clipped_sum(given, answers, 100.0)
+    for name, value in few.gradients.items():
+        torch.testing.assert_close(many.gradients[name], value)
+
+
+def test_a_model_that_mixes_samples_is_refused_by_opacus_too() -> None:
+    pytest.importorskip("opacus")
+
+    class Centred(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input - input.mean(0))
+
+    model = nn.Sequential(nn.Linear(3, 3), Centred(3, 1))
+    refuses(
+        lambda: make_engine("opacus", model, 8).clipped_sum(torch.ones(2, 3), torch.zeros(2), 1.0),
+        "mixes samples",
+    )
+
+
+def test_outputs_that_do_not_fit_the_labels_are_refused_in_a_line() -> None:
+    given, answers = torch.ones(2, 3), torch.zeros(2)
+    for model in (nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))):
+        refuses(
+            lambda model=model: make_engine("fedmed", model, 8).clipped_sum(given, answers, 1.0),
+            "needs one output per label",
+        )
+
+
 def test_a_compiled_model_is_refused_with_the_reason() -> None:
     class Compiled(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
