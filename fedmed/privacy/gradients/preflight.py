@@ -57,7 +57,8 @@ def _check_loss(model: nn.Module, pair: Tensor, labels: Tensor, options: Options
     """Ask a loss of one's own for two samples together, and for each alone.
 
     The labels are 0 and 1, and where outputs (n, k) have a class each, 0 and every other class:
-    two of the same class would not show a division by the weights of the batch.
+    two of the same class would not show a division by the weights of the batch, and only two of
+    the same class show one by how many there are of it.
     """
     loss = options.loss
     if loss == BINARY:
@@ -68,7 +69,7 @@ def _check_loss(model: nn.Module, pair: Tensor, labels: Tensor, options: Options
         if labels.dim() == 1 and not labels.is_floating_point() and outputs.dim() == 2:
             classes = max(2, outputs.shape[1])
         for other in range(1, classes):
-            for first, second in ((0, other), (other, 0)):
+            for first, second in ((0, other), (other, 0), (other, other)):
                 answers = labels.new_zeros(2, *labels.shape[1:])
                 answers[0], answers[1] = first, second
                 _check_sum(loss, outputs, answers)

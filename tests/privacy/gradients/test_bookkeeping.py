@@ -244,6 +244,11 @@ def test_losses() -> None:
         network(), "another reduction", loss=Loss(lambda o, y: bce(o.squeeze(1), y), "sum")
     )
     refuses_model(
+        network(),
+        "mixes samples",  # a focal loss over how many are ill, say
+        loss=Loss(lambda o, y: bce(o.squeeze(1), y, reduction="sum") / y.sum().clamp(min=1)),
+    )
+    refuses_model(
         network(), "not one number", loss=Loss(lambda o, y: bce(o.squeeze(1), y, reduction="none"))
     )
     given, answers = images(5, 1, 16, 16), labels(5)
