@@ -306,6 +306,6 @@ def test_targets_of_different_images_have_means_without_an_interval() -> None:
 
 def test_a_training_run_is_evaluated_quickly() -> None:
     evaluate(table(), resamples=10)
-    start = time.perf_counter()
+    start = time.process_time()
     evaluate(table())
-    assert time.perf_counter() - start < 5.0  # 0.5 s on two idle cores
+    assert time.process_time() - start < 5.0  # 0.5 s on two idle cores

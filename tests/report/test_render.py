@@ -1,8 +1,8 @@
 import base64
 import io
 import json
+import os
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -382,13 +382,19 @@ def test_reproducible_noise_claims_only_what_it_can(make_runs: ModuleType, tmp_p
     assert "epsilon" not in page.ids
 
 
+def processor_time() -> float:
+    """Seconds of this process and of those that it has ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
 @pytest.mark.slow
 def test_six_arms_at_five_seeds_are_quick_and_small(make_runs: ModuleType, tmp_path: Path) -> None:
-    """The aim is 5 s; three times that is allowed, because a test may share its machine."""
+    """The aim is 5 s on two idle cores; processor time, because a test may share its machine."""
     directory = make_runs.largest(tmp_path)
-    start = time.perf_counter()
+    start = processor_time()
     path = build(directory)
-    assert time.perf_counter() - start < 15.0
+    assert processor_time() - start < 25.0
     assert path.stat().st_size < 8_000_000
     drawn = {path.stem for path in (directory / "figures").glob("*.png")}
     assert drawn == {path.stem for path in (directory / "figures").glob("*.svg")}
