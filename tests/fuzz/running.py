@@ -168,6 +168,8 @@ def _watched(  # type: ignore[no-untyped-def]  # start() -> pid
     _environment(folder)
     before = listing(folder)
     begin = time.monotonic()
+    # A fork shows all that this process holds, and has taken none of it.
+    most = BYTES + (0 if new else _resident(os.getpid()))
     child = start()
     stopped, peak, asked = "", 0, False
     while True:
@@ -180,10 +182,11 @@ def _watched(  # type: ignore[no-untyped-def]  # start() -> pid
             asked = True
             os.kill(child, signal.SIGTERM)
         late = seconds > SECONDS and _is_late(child, seconds)
-        if late or peak > BYTES:
+        if late or peak > most:
             stopped = "time" if late else "memory"
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)  # it may not lead a group yet
             _, status, usage = os.wait4(child, 0)
             break
         time.sleep(_POLL)
@@ -192,7 +195,7 @@ def _watched(  # type: ignore[no-untyped-def]  # start() -> pid
         os.killpg(child, signal.SIGKILL)  # what it started
     if not new:  # a new program's ru_maxrss begins with the most that this process ever held
         peak = max(peak, usage.ru_maxrss * 1024)
-    if not stopped and peak > BYTES:
+    if not stopped and peak > most:
         stopped = "memory"
     after = listing(folder)
     return Outcome(
