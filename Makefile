@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint docs site lock sbom fuzz mutants setup clean trial images e2e-containers
+.PHONY: run test test-fast lint docs site lock sbom fuzz mutants setup clean trial images e2e-containers
 .DEFAULT_GOAL := run
 
 setup: $(READY)
@@ -27,6 +27,10 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: $(READY)  ## the test suite
 	$(PYTEST) $(TESTS)
+
+FAST = $(addprefix tests/,base config evaluation federation library models trackers)
+test-fast: $(READY)  ## the tests of what needs neither a training nor other processes
+	$(PYTEST) -q -m "not slow" $(FAST)
 
 # SEED: another seed draws other inputs; INPUTS: how many.
 SEED ?= 0

@@ -16,6 +16,8 @@ from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.statement.contents import check as check_statement
 
 A, B, C = SITES
+pytestmark = pytest.mark.usefixtures("no_other_ray")
+
 OWN = {
     B: '"privacy.arm" = "pixel-laplace"\n"privacy.epsilon" = 4.0\n',
     C: '"privacy.epsilon" = 3.0\n"train.batch-size" = 6\n',

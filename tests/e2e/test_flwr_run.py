@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from fedmed.config import Settings
 from fedmed.launch import RaySimulation, resources, run_inline
 
+pytestmark = pytest.mark.usefixtures("no_other_ray")
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {
     "data.patients": 60,

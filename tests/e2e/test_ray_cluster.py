@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from fedmed.config import Settings
 from fedmed.launch import RaySimulation, run_inline
 
+pytestmark = pytest.mark.usefixtures("no_other_ray")
+
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
