@@ -19,7 +19,7 @@ from fedmed.privacy.gradients.preflight import made_up, without_dropout
 
 log = logging.getLogger("fedmed.privacy")
 Norms = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
-_LEAST: Final = 4  # samples of the smallest pass that is tried
+_DRAWS: Final = 3  # models and samples that are asked
 _known: dict[tuple[object, ...], tuple[int, ...]] = {}
 
 
@@ -32,16 +32,17 @@ def pass_sizes(
     most: int,
     way: tuple[object, ...] = (),
 ) -> tuple[int, ...]:
-    """Samples that a pass may have, ascending, ``most`` the last; (1,) where each must be alone.
+    """Samples that a pass has: ``(most,)``, or (1,) where each must be alone.
 
     ``norms(model, images, labels, views)`` gives every sample's norm (n,) in one pass; ``way``
     tells apart the ways in which it does. A copy of the model, with weights and samples from the
-    operating system's entropy, is run on one sample, repeated, at a quarter, half, three quarters
-    and the whole of ``most``: norms must be equal to the last bit, in every place and at every size
-    that is used. Odd sizes are not tried: for some, norms of one sample were equal and weights that
-    magnify rounding still told them apart (3.26 C). Of ``images`` and ``labels`` only shapes and
-    types are read, and of the model its form alone: neither a patient nor the server's weights have
-    a say. Asked once per form, shape and number of threads.
+    operating system's entropy, is run on one sample that fills the pass, three times with other
+    draws: norms, outputs and the gradient at the images must be equal to the last bit in every
+    place. Smaller passes are not used: whatever was asked of samples that were drawn, on some
+    processor another sample was rounded differently in a pass of another size, and weights that
+    magnify rounding told the two apart (3.26 C in odd sizes). Of ``images`` and ``labels`` only
+    shapes and types are read, and of the model its form alone: neither a patient nor the server's
+    weights have a say. Asked once per form, shape and number of threads.
     """
     shapes = tuple((tuple(p.shape), p.requires_grad, p.dtype) for p in model.parameters())
     about = (tuple(images.shape[1:]), images.dtype, tuple(labels.shape[1:]), images.device.type)
@@ -67,25 +68,49 @@ def passes(samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 def _asked(
     model: nn.Module, norms: Norms, images: Tensor, labels: Tensor, views: int, most: int
 ) -> tuple[int, ...]:
-    probe = _with_random_weights(model)
-    one, answer = made_up(images)[:1], made_up(labels, normal=False)[:1]
+    probes = [_Probe(model, images, labels, views) for _ in range(_DRAWS)]
+    whole = [probe.told(norms, most) for probe in probes]
+    if not all(bool((rows == rows[0]).all()) for rows in whole):
+        log.warning("samples that share a pass are not rounded alike here: each goes alone")
+        return (1,)
 
-    def norms_of(size: int) -> Tensor:
-        rows = size * views
-        image = one.expand(rows, *one.shape[1:]).contiguous()
-        return norms(probe, image, answer.expand(rows, *answer.shape[1:]).contiguous(), views)
-
-    with without_dropout(probe):
-        whole = norms_of(most)
-        if not bool((whole == whole[0]).all()):
-            log.warning("samples that share a pass are not rounded alike here: each goes alone")
-            return (1,)
-        parts = [most // 4, most // 2] if most % 4 == 0 else [most // 2] if most % 2 == 0 else []
-        for part in parts:
-            smaller = range(part, most, part)
-            if part >= _LEAST and all(bool((norms_of(n) == whole[0]).all()) for n in smaller):
-                return (*smaller, most)
     return (most,)
+
+
+class _Probe:
+    """A copy of a model with weights of its own, and one sample for it."""
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, views: int) -> None:
+        self._model = _with_random_weights(model)
+        self._image = made_up(images)[:1]
+        self._answer = made_up(labels, normal=False)[:1]
+        self._views = views
+
+    def told(self, norms: Norms, size: int) -> Tensor:
+        """What a pass of ``size`` times that sample gives each of them, (size, n) float64.
+
+        Its norm, and every number of the gradient at its images: a norm alone is one number, which
+        two ways of rounding may leave the same.
+        """
+        views = self._views
+        image = self._image.expand(size * views, *self._image.shape[1:]).contiguous()
+        answer = self._answer.expand(size * views, *self._answer.shape[1:]).contiguous()
+        with without_dropout(self._model):
+            rows = [norms(self._model, image, answer, views).reshape(size, 1)]
+            rows += [values.reshape(size, -1) for values in _through(self._model, image)]
+        return torch.cat([values.double() for values in rows], dim=1)
+
+
+def _through(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Outputs of a pass and, where images are no indices, the gradient that comes out at them."""
+    given = images.detach().clone()
+    if not given.is_floating_point():
+        with torch.no_grad():
+            return [model(given)]
+    with torch.enable_grad():
+        outputs = model(given.requires_grad_())
+        (back,) = torch.autograd.grad(outputs.float().sum(), given)
+    return [outputs.detach(), back]
 
 
 @torch.no_grad()
