@@ -52,7 +52,7 @@ site: $(READY)  ## the guides and the API as a site, in build/site; needs no net
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lock: $(READY)  ## the versions and hashes of requirements.lock for what pyproject.toml names; moves no version that may stay
-	$(BIN)/uv pip compile --quiet --all-extras --universal --generate-hashes --no-annotate --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --all-extras --universal --generate-hashes --no-annotate \
 	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
 
 sbom: $(READY)  ## every locked package with its hashes, as a CycloneDX bill of materials
