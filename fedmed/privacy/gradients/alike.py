@@ -3,13 +3,14 @@
 Kernels choose their order of additions by the shape that they are given, and some by the place of a
 row in it. Weights that magnify rounding errors (by 1e9, say) would then let one sample change the
 gradients of all others, and no clipping of each would bound what it changes. So a sample must meet
-the same kernels in every batch that it can be in. Which shapes do that is asked of the machine.
+the same kernels in every batch that it can be in: all passes have one shape, and the machine is
+asked whether the places in it are alike.
 """
 
 import copy
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -20,10 +21,10 @@ from fedmed.privacy.gradients.preflight import made_up, without_dropout
 log = logging.getLogger("fedmed.privacy")
 Norms = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 _DRAWS: Final = 3  # models and samples that are asked
-_known: dict[tuple[object, ...], tuple[int, ...]] = {}
+_known: dict[tuple[object, ...], int] = {}
 
 
-def pass_sizes(
+def pass_size(
     model: nn.Module,
     norms: Norms,
     images: Tensor,
@@ -31,8 +32,8 @@ def pass_sizes(
     views: int,
     most: int,
     way: tuple[object, ...] = (),
-) -> tuple[int, ...]:
-    """Samples that a pass has: ``(most,)``, or (1,) where each must be alone.
+) -> int:
+    """Samples that every pass has: ``most``, or 1 where each must be alone.
 
     ``norms(model, images, labels, views)`` gives every sample's norm (n,) in one pass; ``way``
     tells apart the ways in which it does. A copy of the model, with weights and samples from the
@@ -52,29 +53,24 @@ def pass_sizes(
     return _known[key]
 
 
-def passes(samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """How many of ``samples`` share each pass, and the size of ``sizes`` that it is filled to.
+def passes(samples: int, size: int) -> list[tuple[int, int]]:
+    """How many of ``samples`` share each pass, and the size that it is filled to.
 
-    >>> passes(34, (4, 8, 12, 16))
-    [(16, 16), (16, 16), (2, 4)]
+    >>> passes(34, 16)
+    [(16, 16), (16, 16), (2, 16)]
     """
-    found = []
-    for start in range(0, samples, sizes[-1]):
-        count = min(sizes[-1], samples - start)
-        found.append((count, next(size for size in sizes if size >= count)))
-    return found
+    return [(min(size, samples - start), size) for start in range(0, samples, size)]
 
 
 def _asked(
     model: nn.Module, norms: Norms, images: Tensor, labels: Tensor, views: int, most: int
-) -> tuple[int, ...]:
-    probes = [_Probe(model, images, labels, views) for _ in range(_DRAWS)]
-    whole = [probe.told(norms, most) for probe in probes]
-    if not all(bool((rows == rows[0]).all()) for rows in whole):
-        log.warning("samples that share a pass are not rounded alike here: each goes alone")
-        return (1,)
-
-    return (most,)
+) -> int:
+    for _ in range(_DRAWS):
+        rows = _Probe(model, images, labels, views).told(norms, most)
+        if not bool((rows == rows[0]).all()):
+            log.warning("samples that share a pass are not rounded alike here: each goes alone")
+            return 1
+    return most
 
 
 class _Probe:

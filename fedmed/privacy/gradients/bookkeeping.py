@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.base.errors import UserError
-from fedmed.privacy.gradients.alike import pass_sizes, passes
+from fedmed.privacy.gradients.alike import pass_size, passes
 from fedmed.privacy.gradients.clipping import holds
 from fedmed.privacy.gradients.engine import (
     ClippedSum,
@@ -65,16 +65,16 @@ class BookkeepingEngine:
         if not self._checked:  # an empty batch too: the outcome must not tell of it
             check_against_loop(self._model, self.unclipped, images, labels, options)
             self._checked = True
-        sizes = pass_sizes(
+        size = pass_size(
             self._model, self._alone, images, labels, views, self._physical, self._about
         )
         floor = options.clipping.floor(clipping_norm)
         total: dict[str, Tensor] = {}
         clipped = dropped = start = 0
-        for count, size in passes(samples, sizes):
+        for count, whole in passes(samples, size):
             part = slice(start, start + count * views)
             start = part.stop
-            given = filled(images[part], labels[part], views, size)
+            given = filled(images[part], labels[part], views, whole)
             tape, norms = self._record(*given, views, floor)
             finite = norms.isfinite()
             factors = options.clipping.factors(norms, clipping_norm, tape.dtype)

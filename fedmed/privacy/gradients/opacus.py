@@ -9,7 +9,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from fedmed.base.errors import UserError
-from fedmed.privacy.gradients.alike import pass_sizes, passes
+from fedmed.privacy.gradients.alike import pass_size, passes
 from fedmed.privacy.gradients.bounds import UNDERFLOW, exact_squares, gamma, sum_of_squares
 from fedmed.privacy.gradients.clipping import checked
 from fedmed.privacy.gradients.engine import (
@@ -57,15 +57,15 @@ class OpacusEngine:
         if not self._checked:  # an empty batch too: the outcome must not tell of it
             check_against_loop(self._form, self._unclipped, images, labels, self._options)
             self._checked = True
-        sizes = pass_sizes(
+        size = pass_size(
             self._form, self._alone, images, labels, views, self._physical, ("opacus",)
         )
         total = zeros(self._model)
         clipped = dropped = start = 0
-        for count, size in passes(samples, sizes):
+        for count, whole in passes(samples, size):
             part = slice(start, start + count * views)
             start = part.stop
-            given = filled(images[part], labels[part], views, size)
+            given = filled(images[part], labels[part], views, whole)
             counts = self._add(*given, clipping_norm, views, total, count)
             clipped, dropped = clipped + counts[0], dropped + counts[1]
         total, held = checked(total, sensitivity, samples)

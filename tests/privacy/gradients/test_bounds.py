@@ -21,7 +21,7 @@ from fedmed.privacy.gradients import (
     clipping,
     make_engine,
 )
-from fedmed.privacy.gradients.alike import pass_sizes, passes
+from fedmed.privacy.gradients.alike import pass_size, passes
 from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.loop import LoopEngine
 from fedmed.privacy.gradients.tape import Tape
@@ -303,7 +303,7 @@ def check_a_first_sample_moves_no_other() -> None:
     assert length({name: both[name] - rest[name] for name in both}) <= LARGEST
 
 
-def even_passes(samples: int, sizes: Any) -> list[tuple[int, int]]:
+def even_passes(samples: int, size: int) -> list[tuple[int, int]]:
     """Sabotage: passes of any size, which differ by one sample more."""
     count = -(-samples // 8)
     shares = [samples // count + (n < samples % count) for n in range(count)]
@@ -322,8 +322,7 @@ def test_sizes_that_are_alike_for_one_sample_alone_are_not_used(
 def test_a_samples_bound_is_the_same_in_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 12 samples as in 13, to the last bit: 12.99 C by weights that magnify rounding.
 
-    Kernels of small images differ between passes of 12 and of 16; and error bounds that rested on
-    the samples at hand made all of them loose at once, 8.9 C.
+    Kernels of small images differ between passes of 12 and of 16.
     """
     seen: list[Tensor] = []
     factors = Clipping.factors
@@ -348,17 +347,42 @@ def test_a_samples_bound_is_the_same_in_every_batch(monkeypatch: pytest.MonkeyPa
 
     check(16)
     check(32)
-    with monkeypatch.context() as patch:
-        patch.setattr(bookkeeping, "pass_sizes", lambda *_: (4, 8, 12, 16))
-        goes_red(lambda: (check(16), check(32)))  # which of them tells depends on the processor
-    own = bookkeeping.Tape
+    monkeypatch.setattr(bookkeeping, "passes", quarters)
+    goes_red(lambda: (check(16), check(32)))  # which of them tells depends on the processor
 
-    def resting_on_samples(samples: int, most: int, *rest: Any) -> Tape:
-        return own(samples, samples, *rest)
 
-    monkeypatch.setattr(bookkeeping, "Tape", resting_on_samples)
-    monkeypatch.setattr(bookkeeping, "pass_sizes", lambda *_: (4, 8, 12, 16))
-    goes_red(lambda: (check(16), check(32)))
+def quarters(samples: int, size: int) -> list[tuple[int, int]]:
+    """Sabotage: the last pass is filled to a quarter, a half or three of them only."""
+    whole = [(size, size)] * (samples // size)
+    rest, part = samples % size, size // 4
+    return whole + ([(rest, -(-rest // part) * part)] if rest else [])
+
+
+def test_error_bounds_rest_on_a_public_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that rested on the samples at hand made all of them loose at once, 8.9 C."""
+    told: list[int] = []
+
+    def noted(samples: int, most: int, *rest: Any) -> Tape:
+        told.append(most)
+        return Tape(samples, most, *rest)
+
+    monkeypatch.setattr(bookkeeping, "Tape", noted)
+
+    def check(size: int) -> None:
+        monkeypatch.setattr(bookkeeping, "pass_size", lambda *_: size)
+        engine = BookkeepingEngine(tiny_network(), 16)
+        engine._checked = True
+        told.clear()
+        engine.clipped_sum(torch.ones(3, 1, 16, 16), torch.zeros(3), 1.0)
+        assert told == [16] * len(passes(3, size))
+
+    check(16)
+    check(1)
+    # Sabotage: of the pass's samples and the public number the pass's samples are taken.
+    monkeypatch.setattr(
+        bookkeeping, "max", lambda *of, **how: max(*of, **how) if how else of[0], raising=False
+    )
+    goes_red(check, 1)
 
 
 def test_samples_that_no_pass_treats_alike_go_alone() -> None:
@@ -372,25 +396,23 @@ def test_samples_that_no_pass_treats_alike_go_alone() -> None:
 
         return norms
 
-    for least, place, sizes in ((1, 0, (16,)), (5, 0, (16,)), (1, 1, (1,))):
+    for least, place, size in ((1, 0, 16), (5, 0, 16), (1, 1, 1)):
         way = (least, place)
         norms, before = by_size(least, bool(place)), torch.get_rng_state()
-        assert pass_sizes(model, norms, images, labels, 1, 16, way) == sizes
+        assert pass_size(model, norms, images, labels, 1, 16, way) == size
         assert torch.equal(torch.get_rng_state(), before)  # dropout draws from there
     norms = by_size(1)
-    assert pass_sizes(model, norms, images, labels, 1, 3) == (3,)
-    assert pass_sizes(model, norms, images, labels, 1, 1) == (1,)
+    assert pass_size(model, norms, images, labels, 1, 3) == 3
+    assert pass_size(model, norms, images, labels, 1, 1) == 1
 
 
-@pytest.mark.parametrize("sizes", [(1,), (16,), (4, 8, 12, 16), (2, 3, 11, 16)])
-def test_passes_hold_every_sample_once_and_have_allowed_sizes(sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_passes_hold_every_sample_once_and_have_one_size(size: int) -> None:
     for samples in range(50):
-        found = passes(samples, sizes)
+        found = passes(samples, size)
         assert sum(count for count, _ in found) == samples
-        assert all(0 < count <= size for count, size in found)
-        assert {size for _, size in found} <= set(sizes)
-        assert len(found) == -(-samples // sizes[-1])  # as few as can be
-    assert passes(33, (4, 8, 12, 16)) == [(16, 16), (16, 16), (1, 4)]
+        assert all(0 < count <= whole == size for count, whole in found)
+        assert len(found) == -(-samples // size)  # as few as can be
 
 
 def test_what_fills_a_batch_adds_nothing_and_is_counted_nowhere() -> None:
