@@ -48,7 +48,7 @@ def rounds(hospitals: Hospitals, count: int = 3) -> tuple[Averaging, list[int]]:
     train = make(data={"hospitals": 2}).train
     frozen = messages.encode_arrays(FROZEN)
     strategy = Averaging(Start(train, MEMBERS, frozen), {"w": torch.zeros(2)}, {})
-    grid = StreamingGrid(InlineGrid(hospitals, 2, {}), strategy.again)  # type: ignore[arg-type]
+    grid = StreamingGrid(InlineGrid(hospitals, 2, {}), strategy.again)  # type: ignore[arg-type]  # a stand-in
     sent = []
     for number in range(1, count + 1):
         outgoing = strategy.configure_train(
@@ -150,7 +150,7 @@ def test_messages_are_of_the_train_kind() -> None:
         {"w": torch.zeros(2)},
         {},
     )
-    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]
+    InlineGrid(lambda message, context: message, 1, {})  # type: ignore[arg-type]  # a stand-in
     asked = Message(RecordDict(), 2, MessageType.TRAIN)
     fine = Message(messages.update_content(Reply("h", {"w": torch.ones(2)})), reply_to=asked)
     assert strategy.again(fine) is None

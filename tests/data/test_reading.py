@@ -24,7 +24,7 @@ def test_relative_paths_are_from_the_files_folder(tmp_path: Path) -> None:
 
 
 def test_mistakes_name_the_key(tmp_path: Path) -> None:
-    refuses(lambda: read_cohort(None), "source: give the path")  # type: ignore[arg-type]
+    refuses(lambda: read_cohort(None), "source: give the path")  # type: ignore[arg-type]  # a user's mistake
     refuses(lambda: read_cohort({"patient": 80}), "data: unknown key 'data.patient'")
     path = tmp_path / "mine.toml"
     path.write_text("data = 3\n", encoding="utf-8")

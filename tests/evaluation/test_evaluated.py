@@ -34,7 +34,7 @@ def test_nobody_changes_an_evaluation(found: Evaluation) -> None:
     found.to_dict()["groups"]["sex"][0]["auroc"] = 2.0
     assert found.to_dict()["groups"]["sex"][0]["auroc"] < 1
     with pytest.raises(FrozenInstanceError):
-        found.found = {}  # type: ignore[misc]
+        found.found = {}  # type: ignore[misc]  # frozen
 
 
 def test_metrics_have_their_values_and_intervals(found: Evaluation) -> None:
@@ -88,7 +88,7 @@ def test_targets_have_a_row_each(table: pd.DataFrame) -> None:
 
 def test_a_table_of_something_else_is_refused(found: Evaluation) -> None:
     refuses(
-        lambda: found.table("group"),  # type: ignore[arg-type]
+        lambda: found.table("group"),  # type: ignore[arg-type]  # a user's mistake
         "table: 'group' is not known; use metrics, groups, gaps, targets",
     )
     assert found.table("targets").empty

@@ -95,7 +95,7 @@ def test_mistakes_are_told_before_anything_is_written(
     refused("seeds = 3: give a list", seeds=3)
     refused("changes: give a dict", changes=["train.rounds"])
     refused("changes: unknown key '1'", changes={1: 1})
-    refuses(lambda: fedmed.run(None), "experiment: give the path")  # type: ignore[arg-type]
+    refuses(lambda: fedmed.run(None), "experiment: give the path")  # type: ignore[arg-type]  # a user's mistake
     content["train"]["rounds"] = 0
     refused("experiment", "train.rounds")
     refuses(lambda: fedmed.run(tmp_path / "absent.toml"), "no such file")

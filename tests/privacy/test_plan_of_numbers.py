@@ -19,9 +19,9 @@ def test_training_and_accounting_read_the_same_numbers() -> None:
 @pytest.mark.parametrize("missing", ["batch", "epochs", "epsilon", "noise_multiplier"])
 def test_it_is_the_plan_of_the_command(missing: str) -> None:
     numbers = {"batch": 64, "epochs": 2.0, "epsilon": 3.0, "noise_multiplier": 0.9}
-    numbers[missing] = None  # type: ignore[assignment]
-    told = solved(Asked(patients=1000, delta=1e-5, **numbers))  # type: ignore[arg-type]
-    found = plan(patients=1000, delta=1e-5, **numbers)  # type: ignore[arg-type]
+    numbers[missing] = None  # type: ignore[assignment]  # any of them may be absent
+    told = solved(Asked(patients=1000, delta=1e-5, **numbers))  # type: ignore[arg-type]  # by name
+    found = plan(patients=1000, delta=1e-5, **numbers)  # type: ignore[arg-type]  # by name
     assert told["steps"] == found.steps
     assert told["noise_multiplier"] == found.noise_multiplier
     assert told["epsilon"] == found.epsilon()

@@ -43,11 +43,11 @@ def test_no_other_plan_takes_over_the_steps_that_were_taken() -> None:
     private = training(nn.Linear(3, 1))
     private.fit(*data(), steps=1)
     with pytest.raises(AttributeError):
-        private.plan = plan(  # type: ignore[misc]
+        private.plan = plan(  # type: ignore[misc]  # read-only
             patients=40, batch=10, epochs=2, noise_multiplier=9.0, delta=DELTA
         )
     with pytest.raises(AttributeError):
-        private.taken = 0  # type: ignore[misc]
+        private.taken = 0  # type: ignore[misc]  # read-only
 
 
 def test_the_noise_is_that_of_the_plan() -> None:
@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused() -> None:
     refuses(lambda: private.fit(images, labels, [" ", *names]), "row 1 has none")
     refuses(lambda: private.fit(images, labels, [*names, 0]), "make all of them texts")
     refuses(lambda: private.fit(images, labels, np.zeros((40, 2))), "one id per image")
-    refuses(lambda: private.fit(images.numpy(), labels), "give tensors")  # type: ignore[arg-type]
+    refuses(lambda: private.fit(images.numpy(), labels), "give tensors")  # type: ignore[arg-type]  # a user's mistake
     assert private.taken == 0
     other = torch.optim.SGD(nn.Linear(3, 1).parameters(), lr=1.0)
     refuses(lambda: PrivateTraining(nn.Linear(3, 1), other, PLAN), "no trainable parameter")
@@ -279,7 +279,7 @@ def test_what_no_step_is_made_for_is_refused_before_one() -> None:
     refuses(lambda: training(nn.Linear(3, 1).bfloat16(), engine="loop"), "model.float()")
 
     class Scaled(nn.Linear):
-        def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]  # nn.Module's takes anything
             return (super().forward(outputs).squeeze(1) * labels).sum()
 
     refuses(lambda: training(model, loss=Loss(Scaled(1, 1))), "parameters of its own")
