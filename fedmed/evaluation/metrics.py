@@ -112,7 +112,9 @@ class Metric:
         """Whether more or less is better, or what is nearer to ``ideal``."""
         if self.ideal is None:
             return "neither"
-        return {self.most: "higher", self.least: "lower"}.get(self.ideal, "target")  # type: ignore[return-value]  # of Direction
+        if self.ideal == self.most:
+            return "higher"
+        return "lower" if self.ideal == self.least else "target"
 
     @property
     def thresholds(self) -> tuple[str, ...]:
