@@ -169,7 +169,7 @@ def _watched(  # type: ignore[no-untyped-def]  # start() -> pid
     before = listing(folder)
     begin = time.monotonic()
     # A fork shows all that this process holds, and has taken none of it.
-    most = BYTES + (0 if new else _resident(os.getpid()))
+    most = BYTES + (0 if new else _resident(os.getpid(), "VmRSS"))
     child = start()
     stopped, peak, asked = "", 0, False
     while True:
@@ -229,11 +229,11 @@ def listing(folder: Path) -> dict[str, str]:
     return found
 
 
-def _resident(child: int) -> int:
-    """The most memory, bytes, that a process has held; 0 once it is gone."""
+def _resident(process: int, what: str = "VmHWM") -> int:
+    """Memory, bytes, that a process has held at most, or holds (VmRSS); 0 once it is gone."""
     try:
-        with open(f"/proc/{child}/status", encoding="utf-8", errors="replace") as source:
-            return next(int(line.split()[1]) for line in source if line.startswith("VmHWM")) * 1024
+        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as source:
+            return next(int(line.split()[1]) for line in source if line.startswith(what)) * 1024
     except (OSError, StopIteration, ValueError):
         return 0
 

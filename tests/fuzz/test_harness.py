@@ -109,6 +109,7 @@ def test_each_way_to_fail_is_seen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, main: Callable[[], None], fault: str
 ) -> None:
     monkeypatch.setattr(running, "SECONDS", 5.0)
+    monkeypatch.setattr(running, "BYTES", 1 << 29)  # beyond what this process holds
     expect = EITHER if main is changes_output else BAD
     found = result(monkeypatch, tmp_path, main, names=("bad.png",), expect=expect)
     assert any(one.startswith(fault) for one in found), found
@@ -172,6 +173,24 @@ def test_a_new_process_is_not_charged_with_what_this_one_held(tmp_path: Path) ->
     outcome = running.spawned(case, tmp_path)
     assert outcome.code == 2
     assert 1 << 24 < outcome.peak < 1 << 30
+
+
+def test_a_fork_is_charged_with_what_it_takes_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither what this process holds nor the most it ever held is a fork's doing, nor its room."""
+    monkeypatch.setattr(running, "BYTES", 1 << 28)
+    once = bytearray(os.urandom(1 << 20)) * 1024
+    del once  # the most that was held stays a gibibyte above what is
+    held = bytearray(os.urandom(1 << 20)) * 512
+    (tmp_path / "quiet").mkdir()
+    assert result(monkeypatch, tmp_path / "quiet", refuse, names=("bad.png",)) == []
+    (tmp_path / "grows").mkdir()
+    (found,) = result(monkeypatch, tmp_path / "grows", grows, names=("bad.png",))
+    now = running._resident(os.getpid(), "VmRSS")
+    assert now > len(held)
+    most = float(found.removeprefix("memory: ").removesuffix(" GiB"))
+    assert most * 2**30 < now + 3 * running.BYTES
 
 
 def test_an_input_is_drawn_again_from_its_seed(tmp_path: Path) -> None:
