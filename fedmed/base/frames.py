@@ -1,14 +1,9 @@
 """Tables from anywhere, CSV or Parquet: their size in memory is known before it is taken.
 
-A Parquet of kilobytes can hold a text of a gigabyte many times over, and a CSV of 100,000 columns
-keeps a parser busy for minutes.
+A Parquet of kilobytes can hold a text of a gigabyte many times over.
 """
 
-import csv
-import gzip
-import io
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -17,30 +12,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fedmed.base.delimited import MOST_BYTES, MOST_COLUMNS, MOST_ROWS, first_line, read_csv
 from fedmed.base.errors import UserError
-from fedmed.base.opening import MIB, opened, read_bytes, size
+from fedmed.base.opening import opened, size
 
-MOST_BYTES: Final = 256 * MIB
-"""Of a table, packed or not: the largest public sets' tables have a quarter of it."""
-
-MOST_COLUMNS: Final = 4096
-MOST_ROWS: Final = 5_000_000
+PARQUET: Final = (".parquet", ".pq")  # endings of names, in lower case
 of = pa.types
 _BATCH: Final = 1 << 16  # rows
 
 
-def read_csv(path: Path, types: Mapping[str, str] | type[str] = str) -> pd.DataFrame:
-    """A CSV in UTF-8, ``.gz`` or plain; raises FileNotFoundError, or :class:`UserError`."""
-    data = read_bytes(path, MOST_BYTES, "give a smaller table")
+def read_table(path: Path) -> pd.DataFrame:
+    """A table by its name's ending: Parquet (``.parquet``, ``.pq``), else CSV.
+
+    Raises :class:`UserError` where there is none or it cannot be read.
+    """
     try:
-        if path.suffix.lower() == ".gz":
-            data = _unpacked(data, path)
-        _check_columns(data, path)
-        return pd.read_csv(io.BytesIO(data), dtype=types)
-    except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
-        raise UserError(
-            f"{path} is not a readable CSV file ({_first_line(error)}); export it again"
-        ) from error
+        if path.suffix.lower() in PARQUET:
+            return read_parquet(path)
+        return read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; correct the path") from None
+
+
+def spelled(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The table with its columns under ``names``, where theirs differ by case and blanks alone.
+
+    A column that has the name already keeps it, and of two that would get it neither does.
+
+    >>> spelled(pd.DataFrame(columns=["Image", "AGE "]), ["image", "age", "sex"]).columns.tolist()
+    ['image', 'age']
+    """
+    plain = [str(column).strip().casefold() for column in table.columns]
+    given = dict(zip(plain, table.columns, strict=True))
+    wanted = {
+        given[name.casefold()]: name
+        for name in names
+        if name not in table.columns and plain.count(name.casefold()) == 1
+    }
+    return table.rename(columns=wanted)
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
@@ -53,26 +62,9 @@ def read_parquet(path: Path) -> pd.DataFrame:
         except (ValueError, OSError, LookupError, TypeError, NotImplementedError) as error:
             # pyarrow's errors derive from these; its words are of several lines
             raise UserError(
-                f"{path} is not a readable Parquet file ({_first_line(error)}); export it again"
+                f"{path} is not a readable Parquet file ({first_line(error)}); export it again"
             ) from error
     return found
-
-
-def _unpacked(data: bytes, path: Path) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as source:
-        plain = source.read(MOST_BYTES + 1)
-    if len(plain) > MOST_BYTES:
-        raise UserError(f"{path} unpacks to over {size(MOST_BYTES)}; give a smaller table")
-    return plain
-
-
-def _check_columns(data: bytes, path: Path) -> None:
-    """Read the header as the parser will, and nothing after it."""
-    # A header that does not end within this has more columns than may be, or names like books.
-    head = io.StringIO(data[: 4 * MIB].decode("utf-8-sig", "replace"), newline="")
-    header = next((row for row in csv.reader(head) if row), [])
-    if len(header) > MOST_COLUMNS:
-        raise UserError(f"{path} has over {MOST_COLUMNS} columns; drop those that nobody needs")
 
 
 def _table(source: BinaryIO, path: Path) -> pa.Table:
@@ -156,8 +148,3 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_moment(kind: pa.DataType) -> bool:
     return bool(of.is_date(kind) or of.is_timestamp(kind) or of.is_time(kind))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -71,6 +71,7 @@ def run(
 ) -> None:
     """Run a comparison: arms x seeds, then summary.csv and report.html."""
     from fedmed.cli.progress import make_progress
+    from fedmed.data.network import load_network
     from fedmed.experiment.file import load_experiment
     from fedmed.experiment.run import run_experiment
     from fedmed.launch import RaySimulation, run_inline
@@ -82,6 +83,9 @@ def run(
     loaded = load_experiment(experiment, arms=arm, seeds=seed, assignments=set_)
     folder = out if out is not None else Path("runs") / loaded.name
     check(loaded.base)
+    if not quiet:
+        for note in load_network(loaded.base.data).cohort.notes:
+            say(f"note: {note}")
     with _resumable(), held(folder), make_progress(loaded, quiet) as shown:
         progress = followed(shown, loaded, folder)
         if engine == "ray":

@@ -19,14 +19,31 @@ def check_paths(data: Data) -> None:
 def check_source_keys(data: Data) -> None:
     """No key is silently ignored: what a source does not read must not be given."""
     for key, sources in KEYS.items():
-        if getattr(data, key) and data.source not in sources:
+        given = getattr(data, key) != Data.model_fields[key].default
+        if given and data.source not in sources:
             raise ValueError(
-                f"data.{key}: the {data.source} source does not read it (only "
+                f"data.{kebab(key)}: the {data.source} source does not read it (only "
                 f"{', '.join(sources)}); remove it"
             )
     if data.columns != Columns() and not SOURCES[data.source].columns:
         raise ValueError(
             f"data.columns: the {data.source} source has columns of its own; remove it"
+        )
+
+
+def check_labels(data: Data) -> None:
+    """How labels are read is said in one way."""
+    for key in ("negative", "separator"):
+        if getattr(data, key) and not data.positive:
+            raise ValueError(
+                f"data.{key}: it goes with data.positive, the values that mean disease; set that, "
+                f"or remove data.{key}"
+            )
+    if data.mapping and (data.positive or data.columns != Columns()):
+        key = "positive" if data.positive else "columns"
+        raise ValueError(
+            f"data.{key}: data.mapping = '{data.mapping}' says where labels and columns are; "
+            "remove one of the two"
         )
 
 

@@ -8,6 +8,7 @@ from fedmed.base.errors import UserError
 from fedmed.config.arms import ARMS, Arm
 from fedmed.config.checks import (
     check_evaluation,
+    check_labels,
     check_model,
     check_names,
     check_paths,
@@ -42,6 +43,7 @@ class Settings(Section):
         check_precision(train, self.privacy)
         check_paths(data)
         check_source_keys(data)
+        check_labels(data)
         check_sites(data, train, self.privacy, self.evaluation)
         check_targets(data, self.evaluation)
         check_volumes(data, self.model)

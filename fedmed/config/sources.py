@@ -30,7 +30,15 @@ _ROWS = (
     Source(name="kermany", reads=("path", "index"), needs={"path": "it"}, volumes=False),
     Source(
         name="table",
-        reads=("path", "images", "mapping", "positive"),
+        reads=(
+            "path",
+            "images",
+            "mapping",
+            "positive",
+            "negative",
+            "separator",
+            "missing_images",
+        ),
         needs={"path": "a CSV or Parquet file", "images": "a folder or zip"},
         columns=True,
     ),
@@ -45,7 +53,20 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 """Which sources read a key of ``[data]``; keys that are absent are read by all."""
 
+MAPPINGS = (
+    "nih-chestxray14",
+    "chexpert",
+    "mimic-cxr-jpg",
+    "padchest",
+    "rsna-pneumonia",
+    "vindr-cxr",
+    "covid-chestxray",
+)
+"""Public sets whose own tables ``table`` reads; each is a module in ``data.sources.mappings``."""
+
 if TYPE_CHECKING:
     SourceName = str
+    MappingName = str
 else:
     SourceName = Literal[tuple(SOURCES)]
+    MappingName = Literal[("", *MAPPINGS)]

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.entries import MISSING, NOBODY, OLDEST, missing, numbers, text, years
 from fedmed.base.errors import UserError
 from fedmed.base.sexes import SEXES
 from fedmed.data.volume import Volume
@@ -47,7 +48,8 @@ COLUMNS = (
 LABEL_PREFIX = "label:"
 SOFT_PREFIX = "soft:"
 SPLITS = ("train", "val", "test")
-_TEXT = ("image", "finding", "patient_id", "sex", "view", "site", "split")
+_NAMES = ("image", "finding", "view", "site")
+_TEXT = ("patient_id", "sex", "split")
 
 
 class ImageStore(Protocol):
@@ -95,8 +97,8 @@ def validate(table: pd.DataFrame, where: str) -> pd.DataFrame:
 
     ``where`` names the table in messages (a file name). Labels become ``Int8``, ages ``Float32``,
     co-morbidities ``Int16``, everything else pandas' ``string``; rows are renumbered from 0.
-    Raises :class:`UserError` naming the first bad row (counted from 1, without the header) and the
-    remedy.
+    Raises :class:`UserError` naming the first bad row (counted from 1, without the header: by the
+    table's index, so that rows left out before count) and the remedy.
     """
     unknown = [c for c in table.columns if c not in COLUMNS and not c.startswith(LABEL_PREFIX)]
     if unknown:
@@ -110,28 +112,22 @@ def validate(table: pd.DataFrame, where: str) -> pd.DataFrame:
         raise UserError(f"{where}: no column 'label'; name it with data.columns.label")
     if len(table) == 0:
         raise UserError(f"{where}: the table has no rows; give a table with at least one image")
-    result = pd.DataFrame(index=pd.RangeIndex(len(table)))
+    result = pd.DataFrame(index=table.index)
     for column in table.columns:
-        values = table[column].reset_index(drop=True)
-        if column in _TEXT:
-            text = values.astype("string").str.strip()
-            result[column] = text.mask(text == "", pd.NA)
+        values = table[column]
+        if column in _NAMES:
+            result[column] = text(values)
+        elif column in _TEXT:
+            words = NOBODY if column == "patient_id" else MISSING
+            result[column] = text(values).mask(missing(values, words), pd.NA)
         elif column in labels:
             result[column] = _label(values, column, where, required=column == "label")
         elif column == "age":
-            result[column] = _number(values, column, where, 0, 120).astype("Float32")
+            result[column] = _age(values, where).astype("Float32")
         else:
-            numbers = _number(values, column, where, 0, 1000)
-            broken = numbers.notna() & (numbers % 1 != 0)
-            if broken.any():
-                row = _row(broken)
-                raise UserError(
-                    f"{where}, row {row}: {column} is '{values.iloc[row - 1]}', not a whole "
-                    "number; correct it or leave it empty"
-                )
-            result[column] = numbers.astype("Int16")
+            result[column] = _count(values, column, where).astype("Int16")
     _check_text(result, where)
-    return result
+    return result.reset_index(drop=True)
 
 
 def label_columns(table: pd.DataFrame) -> list[str]:
@@ -146,56 +142,71 @@ def target_columns(table: pd.DataFrame) -> list[str]:
     return [c for c in table.columns if c.startswith(LABEL_PREFIX)]
 
 
-def _row(mask: pd.Series) -> int:
-    """Number of the first true row, counted from 1."""
-    return int(np.flatnonzero(mask.to_numpy(dtype=bool))[0]) + 1
+def _first(mask: pd.Series, values: pd.Series) -> tuple[int, str]:
+    """Number of the first true row, counted from 1, and what stands there."""
+    place = int(mask.to_numpy(dtype=bool).argmax())
+    return int(mask.index[place]) + 1, str(values.iloc[place])
 
 
 def _label(values: pd.Series, column: str, where: str, required: bool) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
-    absent = values.isna() | (values.astype("string").str.strip() == "").fillna(False)
-    bad = ~numbers.isin([0, 1]) & ~absent
+    read, absent = numbers(values), missing(values)
+    bad = ~read.isin([0, 1]) & ~absent
     if bad.any():
-        row = _row(bad)
+        row, value = _first(bad, values)
         raise UserError(
-            f"{where}, row {row}: {column} is '{values.iloc[row - 1]}', not 0 or 1; "
+            f"{where}, row {row}: {column} is '{value}', not 0 or 1; "
             "correct the row, or map the labels with data.positive"
         )
     if required and absent.any():
-        raise UserError(f"{where}, row {_row(absent)}: {column} is empty; fill it or drop the row")
-    return numbers.astype("Int8")
-
-
-def _number(values: pd.Series, column: str, where: str, low: float, high: float) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
-    absent = values.isna() | (values.astype("string").str.strip() == "").fillna(False)
-    bad = (numbers.isna() & ~absent) | (numbers < low) | (numbers > high)
-    if bad.any():
-        row = _row(bad)
+        row, _ = _first(absent, values)
         raise UserError(
-            f"{where}, row {row}: {column} is '{values.iloc[row - 1]}', not a number from "
-            f"{low:g} to {high:g}; correct it or leave it empty"
+            f"{where}, row {row}: {column} is empty; fill it, drop the row, or leave such rows "
+            'out with data.uncertain = "ignore"'
         )
-    return numbers
+    return read.astype("Int8")
+
+
+def _age(values: pd.Series, where: str) -> pd.Series:
+    age, wrong = years(values)
+    if wrong.any():
+        row, value = _first(wrong, values)
+        raise UserError(
+            f"{where}, row {row}: age is '{value}', not years from 0 to {OLDEST} "
+            "(or 58Y, 36M, 45D); correct it or leave it empty"
+        )
+    return age
+
+
+def _count(values: pd.Series, column: str, where: str) -> pd.Series:
+    count = numbers(values)
+    whole = count.between(0, 1000) & (count % 1 == 0)
+    bad = ~whole & ~missing(values)
+    if bad.any():
+        row, value = _first(bad, values)
+        raise UserError(
+            f"{where}, row {row}: {column} is '{value}', not a whole number from 0 "
+            "to 1000; correct it or leave it empty"
+        )
+    return count
 
 
 def _check_text(table: pd.DataFrame, where: str) -> None:
     empty = table["image"].isna()
     if empty.any():
-        raise UserError(f"{where}, row {_row(empty)}: image is empty; fill it or drop the row")
+        row, _ = _first(empty, table["image"])
+        raise UserError(f"{where}, row {row}: image is empty; fill it or drop the row")
     twice = table["image"].duplicated()
     if twice.any():
-        row = _row(twice)
+        row, name = _first(twice, table["image"])
         raise UserError(
-            f"{where}, row {row}: image '{table['image'].iloc[row - 1]}' is listed twice; "
-            "keep one row per image"
+            f"{where}, row {row}: image '{name}' is listed twice; keep one row per image"
         )
     for column, allowed in (("sex", SEXES), ("split", SPLITS)):
         if column in table.columns:
             bad = table[column].notna() & ~table[column].isin(allowed)
             if bad.any():
-                row = _row(bad)
+                row, value = _first(bad, table[column])
                 raise UserError(
-                    f"{where}, row {row}: {column} is '{table[column].iloc[row - 1]}'; "
+                    f"{where}, row {row}: {column} is '{value}'; "
                     f"use {', '.join(allowed)} or leave it empty"
                 )

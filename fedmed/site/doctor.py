@@ -105,6 +105,8 @@ def _data(site: SiteFile) -> Iterator[Check]:
         yield Check("data", False, str(error))
         return
     yield Check("data", True, f"{len(table)} images, {len(training)} for training")
+    for note in network.cohort.notes:
+        yield Check("data", True, f"note: {note}")
     shared = table.groupby("patient_id")["split"].nunique()
     if (shared > 1).any():
         text = f"{int((shared > 1).sum())} patients are in several splits; set data.split"

@@ -10,9 +10,9 @@ from typing import Any, Final
 from fedmed import config
 from fedmed.base import files
 from fedmed.base.errors import UserError
+from fedmed.base.frames import read_table
 from fedmed.base.opening import MIB, absolute, check_regular, expanded, present, read_bytes
 from fedmed.config import flatten
-from fedmed.data.sources.reading import read_table
 from fedmed.privacy.ledger.policy import read_policy
 from fedmed.site.certs import new, write_secret
 from fedmed.site.compose import GROUP, GUARD, NODE, compose

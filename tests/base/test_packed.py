@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import refuses
 
-from fedmed.base import frames, packed
+from fedmed.base import delimited, frames, packed
 from fedmed.base.errors import UserError
 from fedmed.base.frames import read_csv, read_parquet
 from fedmed.base.packed import check_directory, check_zip
@@ -52,7 +52,8 @@ def test_a_zip_that_lists_too_many_files_is_not_listed(
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> int:
     """A limit that tests can pass."""
-    monkeypatch.setattr(frames, "MOST_BYTES", 1 << 20)
+    for module in (frames, delimited):
+        monkeypatch.setattr(module, "MOST_BYTES", 1 << 20)
     return 1 << 20
 
 

@@ -112,9 +112,9 @@ def test_a_comparisons_folder_and_a_runs_folder(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["absent.parquet"], ["absent.parquet is missing"]),
+        (["absent.parquet"], ["absent.parquet: no such file"]),
         (["empty"], ["holds no finished run"]),
-        (["mine.parquet", "--baseline", "absent.csv"], ["absent.csv is missing"]),
+        (["mine.parquet", "--baseline", "absent.csv"], ["absent.csv: no such file"]),
         (["mine.parquet", "--baseline", "mine.parquet"], ["is the table itself"]),
         (["mine.parquet", "--seed", "-1"], ["--seed"]),
         (["bad.csv"], ["bad.csv, row 2: column 'score' is not a number"]),

@@ -62,7 +62,7 @@ def test_spellings_of_sex_and_split_are_understood() -> None:
         ({"image": ["a", None, "c"]}, ["row 2", "image is null"]),
         ({"split": ["val", "train", "test"]}, ["row 2", "split is not"]),
         ({"sex": ["F", "x", None]}, ["row 2", "sex is not"]),
-        ({"age": [30, "old", None]}, ["row 2", "age is not a number"]),
+        ({"age": [30, "old", None]}, ["row 2", "age is not years"]),
         ({"comorbidities": [0, 1.5, None]}, ["row 2", "not a whole number"]),
         ({"comorbidities": [0, "many", None]}, ["row 2", "not a whole number"]),
         (
@@ -117,12 +117,16 @@ def test_parquet_and_csv_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("t.parquet", None, ["is missing"]),
-        ("t.csv", None, ["is missing"]),
+        ("t.parquet", None, ["no such file"]),
+        ("t.csv", None, ["no such file"]),
         ("t.parquet", b"PAR1 cut", ["not a readable Parquet", "export it again"]),
-        ("t.csv", b"", ["not a readable CSV"]),
-        ("t.csv", b"label,score\n1,0.2\n1,2,3,4\n", ["not a readable CSV"]),
-        ("t.csv", b"label;score\n1;0,2\n", ["'label' is missing", "label;score"]),
+        ("t.csv", b"", ["has no header"]),
+        ("t.csv", b"label,score\n1,0.2\n1,2,3,4\n", ["row 2: 4 fields where the header has 2"]),
+        (
+            "t.csv",
+            b"label;score\n1;0,2\n",
+            ["row 1: column 'score' is not a number", "with a point"],
+        ),
         ("t.xlsx", b"x", [".parquet or a .csv"]),
     ],
 )

@@ -41,7 +41,7 @@ def table(**changes: Any) -> pd.DataFrame:
         ({"label": [0, 2, 0]}, "row 2: label is not 0 or 1"),
         ({"label": [0, None, 0]}, "row 2: label is not 0 or 1"),
         ({"sex": ["F", "female", None]}, "row 2: sex is not F, M or null"),
-        ({"age": [61.0, -4.0, None]}, "row 2: age is not a number of years"),
+        ({"age": [61.0, -4.0, None]}, "row 2: age is not years from 0 to 120"),
         ({"hospital": ["hospital-1", None, "hospital-1"]}, "row 2: hospital is null"),
     ],
 )

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
+from fedmed.config.sources import MAPPINGS
+
 SHEET = ("sheet.png",)
 
 
@@ -413,11 +415,15 @@ def _safetensors(header: dict[str, Any]) -> bytes:
 @kind("kermany and mappings")
 def mappings(rng: Random, folder: Path) -> Case:
     bases.cohort(rng, folder)
-    mapping = rng.choice(("nih-chestxray14", "chexpert", "mimic-cxr-jpg"))
+    mapping = rng.choice(MAPPINGS)
     rows = {
         "nih-chestxray14": {"Image Index": "00.png", "Finding Labels": "Mass", "Patient ID": "1"},
         "chexpert": {"Path": "a/patient1/b.jpg", "Mass": "1", "Edema": "-1", "Sex": "F"},
         "mimic-cxr-jpg": {"subject_id": "1", "study_id": "2", "Edema": "1"},
+        "padchest": {"ImageID": "a.png", "PatientID": "1", "Labels": "['Edema', 'b']"},
+        "rsna-pneumonia": {"patientId": "a", "Target": "1"},
+        "vindr-cxr": {"image_id": "a", "rad_id": "R1", "Edema": "1"},
+        "covid-chestxray": {"patientid": "1", "finding": "Edema/b", "filename": "a.png"},
     }[mapping]
     rows[rng.choice(list(rows))] = rng.choice((damage.text(rng).replace("\ud800", "?"), "9" * 400))
     (folder / "table.csv").write_bytes(formats.csv([rows, rows]))

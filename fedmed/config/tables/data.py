@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedmed.config.names import Seed, Unit, within
-from fedmed.config.sources import SourceName
+from fedmed.config.sources import MappingName, SourceName
 from fedmed.config.tables.section import Section
 
 _Name = Annotated[str, Unit("a column's name")]
@@ -62,7 +62,7 @@ class Data(Section):
     """`medmnist`: a CSV with `split`, `row` and `patient_id`. `kermany`: a CSV with `image` and
     `split`, where there are no split folders."""
 
-    mapping: Literal["", "nih-chestxray14", "chexpert", "mimic-cxr-jpg"] = ""
+    mapping: MappingName = ""
     """`table`: a ready mapping from a public set's own table. Empty: the schema's names and
     `data.columns` count."""
 
@@ -72,8 +72,20 @@ class Data(Section):
     labels](data.md#several-labels-at-once)). `medmnist` also takes class numbers."""
 
     positive: Annotated[str, Unit("text, split by '|'")] = ""
-    """`table`: the values of the label column that mean disease. Every other value means no
-    disease. Empty: the column holds 0 and 1."""
+    """`table`: the values of the label column that mean disease: a cell is 1 where one of its parts
+    is among them. Every other value means no disease, but for those that hold one of these words or
+    say neither (`pending`, `?`), which are an error. Empty: the column holds 0 and 1."""
+
+    negative: Annotated[str, Unit("text, split by '|'")] = ""
+    """`table`: the values that mean no disease. With it every other value is an error. Empty: see
+    `data.positive`."""
+
+    separator: Literal["", "list", "|", ";", "/", ","] = ""
+    """`table`: what splits the cells of the label column into values; `list` is a list as Python
+    writes it. Empty: the one that finds `data.positive` in most cells, which a note names."""
+
+    missing_images: Literal["refuse", "leave-out"] = "refuse"
+    """`table`: whether a row whose image is not there is an error, or left out with a note."""
 
     uncertain: Literal["refuse", "negative", "positive", "ignore", "smooth"] = "refuse"
     """What an uncertain label (-1) becomes. `refuse` stops; `ignore` drops those rows, and rows

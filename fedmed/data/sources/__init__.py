@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedmed.base.entries import missing
 from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data.cohort import (
@@ -92,19 +93,20 @@ def several(table: pd.DataFrame, data: Data, where: str) -> pd.DataFrame:
         column = LABEL_PREFIX + target
         if column not in given:
             raise UserError(f"data.target: '{target}' is no label of {where}; use: {names}")
-        one = table[[column]].rename(columns={column: "label"}).reset_index(drop=True)
+        one = table[[column]].rename(columns={column: "label"})
         settled, uncertain, ignored = _settle(one, data, f"{where}, label '{target}'")
-        values = settled["label"].mask(pd.Series(ignored), pd.NA)
+        values = settled["label"].mask(ignored, pd.NA)
         blank = pd.to_numeric(values, errors="coerce").isna().to_numpy() & ~ignored
         if blank.any():
+            row = int(one.index[int(blank.argmax())]) + 1
             raise UserError(
-                f"{where}, row {int(blank.argmax()) + 1}: label '{target}' is empty or no number; "
-                "fill it, or set data.uncertain = 'ignore' to leave it out of this label"
+                f"{where}, row {row}: label '{target}' is empty or no number; fill it, or set "
+                "data.uncertain = 'ignore' to leave it out of this label"
             )
         kept[column] = values.to_numpy(dtype=object)
         if data.uncertain == "smooth":
             aims = pd.Series(data.uncertain_label, index=values.index, dtype="Float32")
-            soft[SOFT_PREFIX + target] = aims.mask(~uncertain)
+            soft[SOFT_PREFIX + target] = aims.mask(~uncertain).reset_index(drop=True)
     found = validate(kept, where)
     labels = found[target_columns(found)]
     for column in target_columns(found):
@@ -131,12 +133,12 @@ def _settle(
     if data.uncertain == "refuse":
         if uncertain.any():
             raise UserError(
-                f"{where}, row {int(uncertain.argmax()) + 1}: the label is -1 (uncertain); set "
-                "data.uncertain to negative, positive, ignore or smooth"
+                f"{where}, row {int(table.index[int(uncertain.argmax())]) + 1}: the label is -1 "
+                "(uncertain); set data.uncertain to negative, positive, ignore or smooth"
             )
         return table, uncertain, ignored
     if data.uncertain == "ignore":
-        ignored = uncertain | values.isna().to_numpy(dtype=bool)
+        ignored = uncertain | missing(table["label"]).to_numpy(dtype=bool)
     nearer = {"positive": 1, "smooth": int(data.uncertain_label >= 0.5)}.get(data.uncertain, 0)
     settled = values.mask(uncertain | ignored, nearer)
     return table.assign(label=settled), uncertain, ignored

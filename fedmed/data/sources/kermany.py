@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from fedmed.base.errors import UserError
+from fedmed.base.frames import read_table
 from fedmed.config import Data
 from fedmed.data.cohort import SPLITS, Cohort
-from fedmed.data.sources.reading import read_table
 from fedmed.data.sources.table import existing, open_images
 
 CLASSES = {"NORMAL": 0, "PNEUMONIA": 1}

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fedmed.base.errors import UserError
 from fedmed.base.files import home
+from fedmed.base.frames import read_table
 from fedmed.base.opening import GIB, opened, present
 from fedmed.base.packed import check_zip
 from fedmed.config import Data
 from fedmed.data.cohort import LABEL_PREFIX, SPLITS, Cohort
-from fedmed.data.sources.reading import read_table
 from fedmed.data.sources.table import existing
 from fedmed.data.stores import ArrayStore
 

@@ -1,18 +1,19 @@
 """Any CSV or Parquet with the schema's columns or a mapping to them, images in a folder or zip."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from fedmed.base.errors import UserError
+from fedmed.base.frames import read_table, spelled
 from fedmed.base.opening import expanded, is_folder, present
 from fedmed.base.packed import is_zip
 from fedmed.base.sexes import SEX_WORDS
 from fedmed.config import Data
 from fedmed.data.cohort import COLUMNS, LABEL_PREFIX, Cohort
-from fedmed.data.sources.mappings import MAPPINGS
-from fedmed.data.sources.reading import read_table
+from fedmed.data.sources.labels import Words, zero_or_one
+from fedmed.data.sources.locating import located
+from fedmed.data.sources.mappings import mapping
 from fedmed.data.stores import FolderStore, ZipStore
 
 
@@ -25,14 +26,23 @@ def load(data: Data) -> Cohort:
     """
     path = existing(data.path, "data.path")
     raw = read_table(path)
-    mapped = MAPPINGS[data.mapping](raw, path) if data.mapping else _mapped(raw, data, path)
-    if data.positive:
-        mapped = _positive(mapped, data, path)
-    images = open_images(existing(data.images, "data.images"))
-    mapped = mapped.reset_index(drop=True)
+    notes: list[str] = []
+    if data.mapping:
+        mapped, notes = mapping(data.mapping)(raw, path, data.missing_images)
+    else:
+        mapped = _mapped(raw, data, path)
+    place = existing(data.images, "data.images")
+    images = open_images(place)
     if "image" in mapped.columns:
-        mapped["image"] = _located(mapped["image"], images, path)
-    return Cohort(path.name, mapped, images)
+        names, absent, told = located(
+            mapped["image"], images, str(path), str(place), data.missing_images
+        )
+        mapped = mapped.assign(image=names).drop(index=mapped.index[absent])
+        notes = [*notes, *told]
+    if data.positive:
+        mapped, told = _zero_or_one(mapped, data, path)
+        notes = [*notes, *told]
+    return Cohort(path.name, mapped, images, notes=tuple(notes))
 
 
 def existing(value: str, key: str) -> Path:
@@ -57,6 +67,7 @@ def open_images(path: Path) -> FolderStore | ZipStore:
 def _mapped(raw: pd.DataFrame, data: Data, path: Path) -> pd.DataFrame:
     """Columns by ``data.columns``, else by the schema's own names; male/female become M/F."""
     named: dict[str, str] = {k: v for k, v in data.columns.model_dump().items() if v}
+    raw = spelled(raw, [*named.values(), *COLUMNS])
     for column, own in named.items():
         if own not in raw.columns:
             key = f"data.columns.{column.replace('_', '-')}"
@@ -76,54 +87,10 @@ def _mapped(raw: pd.DataFrame, data: Data, path: Path) -> pd.DataFrame:
     return table
 
 
-def _positive(table: pd.DataFrame, data: Data, path: Path) -> pd.DataFrame:
-    """The label column made 1 where it is one of ``data.positive``, else 0; empty stays empty."""
+def _zero_or_one(table: pd.DataFrame, data: Data, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table with the words of its label column read, and notes on how."""
     if "label" not in table.columns:
         raise UserError(f"{path}: data.positive needs a label column; set data.columns.label")
-    values = table["label"].astype("string").str.strip()
-    wanted = [value.strip() for value in data.positive.split("|")]
-    absent = [value for value in wanted if not (values == value).any()]
-    if absent:
-        raise UserError(
-            f"{path}: no row has the label '{absent[0]}' of data.positive; correct the spelling"
-        )
-    return table.assign(label=values.isin(wanted).astype("Int8").mask(values.isna()))
-
-
-def _located(names: pd.Series, images: FolderStore | ZipStore, path: Path) -> pd.Series:
-    """Each name as the store has it; the first that is not there is a :class:`UserError`.
-
-    The public sets nest their images (``images_001/images/...``) or name them from one folder
-    further up (``CheXpert-v1.0-small/train/...``). A name that is not there as it stands is looked
-    for without its first folder, then by its last part where that is unique.
-    """
-    text = names.astype("string").str.strip()
-    by_last: dict[str, str] | None = None
-    found: list[str | None] = []
-    for row, name in enumerate(text, start=1):
-        if pd.isna(name) or name == "" or name in images:
-            found.append(None if pd.isna(name) else name)
-            continue
-        shorter = name.partition("/")[2]
-        if shorter and shorter in images:
-            found.append(shorter)
-            continue
-        if by_last is None:
-            by_last = _by_last_part(images)
-        place = by_last.get(name) if "/" not in name else None
-        if not place:
-            where = images.root if isinstance(images, FolderStore) else images.path
-            raise UserError(
-                f"{path}, row {row}: image '{name}' is not in {where}; add it or drop the row"
-            )
-        found.append(place)
-    return pd.Series(found, index=names.index, dtype="string")
-
-
-def _by_last_part(images: FolderStore | ZipStore) -> dict[str, str]:
-    """Name without folders -> name in the store, "" where several share it."""
-    places: dict[str, str] = {}
-    for name in images.names():
-        last = os.path.basename(name)
-        places[last] = "" if last in places else name
-    return places
+    words = Words.of(data.positive, data.negative, data.separator)
+    labels, notes = zero_or_one(table["label"], words, str(path))
+    return table.assign(label=labels), notes

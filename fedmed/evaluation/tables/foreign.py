@@ -12,13 +12,15 @@ from typing import Final
 
 import pandas as pd
 
+from fedmed.base.entries import MISSING, NOBODY, missing, text
 from fedmed.base.errors import UserError
-from fedmed.base.frames import read_csv, read_parquet
+from fedmed.base.frames import PARQUET, read_table, spelled
 from fedmed.base.sexes import SEX_WORDS
 from fedmed.evaluation.tables import predictions
 
-TEXT: Final = ("image", "patient_id", "hospital", "split", "sex", "view", "finding", "target")
-_NOTHING: Final = ("", "unknown", "u")
+CSV: Final = (".csv", ".tsv", ".txt", ".gz")  # endings of names, in lower case
+_NAMES: Final = ("image", "patient_id", "hospital", "view", "finding", "target")
+_NOTHING: Final = (*MISSING, "unknown", "u")
 
 
 def accept(table: pd.DataFrame, where: str = "predictions") -> tuple[pd.DataFrame, list[str]]:
@@ -28,6 +30,7 @@ def accept(table: pd.DataFrame, where: str = "predictions") -> tuple[pd.DataFram
     :func:`predictions.validate` does, except that only ``label`` and ``score``
     must be there and a hospital may be null. A column ``target`` needs ``image``.
     """
+    table = spelled(table, (*predictions.REQUIRED, *predictions.OPTIONAL))
     for name in ("label", "score"):
         if name not in table.columns:
             listed = ", ".join(str(c) for c in table.columns[:12])
@@ -45,6 +48,10 @@ def accept(table: pd.DataFrame, where: str = "predictions") -> tuple[pd.DataFram
             f"{where}: column 'image' is missing; a table with targets needs it to know which rows "
             "show the same image"
         )
+    for name in _NAMES:
+        if name in clean:
+            clean[name] = text(clean[name])
+    clean["patient_id"] = clean["patient_id"].mask(missing(clean["patient_id"], NOBODY), pd.NA)
     if "image" not in absent:
         predictions.refuse(
             clean["image"].isna(), where, "image is null; fill it or leave the column out"
@@ -58,15 +65,9 @@ def accept(table: pd.DataFrame, where: str = "predictions") -> tuple[pd.DataFram
 
 def load(path: Path) -> pd.DataFrame:
     """A Parquet or CSV file as it is; raises UserError if it is absent or damaged."""
-    if path.suffix not in (".parquet", ".csv"):
+    if path.suffix.lower() not in (*PARQUET, *CSV):
         raise UserError(f"{path}: give a .parquet or a .csv file, or the folder of a comparison")
-    try:
-        if path.suffix == ".csv":
-            # Identifiers are text: 007 and 7 are two patients.
-            return read_csv(path, dict.fromkeys(TEXT, "string"))
-        return read_parquet(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; give the path of a predictions table") from error
+    return read_table(path)
 
 
 def _sexes(values: pd.Series) -> pd.Series:

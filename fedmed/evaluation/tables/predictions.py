@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from fedmed.base.entries import OLDEST, missing, numbers, years
 from fedmed.base.errors import UserError
 from fedmed.base.files import write_atomically
 from fedmed.base.frames import read_parquet
@@ -72,15 +73,14 @@ def typed(table: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in kept:
         if name not in ("label", "score", "age", "comorbidities"):
             clean[name] = clean[name].astype("string")
-    label = pd.to_numeric(clean["label"], errors="coerce")
+    label = numbers(clean["label"])
     refuse(~label.isin((0, 1)), where, "label is not 0 or 1; correct it")
     clean["label"] = label.astype(np.int64)
-    score = pd.to_numeric(clean["score"], errors="coerce").astype("Float64")
-    clean["score"] = score.to_numpy(dtype=np.float64, na_value=np.nan)
+    clean["score"] = numbers(clean["score"])
     refuse(
         clean["score"].isna(),
         where,
-        "column 'score' is not a number; give the probability of disease, 0 to 1",
+        "column 'score' is not a number; give the probability of disease, 0 to 1, with a point",
     )
     refuse(
         (clean["score"] < 0.0) | (clean["score"] > 1.0),
@@ -88,20 +88,17 @@ def typed(table: pd.DataFrame, where: str) -> pd.DataFrame:
         "score is outside 0 to 1; give the probability",
     )
     if "age" in clean:
-        age = _numbers(clean["age"])
-        wrong = (np.isnan(age) & clean["age"].notna().to_numpy()) | (age < 0.0) | np.isinf(age)
-        refuse(pd.Series(wrong), where, "age is not a number of years; correct it or leave it null")
-        clean["age"] = age
+        clean["age"], wrong = years(clean["age"])
+        refuse(wrong, where, f"age is not years from 0 to {OLDEST}; correct it or leave it null")
     if "comorbidities" in clean:
-        count = _numbers(clean["comorbidities"])
-        given = clean["comorbidities"].notna().to_numpy()
-        whole = (count >= 0) & (count <= 1000) & (np.mod(count, 1.0) == 0)
+        count = numbers(clean["comorbidities"])
+        whole = count.between(0, 1000) & (count % 1 == 0)
         refuse(
-            pd.Series(given & ~whole),
+            ~whole & ~missing(clean["comorbidities"]),
             where,
             "comorbidities is not a whole number; correct it or leave it null",
         )
-        clean["comorbidities"] = pd.Series(np.where(given, count, np.nan)).astype("Int16")
+        clean["comorbidities"] = count.astype("Int16")
     return clean
 
 
@@ -167,7 +164,3 @@ def _one_patient_per_image(clean: pd.DataFrame, where: str) -> None:
         raise UserError(
             f"{where}: image '{several.index[0]}' has two patients; give one patient_id per image"
         )
-
-
-def _numbers(values: pd.Series) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

@@ -1,0 +1,150 @@
+"""Finding the image that a table's row names, however table and folder write the name.
+
+Tables come from other systems than the folders: ids without an ending, separators of Windows,
+letters that macOS takes apart, folders that the one names and the other does not. What is found in
+one way only is taken; what could be two images is not.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import Final, Literal, Protocol
+
+import pandas as pd
+
+from fedmed.base.errors import UserError
+
+ENDINGS: Final = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".dcm",
+    ".dicom",
+    ".dcm.gz",
+    ".nii.gz",
+    ".nii",
+    ".npy",
+    ".npz",
+    ".zip",
+)
+"""What the name of an image may end in where a table leaves it out."""
+
+Missing = Literal["refuse", "leave-out"]
+
+
+class Named(Protocol):
+    """A store of images as far as names go."""
+
+    def names(self) -> Iterable[str]:
+        """Every image's name."""
+        ...
+
+    def __contains__(self, name: str) -> bool: ...
+
+
+def located(
+    names: pd.Series, images: Named, where: str, place: str, missing: Missing
+) -> tuple[pd.Series, list[int], list[str]]:
+    """Each name as the store has it (<NA> for an empty one), the places left out, and notes.
+
+    ``where`` names the table in messages and ``place`` the folder or zip. Raises
+    :class:`UserError` for the first image that is not there (under "leave-out": where none is),
+    and for one that could be two.
+    """
+    given = names.astype("string").str.strip()
+    places = _Places(images)
+    found: list[str | None] = []
+    absent: list[int] = []
+    for row, name in enumerate(given, start=1):
+        if pd.isna(name) or name == "":
+            found.append(None)
+            continue
+        plain = str(PurePosixPath(name))
+        at = [plain] if plain in images else places.of(plain)
+        if len(at) > 1:
+            raise UserError(
+                f"{where}, row {row}: image '{name}' is in {place} as '{at[0]}' and '{at[1]}'; "
+                "write which, with its folder and ending"
+            )
+        if not at:
+            absent.append(row - 1)
+        found.append(at[0] if at else None)
+    if absent and (missing == "refuse" or len(absent) == len(given)):
+        raise _not_there(str(given.iloc[absent[0]]), absent, len(given), where, place)
+    notes = []
+    if absent:
+        notes.append(
+            f"{where}: {len(absent):,} of {len(given):,} rows left out, whose images are not in "
+            f"{place} (data.missing-images)"
+        )
+    return pd.Series(found, index=names.index, dtype="string"), absent, notes
+
+
+class _Places:
+    """Names of a store by what they have in common with those of tables."""
+
+    def __init__(self, images: Named) -> None:
+        self._images = images
+        self._whole: dict[str, list[str]] | None = None
+        self._last: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
+
+    def of(self, name: str) -> list[str]:
+        """Where an image may be that is not there as its name stands; the surest way decides.
+
+        As it is spelt; without its first folder, as the public sets are unpacked; by its last part
+        where it has no folder; each without regard to case, and with an ending where it has none.
+        """
+        plain = name.replace("\\", "/")
+        for way in (plain, plain.partition("/")[2]):  # of a folder too, which is a series
+            if way and way in self._images:
+                return [way]
+        if self._whole is None:
+            self._whole = self._read()
+        key = _key(name)
+        for way in (key, key.partition("/")[2]):
+            for known in (self._whole, self._stems):
+                if way and way in known:
+                    return known[way]
+        if "/" in key:
+            return []
+        return self._last.get(key) or self._last.get(f"{key}.*") or []
+
+    def _read(self) -> dict[str, list[str]]:
+        whole: dict[str, list[str]] = {}
+        for name in self._images.names():
+            if _is_rubbish(name):
+                continue
+            key = _key(name)
+            whole.setdefault(key, []).append(name)
+            last = key.rpartition("/")[2]
+            self._last.setdefault(last, []).append(name)
+            ending = next((end for end in ENDINGS if key.endswith(end)), "")
+            if ending:
+                self._stems.setdefault(key.removesuffix(ending), []).append(name)
+                self._last.setdefault(f"{last.removesuffix(ending)}.*", []).append(name)
+        return whole
+
+
+def _key(name: str) -> str:
+    """A name as it is compared: composed letters, slashes, no case."""
+    return unicodedata.normalize("NFC", name).replace("\\", "/").casefold()
+
+
+def _is_rubbish(name: str) -> bool:
+    """What macOS leaves in folders and archives."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _not_there(name: str, absent: list[int], rows: int, where: str, place: str) -> UserError:
+    if len(absent) == rows:
+        return UserError(
+            f"{where}, row {absent[0] + 1}: image '{name}' is not in {place}, nor is any other of "
+            f"{rows:,}; correct data.images"
+        )
+    others = f", nor are {len(absent) - 1:,} others of {rows:,}" if len(absent) > 1 else ""
+    return UserError(
+        f"{where}, row {absent[0] + 1}: image '{name}' is not in {place}{others}; add them, drop "
+        'their rows, or set data.missing-images = "leave-out"'
+    )
