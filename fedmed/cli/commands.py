@@ -71,7 +71,7 @@ def run(
 ) -> None:
     """Run a comparison: arms x seeds, then summary.csv and report.html."""
     from fedmed.cli.progress import make_progress
-    from fedmed.data.network import load_network
+    from fedmed.data.remarks import remarks
     from fedmed.experiment.file import load_experiment
     from fedmed.experiment.run import run_experiment
     from fedmed.launch import RaySimulation, run_inline
@@ -84,7 +84,7 @@ def run(
     folder = out if out is not None else Path("runs") / loaded.name
     check(loaded.base)
     if not quiet:
-        for note in load_network(loaded.base.data).cohort.notes:
+        for note in remarks(loaded.base.data):
             say(f"note: {note}")
     with _resumable(), held(folder), make_progress(loaded, quiet) as shown:
         progress = followed(shown, loaded, folder)
@@ -278,12 +278,13 @@ def inspect(
     from fedmed.data.form import Form
     from fedmed.data.inspect import contact_sheet, describe
     from fedmed.data.network import load_network
+    from fedmed.data.remarks import remarks
     from fedmed.experiment.file import load_experiment
 
     loaded = load_experiment(experiment, assignments=set_)
     network = load_network(loaded.base.data)
     say(f"{network.cohort.name}: {len(network.cohort)} images")
-    for note in network.cohort.notes:
+    for note in remarks(loaded.base.data):
         say(f"note: {note}")
     print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
     # Beside the results' folder: in it, fedmed run would find a folder that is not an experiment's.

@@ -90,6 +90,7 @@ def _registered(connection: Connection) -> Check:
 def _data(site: SiteFile) -> Iterator[Check]:
     # The last of a request's keys are not known before it comes: here with their defaults.
     from fedmed.data.network import load_network
+    from fedmed.data.remarks import remarks
 
     try:
         settings = site_settings(site, {"evaluation.where": "hospitals"}).used
@@ -105,7 +106,7 @@ def _data(site: SiteFile) -> Iterator[Check]:
         yield Check("data", False, str(error))
         return
     yield Check("data", True, f"{len(table)} images, {len(training)} for training")
-    for note in network.cohort.notes:
+    for note in remarks(settings.data):
         yield Check("data", True, f"note: {note}")
     shared = table.groupby("patient_id")["split"].nunique()
     if (shared > 1).any():
