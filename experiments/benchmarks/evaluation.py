@@ -1,6 +1,7 @@
 """How long do 2,000 paired resamples of patients take, and how much memory?
 
     python -m experiments.benchmarks.evaluation --json
+    python -m experiments.benchmarks.evaluation --rows 1000000 --json
 
 Ten thousand test images, four arms. `comparison`: from tables to all that `fedmed evaluate` says of
 four arms, with groups of sex, age, both and hospital: every metric of every group, intervals, gaps,
@@ -8,7 +9,9 @@ differences, p-values. `resampled`: the resampled metrics alone, with twelve gro
 of one model alone, against a loop over scikit-learn with the same weights as sample weights. They
 are timed in turns, and memory is that of a process of its own which makes the comparison.
 Other work on the machine moves seconds, and processor seconds hardly: `times_faster` is of the
-latter.
+latter. With `--rows` one large table is written to a file, and a process of its own runs `fedmed
+evaluate` on it once without resamples and once with them: seconds from the start of Python to the
+end, and peak memory.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -176,11 +180,76 @@ def timings(arguments: argparse.Namespace) -> dict[str, Any]:
         ),
         "largest_difference": float(error),
         "peak_gb": round(peak(arguments), 3),
+        **_machine(),
+    }
+
+
+def large_table(rows: int) -> pd.DataFrame:
+    """One table with two patients in five rows, a tenth of them for validation, and four groups.
+
+    Groups are of sex and age band, two of each; every patient has one image at least.
+    """
+    generator = np.random.default_rng(0)
+    people = rows * 2 // 5
+    patient = np.concatenate([np.arange(people), generator.integers(0, people, rows - people)])
+    labels = (generator.random(rows) < 0.3).astype(np.int64)
+    return pd.DataFrame(
+        {
+            "image": [f"i{number:07d}" for number in range(rows)],
+            "patient_id": [f"p{number}" for number in patient],
+            "split": np.where(generator.random(people) < 0.1, "val", "test")[patient],
+            "label": labels,
+            "score": 1.0 / (1.0 + np.exp(1.0 - 1.5 * labels - generator.normal(size=rows))),
+            "age": generator.choice([45.0, 65.0], people)[patient],
+            "sex": generator.choice(["F", "M"], people)[patient],
+        }
+    )
+
+
+def large(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds and peak memory of `fedmed evaluate` on a large table, by format of its file."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        table = large_table(arguments.rows)
+        table.to_parquet(Path(folder) / "table.parquet", index=False)
+        table.to_csv(Path(folder) / "table.csv", index=False)
+        del table
+        for kind, resamples in (("parquet", 0), ("parquet", arguments.resamples), ("csv", 0)):
+            code = (
+                "import resource, sys\n"
+                "from fedmed.cli.commands import main\n"
+                "try:\n main()\n"
+                "finally:\n"
+                " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, file=sys.stderr)"
+            )
+            command = [sys.executable, "-c", code, "evaluate", f"{folder}/table.{kind}", "--json"]
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            start = time.perf_counter()
+            done = subprocess.run(
+                [*command, "--resamples", str(resamples)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            seconds = time.perf_counter() - start
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            found[f"{kind}, {resamples} resamples"] = {
+                "seconds": round(seconds, 1),
+                "processor_seconds": round(busy, 1),
+                "peak_gb": round(float(done.stderr.split()[-1]), 2),
+            }
+    return {"rows": arguments.rows, "patients": arguments.rows * 2 // 5, **found, **_machine()}
+
+
+def _machine() -> dict[str, Any]:
+    return {
         "load": round(os.getloadavg()[0], 2),
         "processors": os.cpu_count(),
         "date": datetime.now(UTC).date().isoformat(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn")}
+        "versions": {name: version(name) for name in ("numpy", "scipy", "scikit-learn", "pandas")}
         | {"fedmed": fedmed.__version__},
     }
 
@@ -195,13 +264,14 @@ def _summary(values: tuple[tuple[float, float], ...]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time and print; `--json` also writes results/evaluation-N.json for N threads."""
+    """Time and print; `--json` also writes results/evaluation-N.json (N threads, or rows-N)."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, help="of one large table, in place of all else")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -211,11 +281,12 @@ def main() -> None:
         )
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
         return
-    result = timings(arguments)
+    result = large(arguments) if arguments.rows else timings(arguments)
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.json:
-        path = RESULTS / f"evaluation-{arguments.threads}.json"
+        name = f"rows-{arguments.rows}" if arguments.rows else str(arguments.threads)
+        path = RESULTS / f"evaluation-{name}.json"
         path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import click
 import typer
@@ -20,6 +20,8 @@ from fedmed.base.holding import held
 from fedmed.base.opening import is_folder
 from fedmed.base.terminal import Formatter, one_line, say
 from fedmed.cli.site import doctor, site_app
+
+INTERRUPTED: Final = 130  # exit code after Ctrl-C
 
 app = typer.Typer(
     help="What does privacy cost a network of hospitals?",
@@ -141,8 +143,10 @@ def evaluate(
 ) -> None:
     """Compute discrimination, calibration and fairness of predictions, with uncertainty."""
     from fedmed.cli.evaluate import answer, show
+    from fedmed.cli.waiting import bar
 
-    found = answer(table, baseline, resamples=resamples, seed=seed)
+    with bar(f"{resamples} resamples") as progress:
+        found = answer(table, baseline, resamples=resamples, seed=seed, progress=progress)
     if out is not None:
         files.write_json(out, found)
     if json_:
@@ -293,14 +297,19 @@ def inspect(
     say(f"sheet: {path}")
 
 
+class _Stopped(Exception):
+    """Ctrl-C, where there is more to say of it than that."""
+
+
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
     """Tell who interrupts a comparison how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted; run the same command again to go on from the last round", err=True)
-        raise typer.Exit(130) from None
+        raise _Stopped(
+            "interrupted; run the same command again to go on from the last round"
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -309,7 +318,10 @@ def main(arguments: list[str] | None = None) -> None:
     _log()
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        sys.exit(app(args=arguments, prog_name="fedmed", standalone_mode=False) or 0)
+        code = app(args=arguments, prog_name="fedmed", standalone_mode=False) or 0
+        if code == INTERRUPTED:  # typer catches Ctrl-C and says nothing
+            raise KeyboardInterrupt
+        sys.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
@@ -317,8 +329,11 @@ def main(arguments: list[str] | None = None) -> None:
         context = getattr(error, "ctx", None)
         where = f"; see {context.command_path} --help" if context else ""
         _fail(f"{error.format_message()}{where}", error.exit_code)
+    except _Stopped as stopped:
+        say(stopped, err=True)
+        sys.exit(INTERRUPTED)
     except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", 130)
+        _fail("interrupted", INTERRUPTED)
     except UserError as error:
         _fail(str(error), 2)
     except RunError as error:

@@ -13,6 +13,7 @@ from fedmed.base.terminal import say
 from fedmed.cli.tables import print_table
 from fedmed.evaluation.comparison import compare
 from fedmed.evaluation.group_gaps import GAPS
+from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.metrics import METRICS, shown
 from fedmed.evaluation.summary import evaluate
 from fedmed.evaluation.tables import foreign
@@ -24,24 +25,34 @@ WORDS: Final = {
 }
 
 
-def answer(path: Path, baseline: str | None, *, resamples: int, seed: int) -> Json:
+def answer(
+    path: Path,
+    baseline: str | None,
+    *,
+    resamples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Json:
     """Metrics of a table (or of one run's folder), or a comparison.
 
     A comparison is that of a folder's arms, where `baseline` is the name of one, or of a table
-    with the table `baseline`. Raises UserError for bad input and for fewer than 0 resamples.
+    with the table `baseline`. `progress` is told the share of the resamples that is done. Raises
+    UserError for bad input and for fewer than 0 resamples.
     """
     if resamples < 0 or seed < 0:
         raise UserError("--resamples and --seed are whole numbers >= 0; correct them")
     if is_folder(path) and not (path / "predictions.parquet").is_file():
-        return compare.from_directory(path, baseline=baseline, resamples=resamples, seed=seed)
+        return compare.from_directory(
+            path, baseline=baseline, resamples=resamples, seed=seed, progress=progress
+        )
     table = foreign.load(_file(path))
     if baseline is None:
-        return evaluate(table, resamples=resamples, seed=seed, where=str(path))
+        return evaluate(table, resamples=resamples, seed=seed, where=str(path), progress=progress)
     other = Path(baseline)
     if other == path:
         raise UserError(f"--baseline {other} is the table itself; give another")
     tables = {baseline: {0: foreign.load(_file(other))}, str(path): {0: table}}
-    return compare.compare(tables, baseline, {}, resamples=resamples, seed=seed)
+    return compare.compare(tables, baseline, {}, resamples=resamples, seed=seed, progress=progress)
 
 
 def show(found: Json, name: str) -> None:

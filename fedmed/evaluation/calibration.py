@@ -82,7 +82,7 @@ def recalibrate(labels: npt.ArrayLike, scores: npt.ArrayLike) -> Recalibration:
     found = np.array([0.0, math.log(prevalence / (1.0 - prevalence))])
     loss = _loss(truth, x, found)
     for _ in range(STEPS):
-        g, h, a, b, c = fit_terms(truth, x, *found)[:5].sum(axis=1)
+        g, h, a, b, c = _curved(truth, x, *found)[0].sum(axis=1)
         step = np.array([c * g - b * h, a * h - b * g]) / (a * c - b * b)
         size = 1.0  # halved where Newton overshoots; a rise below rounding is none
         slack = 1e-12 * (1.0 + abs(loss))
@@ -101,17 +101,9 @@ def fit_terms(labels: Integers, z: Floats, slope: float, intercept: float) -> Fl
     Of the gradient (y - p) z^k, k = 1 and 0; of the curvature p (1 - p) z^k, k = 2, 1, 0; of its
     change p (1 - p) (1 - 2 p) z^k, k = 3, 2, 1, 0.
     """
-    p = _sigmoid(slope * z + intercept)
-    residual, weight = labels - p, p * (1.0 - p)
-    change = weight * (1.0 - 2.0 * p)
-    square = z * z
-    return np.stack(
-        [
-            *(residual * z, residual),
-            *(weight * square, weight * z, weight),
-            *(change * square * z, change * square, change * z, change),
-        ]
-    )
+    first, square, change = _curved(labels, z, slope, intercept)
+    third = (change * square * z, change * square, change * z, change)
+    return np.concatenate([first, np.stack(third)])
 
 
 def refit(terms: Floats) -> tuple[Floats, Floats]:
@@ -137,6 +129,17 @@ def refit(terms: Floats) -> tuple[Floats, Floats]:
         )
         s, i = solve(gradient[0] - 0.5 * bend[0], gradient[1] - 0.5 * bend[1])
     return np.where(fine, s, np.nan), np.where(fine, i, np.nan)
+
+
+def _curved(
+    labels: Integers, z: Floats, slope: float, intercept: float
+) -> tuple[Floats, Floats, Floats]:
+    """Gradient and curvature [5, n] of :func:`fit_terms`; z^2, and p (1 - p) (1 - 2 p)."""
+    p = _sigmoid(slope * z + intercept)
+    residual, weight = labels - p, p * (1.0 - p)
+    square = z * z
+    first = np.stack([residual * z, residual, weight * square, weight * z, weight])
+    return first, square, weight * (1.0 - 2.0 * p)
 
 
 def _sigmoid(x: Floats) -> Floats:

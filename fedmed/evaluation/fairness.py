@@ -57,16 +57,16 @@ def counts(
     A group with fewer than MINIMUM positive or negative images has the note "too few". `labels`
     [n] in {0, 1}, `patients` [n] codes, `members` [n] text without nulls.
     """
-    names = members.to_numpy(dtype=object)
+    codes, names = pd.factorize(members)
     found = []
-    for name in sorted(set(names), key=groups.order):
-        chosen = names == name
+    for code in sorted(range(len(names)), key=lambda code: groups.order(names[code])):
+        chosen = codes == code
         n, positives = int(chosen.sum()), int(labels[chosen].sum())
         found.append(
             Count(
-                group=str(name),
+                group=str(names[code]),
                 n=n,
-                patients=len(np.unique(patients[chosen])),
+                patients=int(np.count_nonzero(np.bincount(patients[chosen]))),
                 positives=positives,
                 note=TOO_FEW if min(positives, n - positives) < MINIMUM else None,
             )

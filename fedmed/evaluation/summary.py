@@ -13,6 +13,7 @@ from fedmed.base.files import without_nan
 from fedmed.evaluation.discrimination import auroc
 from fedmed.evaluation.intervals.delong import delong
 from fedmed.evaluation.intervals.intervals import LEVEL
+from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring import rows
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED, Column
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
@@ -33,6 +34,7 @@ def evaluate(
     seed: int = SEED,
     specificity: float = SPECIFICITY,
     where: str = "predictions",
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Metrics of one run: discrimination and calibration on test rows, by group, and the gaps.
 
@@ -42,7 +44,8 @@ def evaluate(
     are bootstrap intervals over patients, 0 `resamples` gives none; a second threshold reaches
     `specificity` there. With several targets the top numbers are unweighted means over them and
     each has its own below `targets`. All values are JSON-ready: None stands for "not defined",
-    never NaN. Raises UserError for a bad table, which `where` names.
+    never NaN. `progress` is told the share of the resamples that is done. Raises UserError for a
+    bad table, which `where` names.
     """
     table, notes = foreign.accept(predictions, where)
     parts = _targets(table)
@@ -53,7 +56,7 @@ def evaluate(
     measured = {}
     if not any(test.empty for test in tests.values()):
         columns = {target: [_column(tests[target], thresholds[target])] for target in parts}
-        measured = panels(tests, columns, resamples=resamples, seed=seed)
+        measured = panels(tests, columns, resamples=resamples, seed=seed, progress=progress)
     found = {
         target: _one(part, thresholds[target], measured.get(target), resamples)
         for target, part in parts.items()

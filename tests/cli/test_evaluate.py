@@ -1,12 +1,17 @@
 """``fedmed evaluate``: what it prints, writes and refuses."""
 
+import contextlib
+import io
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.tables import images, scored, write_run
 
 from fedmed.cli import commands as cli
+from fedmed.cli import waiting
 
 BASE = images(300)
 
@@ -151,3 +156,46 @@ def test_torch_is_not_loaded(table: Path, capsys: pytest.CaptureFixture[str]) ->
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
+
+
+def test_an_interruption_is_one_line_and_leaves_no_file(
+    table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[float] = []
+
+    @contextlib.contextmanager
+    def stopped(_: str) -> Iterator[Callable[[float], None]]:
+        def stop(share: float) -> None:
+            told.append(share)
+            raise KeyboardInterrupt
+
+        yield stop
+
+    monkeypatch.setattr(waiting, "bar", stopped)
+    written = tmp_path / "new" / "numbers.json"
+    assert call(str(table), "--json", "--out", str(written)) == 130
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "error: interrupted\n")
+    assert len(told) == 1  # the first block: no other was waited for
+    assert not written.parent.exists()
+
+
+def test_a_terminal_shows_a_bar_with_the_time_left_and_a_file_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with waiting.bar("2000 resamples") as progress:
+        assert progress is None
+    assert capsys.readouterr().err == ""
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr(waiting, "console", lambda **_: terminal)
+    with waiting.bar("2000 resamples") as progress:
+        assert progress is not None
+        progress(0.25)
+    shown = screen.getvalue()
+    assert "2000 resamples" in shown
+    assert "25%" in shown
+    assert "-:--:--" in shown or "0:00" in shown

@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 from support import refuses
 
 from fedmed.evaluation.calibration import recalibrate
-from fedmed.evaluation.measuring import measures
+from fedmed.evaluation.measuring import large, measures
 from fedmed.evaluation.measuring.measures import METRICS, OTHERS_METRICS, Column, Measured, measure
 
 SHAPES = ("ties", "distinct", "constant", "two values", "few positives", "only positives", "one")
@@ -105,8 +105,13 @@ def members(
     return (codes != group) & (codes != "unknown") if others else codes == group
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_metric_equals_scikit_learn_in_the_sample_and_in_resamples(shape: str) -> None:
+def test_every_metric_equals_scikit_learn_in_the_sample_and_in_resamples(
+    shape: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if whole:
+        monkeypatch.setattr(large, "FROM", 0)
     labels, scores, groups = cohort(shape)
     patients = np.arange(labels.size) // 2 * 7  # codes need not be consecutive
     models = columns(scores)

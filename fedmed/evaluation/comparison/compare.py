@@ -17,6 +17,7 @@ from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
 from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.tables import predictions
 
@@ -65,6 +66,7 @@ def from_directory(
     baseline: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    progress: Progress | None = None,
 ) -> Json:
     """Compare the finished runs of a comparison's directory; others are named in `notes`.
 
@@ -73,7 +75,7 @@ def from_directory(
     baseline, and where runs have different test images.
     """
     runs = find(out)
-    return _compared(out, runs, baseline, resamples, seed)
+    return _compared(out, runs, baseline, resamples, seed, progress)
 
 
 def write(out: Path, *, resamples: int = RESAMPLES, seed: int = SEED) -> Path:
@@ -144,7 +146,14 @@ def find(out: Path) -> Runs:
     return runs
 
 
-def _compared(out: Path, runs: Runs, baseline: str | None, resamples: int, seed: int) -> Json:
+def _compared(
+    out: Path,
+    runs: Runs,
+    baseline: str | None,
+    resamples: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Json:
     notes = list(runs.notes)
     tables: dict[str, dict[int, pd.DataFrame]] = {}
     for arm, by_seed in runs.paths.items():
@@ -161,7 +170,13 @@ def _compared(out: Path, runs: Runs, baseline: str | None, resamples: int, seed:
         baseline, note = _baseline({arm: runs.results[arm] for arm in tables})
         notes += note
     found = compare(
-        tables, baseline, runs.epsilons(), units=runs.units(), resamples=resamples, seed=seed
+        tables,
+        baseline,
+        runs.epsilons(),
+        units=runs.units(),
+        resamples=resamples,
+        seed=seed,
+        progress=progress,
     )
     found["inputs"] = runs.inputs()
     found["notes"] = notes + found["notes"]

@@ -35,6 +35,7 @@ from fedmed.evaluation.intervals.intervals import (
     standard_error,
 )
 from fedmed.evaluation.intervals.quantity import Quantity
+from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
 from fedmed.evaluation.tables.pairing import Paired, Tables, pair
@@ -51,13 +52,15 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Json:
     """Compare the runs of several arms on one set of test images, ready for JSON.
 
     `tables` holds a predictions table per arm and seed. Every run keeps the threshold of its own
     validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
     and `units` (whose data an epsilon protects) serve the correlation with gaps, which is taken
-    within a unit. The result does not depend on `threads` (None: all cores).
+    within a unit. The result does not depend on `threads` (None: all cores). `progress` is told the
+    share of the resamples that is done.
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -66,7 +69,12 @@ def compare(
         raise UserError(f"no arm '{baseline}' to compare with; use one of {', '.join(tables)}")
     paired = pair(tables)
     by_target = panels(
-        paired.tests, paired.columns, resamples=resamples, seed=seed, threads=threads
+        paired.tests,
+        paired.columns,
+        resamples=resamples,
+        seed=seed,
+        threads=threads,
+        progress=progress,
     )
     first = next(iter(by_target.values()))
     panel: Panel = first

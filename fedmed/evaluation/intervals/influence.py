@@ -25,7 +25,8 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
     """
     result = np.zeros(labels.size)
     if metric in of_kind("ranking"):
-        ranking = Ranking(labels, column.scores, chosen, np.arange(labels.size))
+        everybody = np.arange(labels.size)
+        ranking = Ranking(labels, column.scores, chosen, everybody, column.order)
         if not ranking.defined:
             return np.full(labels.size, np.nan)
         images, values = (

@@ -3,7 +3,7 @@
 A stratum is the patients with only negative images, only positive ones, or both, so that every
 resample has as many patients of each kind as the sample (Davison and Hinkley 1997, section 3.2).
 Resamples are drawn in blocks, each from a seed of its own, so that the result does not depend on
-the number of threads.
+the number of threads, nor on the form in which the counts are handed out.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from fedmed.evaluation.measuring.scratch import scratch
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.uint8]
+Progress = Callable[[float], None]
+"""Told the share of the resamples that is done, 0 to 1, in the thread that asked for them."""
 
 RESAMPLES: Final = 2000
 SEED: Final = 20131  # fixed, so that a table computed again has the same interval
@@ -94,6 +98,21 @@ class Design:
             result[members] = counted.reshape(size, resamples)
         return result
 
+    def whole_counts(self, resamples: int, generator: np.random.Generator) -> Counts:
+        """The draws of :meth:`counts` as whole numbers [resamples, patients], in memory of its own.
+
+        An eighth of the bytes, and one resample lies together: for so many patients that a block of
+        resamples leaves the cache.
+        """
+        # Nobody is drawn more than 255 times: of fewer patients there are not as many draws, and of
+        # more the chance is below 1e-500.
+        result = np.empty((resamples, self.patients), dtype=np.uint8)
+        for members in self.strata:
+            drawn = generator.integers(0, members.size, (members.size, resamples), dtype=np.int32)
+            for row, chosen in zip(result, np.ascontiguousarray(drawn.T), strict=True):
+                row[members] = np.bincount(chosen.astype(np.int64), minlength=members.size)
+        return result
+
     def centred(self, derivative: Floats) -> Floats:
         """Influence per patient [patients, columns] from derivatives by image [n, columns].
 
@@ -107,27 +126,45 @@ class Design:
         return result
 
 
+def part_of(progress: Progress | None, done: int, parts: int) -> Progress | None:
+    """`progress` for the next of several equal parts, of which some are done."""
+    if progress is None:
+        return None
+    return lambda share: progress((done + share) / parts)
+
+
 def for_each_block(
     design: Design,
     resamples: int,
     seed: int,
-    work: Callable[[slice, Floats], None],
+    work: Callable[[slice, Any], None],
     *,
     threads: int | None = None,
+    whole: bool = False,
+    progress: Progress | None = None,
 ) -> None:
     """Call `work` with a slice of the resamples and how often each patient is in them.
 
-    The counts are [patients, slice], good until `work` returns. From several threads at once (None:
-    one per core).
+    The counts are [patients, slice], good until `work` returns; `whole`: [slice, patients] whole
+    numbers. From several threads at once (None: one per core).
     """
     size = max(FEWEST, min(MOST, CELLS // max(1, design.patient.size)))
     seeds = np.random.SeedSequence(seed).spawn(-(-resamples // size))
+    count = design.whole_counts if whole else design.counts
 
     def block(index: int) -> None:
         chosen = slice(index * size, min(resamples, (index + 1) * size))
         generator = np.random.default_rng(seeds[index])
-        work(chosen, design.counts(chosen.stop - chosen.start, generator))
+        work(chosen, count(chosen.stop - chosen.start, generator))
 
     cores = (os.cpu_count() or 1) if threads is None else threads
-    with ThreadPoolExecutor(max(1, min(cores, len(seeds)))) as pool:
-        list(pool.map(block, range(len(seeds))))
+    # One thread per product: those of several products at once would wait for one another, for
+    # minutes where other processes take the cores.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(max(1, min(cores, len(seeds)))) as pool,
+    ):
+        # Left early, by Ctrl-C or an error, `map` calls off the blocks that have not begun.
+        for done, _ in enumerate(pool.map(block, range(len(seeds))), start=1):
+            if progress is not None:
+                progress(done / len(seeds))

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from fedmed.evaluation.calibration import Recalibration, recalibrate
 from fedmed.evaluation.measuring import tallies
-from fedmed.evaluation.measuring.ranking import Pairs, Ranking, ratio
-from fedmed.evaluation.measuring.scratch import gathered
+from fedmed.evaluation.measuring.large import LargeRanking, LargeTallies
+from fedmed.evaluation.measuring.ranking import Cells, Pairs, Ranking, ratio
 from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, OF_OTHERS, of_kind
 from fedmed.evaluation.tables.groups import UNKNOWN
 
@@ -56,7 +55,11 @@ class Partition:
 
 
 class Batch:
-    """Everything about a few columns that does not depend on the weights."""
+    """Everything about a few columns that does not depend on the weights.
+
+    Weights are [patients, r], or with `large` [r, patients] whole numbers: see
+    :mod:`fedmed.evaluation.measuring.large`.
+    """
 
     def __init__(
         self,
@@ -68,47 +71,54 @@ class Batch:
         ranked: bool = True,
         precision: bool = True,
         tallied: bool = True,
+        large: bool = False,
     ) -> None:
-        self.columns, self.partitions = columns, partitions
-        self.rows = [[patient[chosen] for chosen in p.images] for p in partitions]
-        self.precision, self.tallied = precision, tallied
+        self.columns, self.partitions, self.large = columns, partitions, large
+        self.precision = precision
         self.fits: list[list[list[Recalibration]]] = []  # by partition, group, column
-        self.features: list[list[Floats]] = []
+        self.tallies: list[list[tallies.Tallies]] = []
+        add_up = LargeTallies if large else tallies.Tallies
         for partition in partitions if tallied else ():
             fits = [
                 [recalibrate(labels[chosen], column.scores[chosen]) for column in columns]
                 for chosen in partition.images
             ]
             self.fits.append(fits)
-            self.features.append(
+            self.tallies.append(
                 [
-                    tallies.features(labels, columns, fit, chosen)
+                    add_up(labels, columns, fit, chosen, patient)
                     for fit, chosen in zip(fits, partition.images, strict=True)
                 ]
             )
+        rank = LargeRanking if large else Ranking
         self.rankings = [
             [
-                [Ranking(labels, column.scores, chosen, patient) for column in columns]
+                [rank(labels, c.scores, chosen, patient, c.order) for c in columns]
                 for chosen in partition.images
             ]
             for partition in (partitions if ranked else ())
         ]
-        self.comparisons = _comparisons(labels, patient, columns, partitions) if ranked else []
+        self.comparisons = [
+            Comparison(
+                [rank(labels, c.scores, known, patient, c.order) for c in columns],
+                labels.size,
+                members,
+            )
+            for known, members in (_comparable(partitions) if ranked else ())
+        ]
 
-    def statistics(self, weights: Floats) -> list[Floats]:
-        """Per partition [STATISTICS, groups, columns, r] by column of `weights`
-        [patients, r].
+    def statistics(self, weights: Any) -> list[Floats]:
+        """Per partition [STATISTICS, groups, columns, r] by resample of `weights`.
 
         NaN where a statistic is not defined or was not asked for.
         """
-        shape = (len(self.columns), weights.shape[1])
+        shape = (len(self.columns), weights.shape[0 if self.large else 1])
         results = [
             np.full((len(STATISTICS), len(partition.groups), *shape), np.nan)
             for partition in self.partitions
         ]
-        for index, result in enumerate(results):
-            if self.tallied:
-                self._tally(index, weights, result)
+        for index in range(len(self.tallies)):
+            self._tally(index, weights, results[index])
         pairs = [
             [
                 [ranking.pairs(weights, precision=self.precision) for ranking in of_group]
@@ -125,13 +135,11 @@ class Batch:
             comparison.fill(weights, pairs, results)
         return results
 
-    def _tally(self, index: int, weights: Floats, result: Floats) -> None:
+    def _tally(self, index: int, weights: Any, result: Floats) -> None:
         partition = self.partitions[index]
         rows_of_all = []
-        for group, (rows_of_group, features) in enumerate(
-            zip(self.rows[index], self.features[index], strict=True)
-        ):
-            sums = features @ gathered("group", weights, rows_of_group)
+        for group, of_group in enumerate(self.tallies[index]):
+            sums = of_group.sums(weights)
             rows = sums[tallies.SHARED :].reshape(len(self.columns), tallies.ROWS, -1)
             rows_of_all.append((sums[0], rows))
             result[ROW["images"], group] = sums[0]
@@ -155,7 +163,7 @@ class Batch:
         for group in range(len(partition.groups)):
             others = [rows_of_all[other] for other in partition.known if other != group]
             if others:
-                images = sum((count for count, _ in others), np.zeros(weights.shape[1]))
+                images = sum((count for count, _ in others), np.zeros(result.shape[-1]))
                 rows = sum((rows for _, rows in others), np.zeros(rows_of_all[0][1].shape))
                 result[ROW["others_ece"], group] = tallies.ece(rows, images)
 
@@ -164,45 +172,36 @@ class Comparison:
     """AUROC of all others than each group, for the attributes that are known on the same images.
 
     Of all pairs those with a group's positive or a group's negative are taken away, and those with
-    both given back: one pass over the images instead of one per group.
+    both given back: one pass over the images instead of one per group. `rankings` are those of the
+    known images by column, `members` the partitions with their places in the batch, `images` the
+    number of all images.
     """
 
     def __init__(
-        self,
-        labels: Integers,
-        patient: Integers,
-        columns: list[tallies.Scored],
-        known: Integers,
+        self, rankings: Sequence[Ranking], images: int, members: Sequence[tuple[int, Partition]]
     ) -> None:
-        self.rankings = [Ranking(labels, column.scores, known, patient) for column in columns]
-        self.images = labels.size
-        self.members: list[tuple[int, Partition, list[tuple[Any, ...]]]] = []
+        self.rankings = rankings
+        codes = []
+        cell = np.zeros(images, dtype=np.int64)  # images that are in the same groups throughout
+        for _, partition in members:
+            group = np.zeros(images, dtype=np.int64)
+            for position, chosen in enumerate(partition.images):
+                group[chosen] = position
+            codes.append(group)
+            _, cell = np.unique(cell * len(partition.groups) + group, return_inverse=True)
+        _, first = np.unique(cell, return_index=True)
+        self.members = [
+            (index, partition, (group[first] == np.arange(len(partition.groups))[:, None]) * 1.0)
+            for (index, partition), group in zip(members, codes, strict=True)
+        ]  # with the cells of each group [groups, cells]
+        self.cells = [Cells.of(ranking, cell) for ranking in rankings]
 
-    def add(self, index: int, partition: Partition) -> None:
-        """Compare the groups of this partition, the `index`-th of the batch."""
-        group = np.zeros(self.images, dtype=np.int64)
-        for position, chosen in enumerate(partition.images):
-            group[chosen] = position
-        sums: list[tuple[Any, ...]] = [
-            tuple(
-                sparse.csr_array(
-                    (np.ones(own.size), (group[own], np.arange(own.size))),
-                    shape=(len(partition.groups), own.size),
-                )
-                for own in (ranking.positives, ranking.negatives)
-            )
-            for ranking in self.rankings
-        ]
-        self.members.append((index, partition, sums))
-
-    def fill(self, weights: Floats, pairs: list[list[list[Pairs]]], results: list[Floats]) -> None:
+    def fill(self, weights: Any, pairs: list[list[list[Pairs]]], results: list[Floats]) -> None:
         """Write the AUROCs into `results`, as :meth:`Batch.statistics` returns them."""
-        for column, ranking in enumerate(self.rankings):
-            by_positive, by_negative = ranking.losses(weights)
-            for index, partition, sums in self.members:
-                of_positives, of_negatives = sums[column]
-                taken = of_positives @ by_positive
-                lost = taken.sum(axis=0) - taken - of_negatives @ by_negative
+        for column, (ranking, cells) in enumerate(zip(self.rankings, self.cells, strict=True)):
+            by_positive, by_negative = ranking.losses_by_cell(weights, cells)
+            for index, partition, inside in self.members:
+                lost = by_positive.sum(axis=0) - inside @ (by_positive + by_negative)
                 own = [of_group[column] for of_group in pairs[index]]
                 known = partition.known
                 positives = sum(own[group].positives for group in known)
@@ -217,18 +216,14 @@ class Comparison:
                     results[index][ROW["others_auroc"], group, column] = area
 
 
-def _comparisons(
-    labels: Integers,
-    patient: Integers,
-    columns: list[tallies.Scored],
+def _comparable(
     partitions: Sequence[Partition],
-) -> list[Comparison]:
-    found: dict[bytes, Comparison] = {}
+) -> list[tuple[Integers, list[tuple[int, Partition]]]]:
+    """Partitions with their places, by the images whose groups they know."""
+    found: dict[bytes, tuple[Integers, list[tuple[int, Partition]]]] = {}
     for index, partition in enumerate(partitions):
         if len(partition.known) < 2 and len(partition.groups) < 2:
             continue  # there are no others
         known = partition.others(-1)
-        if known.tobytes() not in found:
-            found[known.tobytes()] = Comparison(labels, patient, columns, known)
-        found[known.tobytes()].add(index, partition)
+        found.setdefault(known.tobytes(), (known, []))[1].append((index, partition))
     return list(found.values())

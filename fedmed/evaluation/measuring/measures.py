@@ -18,20 +18,28 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from fedmed.base.errors import UserError
 from fedmed.evaluation.calibration import logit
 from fedmed.evaluation.discrimination import arrays
 from fedmed.evaluation.intervals import influence
 from fedmed.evaluation.intervals.quantity import Quantity, average, largest, smallest, spread
-from fedmed.evaluation.intervals.resampling import RESAMPLES, SEED, Design, for_each_block
-from fedmed.evaluation.measuring import tallies
+from fedmed.evaluation.intervals.resampling import (
+    RESAMPLES,
+    SEED,
+    Design,
+    Progress,
+    for_each_block,
+    part_of,
+)
+from fedmed.evaluation.measuring import large, tallies
 from fedmed.evaluation.measuring.batch import ROW, STATISTICS, Batch, Partition
-from fedmed.evaluation.measuring.ranking import ratio
+from fedmed.evaluation.measuring.ranking import falling, ratio
 from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, OF_OTHERS, SHARES, Counts, of_kind
 
 __all__ = [
@@ -160,6 +168,7 @@ def measure(
     metrics: Collection[str] = METRICS,
     strata: npt.ArrayLike | None = None,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Measured:
     """Measure all columns on the same images and the same resamples.
 
@@ -168,7 +177,8 @@ def measure(
     name to the group of each image as text [n], "unknown" where it is missing. `resamples` 0
     measures without resampling. `metrics` may leave out what is not needed; it is NaN then.
     `strata` [n], a code per patient, takes the place of the labels', so that several targets can
-    share their resamples. The result does not depend on `threads` (None: all cores).
+    share their resamples. The result does not depend on `threads` (None: all cores). `progress` is
+    told the share of the resamples that is done.
 
     Raises UserError for no column, a column named twice, lengths that differ, labels other than 0
     and 1, and scores that are not numbers from 0 to 1.
@@ -183,7 +193,9 @@ def measure(
     kept = [
         np.empty((len(STATISTICS), len(p.groups), len(names), 1 + resamples)) for p in partitions
     ]
-    for chosen in _at_once(len(names), truth.size * len(partitions)):
+    whole = truth.size >= large.FROM
+    batches = list(_at_once(len(names), truth.size * len(partitions)))
+    for done, chosen in enumerate(batches):
         batch = Batch(
             truth,
             design.patient,
@@ -192,10 +204,20 @@ def measure(
             ranked=any(name in _RANKED for name in metrics),
             precision="auprc" in metrics,
             tallied=any(name not in _RANKED for name in metrics),
+            large=whole,
         )
         work = _filling(kept, batch, chosen)
-        work(slice(-1, 0), np.ones((design.patients, 1)))
-        for_each_block(design, resamples, seed, work, threads=threads)
+        everybody = np.ones((design.patients, 1))
+        work(slice(-1, 0), everybody.T.astype(np.uint8) if whole else everybody)
+        for_each_block(
+            design,
+            resamples,
+            seed,
+            work,
+            threads=threads,
+            whole=whole,
+            progress=part_of(progress, done, len(batches)),
+        )
     by_name = {partition.attribute: partition for partition in partitions}
     return Measured(
         columns=tuple(names),
@@ -217,12 +239,10 @@ def _at_once(columns: int, cells: int) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, columns, size))
 
 
-def _filling(
-    kept: Sequence[Floats], batch: Batch, chosen: slice
-) -> Callable[[slice, Floats], None]:
+def _filling(kept: Sequence[Floats], batch: Batch, chosen: slice) -> Callable[[slice, Any], None]:
     """What puts the statistics of some resamples and of the ``chosen`` columns in their place."""
 
-    def work(where: slice, weights: Floats) -> None:
+    def work(where: slice, weights: Any) -> None:
         for store, statistics in zip(kept, batch.statistics(weights), strict=True):
             store[:, :, chosen, where.start + 1 : where.stop + 1] = statistics
 
@@ -256,14 +276,16 @@ def _scored(column: Column, labels: Integers) -> tallies.Scored:
         )
     thresholds = (column.threshold, column.specificity_threshold)
     called = [None if t is None else (scores >= t).astype(np.float64) for t in thresholds]
-    return tallies.Scored(column.name, scores, logit(scores), (called[0], called[1]))
+    both = (called[0], called[1])
+    return tallies.Scored(column.name, scores, logit(scores), both, falling(scores))
 
 
 def _partition(attribute: str, codes: npt.ArrayLike) -> Partition:
-    names = np.asarray(codes, dtype=object).astype(str)
-    groups, group = np.unique(names, return_inverse=True)
+    code, given = pd.factorize(np.asarray(codes, dtype=object))
+    groups = np.asarray(given, dtype=object).astype(str)
+    ordered = np.argsort(groups)
     return Partition(
         attribute,
-        tuple(str(name) for name in groups),
-        tuple(np.flatnonzero(group == index) for index in range(groups.size)),
+        tuple(str(groups[index]) for index in ordered),
+        tuple(np.flatnonzero(code == index) for index in ordered),
     )

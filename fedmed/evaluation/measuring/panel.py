@@ -18,7 +18,7 @@ from fedmed.evaluation import fairness
 from fedmed.evaluation.fairness import Count
 from fedmed.evaluation.intervals.gaps import Gap
 from fedmed.evaluation.intervals.quantity import Quantity, average
-from fedmed.evaluation.intervals.resampling import clusters
+from fedmed.evaluation.intervals.resampling import Progress, clusters, part_of
 from fedmed.evaluation.measuring.measures import Column, Measured, measure
 from fedmed.evaluation.tables import groups
 
@@ -146,6 +146,7 @@ def panels(
     resamples: int,
     seed: int,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, SinglePanel]:
     """Measure the columns of each target on its test rows, on the same resamples of patients.
 
@@ -155,9 +156,15 @@ def panels(
     strata = _any_target(tests) if len(tests) > 1 else None
     return {
         target: _panel(
-            test, columns[target], strata, resamples=resamples, seed=seed, threads=threads
+            test,
+            columns[target],
+            strata,
+            resamples=resamples,
+            seed=seed,
+            threads=threads,
+            progress=part_of(progress, done, len(tests)),
         )
-        for target, test in tests.items()
+        for done, (target, test) in enumerate(tests.items())
     }
 
 
@@ -175,6 +182,7 @@ def _panel(
     resamples: int,
     seed: int,
     threads: int | None,
+    progress: Progress | None,
 ) -> SinglePanel:
     labels = test["label"].to_numpy(dtype=np.int64)
     patients = clusters(test["patient_id"])
@@ -192,6 +200,7 @@ def _panel(
             seed=seed,
             strata=None if strata is None else _patients(test).map(strata).to_numpy(dtype=bool),
             threads=threads,
+            progress=progress,
         ),
     )
 

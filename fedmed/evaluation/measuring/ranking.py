@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from fedmed.evaluation.measuring.scratch import gathered, scratch
 
@@ -34,19 +35,49 @@ class Pairs(NamedTuple):
         return 1.0 - ratio(self.lost, self.positives * self.negatives)
 
 
+class Cells(NamedTuple):
+    """In which cell each positive and each negative of a ranking is: [cells, p] and [cells, m]."""
+
+    positives: sparse.csr_array
+    negatives: sparse.csr_array
+
+    @classmethod
+    def of(cls, ranking: Ranking, cell: Integers) -> Cells:
+        """From the cell of every image, counted from 0."""
+        count = int(cell.max(initial=-1)) + 1
+        return cls(
+            *(
+                sparse.csr_array(
+                    (np.ones(own.size), (cell[own], np.arange(own.size))), shape=(count, own.size)
+                )
+                for own in (ranking.positives, ranking.negatives)
+            )
+        )
+
+
 class Ranking:
     """Some of the images, ordered by falling score: what does not depend on the weights.
 
     `labels` and `scores` are those of all images [n], `members` the positions of the chosen ones,
-    `patient` [n] the row of an image in tables of weights [patients, r].
+    `patient` [n] the row of an image in tables of weights [patients, r], `order` that of
+    :func:`falling`, so that many rankings need one sort.
     """
 
     def __init__(
-        self, labels: Integers, scores: Floats, members: Integers, patient: Integers
+        self,
+        labels: Integers,
+        scores: Floats,
+        members: Integers,
+        patient: Integers,
+        order: Integers | None = None,
     ) -> None:
-        positives, negatives = members[labels[members] == 1], members[labels[members] == 0]
-        self.positives = positives[np.argsort(-scores[positives], kind="stable")]
-        self.negatives = negatives[np.argsort(-scores[negatives], kind="stable")]
+        if order is None:
+            order = falling(scores)
+        chosen = np.zeros(scores.size, dtype=bool)
+        chosen[members] = True
+        chosen = chosen[order]
+        ill = labels[order] == 1
+        self.positives, self.negatives = order[chosen & ill], order[chosen & ~ill]
         self.positive_rows, self.negative_rows = patient[self.positives], patient[self.negatives]
         ours, theirs = -scores[self.positives], -scores[self.negatives]  # both rising
         self.above = np.searchsorted(theirs, ours, "left")  # negatives scoring higher, per positive
@@ -63,7 +94,7 @@ class Ranking:
         """Whether both classes are present."""
         return bool(self.positives.size and self.negatives.size)
 
-    def pairs(self, weights: Floats, *, precision: bool = True) -> Pairs:
+    def pairs(self, weights: Any, *, precision: bool = True) -> Pairs:
         """What AUROC and average precision are made of, by column of `weights` [patients, r].
 
         `precision` False leaves average precision out (NaN), which saves a third of the time.
@@ -106,6 +137,11 @@ class Ranking:
         higher = self._higher(cumulative(negative, "false"), "by_positive")
         return np.multiply(positive, higher, out=higher), np.multiply(negative, lower, out=lower)
 
+    def losses_by_cell(self, weights: Any, cells: Cells) -> tuple[Floats, Floats]:
+        """:meth:`losses` of the positives and of the negatives, summed by cell [cells, r] each."""
+        of_positives, of_negatives = self.losses(weights)
+        return cells.positives @ of_positives, cells.negatives @ of_negatives
+
     def auroc_derivative(self) -> tuple[Integers, Floats]:
         """Images and the derivatives of AUROC by their weights, all weights being one.
 
@@ -140,6 +176,11 @@ class Ranking:
             higher += gathered("level", false, self.level)
             higher *= 0.5
         return higher
+
+
+def falling(scores: Floats) -> Integers:
+    """Positions of all images by falling score, those of a tie in their order."""
+    return np.argsort(-scores, kind="stable")
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:

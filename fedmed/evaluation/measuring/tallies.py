@@ -6,13 +6,14 @@ All are linear in the weights of images, so that a block of resamples is one mat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmed.evaluation import calibration
 from fedmed.evaluation.measuring.ranking import ratio
+from fedmed.evaluation.measuring.scratch import gathered
 from fedmed.evaluation.metrics import LOSSES
 
 Floats = npt.NDArray[np.float64]
@@ -30,12 +31,16 @@ ROWS: Final = FIT.stop
 
 @dataclass(frozen=True)
 class Scored:
-    """One column: scores [n], logits [n], and the images called positive [n] per threshold."""
+    """One column: scores [n], logits [n], and the images called positive [n] per threshold.
+
+    `order` [n]: the images by falling score.
+    """
 
     name: str
     scores: Floats
     logits: Floats
     called: tuple[Floats | None, Floats | None]
+    order: Integers
 
 
 def features(
@@ -62,6 +67,26 @@ def features(
                 truth, column.logits[chosen], fit.slope, fit.intercept
             )
     return result
+
+
+class Tallies:
+    """Features of the chosen images of one group, added up under many weightings."""
+
+    def __init__(
+        self,
+        labels: Integers,
+        columns: list[Scored],
+        fits: list[calibration.Recalibration],
+        chosen: Integers,
+        patient: Integers,
+    ) -> None:
+        self.rows = patient[chosen]
+        self.features = features(labels, columns, fits, chosen)
+
+    def sums(self, weights: Any) -> Floats:
+        """Sums of the features [SHARED + columns x ROWS, r] by column of `weights`."""
+        result: Floats = self.features @ gathered("group", weights, self.rows)
+        return result
 
 
 def ece(rows: Floats, images: Floats) -> Floats:

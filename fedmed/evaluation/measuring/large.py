@@ -1,0 +1,142 @@
+"""Statistics of so many images that a block of weights leaves the cache: from FROM images on.
+
+Weights are [r, patients] whole numbers, as ``Design.whole_counts`` draws them, and are worked on
+one resample at a time: a cumulative sum over the images by falling score, which are sorted once.
+Sums of whole numbers are exact, so AUROC and what follows from counts have the values that blocks
+give, to the last bit. The other features are added up by patient beforehand, since all images of a
+patient have the same weight; sums of these, and average precision, may differ from those of blocks
+in their last digits. The draws are the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fedmed.evaluation.calibration import Recalibration
+from fedmed.evaluation.measuring.ranking import Cells, Pairs, Ranking
+from fedmed.evaluation.measuring.scratch import scratch
+from fedmed.evaluation.measuring.tallies import ROWS, SHARED, Scored, Tallies, features
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.uint8]
+
+FROM: Final = 50_000
+PATIENTS: Final = 2048  # whose features are worked on at once, so that they stay in the cache
+
+
+class LargeTallies(Tallies):
+    """Features of one group, by patient."""
+
+    def __init__(
+        self,
+        labels: Integers,
+        columns: list[Scored],
+        fits: list[Recalibration],
+        chosen: Integers,
+        patient: Integers,
+    ) -> None:
+        ordered = chosen[np.argsort(patient[chosen], kind="stable")]
+        self.rows, starts = np.unique(patient[ordered], return_index=True)
+        ends = np.append(starts, ordered.size)
+        self.height = SHARED + len(columns) * ROWS
+        self.parts = []
+        for first in range(0, self.rows.size, PATIENTS):
+            own = ends[first : first + PATIENTS + 1]
+            images = ordered[own[0] : own[-1]]
+            each = features(labels, columns, fits, images)
+            self.parts.append(np.add.reduceat(each, own[:-1] - own[0], axis=1))
+
+    def sums(self, weights: Counts) -> Floats:
+        """Sums of the features [SHARED + columns x ROWS, r] by row of `weights` [r, patients]."""
+        result = np.zeros((self.height, len(weights)))
+        for index, part in enumerate(self.parts):
+            rows = self.rows[index * PATIENTS :][:PATIENTS]
+            drawn = scratch("drawn", len(weights), rows.size)
+            drawn[:] = np.take(weights, rows, axis=1)
+            result += part @ drawn.T
+        return result
+
+
+class LargeRanking(Ranking):
+    """The chosen images by falling score, under one weighting after the other."""
+
+    def __init__(
+        self,
+        labels: Integers,
+        scores: Floats,
+        members: Integers,
+        patient: Integers,
+        order: Integers | None = None,
+    ) -> None:
+        super().__init__(labels, scores, members, patient, order)
+        rising = np.arange(1, self.through.size + 1)
+        self.apart = bool(np.array_equal(self.through, rising))  # no two positives score the same
+
+    def pairs(self, weights: Counts, *, precision: bool = True) -> Pairs:
+        """What AUROC and average precision are made of, by row of `weights` [r, patients]."""
+        found = np.array([self._of_one(row, precision and self.defined) for row in weights])
+        return Pairs(*found.reshape(-1, 4).T)
+
+    def losses_by_cell(self, weights: Counts, cells: Cells) -> tuple[Floats, Floats]:
+        """Lost pairs of the positives and of the negatives, summed by cell [cells, r] each."""
+        found = np.array([self._cells_of_one(row, cells) for row in weights])  # [r, 2, cells]
+        return found[:, 0].T, found[:, 1].T
+
+    def _of_one(self, weights: Counts, precision: bool) -> tuple[float, float, float, float]:
+        positive = _taken("positive", weights, self.positive_rows)
+        false = _sums("false", _taken("negative", weights, self.negative_rows))
+        weight = _floats("weight", positive)
+        higher = _floats("higher", _taken("above", false, self.above))
+        level = _floats("level", _taken("as high", false, self.level)) if self.tied else higher
+        lost = float(weight @ higher)
+        if self.tied:
+            lost = 0.5 * (lost + float(weight @ level))
+        hits = _sums("hits", positive)
+        positives, negatives = float(hits[-1]), float(false[-1])
+        if not (precision and positives and negatives):
+            return lost, positives, negatives, np.nan
+        true = _floats("true", hits[1:] if self.apart else _taken("through", hits, self.through))
+        level += true
+        np.maximum(level, 1.0, out=level)  # nothing drawn up to here: 0 / 0
+        np.divide(true, level, out=true)
+        return lost, positives, negatives, float(weight @ true) / positives
+
+    def _cells_of_one(self, weights: Counts, cells: Cells) -> tuple[Floats, Floats]:
+        positive = _taken("positive", weights, self.positive_rows)
+        negative = _taken("negative", weights, self.negative_rows)
+        hits, false = _sums("hits", positive), _sums("false", negative)
+        higher = _floats("higher", _taken("above", false, self.above))
+        lower = _floats("lower", _taken("before", hits, self.before))
+        if self.tied:
+            higher += _taken("as high", false, self.level)
+            higher *= 0.5
+            lower += _taken("until", hits, self.until)
+            lower *= 0.5
+        np.subtract(float(hits[-1]), lower, out=lower)
+        higher *= positive
+        lower *= negative
+        return cells.positives @ higher, cells.negatives @ lower
+
+
+def _taken(name: str, values: npt.NDArray[Any], places: Integers) -> npt.NDArray[Any]:
+    """Values at some places, in the scratch memory `name`; all must be places of it."""
+    result = scratch(name, places.size).view(values.dtype)[: places.size]
+    return np.take(values, places, out=result, mode="clip")  # see scratch.gathered
+
+
+def _sums(name: str, values: Counts) -> Integers:
+    """Sums of the first 0, 1, ... n values, in the scratch memory `name`."""
+    result = scratch(name, values.size + 1).view(np.int64)
+    result[0] = 0
+    np.cumsum(values, out=result[1:])
+    return result
+
+
+def _floats(name: str, values: Counts | Integers) -> Floats:
+    result = scratch(name, values.size)
+    result[:] = values
+    return result
