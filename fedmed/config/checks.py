@@ -21,13 +21,26 @@ def check_source_keys(data: Data) -> None:
     for key, sources in KEYS.items():
         if getattr(data, key) and data.source not in sources:
             raise ValueError(
-                f"data.{key}: the {data.source} source does not read it (only "
+                f"data.{kebab(key)}: the {data.source} source does not read it (only "
                 f"{', '.join(sources)}); remove it"
             )
     if data.columns != Columns() and not SOURCES[data.source].columns:
         raise ValueError(
             f"data.columns: the {data.source} source has columns of its own; remove it"
         )
+
+
+def check_depths(data: Data) -> None:
+    """``data.bits-stored`` is a number of bits, or one for each site."""
+    given = data.depths
+    if len(given) < len([pair for pair in data.bits_stored.split(",") if pair.strip()]):
+        raise ValueError("data.bits-stored: a site has two values; give each one")
+    for bits in given.values():
+        if bits not in {str(depth) for depth in range(9, 17)}:
+            raise ValueError(
+                f"data.bits-stored: '{bits}' is not a number of bits from 9 to 16; give '12', or "
+                "'SITE=12, OTHER=16'"
+            )
 
 
 _LARGEST_CUBE = 256

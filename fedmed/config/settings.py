@@ -7,6 +7,7 @@ from pydantic import ValidationError, model_validator
 from fedmed.base.errors import UserError
 from fedmed.config.arms import ARMS, Arm
 from fedmed.config.checks import (
+    check_depths,
     check_evaluation,
     check_model,
     check_names,
@@ -42,6 +43,7 @@ class Settings(Section):
         check_precision(train, self.privacy)
         check_paths(data)
         check_source_keys(data)
+        check_depths(data)
         check_sites(data, train, self.privacy, self.evaluation)
         check_targets(data, self.evaluation)
         check_volumes(data, self.model)

@@ -30,7 +30,7 @@ _ROWS = (
     Source(name="kermany", reads=("path", "index"), needs={"path": "it"}, volumes=False),
     Source(
         name="table",
-        reads=("path", "images", "mapping", "positive"),
+        reads=("path", "images", "mapping", "positive", "bits_stored"),
         needs={"path": "a CSV or Parquet file", "images": "a folder or zip"},
         columns=True,
     ),

@@ -20,9 +20,6 @@ from fedmed.data.dicom import silence
 READ: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000")
 """Pillow's names of the formats that are read."""
 
-DEPTHS: Final = range(9, 17)
-"""Bits that ``data.bits-stored`` may give: files of 8 bits have a scale of their own."""
-
 _DEEP: Final = 16
 _LEAST_USED: Final = 1 << 14  # a quarter of 16 bits: a film that stays below holds fewer bits
 _OTHERS: Final = (
