@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
-SHEET = ("sheet.png",)
+SHEET = ("sheet.png", "sheet-brightness.png")
 
 
 def slot(rng: Random, folder: Path, suffix: str) -> tuple[Path, list[str], str]:

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from fedmed.config.names import Seed, Unit, within
 from fedmed.config.sources import SourceName
 from fedmed.config.tables.section import Section
 
+_Text = BeforeValidator(lambda value: str(value) if type(value) is int else value)
 _Name = Annotated[str, Unit("a column's name")]
 
 
@@ -58,9 +59,9 @@ class Data(Section):
     images: Annotated[str, Unit("path")] = ""
     """`table`: the folder or zip that holds the images."""
 
-    bits_stored: Annotated[str, Unit("bits, or `SITE=BITS`, comma separated")] = ""
-    """`table`: how many bits the values of 16-bit PNG and TIFF files have (`12`), or those of each
-    hospital (`north=12, south=16`). Empty: 16, and a file that uses fewer is refused. See
+    bits_stored: Annotated[str, _Text, Unit("bits, or `SITE=BITS`, comma separated")] = ""
+    """`table`: how many bits the values of 16-bit PNG and TIFF files have (`"12"`), or those of
+    each hospital (`"north=12, south=16"`). Empty: 16, and a file that uses fewer is refused. See
     [data.md](data.md#images)."""
 
     index: Annotated[str, Unit("path")] = ""
