@@ -32,6 +32,7 @@ DECODER_DEPENDENCIES: Final = dict.fromkeys((*_JPEG, *_JPEGLS), ("imagecodecs",)
 
 _PLUGIN: Final = "fedmed"
 _adding: Final = threading.Lock()
+_END: Final = b"\xff\xd9"
 _NO_SIZE: Final = {0xC4, 0xC8, 0xCC}  # tables, among the markers of a frame's size
 
 
@@ -45,6 +46,8 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
     import imagecodecs
 
     by_jpegls = runner.transfer_syntax in _JPEGLS
+    if not by_jpegls and not source.rstrip(b"\0\xff").endswith(_END):
+        raise ValueError("cut off")  # libjpeg would fill the rest with grey
     frame = (imagecodecs.jpegls_decode if by_jpegls else imagecodecs.jpeg8_decode)(source)
     runner.set_option("bits_allocated", 8 * frame.dtype.itemsize)
     return bytes(frame.astype(frame.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -56,7 +59,7 @@ def prepare(dataset: FileDataset, where: str) -> None:
     Raises :class:`UserError` that names the compression, before a decoder takes memory.
     """
     uid = dataset.file_meta.TransferSyntaxUID
-    if not uid.is_encapsulated:
+    if uid.is_transfer_syntax and not uid.is_encapsulated:
         return
     try:
         decoder = get_decoder(uid)
