@@ -280,7 +280,7 @@ def inspect(
     """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""
     from fedmed.cli.tables import print_table
     from fedmed.data.form import Form
-    from fedmed.data.inspect import contact_sheet, describe
+    from fedmed.data.inspect import contact_sheet, describe, look
     from fedmed.data.network import load_network
     from fedmed.data.remarks import remarks
     from fedmed.experiment.file import load_experiment
@@ -293,8 +293,15 @@ def inspect(
     print_table(describe(network.cohort.table.assign(hospital=network.hospital)))
     # Beside the results' folder: in it, fedmed run would find a folder that is not an experiment's.
     path = sheet if sheet is not None else Path("runs") / f"{loaded.name}-cohort.png"
-    contact_sheet(network.cohort, path, form=Form.of(loaded.base.data))
+    form = Form.of(loaded.base.data)
+    seen = look(network, form)
+    for line in seen.findings():
+        say(f"note: {line}")
+    contact_sheet(network.cohort, path, form=form)
     say(f"sheet: {path}")
+    brightness = path.with_name(f"{path.stem}-brightness.png")
+    seen.sheet(brightness)
+    say(f"brightness of {len(seen.pictures)} images, by hospital: {brightness}")
 
 
 class _Stopped(Exception):

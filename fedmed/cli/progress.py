@@ -26,6 +26,10 @@ class Lines(Silent):
         """Say what is being prepared."""
         self._console.print(printable(what))
 
+    def note(self, what: str) -> None:
+        """Say what the user should look at; above the bars, where there are any."""
+        self._console.print(printable(f"note: {what}"), soft_wrap=True)
+
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """Remember what the rounds belong to."""
         self._present = f"{arm}, seed {seed}"

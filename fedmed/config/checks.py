@@ -47,6 +47,19 @@ def check_labels(data: Data) -> None:
         )
 
 
+def check_depths(data: Data) -> None:
+    """``data.bits-stored`` is a number of bits, or one for each site."""
+    given = data.depths
+    if len(given) < len([pair for pair in data.bits_stored.split(",") if pair.strip()]):
+        raise ValueError("data.bits-stored: a site has two values; give each one")
+    for bits in given.values():
+        if bits not in {str(depth) for depth in range(9, 17)}:
+            raise ValueError(
+                f"data.bits-stored: '{bits}' is not a number of bits from 9 to 16; give '12', or "
+                "'SITE=12, OTHER=16'"
+            )
+
+
 _LARGEST_CUBE = 256
 
 

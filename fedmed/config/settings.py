@@ -7,6 +7,7 @@ from pydantic import ValidationError, model_validator
 from fedmed.base.errors import UserError
 from fedmed.config.arms import ARMS, Arm
 from fedmed.config.checks import (
+    check_depths,
     check_evaluation,
     check_labels,
     check_model,
@@ -44,6 +45,7 @@ class Settings(Section):
         check_paths(data)
         check_source_keys(data)
         check_labels(data)
+        check_depths(data)
         check_sites(data, train, self.privacy, self.evaluation)
         check_targets(data, self.evaluation)
         check_volumes(data, self.model)

@@ -38,6 +38,7 @@ _ROWS = (
             "negative",
             "separator",
             "missing_images",
+            "bits_stored",
         ),
         needs={"path": "a CSV or Parquet file", "images": "a folder or zip"},
         columns=True,

@@ -15,38 +15,79 @@ from typing import Any, Final
 
 import pydicom
 from numpy.typing import NDArray
-from PIL import Image
-from pydicom.dataset import FileDataset
-from pydicom.encaps import get_frame
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, size
+from fedmed.data import compression
 
 MOST_INFLATED: Final = 256 * MIB
-"""Bytes of a deflated data set: the largest radiograph has a quarter of it."""
+"""Bytes of a deflated data set or a ``.dcm.gz``: the largest radiograph has a quarter of it."""
 
 _CHUNK: Final = MIB
+_ITEM: Final = b"\xfe\xff\x00\xe0"  # begins encapsulated pixels
+_GZIP: Final = b"\x1f\x8b"
+_OLD: Final = (b"\x02\0", b"\x08\0", b"\0\x08")  # groups that a file without a preamble begins with
 _silent = threading.Lock()
 
 
-def read(data: bytes, where: str, **options: Any) -> FileDataset:
-    """The data set in a file's bytes, ``options`` those of pydicom.
+def is_dicom(data: bytes) -> bool:
+    """Whether the bytes begin as a DICOM file does, with a preamble or, as old ones, without."""
+    if data[128:132] == b"DICM":
+        return True
+    group, element = data[:2], data[2:4]
+    return group in _OLD and (element[:1] == b"\0" or element[1:] == b"\0")
 
-    Raises :class:`UserError` naming ``where`` for one that inflates to too much; what pydicom
-    raises on a damaged file is left to the caller.
+
+def unpacked(data: bytes, where: str) -> bytes:
+    """What a ``.gz`` holds, and any other file as it is; :class:`UserError` for too much."""
+    if data[:2] != _GZIP:
+        return data
+    inflating = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    inside = inflating.decompress(data, MOST_INFLATED + 1)
+    if len(inside) > MOST_INFLATED:
+        raise UserError(f"{where}: inflates to over {size(MOST_INFLATED)}; drop its row")
+    if not inflating.eof:
+        raise ValueError("cut off")
+    return inside
+
+
+def read(data: bytes, where: str, **options: Any) -> FileDataset:
+    """The data set in a file's bytes, ``options`` those of pydicom; its transfer syntax is known.
+
+    Raises :class:`UserError` naming ``where`` for one that inflates to too much, or that does not
+    say how its pixels are compressed; what pydicom raises on a damaged file is left to the caller.
     """
     source = io.BytesIO(data)
     _check_inflated(source, where)
     source.seek(0)
-    return pydicom.dcmread(source, **options)
+    dataset = pydicom.dcmread(source, force=True, **options)
+    if not getattr(dataset, "file_meta", None):
+        dataset.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        if bytes(dataset.get("PixelData") or b"")[:4] == _ITEM:
+            raise UserError(
+                f"{where}: it does not say how its pixels are compressed; export the image again"
+            )
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
 
 
 def pixels(dataset: FileDataset, where: str) -> NDArray[Any]:
-    """The stored values of one frame; raises :class:`UserError` where its size is another's."""
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        _check_frame(dataset, where)
+    """The stored values of one frame.
+
+    Raises :class:`UserError` where its size is another's, or its compression is not read.
+    """
+    compression.prepare(dataset, where)
     with silence():
         return dataset.pixel_array
 
@@ -72,7 +113,7 @@ def silence() -> Iterator[None]:
 
 
 def _check_inflated(source: io.BytesIO, where: str) -> None:
-    read_preamble(source, force=False)
+    read_preamble(source, force=True)
     meta = _read_file_meta_info(source)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         return
@@ -83,14 +124,3 @@ def _check_inflated(source: io.BytesIO, where: str) -> None:
         left = inflating.unconsumed_tail
         if count > MOST_INFLATED:
             raise UserError(f"{where}: inflates to over {size(MOST_INFLATED)}; drop its row")
-
-
-def _check_frame(dataset: FileDataset, where: str) -> None:
-    """Compare a JPEG's own size with the header's, before a decoder takes memory for it."""
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if frame[:2] not in (b"\xff\xd8", b"\xff\x4f") and frame[4:8] != b"jP  ":
-        return  # run lengths, say: what they unpack to is the header's
-    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as picture:
-        found = picture.height, picture.width
-    if found != (int(dataset.Rows), int(dataset.Columns)):
-        raise UserError(f"{where}: pixels that do not fit its header; export the image again")

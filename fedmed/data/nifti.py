@@ -10,7 +10,7 @@ from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
 
 from fedmed.base.errors import UserError
-from fedmed.data.decode import quiet
+from fedmed.data.quiet import quiet
 from fedmed.data.volume import Volume, canonical, check_spread, check_voxels, to_hounsfield
 
 SUFFIXES = (".nii", ".nii.gz")

@@ -5,6 +5,7 @@ the normal of Image Orientation (DICOM PS3.3 C.7.6.2.1.1). Messages name files, 
 """
 
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -12,11 +13,11 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_modality_lut
 
 from fedmed.base.errors import UserError
 from fedmed.data import dicom
-from fedmed.data.decode import padding_of, quiet
+from fedmed.data.greyscale import modality, padding_of
+from fedmed.data.quiet import quiet
 from fedmed.data.volume import AIR, Volume, canonical, check_spread, check_voxels, to_hounsfield
 
 MAX_SLICES = 4096
@@ -63,14 +64,16 @@ def read_series(files: Sequence[str], load: Callable[[str], bytes], where: str) 
         raise UserError(f"{where}: fewer than two DICOM slices; give a folder with one CT series")
     if len(names) > MAX_SLICES:
         raise UserError(f"{where}: over {MAX_SLICES} files; give a folder with one CT series")
-    slices = [_header(load(name), name, f"{where}/{name}") for name in names]
+    slices = [_header(_load(load, name, where), name, f"{where}/{name}") for name in names]
     first = slices[0]
     check_voxels((len(slices), *first.shape), 2, where)
     _check_alike(slices, where)
     ordered, step = _in_order(slices, where)
     voxels = np.empty((len(ordered), *first.shape), dtype=np.int16)
     for plane, one in enumerate(ordered):
-        voxels[plane] = _hounsfield(load(one.file), first.shape, f"{where}/{one.file}")
+        voxels[plane] = _hounsfield(
+            _load(load, one.file, where), first.shape, f"{where}/{one.file}"
+        )
     check_spread(voxels, where)
     affine = np.stack(
         [step, first.columns * first.spacing[0], first.rows * first.spacing[1]], axis=1
@@ -79,8 +82,15 @@ def read_series(files: Sequence[str], load: Callable[[str], bytes], where: str) 
     return Volume(turned, spacing, hounsfield=True, where=where)
 
 
+def _load(load: Callable[[str], bytes], file: str, where: str) -> bytes:
+    try:
+        return dicom.unpacked(load(file), f"{where}/{file}")
+    except (ValueError, zlib.error) as error:
+        raise _damaged(f"{where}/{file}", error) from None
+
+
 def _header(data: bytes, name: str, where: str) -> _Slice:
-    if data[128:132] != b"DICM":
+    if not dicom.is_dicom(data):
         raise UserError(f"{where}: no DICOM file; a series' folder may hold nothing else, move it")
     try:
         with warnings.catch_warnings(), quiet("pydicom"):
@@ -196,7 +206,7 @@ def _hounsfield(data: bytes, shape: tuple[int, int], where: str) -> NDArray[np.i
             if stored.shape != shape:
                 raise UserError(f"{where}: pixels that do not fit its header; export it again")
             padding = padding_of(dataset, stored)
-            values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
+            values = modality(dataset, stored, where)
     except UserError:
         raise
     except Exception as error:

@@ -1,5 +1,6 @@
 """A shard: preprocessed images of one hospital as a uint8 memory map, made once and cached."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -7,14 +8,18 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.base import files
+from fedmed.data.brightness import MEASURES, check_left, measured
 from fedmed.data.cohort import LABEL_PREFIX, SOFT_PREFIX, Cohort, target_columns
 from fedmed.data.form import Form
+
+_MEASURES: Final = "pictures.npy"
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Shard:
     table: pd.DataFrame
     path: Path | None = None  # of the images' file
     state: tuple[int, int, int] | None = None  # of that file when it was opened
+    measures: NDArray[np.float32] | None = None  # brightness.MEASURES of each image, once clean
 
     def __len__(self) -> int:
         return len(self.table)
@@ -92,7 +98,10 @@ def load_shard(cohort: Cohort, form: Form) -> Shard:
         _make(cohort, form, key, folder)
     path = folder / "images.npy"
     images = np.load(path, mmap_mode="r", allow_pickle=False)
-    return Shard(key, images, cohort.table.reset_index(drop=True), path, file_state(path))
+    table = cohort.table.reset_index(drop=True)
+    measures = _measures(folder, images)
+    check_left(measures, [str(name) for name in table["image"]], flat=not form.volumes)
+    return Shard(key, images, table, path, file_state(path), measures)
 
 
 def file_state(path: Path) -> tuple[int, int, int] | None:
@@ -114,14 +123,31 @@ def _make(cohort: Cohort, form: Form, key: str, folder: Path) -> None:
             # Ordinary writes: a full disk under a memory map kills the process (SIGBUS).
             with (temporary / "images.npy").open("wb") as target:
                 np.lib.format.write_array_header_1_0(target, header)
-                for name in cohort.table["image"]:
-                    image = form.make(cohort.images.read(str(name)), str(name))
-                    target.write(image.tobytes())
+                measures = np.empty((len(cohort), len(MEASURES)), dtype=np.float32)
+                for row, name in enumerate(cohort.table["image"]):
+                    image = cohort.images.read(str(name))
+                    picture = form.make(image, str(name))
+                    measures[row] = measured(picture, image)
+                    target.write(picture.tobytes())
+            names = [str(name) for name in cohort.table["image"]]
+            check_left(measures, names, flat=not form.volumes)
+            np.save(temporary / _MEASURES, measures, allow_pickle=False)
             meta = {"form": form.key, "images": len(cohort)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             rename_once(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _measures(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The measures kept beside the images, or, of a shard that is older than they, made anew."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        kept: NDArray[np.float32] = np.load(folder / _MEASURES, allow_pickle=False)
+        if kept.shape == (len(images), len(MEASURES)):
+            return kept
+    unknown = np.empty(0, dtype=np.float32)  # what an image was made from
+    made = [measured(picture, unknown) for picture in images]
+    return np.array(made, dtype=np.float32).reshape(len(images), len(MEASURES))
 
 
 def rename_once(temporary: Path, folder: Path) -> None:

@@ -47,15 +47,18 @@ class FolderStore:
         self.root = root
         self._digests = Digests()
 
-    def read(self, name: str) -> Image:
-        """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file."""
+    def read(self, name: str, bits: int = 0) -> Image:
+        """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file.
+
+        ``bits`` are those of a 16-bit file's values, 0 where nobody says.
+        """
         path = self._path(name)
         if is_folder(path):
             files = _few(FolderStore(path).names(), path)
             return read_series(files, lambda file: self._bytes(path / file), str(path))
         if path.suffix.lower() == ".zip":
             return ZipStore(path).series("")
-        return _decoded(self._bytes(path), str(path))
+        return _decoded(self._bytes(path), str(path), bits)
 
     def digest(self, name: str) -> str:
         """SHA-256 of the file's bytes, remembered for as long as the file does not change.
@@ -123,11 +126,14 @@ class ZipStore:
         self._lock = threading.RLock()
         self._archive()  # a damaged zip is found at once
 
-    def read(self, name: str) -> Image:
-        """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file."""
+    def read(self, name: str, bits: int = 0) -> Image:
+        """Grey image, float32 in [0, 1], or a volume; :class:`UserError` names a bad file.
+
+        ``bits`` are those of a 16-bit file's values, 0 where nobody says.
+        """
         if name not in self._archive().NameToInfo and name in self:
             return self.series(name)
-        return _decoded(self._bytes(name), f"{self.path}: {name}")
+        return _decoded(self._bytes(name), f"{self.path}: {name}", bits)
 
     def series(self, folder: str) -> Volume:
         """The DICOM series in a folder of the zip, "" for the whole of it."""
@@ -264,14 +270,14 @@ class ArrayStore:
         return found
 
 
-def _decoded(data: bytes, where: str) -> Image:
+def _decoded(data: bytes, where: str, bits: int) -> Image:
     """A volume where the name says so, else a flat image."""
     name = where.lower()
     if name.endswith(nifti.SUFFIXES):
         return nifti.read_nifti(data, where)
     if name.endswith(arrays.SUFFIXES):
         return arrays.read_array(data, where)
-    return decode(data, where)
+    return decode(data, where, bits)
 
 
 def _most(name: str) -> int:

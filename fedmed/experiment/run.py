@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
 from fedmed.base import files
 from fedmed.base.errors import UserError
@@ -16,7 +17,8 @@ from fedmed.base.holding import held
 from fedmed.base.opening import absolute, is_folder, present
 from fedmed.base.paths import NAMED_WEIGHTS
 from fedmed.config import Settings
-from fedmed.data.form import central_slices
+from fedmed.data.brightness import findings, tabled
+from fedmed.data.form import Form, central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.data.remarks import remarks
 from fedmed.evaluation.comparison import compare
@@ -40,6 +42,9 @@ class Progress(Protocol):
 
     def preparing(self, what: str) -> None:
         """Something that is neither an arm nor a round is being done."""
+
+    def note(self, what: str) -> None:
+        """Something that the user should look at, and that stops nothing."""
 
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """A run begins (or resumes)."""
@@ -75,6 +80,8 @@ def _run_all(
     _check_earlier(experiment, out)
     progress.preparing("reading the cohort and preparing shards")
     check(experiment)
+    for line in odd_pictures(experiment):
+        progress.note(line)
     _describe(experiment, out)
     if experiment.pretrain is not None:
         cohort = load_network(experiment.pretrain.data).cohort.name
@@ -159,6 +166,28 @@ def check(experiment: Experiment) -> None:
                 member_shard(settings, member)  # a damaged image is found now
             if settings.evaluation.where != "server":
                 evaluation_shard(settings.data, member, evaluation_cap(settings))
+
+
+def odd_pictures(experiment: Experiment) -> list[str]:
+    """What looks wrong with the pictures in the shards that :func:`check` made, and in which.
+
+    For who runs the comparison alone: no result or report may hold it, as no epsilon covers it.
+    """
+    base = experiment.base
+    if base.data.site_names:  # whose images are elsewhere
+        return []
+    network = load_network(base.data)
+    hospital = dict(zip(network.cohort.table["image"], network.hospital, strict=True))
+    shards = [member_shard(s, m) for s in experiment.arms.values() for m in member_names(s)]
+    if base.evaluation.where != "hospitals":
+        shards.append(held_out_shard(base.data)[0])
+    tables = []
+    for shard in shards:
+        if shard.measures is not None:
+            names = shard.table["image"]
+            tables.append(tabled(names, names.map(hospital), shard.measures))
+    pictures = pd.concat(tables).drop_duplicates("image")
+    return findings(pictures, not Form.of(base.data).volumes)
 
 
 def earlier_runs(record: Path) -> dict[str, Any]:

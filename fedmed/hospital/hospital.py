@@ -15,6 +15,8 @@ from fedmed import models
 from fedmed.base import files
 from fedmed.base.errors import RunError, UserError
 from fedmed.config import Data, Model, Settings
+from fedmed.data.brightness import findings, tabled
+from fedmed.data.form import Form
 from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.remembering import remembered
@@ -334,6 +336,7 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
     source = noise_source(settings)
     with refusing("data", name):
         shard = member_shard(settings, name)
+        _warn_of_pictures(settings, name, shard)
         if policy.public_size:  # else the plan was made with this check, from the exact numbers
             check_patients_known(settings)
             _warn_of_delta(settings, name, shard)
@@ -350,6 +353,14 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
                 ),
             )
     return Hospital(name, settings, shard, plan, ledger, source, policy)
+
+
+def _warn_of_pictures(settings: Settings, name: str, shard: Shard) -> None:
+    """Tell a deployed hospital's own log, and nobody else, what looks wrong with its pictures."""
+    if settings.data.site_names and shard.measures is not None:
+        table = tabled(shard.table["image"], [name] * len(shard), shard.measures)
+        for line in findings(table, not Form.of(settings.data).volumes, named=False):
+            log.warning("%s; fedmed data inspect names some", line)
 
 
 def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:

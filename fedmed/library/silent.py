@@ -9,6 +9,9 @@ class Silent:
     def preparing(self, what: str) -> None:
         """Nothing."""
 
+    def note(self, what: str) -> None:
+        """Nothing."""
+
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """Nothing."""
 

@@ -60,6 +60,10 @@ class Followed:
         """Pass it on."""
         self._inner.preparing(what)
 
+    def note(self, what: str) -> None:
+        """Pass it on."""
+        self._inner.note(what)
+
     def started(self, arm: str, seed: int, rounds: int) -> None:
         """Open the run's log; that of a finished run stays as it is."""
         from fedmed.trackers import tensorboard

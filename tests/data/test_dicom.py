@@ -1,5 +1,6 @@
 """DICOM files that unpack to more than they say, and decoders that print past Python."""
 
+import gzip
 import io
 import os
 import zlib
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     SecondaryCaptureImageStorage,
 )
@@ -107,3 +110,45 @@ def test_a_dicom_has_fewer_pixels_than_other_images(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(module, "MAX_DICOM_PIXELS", 4095)
     refuses(lambda: decode(saved(image(RAMP)), "a.dcm"), "a.dcm: larger than 0 megapixels")
+
+
+def test_a_file_without_a_preamble_is_read_whatever_it_is_called() -> None:
+    plain = decode(saved(image(RAMP)), "a.dcm")
+    for uid in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        dataset = image(RAMP)
+        little = uid != ExplicitVRBigEndian
+        if not little:
+            dataset.PixelData = RAMP.astype(">u2").tobytes()
+        del dataset.file_meta
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, dataset, implicit_vr=uid.is_implicit_VR, little_endian=little)
+        data = buffer.getvalue()
+        assert data[128:132] != b"DICM"
+        for name in ("a.dcm", "IM0001"):
+            np.testing.assert_array_equal(decode(data, name), plain)
+
+
+def test_compressed_pixels_of_an_unknown_syntax_are_refused() -> None:
+    dataset = image(RAMP)
+    dataset.compress(JPEG2000Lossless)
+    del dataset.file_meta
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, implicit_vr=False, little_endian=True)
+    refuses(
+        lambda: decode(buffer.getvalue(), "a.dcm"),
+        "a.dcm: it does not say how its pixels are compressed",
+    )
+
+
+def test_what_is_packed_with_gzip_is_read_up_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = saved(image(RAMP))
+    np.testing.assert_array_equal(decode(gzip.compress(data), "a.dcm.gz"), decode(data, "a.dcm"))
+    refuses(lambda: decode(gzip.compress(data)[:-30], "a.dcm.gz"), "a.dcm.gz: damaged")
+    bomb = gzip.compress(bytes(300 << 20), 1)
+    refuses(lambda: decode(bomb, "a.dcm.gz"), "a.dcm.gz: inflates to over 256 MiB")
+
+
+def test_text_that_is_called_dicom_is_no_image() -> None:
+    refuses(lambda: decode(b"patient;age\n" * 99, "a.dcm"), "a.dcm: damaged or not an image")

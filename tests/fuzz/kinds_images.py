@@ -17,7 +17,7 @@ from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 from fuzz.kinds_tables import _claims, packed_png
 
-SHEET = ("sheet.png",)
+SHEET = ("sheet.png", "sheet-brightness.png")
 INSPECT = ["data", "inspect", "mine.toml", "--sheet=sheet.png"]
 
 

@@ -9,7 +9,7 @@ from random import Random
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, Case, kind
 
-SHEET = ("sheet.png",)
+SHEET = ("sheet.png", "sheet-brightness.png")
 
 
 @kind("places: read", 8)

@@ -10,7 +10,7 @@ from typing import Any
 from fuzz import bases, damage, formats
 from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
-SHEET = ("*sheet.png", "runs/*")
+SHEET = ("*sheet*.png", "runs/*")
 
 
 def toml_value(rng: Random) -> str:

@@ -20,7 +20,7 @@ from fuzz.cases import BAD, EITHER, HARMLESS, Case, kind
 
 from fedmed.config.sources import MAPPINGS
 
-SHEET = ("sheet.png",)
+SHEET = ("sheet.png", "sheet-brightness.png")
 
 
 def slot(rng: Random, folder: Path, suffix: str) -> tuple[Path, list[str], str]:

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from fedmed.config.names import Seed, Unit, within
 from fedmed.config.sources import MappingName, SourceName
 from fedmed.config.tables.section import Section
 
+_Text = BeforeValidator(lambda value: str(value) if type(value) is int else value)
 _Name = Annotated[str, Unit("a column's name")]
 
 
@@ -57,6 +58,11 @@ class Data(Section):
 
     images: Annotated[str, Unit("path")] = ""
     """`table`: the folder or zip that holds the images."""
+
+    bits_stored: Annotated[str, _Text, Unit("bits, or `SITE=BITS`, comma separated")] = ""
+    """`table`: how many bits the values of 16-bit PNG and TIFF files have (`"12"`), or those of
+    each hospital (`"north=12, south=16"`). Empty: 16, and a file that uses fewer is refused. See
+    [data.md](data.md#images)."""
 
     index: Annotated[str, Unit("path")] = ""
     """`medmnist`: a CSV with `split`, `row` and `patient_id`. `kermany`: a CSV with `image` and
@@ -167,6 +173,12 @@ class Data(Section):
         """The node key's fingerprint of each hospital that ``site_keys`` lists."""
         pairs = (pair.partition("=") for pair in self.site_keys.split(",") if pair.strip())
         return {name.strip(): key.strip() for name, _, key in pairs}
+
+    @property
+    def depths(self) -> dict[str, str]:
+        """Bits that ``bits_stored`` gives, as text, by site; "" is every site without its own."""
+        pairs = (pair.rpartition("=") for pair in self.bits_stored.split(",") if pair.strip())
+        return {name.strip(): bits.strip() for name, _, bits in pairs}
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from fedmed.data.cohort import (
     target_columns,
     validate,
 )
+from fedmed.data.depth import declared
 
 UNCERTAIN = -1
 """The label of a finding that the report mentions without deciding (CheXpert, MIMIC-CXR-JPG)."""
@@ -36,7 +37,7 @@ def load(data: Data) -> Cohort:
     become what ``data.uncertain`` says, and under ``smooth`` a column ``soft`` holds what training
     aims at for them. Raises :class:`UserError` naming the file, row or key and the remedy.
     """
-    cohort = reader(data.source)(data)
+    cohort = declared(reader(data.source)(data), data)
     if data.targets:
         return cohort.with_table(several(cohort.table, data, cohort.name))
     table, where = _choose(cohort.table, data, cohort.name), cohort.name
