@@ -47,6 +47,17 @@ class Counts:
     tp: Number
     fp: Number
 
+    @classmethod
+    def of_each(cls, truth: Floats, called: Floats) -> Counts:
+        """Of single images, by label and call, each 0 or 1."""
+        return cls(
+            images=np.ones(truth.size),
+            positives=truth,
+            negatives=1.0 - truth,
+            tp=called * truth,
+            fp=called * (1.0 - truth),
+        )
+
     @property
     def tn(self) -> Number:
         """Healthy images called healthy."""

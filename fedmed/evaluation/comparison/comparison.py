@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,12 @@ from fedmed.evaluation.intervals.estimates import (
 )
 from fedmed.evaluation.intervals.intervals import (
     LEVEL,
-    both_errors,
     detectable,
     holm,
     p_both,
     standard_error,
+    training_error,
 )
-from fedmed.evaluation.intervals.quantity import Quantity
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
@@ -120,14 +120,21 @@ def _estimated(panel: Panel, paired: Paired, baseline: str) -> tuple[dict[str, J
 
 
 def _adjusted(found: list[Json]) -> Json:
-    """Put Holm's p values beside those of the headline differences; returns the family."""
+    """Put Holm's p values and what can be detected beside the differences; returns the family."""
     headline = [row for row in found if row["headline"]]
     for row, adjusted in zip(headline, holm([row["p"] for row in headline]), strict=True):
         row["p_holm"] = adjusted
+    size = sum(row["p"] is not None for row in headline)
+    # Who looks for one of many differences must find it at the level that Holm leaves the first.
+    shared = 1.0 - (1.0 - LEVEL) / max(1, size)
+    for row in found:
+        level = shared if row["headline"] else LEVEL
+        row["minimum_detectable"] = row["minimum_detectable"](level=level)
     return {
         "method": "Holm",
-        "size": sum(row["p"] is not None for row in headline),
+        "size": size,
         "members": "the headline differences",
+        "level_of_detectable": shared,
     }
 
 
@@ -197,16 +204,10 @@ def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
         "p_holm": None,
         "delong_p": None,
         "headline": item.headline,
-        "minimum_detectable": _detectable(change, error),
+        "minimum_detectable": partial(  # the level is known when all differences are
+            detectable, error, training=training_error(change), seeds=change.values.size
+        ),
     }
-
-
-def _detectable(change: Quantity, error: float | None) -> float | None:
-    """Of the test that `p` is: with the luck of training where it was measured."""
-    if error is None:
-        return None
-    error, freedom = both_errors(change, error) or (error, math.inf)
-    return detectable(error, freedom=freedom)
 
 
 def _common_seeds(paired: Paired, baseline: str) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
+from fedmed.evaluation.intervals import rates
 from fedmed.evaluation.intervals.gaps import Gap, limits, without_gap
 from fedmed.evaluation.intervals.intervals import (
     LEVEL,
@@ -168,6 +169,8 @@ def p_value(quantity: Quantity) -> float | None:
     """
     mean = quantity.mean()
     limits = interval(mean)
+    if limits.method == "few events":
+        return 2.0 * float(ndtr(-rates.level_of_zero(mean.terms, 0)))
     samples = mean.samples[~np.isnan(mean.samples)]
     if limits.low is None or float(samples.std()) == 0.0:
         return None

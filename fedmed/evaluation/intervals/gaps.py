@@ -10,14 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
+from fedmed.evaluation.intervals import rates
 from fedmed.evaluation.intervals.intervals import LEVEL, MINIMUM
 from fedmed.evaluation.intervals.quantity import Quantity
 
 Floats = npt.NDArray[np.float64]
+_NORMAL: Final = 1.959964
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,11 @@ def limits(gap: Gap, *, level: float = LEVEL) -> tuple[float, float] | None:
     zero where no group differs for certain.
     """
     columns = range(len(gap.quantity.columns))
-    found = _simultaneous([(each, column) for each in gap.contrasts for column in columns], level)
-    if found is None:
+    sets = _simultaneous([(each, column) for each in gap.contrasts for column in columns], level)
+    if sets is None:
         return None
-    lows = [max(0.0, float(np.max(np.abs(values) - reach))) for values, reach in found]
-    highs = [min(1.0, float(np.max(np.abs(values) + reach))) for values, reach in found]
+    lows = [max(0.0, float(np.max(np.maximum(one.low, -one.high)))) for one in sets]
+    highs = [min(1.0, float(np.max(np.maximum(one.high, -one.low)))) for one in sets]
     return float(np.mean(lows)), float(np.mean(highs))
 
 
@@ -57,42 +61,90 @@ def limits_of_one(
     contrasts: Sequence[Quantity], which: int, *, level: float = LEVEL
 ) -> tuple[float, float] | None:
     """Interval of a contrast's first column that was picked because it is the largest."""
-    found = _simultaneous([(contrasts, 0)], level)
-    if found is None:
+    sets = _simultaneous([(contrasts, 0)], level)
+    if sets is None:
         return None
-    values, reach = found[0]
-    return float(values[which] - reach[which]), float(values[which] + reach[which])
+    return float(sets[0].low[which]), float(sets[0].high[which])
 
 
 def without_gap(gap: Gap) -> Floats:
     """Resamples [resamples] of the mean over columns of a gap, were all groups alike.
 
     Each contrast's resamples less its value: what the luck of the sample alone makes of groups
-    that are equally well served. NaN where a contrast is not defined.
+    that are equally well served. Where events are few, and resamples vary less than what they stand
+    for, they are stretched to it. NaN where a contrast is not defined.
     """
-    sizes = [np.max([np.abs(c.samples - c.values) for c in each], axis=0) for each in gap.contrasts]
+    draws = np.random.default_rng(0)  # for contrasts that no resample moves
+    sizes = [
+        np.max([np.abs(_luck(contrast, draws)) for contrast in each], axis=0)
+        for each in gap.contrasts
+    ]
     result: Floats = np.mean(sizes, axis=(0, 2))
     return result
 
 
+def _luck(contrast: Quantity, draws: np.random.Generator) -> Floats:
+    """Resamples of a contrast less its value [resamples, columns]."""
+    moved = contrast.samples - contrast.values
+    for column in range(len(contrast.columns)):
+        if not rates.few(contrast.terms, column):
+            continue
+        wanted = sum(rates.reach(contrast.terms, column, _NORMAL)) / (2.0 * _NORMAL)
+        there = float(np.nanstd(moved[:, column]))
+        if there > 0.0:
+            moved[:, column] *= max(1.0, wanted / there)
+        else:
+            moved[:, column] = wanted * draws.standard_normal(len(moved))
+    return moved
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Simultaneous limits [contrasts] of the contrasts of one set."""
+
+    low: Floats
+    high: Floats
+
+
 def _simultaneous(
     sets: Sequence[tuple[Sequence[Quantity], int]], level: float
-) -> list[tuple[Floats, Floats]] | None:
-    """Values and half widths of contrasts, per set and its column; None where there are none."""
+) -> list[_Limits] | None:
+    """Limits of contrasts, per set and its column; None where there are none."""
     values = [np.array([c.values[column] for c in each]) for each, column in sets]
     moved = [np.stack([c.samples[:, column] for c in each], axis=1) for each, column in sets]
-    found = half_widths(values, moved, level=level)
-    return None if found is None else list(zip(values, found, strict=True))
+    own = [np.array([_own(contrast, column) for contrast in each]) for each, column in sets]
+    widths = half_widths(values, moved, level=level, least=[side.mean(axis=1) for side in own])
+    if widths is None:
+        return None
+    result = []
+    for value, width, side in zip(values, widths, own, strict=True):
+        mean = side.mean(axis=1)
+        shape = np.divide(side, mean[:, None], out=np.ones_like(side), where=mean[:, None] > 0.0)
+        result.append(_Limits(value - width * shape[:, 0], value + width * shape[:, 1]))
+    return result
+
+
+def _own(contrast: Quantity, column: int) -> tuple[float, float]:
+    """Standard deviations down and up that a contrast of few events has; else 0 and 0."""
+    if not rates.few(contrast.terms, column):
+        return 0.0, 0.0
+    down, up = rates.reach(contrast.terms, column, _NORMAL)
+    return down / _NORMAL, up / _NORMAL
 
 
 def half_widths(
-    values: Sequence[Floats], moved: Sequence[Floats], *, level: float = LEVEL
+    values: Sequence[Floats],
+    moved: Sequence[Floats],
+    *,
+    level: float = LEVEL,
+    least: Sequence[Floats] | None = None,
 ) -> list[Floats] | None:
     """Half widths of simultaneous intervals of all contrasts of all sets.
 
     By set, `values` holds the contrasts and `moved` [resamples, contrasts] their resamples. A half
     width is c standard deviations of the resamples, with c such that `level` of the resamples keep
-    all contrasts inside (Davison and Hinkley 1997, section 4.2.4). None where one is not defined.
+    all contrasts inside (Davison and Hinkley 1997, section 4.2.4). `least` are standard deviations
+    below which none is taken to be. None where one is not defined.
     """
     if any(np.isnan(value).any() for value in values):
         return None
@@ -108,4 +160,7 @@ def half_widths(
         scale = np.where(deviation > 0.0, deviation, math.inf)
         farthest = np.maximum(farthest, np.max(distance / scale, axis=1))
     reach = float(np.quantile(farthest, level))
-    return [reach * deviation for deviation in deviations]
+    if least is None or not any(floor.any() for floor in least):
+        return [reach * deviation for deviation in deviations]
+    reach = max(reach, float(ndtri(0.5 + level / 2.0)))  # one alone has a normal's
+    return [reach * np.maximum(*both) for both in zip(deviations, least, strict=True)]

@@ -51,17 +51,7 @@ def derivative(metric: str, labels: Integers, column: tallies.Scored, chosen: In
         if called is None:
             return np.full(labels.size, np.nan)
         called = called[chosen]
-        result[chosen] = _of_ratio(
-            *SHARES[name](
-                Counts(
-                    images=np.ones(chosen.size),
-                    positives=truth,
-                    negatives=1.0 - truth,
-                    tp=called * truth,
-                    fp=called * (1.0 - truth),
-                )
-            )
-        )
+        result[chosen] = _of_ratio(*SHARES[name](Counts.of_each(truth, called)))
     return np.full(labels.size, np.nan) if np.isnan(result).any() else result
 
 

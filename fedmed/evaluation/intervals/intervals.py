@@ -9,14 +9,16 @@ from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
+from fedmed.evaluation.intervals import rates
 from fedmed.evaluation.intervals.quantity import Quantity
 
 Floats = npt.NDArray[np.float64]
-Method = Literal["bca", "percentile"]
+Method = Literal["bca", "percentile", "few events"]
 LEVEL: Final = 0.95
 MINIMUM: Final = 20  # defined resamples below which there is no interval
+TRAINING: Final = 0.2  # least share of the variance over seeds that counts as training's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,8 @@ def interval(
     acceleration being a sixth of the influence values' skewness. It falls back to plain
     percentiles, and says why, where all samples lie on one side of the value or the shift runs off
     the distribution. Resamples in which the quantity is not defined are left out; no interval where
-    the value is NaN, where half of the resamples or more are, or where there are too few.
+    the value is NaN, where half of the resamples or more are, or where there are too few. A rate,
+    or sum of rates, of few events has the interval of :mod:`rates` instead.
     """
     value, samples = float(quantity.values[column]), quantity.samples[:, column]
     if math.isnan(value):
@@ -52,6 +55,9 @@ def interval(
         few = f"defined in {defined.size} of {samples.size} resamples"
         return Interval(low=None, high=None, method=method, note=few)
     tail = (1.0 - level) / 2.0
+    if method == "bca" and rates.few(quantity.terms, column):
+        down, up = rates.reach(quantity.terms, column, float(ndtri(1.0 - tail)))
+        return Interval(low=value - down, high=value + up, method="few events")
     tails = (tail, 1.0 - tail)
     note: str | None = None
     if method == "bca":
@@ -109,7 +115,7 @@ def over_seeds(values: npt.ArrayLike, *, level: float = LEVEL) -> Seeds | None:
     if numbers.size < 2 or np.isnan(numbers).any():
         return None
     sd, mean = float(numbers.std(ddof=1)), float(numbers.mean())
-    half = _quantile(0.5 + level / 2.0, numbers.size - 1.0) * sd / math.sqrt(numbers.size)
+    half = float(stdtrit(numbers.size - 1.0, 0.5 + level / 2.0)) * sd / math.sqrt(numbers.size)
     return Seeds(sd=sd, low=mean - half, high=mean + half)
 
 
@@ -118,53 +124,52 @@ def both_sources(
 ) -> tuple[float, float] | None:
     """Limits `low` and `high` of the mean over columns (seeds), with the luck of training added.
 
-    The limits given are those of test sampling; each keeps its own standard error, its distance
-    from the mean over the normal quantile, so that the asymmetry stays. See :func:`both_errors`.
-    None below two seeds.
+    The limits given are those of test sampling; each keeps its own distance from the mean, so that
+    the asymmetry stays. To its square is added that of Student's t with k - 1 degrees of freedom
+    times :func:`training_error`: of few seeds the spread of training is hardly known, and it is
+    often the larger. None below two seeds.
     """
-    mean = float(quantity.values.mean())
-    normal = float(ndtri(0.5 + level / 2.0))
-    reaches = []
-    for distance in (mean - low, high - mean):
-        found = both_errors(quantity, max(0.0, distance) / normal)
-        if found is None:
-            return None
-        error, freedom = found
-        reaches.append(_quantile(0.5 + level / 2.0, freedom) * error)
-    return mean - reaches[0], mean + reaches[1]
-
-
-def both_errors(quantity: Quantity, error: float) -> tuple[float, float] | None:
-    """Standard error of the mean over columns (seeds) with training's luck; degrees of freedom.
-
-    `error` is that of test sampling. To its square is added :func:`training_variance` / k, and the
-    sum is of Student's t with the degrees of freedom of Satterthwaite (1946, equation 17), those of
-    test sampling being infinite: (k - 1) (sum / (variance over seeds / k))^2. None below two seeds.
-    """
-    seeds, training = over_seeds(quantity.values), training_variance(quantity)
-    if seeds is None or training is None:
+    training = training_error(quantity)
+    if training is None:
         return None
-    k = quantity.values.size
-    variance = error**2 + training / k
-    if variance == 0.0 or seeds.sd == 0.0:
-        return error, math.inf
-    return math.sqrt(variance), (k - 1) * (variance / (seeds.sd**2 / k)) ** 2
+    mean = float(quantity.values.mean())
+    added = float(stdtrit(quantity.values.size - 1.0, 0.5 + level / 2.0)) * training
+    down, up = (math.hypot(max(0.0, reach), added) for reach in (mean - low, high - mean))
+    return mean - down, mean + up
 
 
 def p_both(quantity: Quantity, low: float, high: float) -> float | None:
     """Two-sided p-value of "the mean over columns is zero", of :func:`both_sources`.
 
-    It is below 0.05 exactly where that interval at 95 % leaves zero out. None below two seeds and
-    where neither test images nor training move the mean.
+    The level at which that interval reaches zero, the limits' distances growing as a normal's: it
+    is below 0.05 exactly where the interval at 95 % leaves zero out. None below two seeds and where
+    neither test images nor training move the mean.
     """
+    training = training_error(quantity)
     mean = float(quantity.values.mean())
     distance = mean - low if mean > 0.0 else high - mean
-    found = both_errors(quantity, max(0.0, distance) / float(ndtri(0.5 + LEVEL / 2.0)))
-    if found is None or found[0] == 0.0:
+    error = max(0.0, distance) / float(ndtri(0.5 + LEVEL / 2.0))
+    if training is None or math.hypot(error, training) == 0.0:
         return None
-    error, freedom = found
-    reached = -abs(mean) / error
-    return 2.0 * float(ndtr(reached) if math.isinf(freedom) else stdtr(freedom, reached))
+    freedom = quantity.values.size - 1.0
+    small, large = 0.0, 1.0  # of p: the interval at 1 - p shrinks as p grows
+    for _ in range(80):
+        p = (small + large) / 2.0
+        reach = math.hypot(ndtri(p / 2.0) * error, stdtrit(freedom, p / 2.0) * training)
+        small, large = (p, large) if reach > abs(mean) else (small, p)
+    return (small + large) / 2.0
+
+
+def training_error(quantity: Quantity) -> float | None:
+    """Standard error of the mean over columns (seeds) from training alone; None below two.
+
+    The root of :func:`training_variance` / k, with at least TRAINING of the variance over seeds: of
+    two or three seeds what is left after test sampling is too often nothing.
+    """
+    seeds, training = over_seeds(quantity.values), training_variance(quantity)
+    if seeds is None or training is None:
+        return None
+    return math.sqrt(max(training, TRAINING * seeds.sd**2) / quantity.values.size)
 
 
 def training_variance(quantity: Quantity) -> float | None:
@@ -192,19 +197,26 @@ def standard_error(quantity: Quantity, *, column: int = 0) -> float | None:
 def detectable(
     error: float | None,
     *,
-    freedom: float = math.inf,
+    training: float | None = None,
+    seeds: int = 1,
     level: float = LEVEL,
     power: float = 0.8,
 ) -> float | None:
     """Smallest true value that a two-sided test finds with this power: (z.975 + z.8) x `error`.
 
-    `error` is the standard error; by the normal approximation (Armitage et al. 2002), or by
-    Student's t where `freedom` is finite. None where nothing varies: a test that nothing can move
-    finds nothing.
+    `error` is the standard error, by the normal approximation (Armitage et al. 2002). With
+    `training` (:func:`training_error` over `seeds`) it is of the test of :func:`p_both`. `level` is
+    1 less the size of the test: of m tests that Holm adjusts the first has 0.05 / m. None where
+    nothing varies: a test that nothing can move finds nothing.
     """
-    if error is None or error <= 1e-12:  # rounding of a constant
+    if error is None or math.hypot(error, training or 0.0) <= 1e-12:  # rounding of a constant
         return None
-    return (_quantile(0.5 + level / 2.0, freedom) + _quantile(power, freedom)) * error
+    tails = 0.5 + level / 2.0, power
+    if training is None:
+        return sum(float(ndtri(tail)) for tail in tails) * error
+    return sum(
+        math.hypot(ndtri(tail) * error, stdtrit(seeds - 1.0, tail) * training) for tail in tails
+    )
 
 
 def _bca_tails(
@@ -226,8 +238,3 @@ def _bca_tails(
             return "percentile: the acceleration is too large"
         shares.append(float(ndtr(bias + shifted / (1.0 - acceleration * shifted))))
     return shares[0], shares[1]
-
-
-def _quantile(share: float, freedom: float) -> float:
-    """Of the normal distribution, or of Student's t where `freedom` is finite."""
-    return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))

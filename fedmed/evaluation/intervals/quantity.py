@@ -9,6 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from fedmed.evaluation.intervals.rates import Terms
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -20,13 +22,15 @@ class Quantity:
     (a group without one of the classes, no threshold). `influence` [patients, columns] is its
     derivative by a patient's weight, centred within each stratum of the resampling, so that a
     resample with patient counts w is about values + (w - 1) @ influence, and the root of the sum of
-    squares is its standard error (infinitesimal jackknife, Efron 1982).
+    squares is its standard error (infinitesimal jackknife, Efron 1982). `terms` are the rates that
+    it is the sum of, where it is one.
     """
 
     columns: tuple[str, ...]
     values: Floats
     samples: Floats
     derivative: Callable[[], Floats]
+    terms: Terms = ()
 
     @cached_property
     def influence(self) -> Floats:
@@ -43,6 +47,7 @@ class Quantity:
             self.values - other.values,
             self.samples - other.samples,
             lambda: self.influence - other.influence,
+            _sum([(1.0, self), (-1.0, other)]),
         )
 
     def select(self, names: Sequence[str]) -> Quantity:
@@ -56,6 +61,7 @@ class Quantity:
             self.values[chosen],
             self.samples[:, chosen],
             lambda: self.influence[:, chosen],
+            tuple((factor, rate.select(chosen)) for factor, rate in self.terms),
         )
 
     def mean(self, name: str = "mean") -> Quantity:
@@ -65,6 +71,7 @@ class Quantity:
             self.values.mean(keepdims=True),
             self.samples.mean(axis=1, keepdims=True),
             lambda: self.influence.mean(axis=1, keepdims=True),
+            tuple((factor, rate.mean()) for factor, rate in self.terms),
         )
 
 
@@ -78,7 +85,15 @@ def average(quantities: Sequence[Quantity]) -> Quantity:
         np.mean([q.values for q in quantities], axis=0),
         np.mean([q.samples for q in quantities], axis=0),
         lambda: np.mean([q.influence for q in quantities], axis=0),
+        _sum([(1.0 / len(quantities), quantity) for quantity in quantities]),
     )
+
+
+def _sum(parts: Sequence[tuple[float, Quantity]]) -> Terms:
+    """The rates of a sum of quantities; none where one of these is no sum of rates."""
+    if not all(quantity.terms for _, quantity in parts):
+        return ()
+    return tuple((f * factor, rate) for f, quantity in parts for factor, rate in quantity.terms)
 
 
 def largest(quantities: Sequence[Quantity]) -> Quantity:

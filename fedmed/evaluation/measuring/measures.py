@@ -15,7 +15,7 @@ measured at the prevalence of the test images, and its interval is not that of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -29,6 +29,7 @@ from fedmed.evaluation.calibration import logit
 from fedmed.evaluation.discrimination import arrays
 from fedmed.evaluation.intervals import influence
 from fedmed.evaluation.intervals.quantity import Quantity, average, largest, smallest, spread
+from fedmed.evaluation.intervals.rates import Rate, Terms
 from fedmed.evaluation.intervals.resampling import (
     RESAMPLES,
     SEED,
@@ -123,7 +124,33 @@ class Measured:
             values[:, 0].copy(),
             np.ascontiguousarray(values[:, 1:].T),
             partial(self._influence, metric, chosen),
+            self._terms(metric, chosen, values[:, 0], (attribute, group, others)),
         )
+
+    def _terms(self, metric: str, chosen: Integers, values: Floats, place: Hashable) -> Terms:
+        """A share of calls as the rate that it is."""
+        name = metric.removesuffix(AT_SPECIFICITY)
+        if name not in SHARES or not chosen.size:
+            return ()
+        given = [column.called[name != metric] for column in self.scored]
+        calls = [called for called in given if called is not None]
+        if len(calls) < len(given):
+            return ()
+        counted = partial(self._counted, name, calls, chosen)
+        influence = partial(self._influence, metric, chosen)
+        return ((1.0, Rate(place, values.copy(), counted, influence)),)
+
+    def _counted(
+        self, name: str, calls: Sequence[Floats], chosen: Integers
+    ) -> tuple[Floats, Floats]:
+        """Images and patients [columns] in a share's denominator."""
+        truth, patients = self.labels[chosen].astype(np.float64), self.design.patient[chosen]
+        images, people = [], []
+        for called in calls:
+            _, bottom = SHARES[name](Counts.of_each(truth, called[chosen]))
+            images.append(float(np.sum(bottom)))
+            people.append(float(np.unique(patients[bottom > 0]).size))
+        return np.array(images), np.array(people)
 
     def _values(self, metric: str, attribute: str | None, index: int, *, others: bool) -> Floats:
         kept = self.statistics[attribute]

@@ -1,0 +1,145 @@
+"""Intervals of rates, and of their sums and differences, where few events are seen.
+
+A resample of twelve patients of whom nobody was missed misses nobody: the bootstrap is certain of
+what it has not seen. Here a rate's interval is that of Agresti and Coull (1998), with the number of
+images that patients' clusters leave, and a difference's is put together from those of its rates
+(MOVER: Zou and Donner 2008, equations 3 and 7; of two rates it is Newcombe's 1998, method 10, with
+these limits). Where events are many the bootstrap, which knows everything else, is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+FEW: Final = 30
+"""Events, or images without one, below which the bootstrap's interval of a rate is not used."""
+
+_SURELY_MANY: Final = 10  # times FEW images with an event: no clustering makes them few
+
+
+@dataclass(frozen=True, eq=False)
+class Rate:
+    """A share of images under every column.
+
+    ``values`` [columns], ``influence`` their derivatives [patients, columns]; ``counted`` gives
+    how many images and how many patients [columns] are in the denominator. ``place`` names the
+    images that it is of: rates of one place are of the same patients, of two of other patients.
+    """
+
+    place: Hashable
+    values: Floats
+    counted: Callable[[], tuple[Floats, Floats]]
+    influence: Callable[[], Floats]
+
+    @cached_property
+    def images(self) -> Floats:
+        """Images [columns] in the denominator."""
+        return self.counted()[0]
+
+    @cached_property
+    def patients(self) -> Floats:
+        """Patients [columns] with any of them."""
+        return self.counted()[1]
+
+    @cached_property
+    def effective(self) -> Floats:
+        """Images [columns] of patients of their own that would tell as much.
+
+        By the variance of the clusters (Korn and Graubard 1998); where none is seen, as many as
+        there are patients.
+        """
+        variance = np.square(self.influence()).sum(axis=0)
+        spread = self.values * (1.0 - self.values)
+        seen = (spread > 0.0) & (variance > 0.0)
+        by_variance = np.divide(spread, variance, out=np.zeros_like(spread), where=seen)
+        return np.where(seen, np.clip(by_variance, 1.0, self.images), self.patients)
+
+    def few(self, column: int) -> bool:
+        """Whether so few events, or so few images without one, are behind a column."""
+        rarer = min(self.values[column], 1.0 - self.values[column])
+        if self.images[column] * rarer > _SURELY_MANY * FEW:
+            return False
+        return bool(self.effective[column] * rarer < FEW)
+
+    def reach(self, column: int, z: float) -> tuple[float, float]:
+        """How far the interval goes down and up from the value (Agresti and Coull 1998)."""
+        value, images = float(self.values[column]), float(self.effective[column])
+        shrunk = images + z * z
+        middle = (value * images + z * z / 2.0) / shrunk
+        half = z * math.sqrt(middle * (1.0 - middle) / shrunk)
+        low, high = max(0.0, middle - half), min(1.0, middle + half)
+        return max(0.0, value - low), max(0.0, high - value)
+
+    def select(self, chosen: Sequence[int]) -> Rate:
+        """Only these columns."""
+        index = list(chosen)
+        return Rate(
+            self.place,
+            self.values[index],
+            lambda: (self.images[index], self.patients[index]),
+            lambda: self.influence()[:, index],
+        )
+
+    def mean(self) -> Rate:
+        """The mean over columns: what several models tell of the same images."""
+        return Rate(
+            self.place,
+            self.values.mean(keepdims=True),
+            lambda: (self.images.sum(keepdims=True), self.patients.mean(keepdims=True)),
+            lambda: self.influence().mean(axis=1, keepdims=True),
+        )
+
+
+Terms = tuple[tuple[float, Rate], ...]
+"""A quantity as a sum of rates, each with its factor."""
+
+
+def few(terms: Terms, column: int) -> bool:
+    """Whether any of the rates has few events."""
+    return any(rate.few(column) for _, rate in terms)
+
+
+def reach(terms: Terms, column: int, z: float) -> tuple[float, float]:
+    """How far the interval of a sum of rates goes down and up from its value."""
+    parts = [(factor, *rate.reach(column, z)) for factor, rate in terms]
+    signs = np.array([math.copysign(1.0, factor) for factor, _, _ in parts])
+    down = np.array([abs(f) * (low if f > 0 else high) for f, low, high in parts])
+    up = np.array([abs(f) * (high if f > 0 else low) for f, low, high in parts])
+    together = _correlation([rate for _, rate in terms], column) * np.outer(signs, signs)
+    return tuple(math.sqrt(max(0.0, float(side @ together @ side))) for side in (down, up))  # type: ignore[return-value]  # two sides
+
+
+def level_of_zero(terms: Terms, column: int) -> float:
+    """Standard deviations z at which the interval just reaches zero; at most 40."""
+    value = sum(factor * float(rate.values[column]) for factor, rate in terms)
+    side = 0 if value > 0.0 else 1
+    low, high = 0.0, 40.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        if reach(terms, column, middle)[side] < abs(value):
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2.0
+
+
+def _correlation(rates: Sequence[Rate], column: int) -> Floats:
+    """Correlations of rates of the same patients; 0 of others, and where nothing is seen."""
+    result = np.eye(len(rates))
+    for i, one in enumerate(rates):
+        for j, other in enumerate(rates[:i]):
+            if one.place != other.place:
+                continue
+            a, b = one.influence()[:, column], other.influence()[:, column]
+            size = math.sqrt(float(a @ a) * float(b @ b))
+            result[i, j] = result[j, i] = float(a @ b) / size if size > 0.0 else 0.0
+    return result
