@@ -6,15 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from support import goes_red, refuses
 from support.images import dicom, picture
 from support.runs import run
 
-from fedmed.config import Data
+from fedmed.config import Data, Model
 from fedmed.data.form import Form
 from fedmed.data.sources import load
 from fedmed.data.sources.phantom import load as phantom
 from fedmed.experiment.file import load_experiment
+from fedmed.models import build
 
 NORTH = "hospital-1"
 TEXT = """
@@ -29,10 +31,15 @@ image-size = 32
 hospitals = 2
 split = "patient"
 {more}
+[model]
+name = "probe"
+features = "resnet9"
+weights = "{folder}/resnet9.safetensors"
 [train]
-rounds = 4
+rounds = 20
 local-epochs = 2
 batch-size = 8
+learning-rate = 0.5
 [run]
 threads = 1
 """
@@ -62,6 +69,9 @@ def written(folder: Path, south: str, more: str = "", patients: int = 160) -> Pa
         (folder / "films" / f"{row}.{suffix}").write_bytes(data)
     columns = ["image", "label", "patient_id", "site", "age", "sex"]
     table[columns].to_csv(folder / "films.csv", index=False)
+    # A head on random features: a whole network makes 0.03 of AUROC of one level of 255.
+    drawn_at_random = build(Model(name="resnet9", stem="imagenet"), 32, 0)
+    save_file(drawn_at_random.state_dict(), folder / "resnet9.safetensors")
     path = folder / "mine.toml"
     path.write_text(TEXT.format(folder=folder, more=more))
     return path
