@@ -86,11 +86,12 @@ def shard_key(cohort: Cohort, form: Form) -> str:
     return key.hexdigest()[:32]
 
 
-def load_shard(cohort: Cohort, form: Form) -> Shard:
+def load_shard(cohort: Cohort, form: Form, *, nothing_left: bool = False) -> Shard:
     """The cohort's images as a shard, decoded on first use and read from the cache after that.
 
     Two processes may make the same shard at once: each fills a folder of its own and the first
-    rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk.
+    rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk; and,
+    unless ``nothing_left``, for pictures of which nothing is left (:func:`brightness.check_left`).
     """
     key = shard_key(cohort, form)
     folder = files.home() / "cache" / "shards" / key
@@ -100,7 +101,8 @@ def load_shard(cohort: Cohort, form: Form) -> Shard:
     images = np.load(path, mmap_mode="r", allow_pickle=False)
     table = cohort.table.reset_index(drop=True)
     measures = _measures(folder, images)
-    check_left(measures, [str(name) for name in table["image"]], flat=not form.volumes)
+    if not nothing_left:
+        check_left(measures, [str(name) for name in table["image"]], flat=not form.volumes)
     return Shard(key, images, table, path, file_state(path), measures)
 
 
@@ -129,8 +131,6 @@ def _make(cohort: Cohort, form: Form, key: str, folder: Path) -> None:
                     picture = form.make(image, str(name))
                     measures[row] = measured(picture, image)
                     target.write(picture.tobytes())
-            names = [str(name) for name in cohort.table["image"]]
-            check_left(measures, names, flat=not form.volumes)
             np.save(temporary / _MEASURES, measures, allow_pickle=False)
             meta = {"form": form.key, "images": len(cohort)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
