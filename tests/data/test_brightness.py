@@ -15,12 +15,11 @@ from support.images import RAMP, dicom, picture
 from fedmed.base.errors import UserError
 from fedmed.config import Data
 from fedmed.data import network as network_module
-from fedmed.data import shard as shard_module
 from fedmed.data.brightness import MEASURES, findings, measured, sampled, tabled
 from fedmed.data.form import Form
 from fedmed.data.inspect import look
 from fedmed.data.network import forget, load_network, training_shard
-from fedmed.data.shard import load_shard
+from fedmed.data.shard import load_shard, shard_key
 from fedmed.data.sources import load
 from fedmed.data.stores import FolderStore
 
@@ -150,11 +149,19 @@ def test_a_deployed_hospital_refuses_no_window_that_leaves_nothing(
     refuses(lambda: training_shard(simulated, "hospital-1"), "one brightness all over")
 
 
-def test_a_shard_older_than_the_measures_is_measured_anew(tmp_path: Path, home: Path) -> None:
+def test_a_shard_of_before_is_not_taken_for_one_that_was_checked(
+    tmp_path: Path, home: Path
+) -> None:
+    """Sabotage: films of 13 grey levels that lie in the cache since an older version."""
     keys = cohort(tmp_path, {f"{row}.png": picture(film(0, 256)) for row in range(6)})
+    shards = home / "cache" / "shards"
+    old = shards / shard_key(load(keys), Form(24))
+    old.mkdir(parents=True)
+    np.save(old / "images.npy", np.zeros((6, 24, 24), dtype=np.uint8))
+    (old / "meta.json").write_text("{}")
     first = load_shard(load(keys), Form(24))
+    assert (first.key, first.images.max() > 0) == (old.name, True)
     assert first.measures is not None
-    (home / "cache" / "shards" / first.key / shard_module._MEASURES).unlink()
     again = load_shard(load(keys), Form(24))
     np.testing.assert_array_equal(again.measures, first.measures)
 

@@ -13,6 +13,8 @@ from support.runs import run
 
 from fedmed.config import Data, Model
 from fedmed.data.form import Form
+from fedmed.data.inspect import look
+from fedmed.data.network import load_network
 from fedmed.data.sources import load
 from fedmed.data.sources.phantom import load as phantom
 from fedmed.experiment.file import load_experiment
@@ -137,7 +139,11 @@ def test_another_depth_trains_to_the_auroc_of_one(
 
 def test_undeclared_12_bits_are_refused_before_anything_trains(tmp_path: Path) -> None:
     path = written(tmp_path, "12 bits")
-    refuses(lambda: run(path, tmp_path / "out"), "uses 12 bits", "data.bits-stored = '12'")
+    said = ("uses 12 bits", "data.bits-stored = '12'")
+    refuses(lambda: run(path, tmp_path / "out"), *said)
+    assert not (tmp_path / "out" / "experiment.json").exists()
+    data = load_experiment(path).base.data
+    refuses(lambda: look(load_network(data), Form.of(data)), *said)
 
 
 @pytest.mark.slow
