@@ -5,7 +5,7 @@ goes into a shard; what is measured stays where the images are.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -48,7 +48,7 @@ def measured(picture: NDArray[np.uint8], image: NDArray[np.float32] | Volume) ->
     return [float((counts > 0).sum()), *shares.tolist(), median, ninth - tenth, air, tissue]
 
 
-def check_left(measures: NDArray[np.float32], names: Sequence[str], flat: bool) -> None:
+def check_left(measures: NDArray[np.floating[Any]], names: Sequence[str], flat: bool) -> None:
     """Refuse pictures of which nothing is left; :class:`UserError` names them, ``names`` in order.
 
     ``measures`` has a row for each. ``flat``: not of volumes, whose masks have two levels.

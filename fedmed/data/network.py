@@ -111,20 +111,29 @@ def member_names(settings: Settings) -> list[str]:
 @remembered(maxsize=128)
 def training_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The training shard of one member, kept open by the process that asked for it."""
-    return load_shard(load_network(data).training(hospital, cap), Form.of(data))
+    return _shard(load_network(data).training(hospital, cap), data)
 
 
 @remembered(maxsize=128)
 def evaluation_shard(data: Data, hospital: str, cap: int = 0) -> Shard:
     """The validation and test images of one member, kept open by the process that asked."""
-    return load_shard(load_network(data).evaluation(hospital, cap), Form.of(data))
+    return _shard(load_network(data).evaluation(hospital, cap), data)
 
 
 @remembered(maxsize=2)
 def held_out_shard(data: Data) -> tuple[Shard, pd.Series]:
     """The server's validation and test images, and the hospital of each."""
     cohort, hospitals = load_network(data).held_out()
-    return load_shard(cohort, Form.of(data)), hospitals
+    return _shard(cohort, data), hospitals
+
+
+def _shard(cohort: Cohort, data: Data) -> Shard:
+    """The cohort's shard; pictures of which nothing is left are refused in a simulation alone.
+
+    In a deployed hospital a request decides about the window, so that refusing would tell its
+    sender, without noise, whether a patient has values that it picked: the hospital's log says it.
+    """
+    return load_shard(cohort, Form.of(data), nothing_left=bool(data.site_names))
 
 
 def forget() -> None:

@@ -1,6 +1,5 @@
 """A shard: preprocessed images of one hospital as a uint8 memory map, made once and cached."""
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -20,6 +19,8 @@ from fedmed.data.cohort import LABEL_PREFIX, SOFT_PREFIX, Cohort, target_columns
 from fedmed.data.form import Form
 
 _MEASURES: Final = "pictures.npy"
+_LAYOUT: Final = "-2"
+"""Ends folders' names. Older ones may hold pictures that are refused now, and are left alone."""
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,23 @@ def shard_key(cohort: Cohort, form: Form) -> str:
     return key.hexdigest()[:32]
 
 
-def load_shard(cohort: Cohort, form: Form) -> Shard:
+def load_shard(cohort: Cohort, form: Form, *, nothing_left: bool = False) -> Shard:
     """The cohort's images as a shard, decoded on first use and read from the cache after that.
 
     Two processes may make the same shard at once: each fills a folder of its own and the first
-    rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk.
+    rename wins. Raises :class:`UserError` for an image that cannot be read, or a full disk; and,
+    unless ``nothing_left``, for pictures of which nothing is left (:func:`brightness.check_left`).
     """
     key = shard_key(cohort, form)
-    folder = files.home() / "cache" / "shards" / key
+    folder = files.home() / "cache" / "shards" / f"{key}{_LAYOUT}"
     if not (folder / "meta.json").is_file():
         _make(cohort, form, key, folder)
     path = folder / "images.npy"
     images = np.load(path, mmap_mode="r", allow_pickle=False)
     table = cohort.table.reset_index(drop=True)
-    measures = _measures(folder, images)
-    check_left(measures, [str(name) for name in table["image"]], flat=not form.volumes)
+    measures: NDArray[np.float32] = np.load(folder / _MEASURES, allow_pickle=False)
+    if not nothing_left:
+        check_left(measures, [str(name) for name in table["image"]], flat=not form.volumes)
     return Shard(key, images, table, path, file_state(path), measures)
 
 
@@ -129,25 +132,12 @@ def _make(cohort: Cohort, form: Form, key: str, folder: Path) -> None:
                     picture = form.make(image, str(name))
                     measures[row] = measured(picture, image)
                     target.write(picture.tobytes())
-            names = [str(name) for name in cohort.table["image"]]
-            check_left(measures, names, flat=not form.volumes)
             np.save(temporary / _MEASURES, measures, allow_pickle=False)
             meta = {"form": form.key, "images": len(cohort)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             rename_once(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _measures(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The measures kept beside the images, or, of a shard that is older than they, made anew."""
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        kept: NDArray[np.float32] = np.load(folder / _MEASURES, allow_pickle=False)
-        if kept.shape == (len(images), len(MEASURES)):
-            return kept
-    unknown = np.empty(0, dtype=np.float32)  # what an image was made from
-    made = [measured(picture, unknown) for picture in images]
-    return np.array(made, dtype=np.float32).reshape(len(images), len(MEASURES))
 
 
 def rename_once(temporary: Path, folder: Path) -> None:

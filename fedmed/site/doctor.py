@@ -5,7 +5,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from fedmed.base.errors import RunError, UserError
 from fedmed.base.opening import is_folder, present
@@ -22,6 +24,7 @@ SPACE: Final = 2 * 2**30
 """Bytes that should be free beside the ledger: decoded images and the last replies lie there."""
 
 _SAMPLE: Final = 8  # images that are decoded
+_SIDE: Final = 64  # pixels to which they are brought
 
 Look = Callable[[Connection], list[Check]]
 
@@ -100,8 +103,8 @@ def _data(site: SiteFile) -> Iterator[Check]:
         training = network.training(network.names[0])
         table = network.cohort.table
         names = list(training.table["image"])
-        for name in names[:: max(1, len(names) // _SAMPLE)][:_SAMPLE]:
-            network.cohort.images.read(name)
+        some = names[:: max(1, len(names) // _SAMPLE)][:_SAMPLE]
+        _look([(name, network.cohort.images.read(name)) for name in some])
     except UserError as error:
         yield Check("data", False, str(error))
         return
@@ -115,6 +118,18 @@ def _data(site: SiteFile) -> Iterator[Check]:
     else:
         yield Check("patients", True, f"{len(shared)}, each in one split only")
     yield from _cohort(site, int(training.table["patient_id"].nunique()))
+
+
+def _look(images: list[tuple[str, Any]]) -> None:
+    """Refuse flat images of which nothing is left; a volume's window comes with a request."""
+    from fedmed.data.brightness import check_left, measured
+    from fedmed.data.decode import to_square
+    from fedmed.data.volume import Volume
+
+    flat = [(name, image) for name, image in images if not isinstance(image, Volume)]
+    if flat:
+        measures = [measured(to_square(image, _SIDE), image) for _, image in flat]
+        check_left(np.array(measures), [name for name, _ in flat], flat=True)
 
 
 def _readable(path: str, key: str) -> None:

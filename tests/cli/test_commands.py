@@ -91,7 +91,10 @@ def test_inspect_counts_and_draws(experiment: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert "phantom (synthetic)" in shown
     assert "hospital-2" in shown
-    assert Path("sheet.png").read_bytes().startswith(b"\x89PNG")
+    for sheet in ("sheet.png", "sheet-brightness.png"):
+        assert Path(sheet).read_bytes().startswith(b"\x89PNG")
+        assert sheet in shown
+    assert "note: hospital" not in shown, "the phantom's pictures are in order"
 
 
 @pytest.mark.parametrize(

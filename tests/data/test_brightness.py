@@ -12,13 +12,14 @@ from PIL import Image
 from support import goes_red, refuses
 from support.images import RAMP, dicom, picture
 
+from fedmed.base.errors import UserError
 from fedmed.config import Data
-from fedmed.data import shard as shard_module
+from fedmed.data import network as network_module
 from fedmed.data.brightness import MEASURES, findings, measured, sampled, tabled
 from fedmed.data.form import Form
 from fedmed.data.inspect import look
-from fedmed.data.network import load_network
-from fedmed.data.shard import load_shard
+from fedmed.data.network import forget, load_network, training_shard
+from fedmed.data.shard import load_shard, shard_key
 from fedmed.data.sources import load
 from fedmed.data.stores import FolderStore
 
@@ -111,24 +112,56 @@ TWICE = dicom(RAMP, RescaleSlope=1, RescaleIntercept=-9000, WindowCenter=2048, W
     ids=["constant", "window off", "rescale off", "two levels"],
 )
 def test_a_picture_of_which_nothing_is_left_is_refused(
-    tmp_path: Path, home: Path, data: bytes, words: str
+    tmp_path: Path, data: bytes, words: str
 ) -> None:
-    """By ``run``, which makes the shards, and by ``inspect``; nothing half made is kept."""
+    """By ``run``, which makes the shards, and by ``inspect``."""
     films = {f"{row}.png": picture(film(0, 256)) for row in range(30)}
     films |= {"bad-1": data, "bad-2": data}
     keys = cohort(tmp_path, films)
     form = Form(24)
     refuses(lambda: load_shard(load(keys), form), "bad-1 (and 1 more images): ", words, "correct")
-    assert list((home / "cache" / "shards").iterdir()) == []
     network = load_network(keys)
     refuses(lambda: look(network, form), "bad-", words)
 
 
-def test_a_shard_older_than_the_measures_is_measured_anew(tmp_path: Path, home: Path) -> None:
+def test_a_deployed_hospital_refuses_no_window_that_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pitfall 36: a request picks the window, and a refusal tells who has values in it."""
+
+    def trains(data: Data) -> None:
+        try:
+            shard = training_shard(data, "north")
+        except UserError:
+            raise AssertionError("the sender learns it") from None
+        assert shard.measures is not None
+        assert (shard.measures[:, 0] == 1).any()
+
+    films = {f"{row}.png": picture(film(0, 256)) for row in range(30)}
+    keys = cohort(tmp_path, films | {"bad-0": picture(CONSTANT)})
+    trains(keys.model_copy(update={"sites": "north"}))
+    simulated = keys.model_copy(update={"sites": ""})
+    monkeypatch.setattr(
+        network_module, "load_shard", lambda cohort, form, nothing_left: load_shard(cohort, form)
+    )
+    forget()
+    goes_red(trains, keys.model_copy(update={"sites": "north"}))
+    refuses(lambda: training_shard(simulated, "hospital-1"), "one brightness all over")
+
+
+def test_a_shard_of_before_is_not_taken_for_one_that_was_checked(
+    tmp_path: Path, home: Path
+) -> None:
+    """Sabotage: films of 13 grey levels that lie in the cache since an older version."""
     keys = cohort(tmp_path, {f"{row}.png": picture(film(0, 256)) for row in range(6)})
+    shards = home / "cache" / "shards"
+    old = shards / shard_key(load(keys), Form(24))
+    old.mkdir(parents=True)
+    np.save(old / "images.npy", np.zeros((6, 24, 24), dtype=np.uint8))
+    (old / "meta.json").write_text("{}")
     first = load_shard(load(keys), Form(24))
+    assert (first.key, first.images.max() > 0) == (old.name, True)
     assert first.measures is not None
-    (home / "cache" / "shards" / first.key / shard_module._MEASURES).unlink()
     again = load_shard(load(keys), Form(24))
     np.testing.assert_array_equal(again.measures, first.measures)
 

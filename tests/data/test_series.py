@@ -1,12 +1,18 @@
 """DICOM series: order, orientation, rescale, and what is refused."""
 
+import gzip
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
+import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLosslessSV1
 from support import goes_red, refuses
 from support.volumes import SECRET, SPACING, axial, scan, slice_bytes, write_series
 
@@ -172,3 +178,24 @@ def test_real_slices(shared_data: Callable[..., Path]) -> None:
     assert volume.spacing == pytest.approx((1.0, 0.810547, 0.810547))
     assert -1100 < volume.voxels[:, 20, 256].mean() < -900, "air above the patient"
     assert 0 < np.median(volume.voxels[:, 200:300, 200:300]) < 100, "soft tissue in the middle"
+
+
+def test_slices_of_a_pacs_and_of_old_archives_show_the_same_volume(tmp_path: Path) -> None:
+    """Compressed without loss, packed with gzip, without a preamble."""
+
+    def lossless(data: bytes) -> bytes:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+        values = dataset.pixel_array.view(np.uint16)
+        frame = imagecodecs.jpeg8_encode(values, lossless=True, bitspersample=16)
+        dataset.PixelData = encapsulate([frame])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+        buffer = io.BytesIO()
+        dataset.save_as(buffer)
+        return buffer.getvalue()
+
+    kinds = (lossless, gzip.compress, lambda data: data[132:])
+    files = {f"{plane}": kinds[plane % 3](axial(plane)) for plane in range(6)}
+    np.testing.assert_array_equal(read(write_series(tmp_path / "a", files)).voxels, scan())
+    files["5"] = files["4"][:-40]  # cut off within its gzip
+    refuses(lambda: read(write_series(tmp_path / "b", files)), "b/5: a damaged DICOM file")

@@ -83,7 +83,7 @@ def test_two_processes_at_once_make_one_shard(home: Path) -> None:
         first, second = pool.map(partial(load_shard, made), [Form(16), Form(16)], chunksize=1)
     np.testing.assert_array_equal(first.images, second.images)
     folder = home / "cache" / "shards"
-    assert [p.name for p in folder.iterdir()] == [first.key], "nothing else is left"
+    assert [p.name for p in folder.iterdir()] == [f"{first.key}-2"], "nothing else is left"
     np.testing.assert_array_equal(first.images, load_shard(made, Form(16)).images)
 
 

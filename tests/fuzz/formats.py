@@ -10,6 +10,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
+import imagecodecs
 import nibabel
 import numpy as np
 import pandas as pd
@@ -24,6 +25,9 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
 )
 from safetensors.torch import save
@@ -112,7 +116,10 @@ def saved(found: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-SYNTAXES = ("plain", "rle", "jpeg 2000", "jpeg", "deflated")
+SYNTAXES = (
+    *("plain", "rle", "jpeg 2000", "jpeg", "deflated"),
+    *("jpeg lossless", "jpeg 12 bit", "jpeg-ls", "old", "gzip"),
+)
 
 
 def dicom(rng: Random, syntax: str = "plain", **tags: Any) -> bytes:
@@ -124,13 +131,27 @@ def dicom(rng: Random, syntax: str = "plain", **tags: Any) -> bytes:
         found.PixelData = encapsulate([picture(rng, "JPEG")])
         found["PixelData"].is_undefined_length = True
         found.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    elif syntax in ("jpeg lossless", "jpeg 12 bit", "jpeg-ls"):
+        lossless = syntax == "jpeg lossless"
+        frame = (
+            imagecodecs.jpegls_encode(deep)
+            if syntax == "jpeg-ls"
+            else imagecodecs.jpeg8_encode(deep, lossless=lossless, bitspersample=12)
+        )
+        found.PixelData = encapsulate([frame])
+        found["PixelData"].is_undefined_length = True
+        uids = {"jpeg lossless": JPEGLosslessSV1, "jpeg 12 bit": JPEGExtended12Bit}
+        found.file_meta.TransferSyntaxUID = uids.get(syntax, JPEGLSLossless)
     elif syntax == "deflated":
         found.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    elif syntax != "plain":
+    elif syntax in ("rle", "jpeg 2000"):
         found.compress({"rle": RLELossless, "jpeg 2000": JPEG2000Lossless}[syntax])
     for name, value in tags.items():
         setattr(found, name, value)
-    return saved(found)
+    data = saved(found)
+    if syntax == "old":  # without a preamble
+        return data[132:]
+    return gzip.compress(data) if syntax == "gzip" else data
 
 
 def ct_slice(rng: Random, plane: int, **tags: Any) -> bytes:

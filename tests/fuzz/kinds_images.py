@@ -50,8 +50,12 @@ def volumes(rng: Random, folder: Path, data: bytes, suffix: str, note: str,
 
 @kind("png and jpeg: damaged", 4)
 def pictures(rng: Random, folder: Path) -> Case:
-    form = rng.choice(("PNG", "JPEG", "JPEG"))
+    form = rng.choice(("PNG", "JPEG", "JPEG", "TIFF", "TIFF", "BMP", "WEBP", "JPEG2000"))
     options: dict[str, Any] = {"progressive": rng.random() < 0.3} if form == "JPEG" else {}
+    if form == "TIFF":
+        options = {
+            "compression": rng.choice(("raw", "tiff_lzw", "tiff_deflate", "packbits", "jpeg"))
+        }
     data, how = damage.cut_or_flip(rng, formats.picture(rng, form, **options))
     return one_image(rng, folder, data, f".{form.lower()}", how)
 
@@ -77,6 +81,7 @@ def bombs(rng: Random, folder: Path) -> Case:
         "3 bits": lambda: packed_png(10, 10, b"\0" * 110, bits=3),
         "another": lambda: b"GIF89a" + rng.randbytes(100),
         "tiff": lambda: b"II*\0" + rng.randbytes(100),
+        "16-bit tiff": lambda: b"MM\0*\0\0\0\x08" + rng.randbytes(300),
         "svg": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "empty": lambda: b"",
     }

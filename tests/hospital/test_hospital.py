@@ -20,6 +20,7 @@ from clients import app as client_app
 from fedmed import __version__
 from fedmed.base.errors import UserError
 from fedmed.config import Settings
+from fedmed.data.brightness import measured
 from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.hospital import hospital as module
@@ -460,3 +461,26 @@ def test_the_app_trains_a_round_and_shares_its_hospital(
     assert calls == ["hospital-1"], "shard and plan are made once"
     assert Ledger(tmp_path / "ledgers" / "hospital-1.sqlite").steps(RUN) == 4
     assert json.dumps(settings.to_flat()), "a run config is plain JSON"
+
+
+def test_a_deployed_hospitals_own_log_counts_odd_pictures_and_names_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def told(settings: Settings) -> list[str]:
+        caplog.clear()
+        module._warn_of_pictures(settings, "hospital-1", shard)
+        return caplog.messages
+
+    shard = tiny_shard()
+    black = np.zeros_like(np.asarray(shard.images[0]))
+    pictures = [black if row == 1 else image for row, image in enumerate(shard.images)]
+    measures = [measured(np.asarray(picture), np.empty(0, np.float32)) for picture in pictures]
+    shard = dataclasses.replace(shard, measures=np.array(measures, dtype=np.float32))
+    simulated = settings_of("dp-sgd")
+    deployed = simulated.replaced(
+        {"data.sites": "hospital-1,hospital-2", "evaluation.where": "hospitals"}
+    )
+    lines = " ".join(told(deployed))
+    assert f"hospital-1: 1 of {len(shard)} pictures of almost all black" in lines
+    assert not any(str(name) in lines for name in shard.table["image"])
+    assert told(simulated) == []
