@@ -24,8 +24,10 @@ from fedmed.base import files
 from fedmed.base.errors import RunError
 from fedmed.config import Scalar, Settings
 from fedmed.experiment.directory import RunDirectory
+from fedmed.federation.surroundings import check_cluster, ray_folder, without_proxy
 
 OnRound = Callable[[int, int, float | None], None]
+_ON_THE_WAY = re.compile(r": (round \d+/\d+|waiting for) ")  # lines that tell no reason
 _START_TIMEOUT = 90.0  # seconds for a SuperLink to answer
 
 
@@ -55,11 +57,23 @@ class RaySimulation:
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> "RaySimulation":
-        """Start a SuperLink on free loopback ports, in a Flower home of its own."""
-        home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fedmed-flwr-")))
+        """Start a SuperLink on free loopback ports, in a Flower home of its own.
+
+        Raises :class:`UserError` where a variable of the environment stands in Ray's way.
+        """
+        check_cluster(os.environ)
+        with contextlib.ExitStack() as stack:  # what was begun is ended where the rest fails
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedmed-flwr-")))
         http, control = free_ports(2)
         self.environment = {
             **os.environ,
+            **without_proxy(os.environ),
+            **stack.enter_context(ray_folder(os.environ)),
             "FLWR_HOME": str(home),
             "FEDMED_HOME": str(files.home()),
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(http),
@@ -70,8 +84,7 @@ class RaySimulation:
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
-        self._stack.enter_context(self._superlink(home, http, control))
-        return self
+        stack.enter_context(self._superlink(home, http, control))
 
     def __exit__(self, *error: object) -> None:
         """Stop the SuperLink and remove its home."""
@@ -202,12 +215,15 @@ def _follow(process: subprocess.Popen[bytes], history: Path, rounds: int, tell: 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT
+    direct = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # whatever http_proxy says
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
         with (
             contextlib.suppress(urllib.error.URLError, OSError),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2),
+            direct.open(f"http://127.0.0.1:{port}/health", timeout=2),
         ):
             return
         time.sleep(0.3)
@@ -227,5 +243,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _reason(log: str) -> str:
     """The line of a log that says what went wrong: fedmed's own, else the last one."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    own = [x for x in lines if "fedmed.server: " in x and not re.search(r": round \d+/\d+ ", x)]
+    own = [x for x in lines if "fedmed.server: " in x and not _ON_THE_WAY.search(x)]
     return (own or lines or ["flwr run failed without a word"])[-1]

@@ -27,6 +27,7 @@ log = logging.getLogger("fedmed.server")
 
 _POLL = 0.2  # seconds between two looks at who is there
 _DECLARED = ("public-size", "node-key")  # in the record of who joined, beside settings
+_FIRST_WORD, _NEXT_WORD = 10.0, 30.0  # seconds until it is said who is waited for, and said again
 _ASK_AGAIN = 10.0  # seconds until a deployed hospital that answered with a fault is asked again
 
 
@@ -76,7 +77,8 @@ class Participants:
         ``train.join-timeout`` if ``train.on-failure`` is 'continue' and enough are there.
         """
         train = self.settings.train
-        deadline = time.monotonic() + train.join_timeout
+        begun = time.monotonic()
+        deadline, next_word = begun + train.join_timeout, begun + _FIRST_WORD
         while True:
             nodes = self._look()
             if not self.absent and not self._pending:
@@ -86,8 +88,21 @@ class Participants:
             if time.monotonic() > deadline:
                 self._too_late(nodes)
                 break
+            if time.monotonic() >= next_word:
+                self._say_who_is_missing(nodes, deadline)
+                next_word += _NEXT_WORD
             time.sleep(_POLL)
         self._check_quorum()
+
+    def _say_who_is_missing(self, nodes: int, deadline: float) -> None:
+        log.warning(
+            "waiting for %s, at most %.0f s more; here: %s; nodes connected: %d of %d",
+            ", ".join(self.absent) or "an answer",
+            deadline - time.monotonic(),
+            ", ".join(self.members.values()) or "none",
+            nodes,
+            len(self.expected),
+        )
 
     def update(self) -> None:
         """Take in deployed hospitals that come late or were started again, without waiting."""

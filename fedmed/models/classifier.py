@@ -45,7 +45,8 @@ def build(
     if model.weights != "none":
         from fedmed.models.pretrained import load_weights
 
-        load_weights(network, model.weights, body)
+        key = "model.features" if model.name == "probe" else "model.name"
+        load_weights(network, model.weights, body, key)
     if model.name in ("probe", "squeezenet1_1"):
         if body != "squeezenet1_1":
             network = ResidualBody(network)

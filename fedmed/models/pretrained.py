@@ -1,6 +1,7 @@
 """Pretrained weights, by name or from a local file, never by unpickling code."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
@@ -27,17 +28,22 @@ _IMAGENET = {
 }
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _HEADS = ("fc.", "classifier.", "centre", "project")  # last layers, made anew
+_STEMS = {3: "small", 7: "imagenet"}  # by the side of the first convolution
+_DEEPEST = {0: "resnet9", 1: "resnet18"}  # by the number of a stage's last block
 _MADE = ".parametrizations.weight.original"  # what a standardised weight is made from
 
 
-def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> None:
+def load_weights(
+    network: nn.Module, source: str, name: str = "resnet18", key: str = "model.name"
+) -> None:
     """Fill ``network`` from ``imagenet`` (torchvision's own) or a file of arrays.
 
     A file is .pth, .safetensors or .npz, of torchvision or of a run of this project. ``name`` is
-    the architecture's. The first convolution is averaged or repeated over its input channels,
-    statistics of a batch norm are dropped where the network has none, a standardised network takes
-    plain weights and the reverse, and the last layer keeps its new initialisation. Raises
-    :class:`UserError` naming the file or the array that does not fit.
+    the architecture's and ``key`` the setting that it comes from. The first convolution is averaged
+    or repeated over its input channels, statistics of a batch norm are dropped where the network
+    has none, a standardised network takes plain weights and the reverse, and the last layer keeps
+    its new initialisation. Raises :class:`UserError` naming the setting that the file was made with
+    another value of, or else the array that does not fit.
     """
     flat = not any(isinstance(module, nn.Conv3d) for module in network.modules())
     if source == "imagenet" and (name not in _IMAGENET or not flat):
@@ -49,6 +55,7 @@ def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> Non
     given = {_plain(array): value for array, value in arrays.items()}
     state = network.state_dict()
     own = {_plain(full): full for full in state}
+    _check_settings(given, {plain: state[full] for plain, full in own.items()}, source, name, key)
     wanted = f"give weights of a {_WORDS[name]}"
     extra = [
         array
@@ -66,6 +73,49 @@ def load_weights(network: nn.Module, source: str, name: str = "resnet18") -> Non
             raise UserError(f"model.weights: {source} has no array '{plain}'; {wanted}")
         state[full] = _fitted(given[plain], state[full], plain, source, wanted)
     network.load_state_dict(state)
+
+
+def _check_settings(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, name: str, key: str
+) -> None:
+    """Raise :class:`UserError` for the first setting whose value the arrays tell to be another."""
+    theirs, ours = _told(given), _told(own)
+    pairs = {
+        key: (theirs.get("name"), name),
+        "data.dimensions": (theirs.get("dimensions"), ours.get("dimensions")),
+        "model.stem": (theirs.get("stem"), ours.get("stem")),
+    }
+    if ours.get("norm") == "frozen-batch":  # of theirs, a network without statistics takes the rest
+        pairs["model.norm"] = (theirs.get("norm"), "frozen-batch")
+    for setting, (found, wanted) in pairs.items():
+        if found is not None and wanted is not None and found != wanted:
+            given_as, ours_as = _quoted(found), _quoted(wanted)
+            raise UserError(
+                f"{setting}: {source} was made with {given_as}, this model has {ours_as}; set "
+                f"{setting} = {given_as}, or give weights made with {ours_as}"
+            )
+
+
+def _told(arrays: Mapping[str, Tensor]) -> dict[str, str | int]:
+    """Settings that the names and shapes of a network's arrays tell."""
+    found: dict[str, str | int] = {}
+    first = arrays.get("conv1.weight")
+    if any(array.startswith("features.") for array in arrays):
+        found["name"] = "squeezenet1_1"
+    elif first is not None and any(array.startswith("layer4.") for array in arrays):
+        blocks = {int(b) for a in arrays if (b := a.split(".")[1]).isdigit() and a[:5] == "layer"}
+        if max(blocks, default=-1) in _DEEPEST:
+            found["name"] = _DEEPEST[max(blocks)]
+        found["norm"] = "frozen-batch" if "bn1.running_mean" in arrays else "group"
+        if first.dim() in (4, 5):
+            found["dimensions"] = first.dim() - 2
+            if first.shape[-1] in _STEMS:
+                found["stem"] = _STEMS[first.shape[-1]]
+    return found
+
+
+def _quoted(value: str | int) -> str:
+    return str(value) if isinstance(value, int) else f"'{value}'"
 
 
 def _plain(array: str) -> str:

@@ -147,7 +147,7 @@ def test_weights_of_another_architecture_name_the_array(
     small = build(Model(stem="small"), 32, 0)
     path = tmp_path / "small.safetensors"
     save_file(small.state_dict(), path)
-    refuses(lambda: attempt(path), "conv1.weight", "stem")
+    refuses(lambda: attempt(path), str(path), "model.stem", "'small'", "'imagenet'")
     assert attempt(path, stem="small").conv1.weight.equal(small.conv1.weight)
 
 
@@ -216,17 +216,50 @@ def test_weights_of_other_images_or_sizes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     nine = Model(name="resnet9", stem="small", weights=str(path))
     save_file(build(Model(name="resnet9"), 16, 0).state_dict(), path)
-    refuses(lambda: build(nine, 16, 0, 3), str(path), "conv1.weight", "volumes")
+    refuses(lambda: build(nine, 16, 0, 3), str(path), "data.dimensions", "with 2", "has 3")
     eighteen = nine.model_copy(update={"name": "resnet18"})
-    refuses(lambda: build(eighteen, 16, 0), str(path), "layer1.1", "ResNet-18")
+    refuses(lambda: build(eighteen, 16, 0), str(path), "model.name", "'resnet9'", "'resnet18'")
     save_file(build(Model(stem="small"), 16, 0).state_dict(), path)
-    refuses(lambda: build(nine, 16, 0), str(path), "layer1.1", "ResNet-9")
+    refuses(lambda: build(nine, 16, 0), str(path), "model.name = 'resnet18'", "has 'resnet9'")
     save_file(build(Model(name="resnet9"), 16, 0, 3).state_dict(), path)
-    refuses(lambda: build(nine, 16, 0), str(path), "conv1.weight", "flat images")
+    refuses(lambda: build(nine, 16, 0), str(path), "data.dimensions", "with 3", "has 2")
     state = build(Model(name="resnet9"), 16, 0).state_dict()
     state["bn1.bias"][3] = float("nan")
     save_file(state, path)
     refuses(lambda: build(nine, 16, 0), str(path), "bn1.bias", "not finite")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "key", "given", "wanted"),
+    [
+        ({"stem": "imagenet"}, {"stem": "small"}, "model.stem", "'imagenet'", "'small'"),
+        ({"stem": "small"}, {"stem": "auto"}, "model.stem", "'small'", "'imagenet'"),
+        ({"name": "squeezenet1_1"}, {}, "model.name", "'squeezenet1_1'", "'resnet18'"),
+        ({}, {"name": "squeezenet1_1"}, "model.name", "'resnet18'", "'squeezenet1_1'"),
+        (
+            {"name": "resnet9"},
+            {"name": "probe", "features": "resnet18"},
+            *("model.features", "'resnet9'", "'resnet18'"),
+        ),
+        ({}, {"norm": "frozen-batch"}, "model.norm", "'group'", "'frozen-batch'"),
+    ],
+)
+def test_a_setting_that_the_weights_were_made_without_is_named_with_both_values(
+    theirs: dict[str, object],
+    ours: dict[str, object],
+    key: str,
+    given: str,
+    wanted: str,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(build(Model.model_validate(theirs), 64, 0).state_dict(), path)
+    model = Model.model_validate({**ours, "weights": str(path)})
+    refuses(
+        lambda: build(model, 64, 0),
+        *(f"{key}: {path} was made with {given}", f"this model has {wanted}"),
+        f"set {key} = {given}",
+    )
 
 
 def test_imagenet_weights_are_of_resnet18_on_flat_images_alone() -> None:

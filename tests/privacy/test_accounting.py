@@ -236,6 +236,28 @@ def test_an_attacker_gains_nothing_where_nothing_was_taken() -> None:
     assert accounting.risk(((gaussian(1.0), 0),), DELTA) == accounting.Risk(0.0, 0.0, 0.01)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps"),
+    [(2.0, 1e-5, 1), (10.0, 1e-5, 1), (10.0, 1e-4, 1), (1e6, 1e-5, 10_000), (1e6, 1e-3, 10_000)],
+)
+def test_no_attacker_does_worse_than_guessing(sigma: float, rate: float, steps: int) -> None:
+    """riskcal's curve of losses this small lies above that of a guess: power 0.009996 at 1 %."""
+    found = accounting.risk(((gaussian(sigma, rate), steps),), DELTA)
+    # Of one sampled step: the power of a plain Gaussian where the patient is in, else a guess.
+    least = 0.01
+    if steps == 1:
+        plain = float(norm.cdf(norm.ppf(0.01) + 1 / sigma))
+        least += rate * (plain - 0.01)
+
+    def check(power: float) -> None:
+        assert least <= power <= 0.01 + found.advantage
+
+    check(found.tpr_at_fpr_001)
+    goes_red(check, 0.0099999)
+    assert get_advantage_from_gdp(found.mu) > 0.0
+    assert get_advantage_from_gdp(found.mu) >= found.advantage * (1 - 1e-6)
+
+
 def test_mechanisms_of_several_kinds_compose() -> None:
     """Two Gaussians are one of 1/z^2 = 1/a^2 + 1/b^2; a Laplace number adds at most its own."""
     both = accounting.composed_epsilon(((gaussian(2.0), 3), (gaussian(4.0), 4)), DELTA)

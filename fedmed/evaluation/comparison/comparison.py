@@ -77,9 +77,7 @@ def compare(
         progress=progress,
     )
     first = next(iter(by_target.values()))
-    panel: Panel = first
-    if len(by_target) > 1:
-        panel = MacroPanel(by_target, paired_targets(paired.tests))
+    panel = _panel(by_target, paired)
     by_arm, found = _estimated(panel, paired, baseline)
     family = _adjusted(found)
     notes = [*paired.notes, *_common_seeds(paired, baseline)]
@@ -104,6 +102,12 @@ def compare(
         "correlations": [*correlations.by_target(by_target, paired.runs, baseline), *epsilon],
         "notes": [*notes, *_left_out(panel)],
     }
+
+
+def _panel(by_target: Mapping[str, SinglePanel], paired: Paired) -> Panel:
+    if len(by_target) == 1:
+        return next(iter(by_target.values()))
+    return MacroPanel(by_target, paired_targets(paired.tests))
 
 
 def _estimated(panel: Panel, paired: Paired, baseline: str) -> tuple[dict[str, Json], list[Json]]:

@@ -220,31 +220,11 @@ def measure(
     kept = [
         np.empty((len(STATISTICS), len(p.groups), len(names), 1 + resamples)) for p in partitions
     ]
-    whole = truth.size >= large.FROM
     batches = list(_at_once(len(names), truth.size * len(partitions)))
     for done, chosen in enumerate(batches):
-        batch = Batch(
-            truth,
-            design.patient,
-            list(scored[chosen]),
-            partitions,
-            ranked=any(name in _RANKED for name in metrics),
-            precision="auprc" in metrics,
-            tallied=any(name not in _RANKED for name in metrics),
-            large=whole,
-        )
-        work = _filling(kept, batch, chosen)
-        everybody = np.ones((design.patients, 1))
-        work(slice(-1, 0), everybody.T.astype(np.uint8) if whole else everybody)
-        for_each_block(
-            design,
-            resamples,
-            seed,
-            work,
-            threads=threads,
-            whole=whole,
-            progress=part_of(progress, done, len(batches)),
-        )
+        batch = _batch(truth, design, scored[chosen], partitions, metrics)
+        told = part_of(progress, done, len(batches))
+        _resample(batch, design, _filling(kept, batch, chosen), resamples, seed, threads, told)
     by_name = {partition.attribute: partition for partition in partitions}
     return Measured(
         columns=tuple(names),
@@ -257,6 +237,42 @@ def measure(
         design=design,
         partitions=by_name,
         statistics={p.attribute: store for p, store in zip(partitions, kept, strict=True)},
+    )
+
+
+def _batch(
+    truth: Integers,
+    design: Design,
+    scored: Sequence[tallies.Scored],
+    partitions: Sequence[Partition],
+    metrics: Collection[str],
+) -> Batch:
+    return Batch(
+        truth,
+        design.patient,
+        list(scored),
+        partitions,
+        ranked=any(name in _RANKED for name in metrics),
+        precision="auprc" in metrics,
+        tallied=any(name not in _RANKED for name in metrics),
+        large=truth.size >= large.FROM,
+    )
+
+
+def _resample(
+    batch: Batch,
+    design: Design,
+    work: Callable[[slice, Any], None],
+    resamples: int,
+    seed: int,
+    threads: int | None,
+    progress: Progress | None,
+) -> None:
+    """Call ``work`` with the full sample, and then with blocks of resamples."""
+    everybody = np.ones((design.patients, 1))
+    work(slice(-1, 0), everybody.T.astype(np.uint8) if batch.large else everybody)
+    for_each_block(
+        design, resamples, seed, work, threads=threads, whole=batch.large, progress=progress
     )
 
 

@@ -136,11 +136,15 @@ def risk(spent: Spent, delta: float) -> Risk:
     # Where beta itself is below delta the same holds by symmetry, and ndtri(0) is no number.
     usable = betas >= delta
     mu = float(np.max(mus[usable])) if usable.any() else math.inf
-    return Risk(
-        mu=max(0.0, mu),
-        advantage=float(get_advantage_from_pld(pld)),
-        tpr_at_fpr_001=float(1 - get_beta_from_pld(pld, 0.01)),
-    )
+    advantage = float(get_advantage_from_pld(pld))
+    power = float(1 - get_beta_from_pld(pld, 0.01))
+    if power < 0.01:
+        # Less than guessing: losses below the grid's steps, which riskcal rounds to either side.
+        # The advantage is of the same distribution and rounded up; no rate gains more than it.
+        power = 0.01 + advantage
+    # mu-Gaussian-DP is an advantage of 2 Phi(mu / 2) - 1 (Dong et al. 2022), so it is no less.
+    least = 2.0 * float(ndtri(0.5 + 0.5 * advantage))
+    return Risk(mu=max(least, mu), advantage=advantage, tpr_at_fpr_001=power)
 
 
 @functools.lru_cache(maxsize=4096)
