@@ -159,7 +159,8 @@ def _show_comparison(found: Json) -> None:
     told = [c for c in found["correlations"] if c["r"] is not None]
     for correlation in told:
         of = correlation.get("arm") or correlation.get("unit")
-        say(f"{correlation['name']} ({of}): r = {correlation['r']:.2f}")
+        low, high = correlation["low"], correlation["high"]
+        say(f"{correlation['name']} ({of}): r = {correlation['r']:.2f} ({low:.2f} to {high:.2f})")
     say("")
 
 

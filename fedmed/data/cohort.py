@@ -76,13 +76,18 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class Cohort:
-    """A validated table of images and the store that reads them."""
+    """A validated table of images and the store that reads them.
+
+    ``notes`` are for whoever reads the results; ``remarks`` count private images and words, and are
+    for the terminal of who holds them alone.
+    """
 
     name: str
     table: pd.DataFrame
     images: ImageStore
     synthetic: bool = False
     notes: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.table)

@@ -18,12 +18,13 @@ CROWD: Final = 20
 
 @remembered(maxsize=2)
 def remarks(data: Data) -> tuple[str, ...]:
-    """Notes on the cohort of ``data``: its source's, and what its patients and files tell.
+    """What the source of ``data``, its patients and its files tell who holds them.
 
-    Every image's digest is asked for, so each file is read once. No patient is named.
+    Every image's digest is asked for, so each file is read once. No patient is named, but images
+    are counted, which no epsilon covers: for the terminal, in no result and no report.
     """
     cohort = load_network(data).cohort
-    return (*cohort.notes, *_crowded(cohort), *_twins(cohort))
+    return (*cohort.notes, *cohort.remarks, *_crowded(cohort), *_twins(cohort))
 
 
 def _crowded(cohort: Cohort) -> list[str]:
@@ -33,7 +34,7 @@ def _crowded(cohort: Cohort) -> list[str]:
     if len(counts) < 2 or most < CROWD or 10 * most < len(cohort):
         return []
     return [
-        f"{cohort.name}: one patient has {most:,} of {len(cohort):,} images; if its name stands "
+        f"one patient has {most:,} of {len(cohort):,} images; if its name stands "
         "for 'not known', leave those cells empty"
     ]
 
@@ -53,7 +54,7 @@ def _twins(cohort: Cohort) -> list[str]:
     if not people and not sides:
         return []
     return [
-        f"{cohort.name}: {by_file.ngroups:,} files are there more than once, {people:,} of them "
+        f"{by_file.ngroups:,} files are there more than once, {people:,} of them "
         f"under two patients and {sides:,} in two splits; a person known under two names is "
         "protected less than stated, and a test image that was trained on scores too well"
     ]

@@ -13,13 +13,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedmed.base.sexes import SEXES
-from fedmed.evaluation.group_gaps import RANGES
+from fedmed.evaluation.group_gaps import GAPS, RANGES
 from fedmed.evaluation.intervals.gaps import Gap
 from fedmed.evaluation.measuring.measures import Measured, Quantity, largest, spread
+from fedmed.evaluation.metrics import METRICS
 from fedmed.evaluation.tables import groups
 
 MINIMUM: Final = 10  # positives and negatives below which a group gets no numbers
 TOO_FEW: Final = "too few"
+POINTS: Final = (
+    8  # below which a correlation is not told: of three, two in five are above 0.8 by luck
+)
 PAIRS: Final = {"sex": SEXES}  # attributes whose accuracy gap is between two groups
 
 
@@ -85,17 +89,23 @@ def gap_quantities(measured: Measured, attribute: str, names: Sequence[str]) -> 
     `statistical_parity_difference` (largest minus smallest selection rate) and
     `equalised_odds_difference` (the larger of the ranges of true and false positive rates) are
     fairlearn's demographic parity and equalized odds differences (Agarwal et al. 2018).
-    `calibration_gap` is the range of the expected calibration error, the rest are ranges too, but
-    for `accuracy_gap`, the quantity of Tayebi Arasteh et al. 2024: of the sexes accuracy(F) minus
-    accuracy(M), with its sign; of another attribute the largest size of a group's accuracy minus
-    that of all others. A gap that needs two groups is absent below two.
+    `calibration_gap` is the range of the expected calibration error, which has no interval (it is
+    larger in smaller groups by luck alone); the rest are ranges too, but for `accuracy_gap`, the
+    quantity of Tayebi Arasteh et al. 2024: of the sexes accuracy(F) minus accuracy(M), with its
+    sign; of another attribute the largest size of a group's accuracy minus that of all others. A
+    gap that needs two groups is absent below two.
     """
     if len(names) < 2:
         return {}
     found = {}
     for key, metric in RANGES.items():
         each = [measured.quantity(metric, attribute, name) for name in names]
-        found[key] = Gap(spread(each), (tuple(one - two for one, two in combinations(each, 2)),))
+        found[key] = Gap(
+            spread(each),
+            (tuple(one - two for one, two in combinations(each, 2)),),
+            most=METRICS[metric].most - METRICS[metric].least,
+            sure=GAPS[key].interval,
+        )
     odds = [found["tpr_gap"], found["fpr_gap"]]
     found["equalised_odds_difference"] = Gap(
         largest([gap.quantity for gap in odds]),
@@ -156,8 +166,8 @@ def seen(count: Count | None) -> str:
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's correlation; None below three points or where one side does not vary."""
-    if len(x) < 3 or len(set(x)) == 1 or len(set(y)) == 1:
+    """Pearson's correlation; None below POINTS points or where one side does not vary."""
+    if len(x) < POINTS or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     r = float(np.corrcoef(x, y)[0, 1])
     return r if math.isfinite(r) else None

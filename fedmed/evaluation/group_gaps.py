@@ -12,7 +12,8 @@ class GroupGap:
 
     ``range_of`` is the metric of which it is the largest minus the smallest value over groups;
     :mod:`fedmed.evaluation.fairness` makes those that have none. Headline gaps are tested together
-    in a comparison, and are those that the report and summary.csv show.
+    in a comparison, and are those that the report and summary.csv show. A gap without ``interval``
+    is larger than none by the groups' sizes alone, whatever is done to its resamples.
     """
 
     name: str
@@ -20,6 +21,7 @@ class GroupGap:
     short: str = ""
     range_of: str = ""
     headline: bool = False
+    interval: bool = True
 
     @property
     def heading(self) -> str:
@@ -49,7 +51,17 @@ _ROWS = (
         range_of="selection_rate",
         headline=True,
     ),
-    GroupGap(name="calibration_gap", title="calibration gap", range_of="ece"),
+    GroupGap(name="calibration_gap", title="calibration gap", range_of="ece", interval=False),
+    GroupGap(
+        name="calibration_slope_gap",
+        title="calibration slope gap",
+        range_of="calibration_slope",
+    ),
+    GroupGap(
+        name="calibration_intercept_gap",
+        title="calibration intercept gap",
+        range_of="calibration_intercept",
+    ),
     GroupGap(name="equalised_odds_difference", title="equalised odds difference", headline=True),
     GroupGap(name="accuracy_gap", title="accuracy gap", headline=True),
 )

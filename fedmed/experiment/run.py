@@ -20,7 +20,6 @@ from fedmed.config import Settings
 from fedmed.data.brightness import findings, tabled
 from fedmed.data.form import Form, central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
-from fedmed.data.remarks import remarks
 from fedmed.evaluation.comparison import compare
 from fedmed.experiment import pretraining
 from fedmed.experiment.directory import RunDirectory
@@ -279,7 +278,7 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "base": experiment.base.to_flat(),
             "synthetic": network.cohort.synthetic,
             "cohort": network.cohort.name,
-            "notes": list(remarks(experiment.base.data)),
+            "notes": list(network.cohort.notes),
         },
     )
 

@@ -218,6 +218,7 @@ def correlations(comparison: Comparison) -> Json:
             "arm": str(row.get("arm") or "all with an epsilon"),
             "unit": str(row.get("unit") or words.ABSENT),
             "r": number(row.get("r")),
+            "interval": words.interval(number(row.get("low")), number(row.get("high")), sign=True),
             "n": number(row.get("n")),
         }
         for row in found

@@ -39,8 +39,8 @@ def test_whole_cells_need_no_separator_and_are_counted() -> None:
     found, notes = labels(["Viral", "Normal", "Bacterial", "Normal", None], "Viral|Bacterial")
     assert found == [1, 0, 1, 0, None]
     assert notes == [
-        "t.csv: label 1 is 'Viral' (1), 'Bacterial' (1)",
-        "t.csv: label 0 is 'Normal' (2)",
+        "label 1 is 'Viral' (1), 'Bacterial' (1)",
+        "label 0 is 'Normal' (2)",
     ]
 
 

@@ -77,9 +77,7 @@ def test_part_of_a_collection(tmp_path: Path) -> None:
     places, absent, notes = located(given, store, "t.csv", "films", "leave-out")
     assert absent == [1, 3], "an empty name is no image that is missing"
     assert places.tolist()[::2][:2] == ["1.png", "3.png"]
-    assert notes == [
-        "t.csv: 2 of 5 rows left out, whose images are not in films (data.missing-images)"
-    ]
+    assert notes == ["2 of 5 rows left out, whose images are not there (data.missing-images)"]
 
 
 def test_another_folder_is_not_a_part_of_a_collection(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 from support import refuses
 from support.tables import images, rates, scored
@@ -149,6 +150,7 @@ def test_p_values_are_adjusted_over_the_headline_family_only() -> None:
         "method": "Holm",
         "size": len(headline),
         "members": "the headline differences",
+        "level_of_detectable": pytest.approx(1 - 0.05 / len(headline)),
     }
     assert all(r["p_holm"] >= r["p"] for r in headline)
     least = min(headline, key=lambda r: r["p"])
@@ -268,7 +270,9 @@ def test_a_group_with_too_few_says_so_and_no_gap_uses_it() -> None:
 def test_what_is_detectable_is_what_the_standard_error_allows() -> None:
     change = row(run(arms(1.5, 1.2, seeds=1), resamples=2000), "auroc", kind="metric")
     width = change["difference"]["high"] - change["difference"]["low"]
-    assert change["minimum_detectable"] == pytest.approx(2.8016 * width / (2 * 1.96), rel=0.1)
+    # At 5 % divided by the 11 headline differences (AUROC, 5 gaps of sex and of age), 80 % power.
+    errors = norm.ppf(1 - 0.025 / 11) + norm.ppf(0.8)
+    assert change["minimum_detectable"] == pytest.approx(errors * width / (2 * 1.96), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -365,14 +369,15 @@ def several_targets(*strengths: float) -> pd.DataFrame:
     """One model's table of several targets, each with its own labels on the same images."""
     parts = []
     for number, strength in enumerate(strengths):
-        share = 0.2 + 0.15 * number
+        share = 0.2 + 0.08 * number
         label = (np.random.default_rng(50 + number).random(len(BASE)) < share).astype(int)
         parts.append(scored(BASE.assign(label=label), strength, number).assign(target=f"t{number}"))
     return pd.concat(parts)
 
 
 def test_targets_are_averaged_and_harder_ones_correlate_with_what_is_lost() -> None:
-    plain, private = several_targets(3.0, 2.0, 1.0), several_targets(2.5, 1.0, 0.3)
+    strengths = np.linspace(3.0, 1.0, 8)
+    plain, private = several_targets(*strengths), several_targets(*(0.7 * strengths - 0.2))
     found = run({"arm-0": {0: plain}, "arm-1": {0: private}})
     each = {
         name: [auc(part) for _, part in table.groupby("target")]
@@ -385,8 +390,12 @@ def test_targets_are_averaged_and_harder_ones_correlate_with_what_is_lost() -> N
     lost = np.subtract(each["arm-0"], each["arm-1"])
     by_name = {c["name"]: c for c in found["correlations"]}
     difficulty = by_name["label difficulty vs AUROC loss"]
-    assert difficulty["r"] == pytest.approx(np.corrcoef(each["arm-0"], lost)[0, 1])
-    assert [label for _, _, label in difficulty["points"]] == ["t0", "t1", "t2"]
+    halfway = np.mean([each["arm-0"], each["arm-1"]], axis=0)  # Oldham: not either end alone
+    assert difficulty["r"] == pytest.approx(np.corrcoef(halfway, lost)[0, 1])
+    half = 1.959964 / np.sqrt(8 - 3)
+    assert difficulty["low"] == pytest.approx(np.tanh(np.arctanh(difficulty["r"]) - half))
+    assert difficulty["high"] == pytest.approx(np.tanh(np.arctanh(difficulty["r"]) + half))
+    assert [label for _, _, label in difficulty["points"]] == [f"t{n}" for n in range(8)]
     test = held_out(plain)
     positives = test.groupby("target")["label"].sum()
     assert by_name["positives vs AUROC loss"]["r"] == pytest.approx(
@@ -395,21 +404,21 @@ def test_targets_are_averaged_and_harder_ones_correlate_with_what_is_lost() -> N
 
 
 def test_epsilon_and_gap_correlate_within_a_unit() -> None:
-    tables = {f"arm-{n}": {0: scored(images(1200), 2.0, n, worse=1.0 - 0.2 * n)} for n in range(4)}
-    epsilons = {"arm-0": None, "arm-1": 8.0, "arm-2": 2.0, "arm-3": 1.0}
+    tables = {f"arm-{n}": {0: scored(images(1200), 2.0, n, worse=1.0 - 0.1 * n)} for n in range(9)}
+    epsilons = {"arm-0": None} | {f"arm-{n}": 9.0 - n for n in range(1, 9)}
     units = dict.fromkeys(epsilons, "patient")
     found = run(tables, epsilons=epsilons, units=units, resamples=0)
     told = [c for c in found["correlations"] if c["name"] == "epsilon vs sex gap"]
     assert [c["quantity"] for c in told] == ["accuracy_gap", "auroc_gap"]
-    gaps = [found["by_arm"][f"arm-{n}"]["gaps"]["sex"]["auroc_gap"]["value"] for n in (1, 2, 3)]
-    assert told[1]["r"] == pytest.approx(np.corrcoef([8, 2, 1], gaps)[0, 1])
-    mixed = run(tables, epsilons=epsilons, units={**units, "arm-3": "image"}, resamples=0)
+    gaps = [found["by_arm"][f"arm-{n}"]["gaps"]["sex"]["auroc_gap"]["value"] for n in range(1, 9)]
+    assert told[1]["r"] == pytest.approx(np.corrcoef(range(8, 0, -1), gaps)[0, 1])
+    mixed = run(tables, epsilons=epsilons, units={**units, "arm-8": "image"}, resamples=0)
     told = [c for c in mixed["correlations"] if c["name"] == "epsilon vs sex gap"]
     assert [c["r"] for c in told] == [None] * 4
-    assert "too few arms with an epsilon (unit: patient) and a gap: 2, 3 needed" in told[0]["note"]
+    assert "too few arms with an epsilon (unit: patient) and a gap: 7, 8 needed" in told[0]["note"]
 
 
 def test_one_target_has_no_correlation_over_targets() -> None:
     found = run(arms(2.0, 1.0, seeds=1))
     assert [(c["r"], c["n"]) for c in found["correlations"]] == [(None, 1), (None, 1)]
-    assert "too few targets: 1, 3 needed" in found["correlations"][0]["note"]
+    assert "too few targets: 1, 8 needed" in found["correlations"][0]["note"]

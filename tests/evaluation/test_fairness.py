@@ -182,16 +182,17 @@ def test_the_calibration_gap_is_the_range_of_calibration_errors() -> None:
     )
 
 
-def test_pearson_needs_three_groups_that_differ() -> None:
-    assert pearson([1, 2], [0.5, 0.6]) is None
-    assert pearson([5, 5, 5], [0.5, 0.6, 0.7]) is None
-    assert pearson([1, 2, 3], [0.9, 0.9, 0.9]) is None
-    assert pearson([1, 2, 4], [0.9, 0.8, 0.6]) == pytest.approx(-1.0)
+def test_pearson_needs_eight_groups_that_differ() -> None:
+    sizes = [float(n) for n in range(8)]
+    assert pearson(sizes[:7], [1 - 0.1 * n for n in sizes[:7]]) is None
+    assert pearson([5.0] * 8, sizes) is None
+    assert pearson(sizes, [0.9] * 8) is None
+    assert pearson(sizes, [1 - 0.1 * n for n in sizes]) == pytest.approx(-1.0)
 
 
 def test_correlation_is_of_group_size_and_auroc() -> None:
-    labels, scores, group = draw(5, ("0-29", "30-59", "60-69"))
-    group.iloc[:150] = "0-29"
+    labels, scores, group = draw(5, tuple(f"hospital-{n}" for n in range(1, 9)))
+    group.iloc[:50] = "hospital-1"
     rows = rows_of(labels, scores, group, 0.5).values()
     expected = np.corrcoef([row["n"] for row in rows], [row["auroc"] for row in rows])[0, 1]
     assert gaps_of(labels, scores, group, 0.5)["pearson_size_auroc"] == pytest.approx(expected)

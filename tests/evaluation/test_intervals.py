@@ -172,9 +172,8 @@ def test_combined_interval_has_the_variance_of_both_sources() -> None:
     values = np.array([0.78, 0.80, 0.82])
     q = quantity(list(values), 0.8 + normal_samples(0.01, 3))
     low, high = with_training(q)
-    training = values.std(ddof=1) ** 2 / 3
-    variance = 0.01**2 + training
-    half = stats.t.ppf(0.975, 2 * (variance / training) ** 2) * math.sqrt(variance)
+    training = stats.t.ppf(0.975, 2) * values.std(ddof=1) / math.sqrt(3)
+    half = math.hypot(stats.norm.ppf(0.975) * 0.01, training)
     assert low == pytest.approx(0.8 - half, rel=1e-3)
     assert high == pytest.approx(0.8 + half, rel=1e-3)
 

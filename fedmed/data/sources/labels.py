@@ -45,16 +45,16 @@ class Words:
 
 
 def zero_or_one(cells: pd.Series, words: Words, where: str) -> tuple[pd.Series, list[str]]:
-    """Labels (Int8, <NA> where a cell is empty), and notes on how they were read.
+    """Labels (Int8, <NA> where a cell is empty), and remarks on how they were read.
 
     A cell is 1 where one of its parts is in ``words.positive``. Raises :class:`UserError` naming
     ``where`` and the row for a word that means nothing, or perhaps something else.
 
-    >>> labels, notes = zero_or_one(pd.Series(["a|b", "b", ""]), Words(("a",)), "t.csv")
+    >>> labels, remarks = zero_or_one(pd.Series(["a|b", "b", ""]), Words(("a",)), "t.csv")
     >>> labels.tolist()
     [1, 0, <NA>]
-    >>> notes[0]
-    "t.csv: label cells are split at '|' (data.separator)"
+    >>> remarks[0]
+    "label cells are split at '|' (data.separator)"
     """
     plain = cells.astype("string").str.strip()
     empty = missing(plain) & ~plain.isin([*words.positive, *words.negative]).fillna(False)
@@ -65,15 +65,15 @@ def zero_or_one(cells: pd.Series, words: Words, where: str) -> tuple[pd.Series, 
     _check_words(plain, parts, words, where)
     positive = {value for value in kinds if set(parts[value]) & set(words.positive)}
     labels = plain.isin(positive).astype("Int8").mask(empty)
-    notes = [f"{where}: label cells are split at {_named(separator)} (data.separator)"]
+    notes = [f"label cells are split at {_named(separator)} (data.separator)"]
     counts = Counter(str(value) for value in plain[~empty])
     ones = [(value, count) for value, count in counts.most_common() if value in positive]
     zeros = [(value, count) for value, count in counts.most_common() if value not in positive]
-    told = [f"{where}: label 1 is {_listed(ones)}", f"{where}: label 0 is {_listed(zeros)}"]
+    told = [f"label 1 is {_listed(ones)}", f"label 0 is {_listed(zeros)}"]
     said = sorted({str(value) for value in plain[empty].dropna() if value})
     if said:
         listed = ", ".join(f"'{_cut(value)}'" for value in said[:_SHOWN])
-        told.append(f"{where}: label cells of {listed} count as empty; data.negative may name them")
+        told.append(f"label cells of {listed} count as empty; data.negative may name them")
     return labels, [*(notes if separator else ()), *told]
 
 

@@ -26,6 +26,11 @@ ENDINGS: Final = (
     ".npy",
     ".npz",
     ".zip",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".webp",
+    ".jp2",
 )
 """What the name of an image may end in where a table leaves it out."""
 
@@ -74,8 +79,8 @@ def located(
     notes = []
     if absent:
         notes.append(
-            f"{where}: {len(absent):,} of {len(given):,} rows left out, whose images are not in "
-            f"{place} (data.missing-images)"
+            f"{len(absent):,} of {len(given):,} rows left out, whose images are not there "
+            "(data.missing-images)"
         )
     return pd.Series(found, index=names.index, dtype="string"), absent, notes
 

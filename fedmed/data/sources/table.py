@@ -39,10 +39,10 @@ def load(data: Data) -> Cohort:
         )
         mapped = mapped.assign(image=names).drop(index=mapped.index[absent])
         notes = [*notes, *told]
+    remarks: list[str] = []
     if data.positive:
-        mapped, told = _zero_or_one(mapped, data, path)
-        notes = [*notes, *told]
-    return Cohort(path.name, mapped, images, notes=tuple(notes))
+        mapped, remarks = _zero_or_one(mapped, data, path)
+    return Cohort(path.name, mapped, images, notes=tuple(notes), remarks=tuple(remarks))
 
 
 def existing(value: str, key: str) -> Path:
@@ -88,9 +88,9 @@ def _mapped(raw: pd.DataFrame, data: Data, path: Path) -> pd.DataFrame:
 
 
 def _zero_or_one(table: pd.DataFrame, data: Data, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The table with the words of its label column read, and notes on how."""
+    """The table with the words of its label column read, and remarks on how."""
     if "label" not in table.columns:
         raise UserError(f"{path}: data.positive needs a label column; set data.columns.label")
     words = Words.of(data.positive, data.negative, data.separator)
-    labels, notes = zero_or_one(table["label"], words, str(path))
-    return table.assign(label=labels), notes
+    labels, remarks = zero_or_one(table["label"], words, str(path))
+    return table.assign(label=labels), remarks

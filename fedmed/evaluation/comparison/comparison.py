@@ -23,6 +23,7 @@ from fedmed.evaluation.intervals.estimates import (
     estimate_change,
     estimate_gap,
     estimate_share,
+    estimate_unsure,
     null_difference,
     p_change,
     p_value,
@@ -38,6 +39,7 @@ from fedmed.evaluation.intervals.intervals import (
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
+from fedmed.evaluation.metrics import METRICS
 from fedmed.evaluation.tables.pairing import Paired, Tables, pair
 
 Json = dict[str, Any]
@@ -173,7 +175,12 @@ def _place(told: Json, item: Item, names: list[str]) -> None:
         place = told["gaps"][item.attribute]
     if item.gap is None:
         own = item.quantity.select(names)
-        place[item.name] = estimate(own) if item.kind == "gap" else estimate_share(own)
+        if item.kind == "gap":
+            place[item.name] = estimate(own)
+        elif METRICS[item.name].interval:
+            place[item.name] = estimate_share(own)
+        else:
+            place[item.name] = estimate_unsure(own)
     else:
         place[item.name] = estimate_gap(item.gap.select(names))
 

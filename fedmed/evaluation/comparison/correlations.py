@@ -1,18 +1,20 @@
-"""Pearson correlations of a comparison, those of Tayebi Arasteh et al. 2024, with their points.
+"""Pearson correlations of a comparison, after Tayebi Arasteh et al. 2024, with their points.
 
-Each says "not defined" by r = None and a note; its points (x, y, label) are given all the same.
+Each has its 95 % interval by Fisher's transformation. Below POINTS points there is none: of three,
+two in five are above 0.8 by luck. It says "not defined" by r = None and a note; its points
+(x, y, label) are given all the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from fedmed.evaluation.fairness import pearson
+from fedmed.evaluation.fairness import POINTS, pearson
 from fedmed.evaluation.intervals.estimates import mean_value
 from fedmed.evaluation.measuring.panel import SinglePanel
 
-LEAST: Final = 3  # points
 SEX_GAPS: Final = ("accuracy_gap", "auroc_gap")
 Json = dict[str, Any]
 
@@ -20,10 +22,11 @@ Json = dict[str, Any]
 def by_target(
     panels: Mapping[str, SinglePanel], runs: Mapping[str, Mapping[int, str]], baseline: str
 ) -> list[Json]:
-    """Per arm over targets: the AUROC it loses against the baseline's AUROC, and positives.
+    """Per arm over targets: the AUROC it loses against the target's difficulty, and positives.
 
-    Label difficulty is the baseline's AUROC of the target. Positives are those of the test images:
-    training counts are the hospitals' own.
+    Difficulty is the mean of the target's AUROC under the baseline and under the arm: the loss is
+    the one less the other, and would correlate with either alone from nothing (Oldham 1962).
+    Positives are those of the test images: training counts are the hospitals' own.
     """
     found = []
     for arm in runs:
@@ -35,7 +38,7 @@ def by_target(
             reached = mean_value(quantity, list(runs[baseline].values()))
             lost = reached - mean_value(quantity, list(runs[arm].values()))
             if lost == lost:  # not NaN
-                difficulty.append((reached, lost, target))
+                difficulty.append((reached - lost / 2.0, lost, target))
                 positives.append((float(panel.labels.sum()), lost, target))
         for name, points in (
             ("label difficulty vs AUROC loss", difficulty),
@@ -74,12 +77,27 @@ def epsilon_and_gap(
 def _correlation(
     name: str, points: Sequence[tuple[float, float, str]], what: str, **more: str
 ) -> Json:
-    r = pearson([x for x, _, _ in points], [y for _, y, _ in points])
-    note = None
-    if len(points) < LEAST:
-        note = f"too few {what}: {len(points)}, {LEAST} needed"
+    r, note = pearson([x for x, _, _ in points], [y for _, y, _ in points]), None
+    if len(points) < POINTS:
+        note = f"too few {what}: {len(points)}, {POINTS} needed"
     elif r is None:
         note = "not defined: one side does not vary"
-    return {"name": name, "r": r, "n": len(points), "points": list(map(list, points)), **more} | {
-        "note": note
+    low, high = (None, None) if r is None else _fisher(r, len(points))
+    return {
+        "name": name,
+        "r": r,
+        "low": low,
+        "high": high,
+        "n": len(points),
+        "points": list(map(list, points)),
+        **more,
+        "note": note,
     }
+
+
+def _fisher(r: float, points: int) -> tuple[float, float]:
+    """95 % interval of a correlation (Fisher 1921)."""
+    if abs(r) >= 1.0:
+        return r, r
+    half = 1.959964 / math.sqrt(points - 3)
+    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)

@@ -38,6 +38,11 @@ def estimate(quantity: Quantity) -> Json:
     return _told(quantity, found.low, found.high)
 
 
+def estimate_unsure(quantity: Quantity) -> Json:
+    """:func:`estimate` of what is biased by the number of images: without limits."""
+    return _told(quantity, None, None)
+
+
 def estimate_share(quantity: Quantity) -> Json:
     """:func:`estimate` of what lies between 0 and 1, as every metric here does.
 
@@ -63,7 +68,7 @@ def _cut(told: Json, least: float) -> Json:
 def estimate_gap(gap: Gap) -> Json:
     """:func:`estimate` of a gap: its interval is that of the differences it is the largest of."""
     if not gap.contrasts:
-        return estimate(gap.quantity)
+        return estimate(gap.quantity) if gap.sure else estimate_unsure(gap.quantity)
     return _told(gap.quantity, *(limits(gap) or (None, None)))
 
 
@@ -170,6 +175,8 @@ def p_value(quantity: Quantity) -> float | None:
     mean = quantity.mean()
     limits = interval(mean)
     if limits.method == "few events":
+        if limits.low == limits.high:  # one and the same model
+            return None
         return 2.0 * float(ndtr(-rates.level_of_zero(mean.terms, 0)))
     samples = mean.samples[~np.isnan(mean.samples)]
     if limits.low is None or float(samples.std()) == 0.0:

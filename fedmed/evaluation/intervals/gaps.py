@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -29,16 +29,19 @@ class Gap:
     """A gap under every column, and the signed differences that it is made of.
 
     `contrasts` holds one tuple per target; the gap is the mean over targets of the largest size of
-    a contrast. Empty: the gap is itself one difference, with its sign.
+    a contrast. Empty: the gap is itself one difference, with its sign. `most` is the largest that
+    it can be. Without `sure` it has no interval.
     """
 
     quantity: Quantity
     contrasts: tuple[tuple[Quantity, ...], ...] = ()
+    most: float = 1.0
+    sure: bool = True
 
     def select(self, names: Sequence[str]) -> Gap:
         """Only these columns, in this order."""
         chosen = tuple(tuple(c.select(names) for c in each) for each in self.contrasts)
-        return Gap(self.quantity.select(names), chosen)
+        return replace(self, quantity=self.quantity.select(names), contrasts=chosen)
 
 
 def limits(gap: Gap, *, level: float = LEVEL) -> tuple[float, float] | None:
@@ -48,12 +51,14 @@ def limits(gap: Gap, *, level: float = LEVEL) -> tuple[float, float] | None:
     and the largest upper limit of their sizes: it covers at least as often as `level`, and reaches
     zero where no group differs for certain.
     """
+    if not gap.sure:
+        return None
     columns = range(len(gap.quantity.columns))
     sets = _simultaneous([(each, column) for each in gap.contrasts for column in columns], level)
     if sets is None:
         return None
     lows = [max(0.0, float(np.max(np.maximum(one.low, -one.high)))) for one in sets]
-    highs = [min(1.0, float(np.max(np.maximum(one.high, -one.low)))) for one in sets]
+    highs = [min(gap.most, float(np.max(np.maximum(one.high, -one.low)))) for one in sets]
     return float(np.mean(lows)), float(np.mean(highs))
 
 
@@ -87,7 +92,7 @@ def _luck(contrast: Quantity, draws: np.random.Generator) -> Floats:
     """Resamples of a contrast less its value [resamples, columns]."""
     moved = contrast.samples - contrast.values
     for column in range(len(contrast.columns)):
-        if not rates.few(contrast.terms, column):
+        if np.isnan(moved[:, column]).all() or not rates.few(contrast.terms, column):
             continue
         wanted = sum(rates.reach(contrast.terms, column, _NORMAL)) / (2.0 * _NORMAL)
         there = float(np.nanstd(moved[:, column]))

@@ -109,8 +109,18 @@ def few(terms: Terms, column: int) -> bool:
 
 
 def reach(terms: Terms, column: int, z: float) -> tuple[float, float]:
-    """How far the interval of a sum of rates goes down and up from its value."""
-    parts = [(factor, *rate.reach(column, z)) for factor, rate in terms]
+    """How far the interval of a sum of rates goes down and up from its value.
+
+    Rates of the same patients are correlated, and what is taken from one is taken from the other:
+    each then reaches as far down as up, so that a rate less itself is 0 for certain.
+    """
+    places = [rate.place for _, rate in terms]
+    parts = []
+    for factor, rate in terms:
+        low, high = rate.reach(column, z)
+        if places.count(rate.place) > 1:
+            low = high = (low + high) / 2.0
+        parts.append((factor, low, high))
     signs = np.array([math.copysign(1.0, factor) for factor, _, _ in parts])
     down = np.array([abs(f) * (low if f > 0 else high) for f, low, high in parts])
     up = np.array([abs(f) * (high if f > 0 else low) for f, low, high in parts])

@@ -16,6 +16,7 @@ import pandas as pd
 
 from fedmed.evaluation import fairness
 from fedmed.evaluation.fairness import Count
+from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.gaps import Gap
 from fedmed.evaluation.intervals.quantity import Quantity, average
 from fedmed.evaluation.intervals.resampling import Progress, clusters, part_of
@@ -113,7 +114,12 @@ class MacroPanel:
         each = [panel.gaps(attribute) for panel in self.targets.values()]
         means = self._means([{key: gap.quantity for key, gap in found.items()} for found in each])
         return {
-            key: Gap(mean, self._contrasts([found[key] for found in each if key in found]))
+            key: Gap(
+                mean,
+                self._contrasts([gaps[key] for gaps in each if key in gaps]),
+                most=next(gaps[key].most for gaps in each if key in gaps),
+                sure=GAPS[key].interval,
+            )
             for key, mean in means.items()
         }
 

@@ -38,7 +38,7 @@ def columns(
         own = next((name for name in names if name in raw.columns), None)
         if own is None:
             listed = " or ".join(f"'{name}'" for name in names)
-            notes.append(f"{path}: no column {listed}: {column} is unknown")
+            notes.append(f"{path.name}: no column {listed}: {column} is unknown")
         else:
             there[column] = raw[own]
     return raw, there, notes

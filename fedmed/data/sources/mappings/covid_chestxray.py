@@ -28,7 +28,7 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     nothing = pd.Series([not row for row in decided])
     table = table.join(common.of_parts(decided).astype("Int8").mask(nothing))
     if nothing.any():
-        notes.append(f"{path}: {int(nothing.sum()):,} images have no finding yet")
+        notes.append(f"{path.name}: {int(nothing.sum()):,} images have no finding yet")
     if "age" in there:
         table["age"] = common.ages(there["age"])
     if "sex" in there:

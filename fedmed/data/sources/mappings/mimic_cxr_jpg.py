@@ -27,7 +27,7 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
         raise UserError(f"{path}, row {row}: study_id is listed twice; keep one row per study")
     joined = films.merge(raw, on="study_id", how="inner", validate="many_to_one")
     if len(joined) < len(films):
-        notes.append(f"{path}: {len(films) - len(joined):,} images left out, without a label")
+        notes.append(f"{path.name}: {len(films) - len(joined):,} images left out, without a label")
     subject, study = joined["subject_id"].astype(str), joined["study_id"].astype(str)
     place = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/"
     table = pd.DataFrame({"image": place + joined["dicom_id"] + ".jpg", "patient_id": subject})
@@ -46,7 +46,7 @@ def _films(path: Path, missing: str) -> tuple[pd.DataFrame, list[str]]:
         at = common.beside(path, f"mimic-cxr-2.0.0-{kind}.csv")
         if at is None:
             notes.append(
-                f"{path}: no mimic-cxr-2.0.0-{kind}.csv beside it: "
+                f"{path.name}: no mimic-cxr-2.0.0-{kind}.csv beside it: "
                 f"{'view' if kind == 'metadata' else 'split'} is unknown"
             )
             continue
@@ -67,7 +67,7 @@ def _films(path: Path, missing: str) -> tuple[pd.DataFrame, list[str]]:
                     f"{at}: {count}, not in both; give both tables of one release, or set "
                     'data.missing-images = "leave-out"'
                 )
-            notes.append(f"{at}: {count}, and left out (data.missing-images)")
+            notes.append(f"{at.name}: {count}, and left out (data.missing-images)")
         films = joined[both].drop(columns="in").reset_index(drop=True)
     if films is None:
         raise UserError(

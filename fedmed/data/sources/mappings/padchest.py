@@ -39,7 +39,7 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     nothing = pd.Series([not row or bool({*row} & {*_UNUSABLE}) for row in parts])
     table = table.join(labels.mask(nothing))
     if nothing.any():
-        notes.append(f"{path}: {int(nothing.sum()):,} images have no usable labels")
+        notes.append(f"{path.name}: {int(nothing.sum()):,} images have no usable labels")
     if "sex" in there:
         table["sex"] = common.sexes(there["sex"])
     if "view" in there:

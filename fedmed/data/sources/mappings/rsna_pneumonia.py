@@ -26,7 +26,9 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
         raise UserError(f"{path}, row {row}: Target is not 0 or 1; correct it or drop the row")
     films = target.groupby(raw["patientId"].astype("string").str.strip(), sort=False).max()
     table = pd.DataFrame({"image": films.index, "label": films.to_numpy(dtype=int)})
-    notes.append(f"{path}: patientId names a film, not a person: patients, age, sex are unknown")
+    notes.append(
+        f"{path.name}: patientId names a film, not a person: patients, age, sex are unknown"
+    )
     classes = common.beside(path, "stage_2_detailed_class_info.csv")
     if classes is not None:
         info, _, _ = common.columns(read_table(classes), classes, ("patientId", "class"))

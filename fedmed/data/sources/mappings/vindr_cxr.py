@@ -33,7 +33,7 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     share = each.groupby(level=0, sort=False).mean()
     table = (share >= 0.5).astype("Int8")
     table.insert(0, "image", table.index)
-    notes.append(f"{path}: patients, age and sex are unknown: the set's tables name none")
+    notes.append(f"{path.name}: patients, age and sex are unknown: the set's tables name none")
     return table.reset_index(drop=True), notes
 
 
