@@ -94,7 +94,8 @@ def _window(
         )
     if shape == "SIGMOID":
         values -= centre
-        values *= -4 / width
+        values *= -4
+        values /= width
         np.clip(values, -60, 60, out=values)
         np.exp(values, out=values)
         values += 1

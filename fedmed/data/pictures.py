@@ -61,14 +61,14 @@ def picture(data: bytes, name: str, most: int, bits: int = 0) -> NDArray[np.floa
                 )
             if opened.format in ("TIFF", "WEBP") and getattr(opened, "n_frames", 1) > 1:
                 raise UserError(f"{name}: several pictures in one file; give one file for each")
-            deep = _depth(opened, data)
+            deep, said = _depth(opened, data), _significant(opened, data)
             # Pillow inverts a TIFF whose 0 is white in 8 bits only.
             negative = _tag(opened, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
             with silence() if opened.format in ("TIFF", "JPEG2000") else contextlib.nullcontext():
                 opened.load()
             image = _upright(opened)
     if image.mode.startswith("I;16") or (image.mode == "I" and opened.format == "PNG"):
-        return _deep_grey(np.asarray(image), data, name, bits, negative)
+        return _deep_grey(np.asarray(image), said, name, bits, negative)
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise UserError(
             f"{name}: pixels of 32 bits, signed or fractional, whose black and white nobody knows; "
@@ -124,10 +124,13 @@ def _upright(opened: Image.Image) -> Image.Image:
 
 
 def _deep_grey(
-    values: NDArray[Any], data: bytes, name: str, bits: int, negative: bool
+    values: NDArray[Any], said: int, name: str, bits: int, negative: bool
 ) -> NDArray[np.float32]:
-    """A grey picture of 16 bits, by the largest value that its bits can hold."""
-    top, said = int(values.max()), _significant(data)
+    """A grey picture of 16 bits, by the largest value that its bits can hold.
+
+    ``said`` are the significant bits of the file's own, 0 for nothing.
+    """
+    top = int(values.max())
     if said and top >> said:  # by the standard: few significant bits, spread over all 16
         bits = _DEEP
     elif said:
@@ -161,8 +164,10 @@ def _check_colour(image: Image.Image, name: str, bits: int) -> None:
         )
 
 
-def _significant(data: bytes) -> int:
-    """Bits that a PNG's sBIT chunk says are significant, 0 where it says nothing or all 16."""
+def _significant(opened: Image.Image, data: bytes) -> int:
+    """Bits that a PNG's sBIT or a TIFF of 12 says are significant, 0 for nothing or all 16."""
+    if _tag(opened, TiffImagePlugin.BITSPERSAMPLE) == 12:
+        return 12
     if data[:4] != b"\x89PNG":
         return 0
     at = 8

@@ -1,6 +1,7 @@
 """PNG, JPEG, TIFF, BMP, WebP and JPEG 2000: depth, orientation, and formats that are named."""
 
 import io
+import struct
 import zlib
 from typing import Any
 
@@ -115,6 +116,18 @@ def test_the_significant_bits_of_a_png_decide_for_it_alone() -> None:
     for bits in (0, 12, 14):
         twelve_is_full(decode(spread, "a.png", bits))
         twelve_is_full(decode(raw, "a.png", bits))
+
+
+def test_a_tiff_of_12_bits_says_so_itself() -> None:
+    high, width = TWELVE.shape
+    pairs = TWELVE.reshape(-1, 2).astype(np.uint32)
+    three = (pairs[:, 0] << 12) | pairs[:, 1]
+    packed = np.stack([three >> 16, three >> 8, three], axis=1).astype(np.uint8).tobytes()
+    tags = {256: width, 257: high, 258: 12, 259: 1, 262: 1, 273: 200, 277: 1, 278: high}
+    tags[279] = len(packed)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    twelve_is_full(decode(head.ljust(200, b"\0") + packed, "a.tif"))
 
 
 def test_colour_of_16_bits_with_values_of_12_is_refused() -> None:
