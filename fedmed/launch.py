@@ -28,6 +28,7 @@ from fedmed.federation.surroundings import check_cluster, ray_folder, without_pr
 
 OnRound = Callable[[int, int, float | None], None]
 _ON_THE_WAY = re.compile(r": (round \d+/\d+|waiting for) ")  # lines that tell no reason
+_RAISED = re.compile(r"(\w+\.)*\w*(Error|Exception): \S")  # the last line of a traceback
 _START_TIMEOUT = 90.0  # seconds for a SuperLink to answer
 
 
@@ -241,7 +242,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(log: str) -> str:
-    """The line of a log that says what went wrong: fedmed's own, else the last one."""
+    """The line of a log that says what went wrong.
+
+    The last of fedmed's own, else the first exception, of which the others follow, else the last
+    line that is more than an address.
+    """
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     own = [x for x in lines if "fedmed.server: " in x and not _ON_THE_WAY.search(x)]
-    return (own or lines or ["flwr run failed without a word"])[-1]
+    raised = [x for x in lines if _RAISED.match(x)]
+    said = [x for x in lines if not x.startswith("For more information, visit")]
+    return (own[-1:] or raised[:1] or said[-1:] or ["flwr run failed without a word"])[0]

@@ -142,3 +142,18 @@ def test_the_reason_of_a_failed_run_is_no_line_of_a_wait() -> None:
     assert launch._reason(f"{waiting}\nfedmed.server: round 1/2 AUROC 0.5\n{last}\n") == last
     own = "fedmed.server: hospital-1 did not join"
     assert launch._reason(f"{waiting}\n{own}\n{last}\n") == own
+
+
+def test_the_reason_is_the_first_exception_and_no_address() -> None:
+    log = """
+Traceback (most recent call last):
+  File "node.py", line 423, in __init__
+Exception: The current node timed out during startup.
+Traceback (most recent call last):
+RuntimeError: Simulation Runtime crashed.
+For more information, visit: <https://flower.example/700.html>
+"""
+    assert launch._reason(log) == "Exception: The current node timed out during startup."
+    plain = "no room on the device\nFor more information, visit: <https://flower.example/1.html>\n"
+    assert launch._reason(plain) == "no room on the device"
+    assert launch._reason("") == "flwr run failed without a word"
