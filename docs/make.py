@@ -43,11 +43,11 @@ def main() -> None:
 
 def made() -> dict[Path, str]:
     """Every file with a part of ours -> its text with those parts as the code has them now."""
-    found = {ROOT / "docs" / "privacy.schema.json": json.dumps(schema(), indent=2) + "\n"}
+    texts = {ROOT / "docs" / "privacy.schema.json": json.dumps(schema(), indent=2) + "\n"}
     for name in ("README.md", "docs/configuration.md", "docs/privacy.md", "pyproject.toml"):
         path = ROOT / name
-        found[path] = filled(path.read_text(encoding="utf-8"), name)
-    return found
+        texts[path] = filled(path.read_text(encoding="utf-8"), name)
+    return texts
 
 
 def filled(text: str, where: str) -> str:
@@ -65,17 +65,17 @@ def filled(text: str, where: str) -> str:
 
 def sections() -> dict[str, type[Section]]:
     """Every table of the configuration by its dotted name."""
-    found: dict[str, type[Section]] = {}
+    tables: dict[str, type[Section]] = {}
 
     def enter(name: str, section: type[Section]) -> None:
-        found[name] = section
+        tables[name] = section
         for key, field in section.model_fields.items():
             if isinstance(field.default, Section):
                 enter(f"{name}.{kebab(key)}", type(field.default))
 
     for key, field in Settings.model_fields.items():
         enter(key, type(field.default))
-    return found
+    return tables
 
 
 def keys(name: str) -> Iterator[tuple[str, FieldInfo]]:
@@ -100,15 +100,15 @@ def table_of_keys(name: str) -> str:
 def meanings(section: type[Section]) -> dict[str, str]:
     """What stands below each key of a table, in one line."""
     (tree,) = ast.parse(inspect.getsource(section)).body
-    found = {}
+    by_key = {}
     for key, below in pairwise(getattr(tree, "body", [])):
         match key, below:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
-                found[name] = " ".join(text.split())
-    return found
+                by_key[name] = " ".join(text.split())
+    return by_key
 
 
 def kind(field: FieldInfo) -> str:
@@ -135,8 +135,8 @@ def values(field: FieldInfo) -> str:
 
 def end(field: FieldInfo, name: str) -> Any:
     """One end of a key's range; None where it has none."""
-    found = (getattr(entry, name, None) for entry in field.metadata)
-    return next((value for value in found if value is not None), None)
+    ends = (getattr(entry, name, None) for entry in field.metadata)
+    return next((value for value in ends if value is not None), None)
 
 
 def number(value: float) -> str:

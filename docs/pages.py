@@ -85,8 +85,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         if not where or "://" in target:
             return match[0]
         path = (source.parent / where).resolve()
-        found = page_of(path)
-        return f"[{words}]({found}{sign}{anchor})" if found else words
+        address = page_of(path)
+        return f"[{words}]({address}{sign}{anchor})" if address else words
 
     parts = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)

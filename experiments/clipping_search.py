@@ -211,10 +211,10 @@ class Target:
 
     def sum(self, attempt: Attempt, rows: list[int]) -> Tensor:
         """The clipped sum of some rows, all parameters in one array, float64."""
-        found = self.engine.clipped_sum(
+        clipped = self.engine.clipped_sum(
             self._inputs(attempt.inputs[rows]), attempt.slopes[rows], attempt.bound, self.views
         )
-        return torch.cat([value.double().flatten() for value in found.gradients.values()])
+        return torch.cat([value.double().flatten() for value in clipped.gradients.values()])
 
     def ratios(self, attempt: Attempt) -> tuple[float, float]:
         """Contribution / C of the first sample: alone, and by difference."""
@@ -259,7 +259,7 @@ def as_computed() -> Iterator[None]:
 def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, float]:
     """Largest ratios over ``tries`` attempts, half of them mutations of the worst."""
     best: list[tuple[float, int, Attempt]] = []
-    found = {"alone": 0.0, "difference": 0.0, "as_computed": 0.0}
+    ratios = {"alone": 0.0, "difference": 0.0, "as_computed": 0.0}
     for number in range(tries):
         samples = (1, 3)[number % 8 == 0]
         if number % 2 and best:
@@ -278,17 +278,17 @@ def worst_of(target: Target, tries: int, made: torch.Generator) -> dict[str, flo
             with as_computed():
                 before = target.ratios(attempt)[0]
         for name, value in (("alone", alone), ("difference", moved), ("as_computed", before)):
-            found[name] = max(found[name], value if math.isfinite(value) else math.inf)
+            ratios[name] = max(ratios[name], value if math.isfinite(value) else math.inf)
         # The old rule's ratio shows how far rounding went; the new one's is flat at 1.
         best.append((max(moved, before), number, attempt))
         best.sort(key=lambda entry: entry[:2], reverse=True)
         del best[_KEPT:]
-    return found
+    return ratios
 
 
 def configurations() -> list[Configuration]:
     """What is searched."""
-    found = []
+    combinations = []
     for case, engine in itertools.product(CASES, ENGINES):
         for views, precision, kind in (
             (1, "float32", "flat"),
@@ -302,8 +302,8 @@ def configurations() -> list[Configuration]:
                 or "reflect" in case
             ):
                 continue  # no bfloat16, no buffers, no parametrisation; other paddings are its own
-            found.append((case, engine, views, precision, kind))
-    return found
+            combinations.append((case, engine, views, precision, kind))
+    return combinations
 
 
 def searched(number: int, wanted: Configuration, tries: int, seed: int) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def searched(number: int, wanted: Configuration, tries: int, seed: int) -> dict[
     autocast = torch.bfloat16 if precision == "bfloat16" else None
     options = Options(Loss(slope), Clipping(kind), autocast)  # type: ignore[arg-type]
     target = Target(case, engine, options, views)
-    found = worst_of(target, tries, torch.Generator().manual_seed(seed * 10_000 + number))
+    ratios = worst_of(target, tries, torch.Generator().manual_seed(seed * 10_000 + number))
     target.engine.close()
     log.removeHandler(failures)
     return {
@@ -326,7 +326,7 @@ def searched(number: int, wanted: Configuration, tries: int, seed: int) -> dict[
         "clipping": kind,
         "tries": tries,
         "sums_found_above_their_bound": failures.count,
-        **found,
+        **ratios,
     }
 
 

@@ -184,8 +184,8 @@ def replicate(generator: np.random.Generator, resamples: int) -> Iterator[tuple[
             p = p_change(moved, _null(one, changed)) if changed else p_value(moved)
             yield name, "one seed, p above 0.05", p is not None and p > 0.05
             if not changed:
-                found = interval(one, method="percentile")
-                fine = _holds(found.low, found.high, first[name])
+                percentile = interval(one, method="percentile")
+                fine = _holds(percentile.low, percentile.high, first[name])
                 yield name, "one seed, percentile", fine
     # One image per patient, as DeLong's formula asks for.
     chosen = np.unique(patient, return_index=True)[1]

@@ -82,19 +82,19 @@ def main(arguments: list[str] | None = None) -> int:
     rng = random.Random(options.seed)
     settings = Settings().replaced(SETTINGS)
     started = time.time()
-    found: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="fedmed-crashes-") as temporary:
         os.environ["FEDMED_HOME"] = str(Path(temporary) / "home")
         whole = _duration(Path(temporary) / "whole", settings)
-        while len([f for f in found if f["killed"]]) + len(failures) < options.kills:
-            folder = Path(temporary) / f"trial-{len(found) + len(failures)}"
+        while len([f for f in trials if f["killed"]]) + len(failures) < options.kills:
+            folder = Path(temporary) / f"trial-{len(trials) + len(failures)}"
             moment = rng.uniform(0.0, whole)
             try:
-                found.append(trial(folder, settings, moment))
+                trials.append(trial(folder, settings, moment))
             except AssertionError as error:
                 failures.append(f"after {moment:.3f} s: {error}")
-    kills = [f for f in found if f["killed"]]
+    kills = [f for f in trials if f["killed"]]
     summary = {
         "kills": len(kills) + len(failures),
         "failures": failures,
@@ -195,7 +195,7 @@ def _network(image_size: int) -> nn.Module:
 
 def _compare(folder: Path, settings: Settings) -> dict[str, tuple[int, int, int]]:
     """Steps taken, recorded and planned, by hospital; raises ``AssertionError`` if they differ."""
-    found = {}
+    steps = {}
     if not (folder / "config.json").exists():
         return {}
     run = str(read_json(folder / "config.json")["run"])
@@ -210,8 +210,8 @@ def _compare(folder: Path, settings: Settings) -> dict[str, tuple[int, int, int]
         _require(recorded <= planned, f"{name}: {recorded} steps recorded, {planned} planned")
         if ledger.path.exists():
             ledger.verify()
-        found[name] = (taken, recorded, planned)
-    return found
+        steps[name] = (taken, recorded, planned)
+    return steps
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -115,12 +115,12 @@ def compare(
 
 
 def _forms(site: Site, asked: list[Request]) -> list[dict[str, Any]]:
-    found = []
+    forms = []
     for number, request in enumerate(asked):
         draws = SimpleNamespace(randbits=random.Random(number).getrandbits)
         with mock.patch.object(preflight, "secrets", draws):
-            found.append(form(*site.answer(*write_request(request))))
-    return found
+            forms.append(form(*site.answer(*write_request(request))))
+    return forms
 
 
 def bound(arm: str, attack: Attack, trials: int, folder: Path) -> Bound:
@@ -153,7 +153,7 @@ def lower_bound(first: int, second: int, trials: int, delta: float = DELTA) -> f
     """
     low = [_limit(count, trials, upper=False) for count in (first, second)]
     high = [_limit(count, trials, upper=True) for count in (first, second)]
-    found = 0.0
+    epsilon = 0.0
     for p_low, q_high in (
         (low[0], high[1]),
         (low[1], high[0]),
@@ -161,8 +161,8 @@ def lower_bound(first: int, second: int, trials: int, delta: float = DELTA) -> f
         (1 - high[1], 1 - low[0]),
     ):
         if p_low > delta and q_high > 0:
-            found = max(found, math.log((p_low - delta) / q_high))
-    return found
+            epsilon = max(epsilon, math.log((p_low - delta) / q_high))
+    return epsilon
 
 
 def _limit(count: int, trials: int, *, upper: bool) -> float:
@@ -183,9 +183,9 @@ def _choose(present: Array, absent: Array) -> tuple[int, float, int] | None:
                     int((sign * side[:, column] >= sign * threshold).sum())
                     for side in (present, absent)
                 ]
-                found = lower_bound(counts[0], counts[1], len(present))
-                if best is None or found > best[0]:
-                    best = found, (column, float(threshold), sign)
+                epsilon = lower_bound(counts[0], counts[1], len(present))
+                if best is None or epsilon > best[0]:
+                    best = epsilon, (column, float(threshold), sign)
     return None if best is None or best[0] == 0 else best[1]
 
 
@@ -213,7 +213,7 @@ class _Plot:
 
     def _config(self) -> dict[str, Scalar]:
         arm = "dp-sgd" if self.arm == "evaluation" else self.arm
-        found: dict[str, Scalar] = {
+        settings: dict[str, Scalar] = {
             "privacy.arm": arm,
             "privacy.epsilon": EPSILON,
             "privacy.delta": DELTA,
@@ -222,8 +222,8 @@ class _Plot:
             "train.learning-rate": 10.0 if self.attack == "trap" else 1.0,
         }
         if arm == "dp-pix":
-            found |= {"privacy.cell": 8, "privacy.neighbourhood": SIZE * SIZE}
-        return found
+            settings |= {"privacy.cell": 8, "privacy.neighbourhood": SIZE * SIZE}
+        return settings
 
     def statistics(self, variant: Variant, trials: int, folder: Path) -> Iterator[list[float]]:
         """Of each of ``trials`` answers of guards of a site, one row."""
@@ -362,15 +362,17 @@ def main() -> None:
         for arm in filter(None, given.arms.split(",") if given.trials else []):
             for attack in attacks_on(arm):
                 start = time.monotonic()
-                found = bound(arm, attack, given.trials, given.folder)
-                print(f"{arm}, {attack}: epsilon at least {found.lower_bound:.2f}", flush=True)
-                wrong += check(None, [found])
+                epsilon_bound = bound(arm, attack, given.trials, given.folder)
+                print(
+                    f"{arm}, {attack}: epsilon at least {epsilon_bound.lower_bound:.2f}", flush=True
+                )
+                wrong += check(None, [epsilon_bound])
                 _record(
                     given.out,
                     " ".join(filter(None, (arm, attack, given.broken))),
                     given.seed,
                     start,
-                    asdict(found),
+                    asdict(epsilon_bound),
                 )
     for text in wrong[:20]:
         print(f"error: {text}")
@@ -382,14 +384,14 @@ def attacks_on(arm: str) -> tuple[Attack, ...]:
     return ("aligned",) if arm in ("pixel-laplace", "dp-pix") else ATTACKS
 
 
-def _record(out: Path | None, what: str, seed: int, start: float, found: dict[str, Any]) -> None:
+def _record(out: Path | None, what: str, seed: int, start: float, figures: dict[str, Any]) -> None:
     """Add what was found to the record, with machine and time, and leave the rest of it."""
     if out is None:
         return
     record = files.read_json(out) if out.exists() else {}
     about = {"seed": seed, "seconds": round(time.monotonic() - start)}
     record |= {"machine": machine.describe(), "versions": machine.versions()}
-    record[what] = about | found
+    record[what] = about | figures
     files.write_json(out, record)
 
 

@@ -83,11 +83,11 @@ def main() -> None:
             replicate(np.random.default_rng(one), groups, worse, arguments.resamples)
             for one in stream.spawn(arguments.replications)
         ]
-        found, alone = np.mean(each, axis=0)
+        share, alone = np.mean(each, axis=0)
         case = {
             "groups": groups,
             "one_worse_by": worse,
-            "found": round(float(found), 4),
+            "found": round(float(share), 4),
             "found_by_normal_alone": round(float(alone), 4),
         }
         print(json.dumps(case), flush=True)

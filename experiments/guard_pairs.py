@@ -85,22 +85,22 @@ def films(variant: Variant) -> dict[str, tuple[NDArray[np.uint8], int, str]]:
     """
     rng = np.random.default_rng(7)
     chequered = np.where(np.indices((SIZE, SIZE)).sum(0) % 2, 255, 0).astype(np.uint8)
-    found: dict[str, tuple[NDArray[np.uint8], int, str]] = {}
+    by_patient: dict[str, tuple[NDArray[np.uint8], int, str]] = {}
     for number in range(PATIENTS):
         pixels = rng.integers(96, 160, (SIZE, SIZE), dtype=np.uint8)
         split = "train" if number < 16 else "test" if number < 20 else "val"
-        found[f"p{number}"] = (pixels, 1, split)
+        by_patient[f"p{number}"] = (pixels, 1, split)
     for target in TARGETS:
-        found[target] = (chequered, 0, found[target][2])
+        by_patient[target] = (chequered, 0, by_patient[target][2])
     target = TARGETS[variant.startswith("test-")]
-    pixels, label, split = found[target]
+    pixels, label, split = by_patient[target]
     if variant.endswith("absent"):
-        del found[target]
+        del by_patient[target]
     elif variant.endswith("film"):
-        found[target] = (np.full_like(pixels, 128), label, split)
+        by_patient[target] = (np.full_like(pixels, 128), label, split)
     elif variant == "ill":
-        found[target] = (pixels, 1 - label, split)
-    return found
+        by_patient[target] = (pixels, 1 - label, split)
+    return by_patient
 
 
 def write_site(folder: Path, variant: Variant = "whole") -> Path:
@@ -186,8 +186,8 @@ class Site:
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What the guard sends back: header and arrays."""
         with self.home():
-            found, data = self.guard.answer(header, body, os.getuid())
-        return found, arrays_of(found, data)
+            reply, data = self.guard.answer(header, body, os.getuid())
+        return reply, arrays_of(reply, data)
 
 
 def arrays_of(header: dict[str, Any], body: bytes) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ CASES = [
 
 
 @dataclass(frozen=True)
-class Found:
+class CaseResult:
     """What the replications of one case showed; ``epsilon`` 0 is without noise."""
 
     images: int
@@ -67,7 +67,7 @@ def cells_of(
     return np.stack(rows).astype(np.float64)
 
 
-def simulate(images: int, epsilon: float, bins: int, films: int, replications: int) -> Found:
+def simulate(images: int, epsilon: float, bins: int, films: int, replications: int) -> CaseResult:
     """One case; the noise is that of two attributes beside everybody, at each of the hospitals."""
     rng = np.random.default_rng([images, round(epsilon * 10), bins, films])
     edges = around(0.3, 0.8, bins)
@@ -91,7 +91,7 @@ def simulate(images: int, epsilon: float, bins: int, films: int, replications: i
         widths.append(high - low)
         hits += low <= TRUTH <= high
         wide += low - half <= TRUTH <= high + half
-    return Found(
+    return CaseResult(
         images,
         epsilon,
         bins,
@@ -112,14 +112,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--replications", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
-    found = [simulate(*case, given.replications) for case in CASES]
+    cases = [simulate(*case, given.replications) for case in CASES]
     if given.json:
         record = {
             "truth": TRUTH,
             "hospitals": HOSPITALS,
             "delta": DELTA,
             "replications": given.replications,
-            "cases": [asdict(case) for case in found],
+            "cases": [asdict(case) for case in cases],
             "machine": machine.describe(),
             "versions": machine.versions(),
         }
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         "| images | epsilon | bins | films | noise | bias | error | bound | width | cover | wide |"
     )
     print("|" + "---|" * 11)
-    for case in found:
+    for case in cases:
         epsilon = f"{case.epsilon:g}" if case.epsilon else "exact"
         print(
             f"| {case.images} | {epsilon} | {case.bins} | {case.films} | {case.deviation:.1f} "

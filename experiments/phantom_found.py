@@ -45,11 +45,13 @@ class Scored:
     def columns(self) -> list[Column]:
         """The test scores of each seed, with its threshold from validation (Youden's index)."""
         test = (self.table["split"] == "test").to_numpy()
-        found = []
+        columns = []
         for seed, scores in enumerate(self.scores):
             rows = self.table.assign(score=scores)[~test]
-            found.append(Column(name=str(seed), scores=scores[test], threshold=choose(rows).youden))
-        return found
+            columns.append(
+                Column(name=str(seed), scores=scores[test], threshold=choose(rows).youden)
+            )
+        return columns
 
 
 def measured(scored: Scored, resamples: int) -> Measured:
@@ -67,7 +69,7 @@ def measured(scored: Scored, resamples: int) -> Measured:
     )
 
 
-def found(by: Measured) -> dict[str, Json]:
+def estimates(by: Measured) -> dict[str, Json]:
     """Estimates, over seeds, of what :func:`phantom_truth.predict` predicts, by the same names."""
     told: dict[str, Json] = {}
     for attribute, first, second in (("sex", "F", "M"), ("view", "AP", "PA"), ("age", OLD, YOUNG)):
@@ -136,12 +138,12 @@ def missed_at(
     """
     healthy, ill = (np.flatnonzero(rows & (labels == label)) for label in (0, 1))
     healthy, ill = (which[np.argsort(-scores[which])] for which in (healthy, ill))
-    drawn, found = weights[healthy].cumsum(axis=0), weights[ill].cumsum(axis=0)
+    drawn, ill_drawn = weights[healthy].cumsum(axis=0), weights[ill].cumsum(axis=0)
     reached = (drawn <= fpr * drawn[-1]).sum(axis=0)  # healthy films that are called ill
     above = np.searchsorted(-scores[ill], -scores[healthy])  # ill films above each healthy one
     last = above[np.minimum(reached, healthy.size - 1)]
-    called = np.where(last > 0, found[last - 1, np.arange(fpr.size)], 0.0)
-    return np.asarray(1.0 - called / found[-1])
+    called = np.where(last > 0, ill_drawn[last - 1, np.arange(fpr.size)], 0.0)
+    return np.asarray(1.0 - called / ill_drawn[-1])
 
 
 def beside(
@@ -167,7 +169,7 @@ def beside(
     share = pd.DataFrame(
         [phantom_truth.from_prevalence(effects, hospitals, one[2], one[1]) for one in each]
     ).mean()
-    rows = _rows(found(by), predicted)
+    rows = _rows(estimates(by), predicted)
     for row in rows:
         if row["name"] in share.index:
             row["from prevalence"] = rounded(float(share[row["name"]]))

@@ -170,15 +170,15 @@ def predict(
         name: prevalence[name] * (1.0 - missed[name]) + (1.0 - prevalence[name]) * seen.fpr
         for name in prevalence
     }
-    found = {f"{what}, F minus M": value["F"] - value["M"] for what, value in
-             (("AUROC", area), ("FNR", missed), ("selection rate", called))}  # fmt: skip
-    found["FPR, F minus M"] = 0.0
+    figures = {f"{what}, F minus M": value["F"] - value["M"] for what, value in
+               (("AUROC", area), ("FNR", missed), ("selection rate", called))}  # fmt: skip
+    figures["FPR, F minus M"] = 0.0
     for band in BANDS:
-        found[f"AUROC, {band}"], found[f"FNR, {band}"] = area[band], missed[band]
-        found[f"FPR, {band}"] = seen.fpr
-    found[f"selection rate, {OLD} minus {YOUNG}"] = called[OLD] - called[YOUNG]
-    found["AUROC, AP minus PA"] = found["FNR, AP minus PA"] = found["FPR, AP minus PA"] = 0.0
-    found["selection rate, AP minus PA"] = view_difference(effects, of) * (
+        figures[f"AUROC, {band}"], figures[f"FNR, {band}"] = area[band], missed[band]
+        figures[f"FPR, {band}"] = seen.fpr
+    figures[f"selection rate, {OLD} minus {YOUNG}"] = called[OLD] - called[YOUNG]
+    figures["AUROC, AP minus PA"] = figures["FNR, AP minus PA"] = figures["FPR, AP minus PA"] = 0.0
+    figures["selection rate, AP minus PA"] = view_difference(effects, of) * (
         1.0 - seen.fnr(ill) - seen.fpr
     )
     for attribute, names in (("sex", sexes), ("age", bands)):
@@ -188,9 +188,9 @@ def predict(
             ("statistical_parity_difference", called),
         ):
             each = [value[name] for name in names]
-            found[f"{gap}, {attribute}"] = max(each) - min(each)
-        found[f"fpr_gap, {attribute}"] = 0.0
-    return found
+            figures[f"{gap}, {attribute}"] = max(each) - min(each)
+        figures[f"fpr_gap, {attribute}"] = 0.0
+    return figures
 
 
 def from_prevalence(

@@ -234,9 +234,9 @@ def largest_error(name: str, arguments: argparse.Namespace, dtype: torch.dtype) 
     loop = make_engine("loop", copy.deepcopy(model), 4)
     expected = loop.clipped_sum(images, labels, CLIPPING_NORM).gradients
     engine = clipper(name, model, 4, given)
-    found = engine.clipped_sum(images, labels, CLIPPING_NORM).gradients
+    sums = engine.clipped_sum(images, labels, CLIPPING_NORM).gradients
     engine.close()
-    return max(float((found[key] - value).norm() / value.norm()) for key, value in expected.items())
+    return max(float((sums[key] - value).norm() / value.norm()) for key, value in expected.items())
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -171,7 +171,7 @@ PARTS = {"base": base, "bare": bare, "framework": framework, "alone": alone, "bo
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Every part in a process of its own, twice for hospitals: few, and all of them."""
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
 
     def run(part: str, hospitals: int, model: str) -> dict[str, Any]:
         command = [
@@ -187,22 +187,22 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     many, few = options.hospitals, options.few
     for hospitals in (few, many):
         for part in ("base", "bare", "framework", "alone"):
-            found[f"{part}-{hospitals}"] = run(part, hospitals, options.model)
-        found[f"smaller-{hospitals}"] = run("alone", hospitals, _SMALLER)
-    found["bare-smaller"] = run("bare", 2, _SMALLER)
-    found["both"] = run("both", many, options.model)
-    beyond = [w - p for w, p in zip(found["both"]["framework"], found["both"]["bare"], strict=True)]
-    plain = statistics.median(found["both"]["bare"])
-    model = int(found[f"bare-{many}"]["model_bytes"])
+            parts[f"{part}-{hospitals}"] = run(part, hospitals, options.model)
+        parts[f"smaller-{hospitals}"] = run("alone", hospitals, _SMALLER)
+    parts["bare-smaller"] = run("bare", 2, _SMALLER)
+    parts["both"] = run("both", many, options.model)
+    beyond = [w - p for w, p in zip(parts["both"]["framework"], parts["both"]["bare"], strict=True)]
+    plain = statistics.median(parts["both"]["bare"])
+    model = int(parts[f"bare-{many}"]["model_bytes"])
 
     def peak(part: str) -> int:
-        return int(found[part]["peak_memory_bytes"])
+        return int(parts[part]["peak_memory_bytes"])
 
     def models(part: str, less: str, count: int) -> float:
         return round((peak(f"{part}-{count}") - peak(f"{less}-{count}")) / model, 2)
 
     def slope(count: int) -> float:
-        smaller = found["bare-smaller"]["model_bytes"]
+        smaller = parts["bare-smaller"]["model_bytes"]
         return (peak(f"alone-{count}") - peak(f"smaller-{count}")) / (model - smaller)
 
     return {
@@ -213,7 +213,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "framework_seconds": round(statistics.median(beyond) / many, 4),
         "framework_seconds_each": [round(seconds / many, 4) for seconds in beyond],
         "bare_seconds": round(plain / many, 4),
-        "ratio": round(statistics.median(found["both"]["framework"]) / plain, 3),
+        "ratio": round(statistics.median(parts["both"]["framework"]) / plain, 3),
         "server_models": round(slope(many), 2),
         "server_models_with_few": round(slope(few), 2),
         "server_base_bytes": int(peak(f"alone-{many}") - slope(many) * model),
@@ -222,7 +222,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "inline_models_over_base": models("framework", "base", many),
         "bare_models_over_base": models("bare", "base", many),
         "few": few,
-        "parts": found,
+        "parts": parts,
         "machine": machine.describe(),
         "versions": machine.versions(),
     }

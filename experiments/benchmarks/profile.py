@@ -63,25 +63,25 @@ def profile(arguments: argparse.Namespace, rounds: int) -> dict[str, dict[str, f
     Tape.weighted_sum = clocked("sums", Tape.weighted_sum)  # type: ignore[method-assign]  # timed in place
     correlation._gram = clocked("products", correlation._gram)
     torch.Tensor.backward = clocked("backward", torch.Tensor.backward)  # type: ignore[method-assign]  # timed in place
-    found: dict[str, list[dict[str, float]]] = {"sgd": [], "fedmed": []}
+    timings: dict[str, list[dict[str, float]]] = {"sgd": [], "fedmed": []}
     for number in range(rounds + 2):
         for name, work in (("sgd", sgd), ("fedmed", clipped)):
             spent.clear()
             work()
             if number > 1:
-                found[name].append(dict(spent))
+                timings[name].append(dict(spent))
     return {
         name: {
             part: min(row.get(part, 0.0) for row in rows)
             for part in dict.fromkeys(key for row in rows for key in row)
         }
-        for name, rows in found.items()
+        for name, rows in timings.items()
     }
 
 
-def report(found: dict[str, dict[str, float]]) -> str:
+def report(timings: dict[str, dict[str, float]]) -> str:
     """The parts and the floor as a table."""
-    plain, ours = found["sgd"], found["fedmed"]
+    plain, ours = timings["sgd"], timings["fedmed"]
     step = plain["step"]
     activations = ours["backward"] - ours["caught"]
     floor = step + ours["products"]

@@ -58,13 +58,13 @@ def read_parquet(path: Path) -> pd.DataFrame:
         try:
             table = _table(source, path)
             # Whole numbers stay whole beside empty cells: 7 and 7.0 would be two patients.
-            found: pd.DataFrame = table.to_pandas(integer_object_nulls=True)
+            frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True)
         except (ValueError, OSError, LookupError, TypeError, NotImplementedError) as error:
             # pyarrow's errors derive from these; its words are of several lines
             raise UserError(
                 f"{path} is not a readable Parquet file ({first_line(error)}); export it again"
             ) from error
-    return found
+    return frame
 
 
 def _table(source: BinaryIO, path: Path) -> pa.Table:

@@ -31,13 +31,13 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of fedmed and of what its figures depend on."""
-    found = {"fedmed": __version__}
+    by_package = {"fedmed": __version__}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def peak_memory() -> int:

@@ -110,11 +110,11 @@ def _handle(path: Path, most: int, remedy: str) -> int:
     return handle
 
 
-def _check(path: Path, found: os.stat_result, most: int, remedy: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((name for holds, name in _KINDS if holds(found.st_mode)), "no plain file")
+def _check(path: Path, status: os.stat_result, most: int, remedy: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for holds, name in _KINDS if holds(status.st_mode)), "no plain file")
         raise UserError(f"{path} is {kind}; {remedy}")
-    if found.st_size > most:
+    if status.st_size > most:
         raise UserError(f"{path} is over {size(most)}; {remedy}")
 
 

@@ -47,7 +47,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
         text = data.decode("utf-8-sig")
         if max(map(len, text.split("\n"))) > _LINE:
             raise Unparsable(f"a line has over {_LINE} characters")
-        found = tomllib.loads(text)
+        tables = tomllib.loads(text)
     except Unparsable:
         raise
     except RecursionError:
@@ -56,8 +56,8 @@ def parse_toml(data: bytes) -> dict[str, Any]:
         long = "int_max_str_digits" in str(error)
         why = "it has an integer of more than 64 bits" if long else str(error)
         raise Unparsable(why) from None
-    check_tree(found)
-    return found
+    check_tree(tables)
+    return tables
 
 
 def check_tree(value: Any) -> None:

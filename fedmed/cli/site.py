@@ -102,9 +102,9 @@ def join(
     from fedmed.site.connection import read_connection
     from fedmed.site.join import await_server, environment, supernode
 
-    found = read_connection(connection)
-    command = supernode(found, guard.absolute(), port)
-    await_server(found, lambda line: say(line, err=True))
+    server = read_connection(connection)
+    command = supernode(server, guard.absolute(), port)
+    await_server(server, lambda line: say(line, err=True))
     os.execve(command[0], command, environment())  # noqa: S606 -- it gets its signals itself
 
 
@@ -115,11 +115,11 @@ def doctor(
     """Check a site before it joins: each line is ok, or what to do; exit code 2 if any is not."""
     from fedmed.site.doctor import examine
 
-    found = examine(site)
+    checks = examine(site)
     if json_:
-        say(json.dumps([check.to_json() for check in found], indent=2))
+        say(json.dumps([check.to_json() for check in checks], indent=2))
     else:
-        for check in found:
+        for check in checks:
             say(f"{'ok ' if check.ok else 'NOT OK'} {check.name}: {check.text}")
-    if not all(check.ok for check in found):
+    if not all(check.ok for check in checks):
         raise typer.Exit(2)

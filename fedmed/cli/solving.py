@@ -12,16 +12,16 @@ def solved(asked: Asked) -> dict[str, float | int | None]:
 
     Raises :class:`UserError` naming the command's options; see ``asking.answered``.
     """
-    found = answered(asked, lambda name: "--" + name.replace("_", "-"), "fedmed plan")
-    spent = ((gaussian(found.noise_multiplier, found.rate), found.steps),)
+    answer = answered(asked, lambda name: "--" + name.replace("_", "-"), "fedmed plan")
+    spent = ((gaussian(answer.noise_multiplier, answer.rate), answer.steps),)
     risk = accounting.risk(spent, asked.delta)
     return {
         "patients": asked.patients,
-        "batch": found.batch,
-        "epochs": asked.epochs if asked.epochs is not None else found.steps * found.rate,
-        "sampling_rate": found.rate,
-        "steps": found.steps,
-        "noise_multiplier": found.noise_multiplier,
+        "batch": answer.batch,
+        "epochs": asked.epochs if asked.epochs is not None else answer.steps * answer.rate,
+        "sampling_rate": answer.rate,
+        "steps": answer.steps,
+        "noise_multiplier": answer.noise_multiplier,
         "epsilon": accounting.composed_epsilon(spent, asked.delta),
         "delta": asked.delta,
         "mu": risk.mu,

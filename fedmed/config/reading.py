@@ -28,11 +28,11 @@ def parse_assignment(text: str) -> tuple[str, Scalar]:
         raise UserError(f"--set {text}: write it as key=value, for example train.rounds=3")
     parsed: Any = value.strip()
     try:
-        found = parse_toml(f"value = {parsed}".encode("utf-8", "surrogateescape"))
+        table = parse_toml(f"value = {parsed}".encode("utf-8", "surrogateescape"))
     except Unparsable:
-        found = {}
-    if list(found) == ["value"]:  # a value of several lines could be several keys
-        parsed = found["value"]
+        table = {}
+    if list(table) == ["value"]:  # a value of several lines could be several keys
+        parsed = table["value"]
     if not isinstance(parsed, str | int | float | bool):
         raise UserError(f"--set {text}: give one number, true, false or text")
     return key.strip(), parsed

@@ -114,10 +114,10 @@ class RunDirectory:
     def _config(self, key: str, kind: type) -> Any:
         """A value of ``config.json``; raises :class:`UserError` where it is of another kind."""
         path = self.path / "config.json"
-        found = files.read_object(path).get(key)
-        if not isinstance(found, kind):
+        value = files.read_object(path).get(key)
+        if not isinstance(value, kind):
             raise UserError(f"{path} is damaged: no {key}; delete {self.path} and run again")
-        return found
+        return value
 
     @property
     def finished(self) -> bool:
@@ -213,8 +213,8 @@ class RunDirectory:
                 os.link(path, kept)  # the next checkpoint is another file: this one stays as it is
             except OSError:  # a file system without links
                 files.write_bytes(kept, path.read_bytes())
-        found = sorted(folder.glob("round-*.safetensors"), key=_round_of)
-        for old in found[:-EARLIER]:
+        checkpoints = sorted(folder.glob("round-*.safetensors"), key=_round_of)
+        for old in checkpoints[:-EARLIER]:
             old.unlink(missing_ok=True)
 
     def load_checkpoint(self) -> tuple[int, int, dict[str, dict[str, Tensor]]] | None:
@@ -259,9 +259,9 @@ class RunDirectory:
     def clipping_norm(self) -> float | None:
         """The checkpoint's clipping norm, or None where there is none."""
         loaded = self._load()
-        found = None if loaded is None else loaded[0].get("clipping_norm")
+        norm = None if loaded is None else loaded[0].get("clipping_norm")
         try:
-            return None if found is None else float(found)
+            return None if norm is None else float(norm)
         except ValueError as error:
             raise self._damaged() from error
 

@@ -124,7 +124,7 @@ def _placed(settings: Settings, out: Path) -> Settings:
 
 def write_totals(out: Path) -> None:
     """Put the total over all finished runs of a comparison into each run's statement."""
-    found = {}
+    statements = {}
     absent = []
     for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
         name = f"{folder.parent.name}/{folder.name}"
@@ -134,16 +134,16 @@ def write_totals(out: Path) -> None:
             with contextlib.suppress(UserError, ValueError):
                 value = files.read_json(folder / "privacy.json")
                 statement_module.check(value)
-                found[name] = (folder / "privacy.json", value)
+                statements[name] = (folder / "privacy.json", value)
                 absent.pop()
     record = out / "experiment.json"
     extended = bool(earlier_runs(record).get("extended"))
-    values = {name: value for name, (_, value) in found.items()}
+    values = {name: value for name, (_, value) in statements.items()}
     added = [t.model_dump() for t in totals(values, not_counted=absent, extended=extended)]
-    for path, value in found.values():
+    for path, value in statements.values():
         if value["total"] != added:
             files.write_json(path, {**value, "total": added})
-    files.write_json(out / "privacy.json", {"runs": sorted(found), "total": added})
+    files.write_json(out / "privacy.json", {"runs": sorted(statements), "total": added})
 
 
 def check(experiment: Experiment) -> None:
@@ -194,8 +194,8 @@ def earlier_runs(record: Path) -> dict[str, Any]:
 
     They are empty where there is none; one that is of another kind raises :class:`UserError`.
     """
-    found = files.read_object(record) if record.exists() else {}
-    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}, **found}
+    stored = files.read_object(record) if record.exists() else {}
+    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}, **stored}
     pairs = is_list_of(told["runs"], list) and all(
         len(run) == 2 and isinstance(run[0], str) and is_list_of(run[1:], int)
         for run in told["runs"]

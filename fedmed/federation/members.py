@@ -136,8 +136,8 @@ def epsilon_after(settings: Settings, plans: Iterable[Plan], round_number: int) 
     if differ(every, settings.train.scheme):
         return None
     delta = stated_delta(settings.privacy.delta, every)
-    found = [plan.epsilon(_steps(plan, round_number), at(plan, delta)) for plan in every]
-    return max((epsilon for epsilon in found if epsilon is not None), default=None)
+    epsilons = [plan.epsilon(_steps(plan, round_number), at(plan, delta)) for plan in every]
+    return max((epsilon for epsilon in epsilons if epsilon is not None), default=None)
 
 
 def _steps(plan: Plan, rounds: int) -> int:
@@ -161,13 +161,13 @@ def check_signal(settings: Settings, plan: Plan, member: str) -> None:
         return
     data = settings.data
     parameters = trained_parameters(settings.model, data.image_size, data.dimensions, data.outputs)
-    found = plan.noise_to_signal(parameters) or 0.0
-    if found <= limit:
+    ratio = plan.noise_to_signal(parameters) or 0.0
+    if ratio <= limit:
         return
     choices: list[str] = []
     gradient = part(plan, GradientPlan)
     if settings.privacy.noise_multiplier:
-        lower = plan.step.noise * limit / found if plan.step else 0.0
+        lower = plan.step.noise * limit / ratio if plan.step else 0.0
         choices = [f"lower privacy.noise-multiplier to {math.floor(lower * 1000) / 1000:g}"]
     elif gradient is not None:
         question = solve.Question(
@@ -180,7 +180,7 @@ def check_signal(settings: Settings, plan: Plan, member: str) -> None:
         )
         choices = solve.nearest_for_signal(question, settings.privacy.epsilon, parameters, limit)
     raise UserError(
-        f"{member}: the noise of a step is {found:.3g} times its signal, above "
+        f"{member}: the noise of a step is {ratio:.3g} times its signal, above "
         f"privacy.maximum-noise-to-signal = {limit:g}; "
         + ("; or ".join(choices) if choices else "raise privacy.epsilon or that limit")
     )

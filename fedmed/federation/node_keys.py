@@ -32,8 +32,8 @@ def fingerprint(public: bytes) -> str:
 
 def node_keys(grid: Grid) -> dict[int, str]:
     """Fingerprint of each node's key; without those of which the grid knows none (simulations)."""
-    found = {node.node_id: fingerprint(node.public_key) for node in grid.get_nodes()}
-    return {node: key for node, key in found.items() if key}
+    fingerprints = {node.node_id: fingerprint(node.public_key) for node in grid.get_nodes()}
+    return {node: key for node, key in fingerprints.items() if key}
 
 
 def signed_by(headers: Mapping[str, str], known: Callable[[bytes], bool]) -> bytes:

@@ -51,7 +51,7 @@ class Results:
         ``change`` is the arm's minus the baseline's, ``low`` to ``high`` its interval over
         patients, ``both_low`` to ``both_high`` over patients and trainings (NaN with one seed).
         """
-        found = files.read_object(compare.write(self.folder))
+        comparison = files.read_object(compare.write(self.folder))
         rows = [
             {
                 **{key: row[key] for key in ("arm", "quantity", "attribute", "group")},
@@ -61,7 +61,7 @@ class Results:
                 **{key: row["difference"][key] for key in _CHANGE[1:]},
                 **{key: row[key] for key in ("p", "p_holm", "headline")},
             }
-            for row in found["differences"]
+            for row in comparison["differences"]
         ]
         return pd.DataFrame(rows)
 

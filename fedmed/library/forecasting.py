@@ -65,11 +65,11 @@ def forecast(
     mistake that no other plan would mend.
 
     >>> data = {"patients": 300, "hospitals": 2, "partition": "even"}
-    >>> found = forecast({"arms": ["none"], "data": data})
-    >>> found.table()[["arm", "hospital", "unit", "possible"]].values.tolist()
+    >>> forecasts = forecast({"arms": ["none"], "data": data})
+    >>> forecasts.table()[["arm", "hospital", "unit", "possible"]].values.tolist()
     [['none', 'hospital-1', 'none', True], ['none', 'hospital-2', 'none', True]]
     """
     loaded = open_experiment(experiment, arms, (), changes)
-    found = forecast_of(loaded, folder_of(loaded, out), timed=timed)
-    total = patient_total(loaded) if all(arm.possible for arm in found) else None
-    return Forecasts(tuple(found), *(total or (None, None)))
+    forecasts = forecast_of(loaded, folder_of(loaded, out), timed=timed)
+    total = patient_total(loaded) if all(arm.possible for arm in forecasts) else None
+    return Forecasts(tuple(forecasts), *(total or (None, None)))

@@ -166,8 +166,8 @@ def standardise(network: FeatureNetwork, features: Tensor) -> None:
     kept = project.shape[1]
     variance = values.square() / max(1, len(features) - 1)
     variance = variance[:kept].clamp(min=_RIDGE * float(variance[0]) + 1e-12)
-    found = vectors[:kept].t() * variance.pow(-0.25)
-    found /= variance.sqrt().sum().sqrt()
+    components = vectors[:kept].t() * variance.pow(-0.25)
+    components /= variance.sqrt().sum().sqrt()
     project.zero_()
-    project[:, : found.shape[1]] = found.to(project.dtype)
+    project[:, : components.shape[1]] = components.to(project.dtype)
     network.centre.copy_(centre)

@@ -45,13 +45,13 @@ def answer(arms: Sequence[Arm]) -> list[str]:
 def cautions(arms: Sequence[Arm]) -> list[str]:
     """What a reader of the answer has to know beside it."""
     blind = _blind(arms)
-    found = []
+    caveats = []
     if blind:
         names = listed([arm.name for arm in blind])
-        found.append(f"Not shown to be better than chance (0.5): {names}.")
+        caveats.append(f"Not shown to be better than chance (0.5): {names}.")
     if len(arms) > 1 and not any(arm.evidence for arm in arms):
-        found.append(absent.comparison(arms))
-    return found
+        caveats.append(absent.comparison(arms))
+    return caveats
 
 
 def _reached(base: Arm) -> str:
@@ -92,9 +92,9 @@ def _costs(private: Sequence[Arm], base: Arm | None) -> str:
 def _loss(arm: Arm, base: Arm | None) -> str:
     if base is None or arm is base or arm.auroc is None or base.auroc is None:
         return ""
-    found = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
-    if found is not None and found.change.value is not None:
-        return f" ({_difference(found, _family(arm))})"
+    difference = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
+    if difference is not None and difference.change.value is not None:
+        return f" ({_difference(difference, _family(arm))})"
     change = signed(arm.auroc - base.auroc)
     overlap = (
         None not in (arm.low, arm.high, base.low, base.high)
@@ -104,22 +104,25 @@ def _loss(arm: Arm, base: Arm | None) -> str:
     return f" ({change}{', intervals overlap' if overlap else ''})"
 
 
-def _difference(found: Difference, family: int, *, tested: bool = False) -> str:
+def _difference(difference: Difference, family: int, *, tested: bool = False) -> str:
     """A difference with its interval, and whether it can be told from zero.
 
     Where interval and test disagree the p-value is told, as it is wherever `tested`: an interval
     looks at one difference, Holm's p at all `family` of them.
     """
-    text = signed(found.change.value)
-    if found.change.outer[0] is not None:
-        text += f", 95{_SPACE}% interval {interval(*found.change.outer, sign=True)}"
-    if tested or found.distinguishable != found.change.excludes_zero:
-        text += _holm(found, family)
-    if found.distinguishable or found.change.excludes_zero:
+    text = signed(difference.change.value)
+    if difference.change.outer[0] is not None:
+        text += f", 95{_SPACE}% interval {interval(*difference.change.outer, sign=True)}"
+    if tested or difference.distinguishable != difference.change.excludes_zero:
+        text += _holm(difference, family)
+    if difference.distinguishable or difference.change.excludes_zero:
         return text
     text += ", not distinguishable from no change"
-    if found.detectable is not None and abs(found.change.value or 0.0) < found.detectable:
-        text += f"; a change under {found.detectable:.3f} could not be seen"
+    if (
+        difference.detectable is not None
+        and abs(difference.change.value or 0.0) < difference.detectable
+    ):
+        text += f"; a change under {difference.detectable:.3f} could not be seen"
     return text
 
 
@@ -133,7 +136,7 @@ def _groups(private: Sequence[Arm], base: Arm | None) -> str:
     if _blind([base]) or not seeing:
         who = f"{base.name} is not" if _blind([base]) else "no arm with privacy is"
         return f"{unknown}: {who} shown to be better than chance, where a gap says little."
-    found = [
+    changes = [
         change_
         for attribute in _WORDS
         for arm in seeing
@@ -141,25 +144,25 @@ def _groups(private: Sequence[Arm], base: Arm | None) -> str:
         if (change_ := change(arm, base, attribute, quantity)) is not None
         and change_.change.value is not None
     ]
-    if not found:
+    if not changes:
         why = absent.gaps([base, *seeing], list(_WORDS))
         return f"Gaps between sexes or age bands could not be compared: {why}."
-    tested = [one for one in found if one.change.outer[0] is not None or one.p is not None]
-    return _tested(tested, _family(base)) if tested else _untested(found)
+    tested = [one for one in changes if one.change.outer[0] is not None or one.p is not None]
+    return _tested(tested, _family(base)) if tested else _untested(changes)
 
 
-def _tested(found: Sequence[Difference], family: int) -> str:
-    wider = [one for one in found if one.distinguishable and (one.change.value or 0.0) > 0.0]
+def _tested(changes: Sequence[Difference], family: int) -> str:
+    wider = [one for one in changes if one.distinguishable and (one.change.value or 0.0) > 0.0]
     if wider:
         one = max(wider, key=lambda one: one.change.value or 0.0)
-        several = f"; {len(wider)} of {len(found)} changes are clear" if len(wider) > 1 else ""
+        several = f"; {len(wider)} of {len(changes)} changes are clear" if len(wider) > 1 else ""
         return (
             f"Privacy widens the {_gap(one)} most clearly under {one.arm}: {fixed(one.before)} "
             f"without privacy, {fixed(one.after)} with it "
             f"({_difference(one, family, tested=True)}){several}."
         )
-    one = max(found, key=lambda one: one.change.value or 0.0)
-    alone = any(one.change.excludes_zero and (one.change.value or 0.0) > 0.0 for one in found)
+    one = max(changes, key=lambda one: one.change.value or 0.0)
+    alone = any(one.change.excludes_zero and (one.change.value or 0.0) > 0.0 for one in changes)
     text = "No widening of a gap between sexes or age bands "
     if alone:  # chance could be ruled out if this one had been the only question
         text += "stands once all comparisons are counted"
@@ -174,9 +177,9 @@ def _tested(found: Sequence[Difference], family: int) -> str:
     return text + "."
 
 
-def _untested(found: Sequence[Difference]) -> str:
+def _untested(changes: Sequence[Difference]) -> str:
     """Without a paired comparison: what was measured, and that chance is not ruled out."""
-    aurocs = [one for one in found if one.quantity == "auroc_gap"] or found
+    aurocs = [one for one in changes if one.quantity == "auroc_gap"] or changes
     one = max(aurocs, key=lambda one: one.change.value or 0.0)
     if (one.change.value or 0.0) <= 0.0:
         return "No treatment widens the AUROC gap between sexes or age bands."

@@ -128,10 +128,10 @@ class Arm:
     def measure(self, *path: str) -> Estimate:
         """A metric over all test images, with its interval; `path` ends with its name."""
         *inside, metric = path
-        found = None
+        estimate = None
         if self.evidence is not None and not inside:
-            found = self.evidence.estimate(self.name, "metrics", metric)
-        return found or _averaged(
+            estimate = self.evidence.estimate(self.name, "metrics", metric)
+        return estimate or _averaged(
             [table(result, "metrics", *inside) for result in self.results],
             metric,
             ("intervals", metric),
@@ -144,16 +144,16 @@ class Arm:
         The accuracy gap has a sign between the sexes, women minus men; of other attributes it is
         the largest size of a group's accuracy minus that of all others.
         """
-        found = (
+        estimate = (
             self.evidence.estimate(self.name, "gaps", attribute, quantity)
             if self.evidence
             else None
         )
         gaps = [table(result, "metrics", "fairness", attribute) for result in self.results]
-        if found is None and quantity == "accuracy_gap" and attribute != "sex":
+        if estimate is None and quantity == "accuracy_gap" and attribute != "sex":
             # Other groups may stand out under another seed: sizes are averaged, not signs.
             return _averages([_size(gap, quantity) for gap in gaps])
-        return found or _averaged(gaps, quantity, ("intervals", quantity))
+        return estimate or _averaged(gaps, quantity, ("intervals", quantity))
 
     def groups(self, attribute: str) -> list[Group]:
         """The groups of one attribute, in the order of the files."""
@@ -186,14 +186,14 @@ class Arm:
     def _group(self, attribute: str, name: str, same: list[Json]) -> Group:
         metrics = {}
         for metric in shown("intervals of groups"):
-            found = (
+            estimate = (
                 self.evidence.estimate(self.name, "groups", attribute, name, metric)
                 if self.evidence
                 else None
             )
-            found = found or _averaged(same, metric, ("intervals", metric))
-            if found.value is not None:
-                metrics[metric] = found
+            estimate = estimate or _averaged(same, metric, ("intervals", metric))
+            if estimate.value is not None:
+                metrics[metric] = estimate
         detectable = {
             metric: mean(dig(row, _DETECTABLE, metric) for row in same)
             for metric in shown("detectable in groups")
@@ -236,7 +236,7 @@ def _arm(name: str, place: int, runs: list[Run], evidence: Evidence | None) -> A
     first = results[0]
     metrics = [table(result, "metrics") for result in results]
     aurocs = [value for m in metrics if (value := number(m.get("auroc"))) is not None]
-    found = evidence.estimate(name, "metrics", "auroc") if evidence else None
+    estimate = evidence.estimate(name, "metrics", "auroc") if evidence else None
     return Arm(
         name=name,
         number=place,
@@ -247,7 +247,7 @@ def _arm(name: str, place: int, runs: list[Run], evidence: Evidence | None) -> A
         delta=_largest(results, "delta"),
         trust=str(first.get("trust") or "not recorded"),
         runs=runs,
-        estimate=found or _averaged(metrics, "auroc", ("intervals", "auroc"), "auroc_interval"),
+        estimate=estimate or _averaged(metrics, "auroc", ("intervals", "auroc"), "auroc_interval"),
         seed_aurocs=aurocs,
         evidence=evidence,
     )
@@ -287,19 +287,19 @@ def _averages(estimates: list[Estimate]) -> Estimate:
 def _size(gaps: Json, quantity: str) -> Estimate:
     """A gap of one run, counted in the direction that it has."""
     low, high = pair(dig(gaps, "intervals", quantity))
-    found = Estimate(value=number(gaps.get(quantity)), low=low, high=high)
-    return -found if (found.value or 0.0) < 0.0 else found
+    gap = Estimate(value=number(gaps.get(quantity)), low=low, high=high)
+    return -gap if (gap.value or 0.0) < 0.0 else gap
 
 
 def worst(records: Sequence[Json], keys: Iterable[str]) -> Json:
     """Each figure that the records have, the largest; None as soon as one of them has none."""
-    found = {}
+    largest = {}
     for key in keys:
         values = [number(record.get(key)) for record in records if key in record]
         present = [value for value in values if value is not None]
         if values:
-            found[key] = max(present) if len(present) == len(records) else None
-    return found
+            largest[key] = max(present) if len(present) == len(records) else None
+    return largest
 
 
 def _largest(results: Iterable[Json], key: str) -> Number:

@@ -34,15 +34,15 @@ _KINDS: Final = {
 }
 
 
-def statement(found: Json, wrong: list[str]) -> Json:
+def statement(record: Json, wrong: list[str]) -> Json:
     """A privacy statement without what cannot be read; the keys of that are added to `wrong`.
 
     Of another version nothing can: its figures mean something else, and its facts are words.
     """
-    if found and found.get("version") != VERSION:
-        wrong.append(f"version {found.get('version')!r} (this fedmed reads {VERSION})")
+    if record and record.get("version") != VERSION:
+        wrong.append(f"version {record.get('version')!r} (this fedmed reads {VERSION})")
         return {}
-    kept = _cleaned(found, _KINDS, wrong)
+    kept = _cleaned(record, _KINDS, wrong)
     for key, needed in (("hospitals", ("hospital",)), ("total", ("unit", "epsilon", "delta"))):
         if kept.get(key):
             rows = [_cleaned(row, _KINDS, wrong) for row in kept[key]]
@@ -88,10 +88,10 @@ def _cleaned(value: Json, kinds: Mapping[str, str], wrong: list[str]) -> Json:
     them). None is of every kind, and keys without a kind are kept.
     """
     kept = {}
-    for key, found in value.items():
+    for key, entry in value.items():
         kind = kinds.get(key)
-        if kind is None or found is None or _is(found, kind):
-            kept[key] = found
+        if kind is None or entry is None or _is(entry, kind):
+            kept[key] = entry
         else:
             wrong.append(key)
     return kept

@@ -52,8 +52,8 @@ def cost(arm: Arm) -> dict[str, Any]:
 
 def figure(arms: Sequence[Arm]) -> Figure | None:
     """Seconds of each arm, training apart from the rest; None where no time was recorded."""
-    found = [(arm, cost(arm)) for arm in arms]
-    timed = [(arm, row) for arm, row in found if row["total"] is not None]
+    costs = [(arm, cost(arm)) for arm in arms]
+    timed = [(arm, row) for arm, row in costs if row["total"] is not None]
     if not timed:
         return None
     said = ", ".join(f"{arm.name} {fixed(row['total'], digits=1)} s" for arm, row in timed)
@@ -72,7 +72,7 @@ def figure(arms: Sequence[Arm]) -> Figure | None:
             (arm.name, fixed(row["total"], digits=1), fixed(row["training"], digits=1))
             for arm, row in timed
         ],
-        data=pd.DataFrame([row for _, row in found]),
+        data=pd.DataFrame([row for _, row in costs]),
     )
 
 
@@ -152,14 +152,14 @@ def _traffic(arm: Arm) -> float | None:
 
 def _each_round(arm: Arm, key: str) -> float | None:
     """MB of one round, mean over rounds and seeds; round 0 trains nothing."""
-    found = [entry.get(key) for run in arm.runs for entry in run.history if entry["round"] > 0]
-    average = mean(found)
+    sizes = [entry.get(key) for run in arm.runs for entry in run.history if entry["round"] > 0]
+    average = mean(sizes)
     return None if average is None else average / MEGABYTE
 
 
 def _bytes(result: Json, history: Sequence[Json]) -> float | None:
     for source in ([result], history):
-        found = [value for entry in source for key in _BYTES if (value := number(entry.get(key)))]
-        if found:
-            return sum(found)
+        sizes = [value for entry in source for key in _BYTES if (value := number(entry.get(key)))]
+        if sizes:
+            return sum(sizes)
     return None

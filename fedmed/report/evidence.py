@@ -117,8 +117,8 @@ class Evidence:
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
         """An arm's estimate under ``by_arm``; None where there is no number."""
-        found = estimate(table(self.by_arm, arm, *path))
-        return None if found.value is None else found
+        arm_estimate = estimate(table(self.by_arm, arm, *path))
+        return None if arm_estimate.value is None else arm_estimate
 
     def difference(
         self, arm: str, kind: str, quantity: str, attribute: str = "", group: str = ""
@@ -136,10 +136,10 @@ def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evide
 
     `finished` are the runs with a result, as ARM/seed-N. What is wrong is added to `problems`.
     """
-    found = json_object(directory / FILE, directory, problems)
-    if not found:
+    comparison = json_object(directory / FILE, directory, problems)
+    if not comparison:
         return None
-    inputs = table(found, "inputs")
+    inputs = table(comparison, "inputs")
     stale = [
         run
         for run, digest in inputs.items()
@@ -154,7 +154,7 @@ def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evide
     missing = [run for run in finished if inputs and run not in inputs]
     if missing:
         problems.append(f"{FILE} does not hold {', '.join(missing)}, finished after it was made")
-    return _evidence(found)
+    return _evidence(comparison)
 
 
 def estimate(value: Json) -> Estimate:
@@ -171,17 +171,17 @@ def estimate(value: Json) -> Estimate:
     )
 
 
-def _evidence(found: Json) -> Evidence:
+def _evidence(comparison: Json) -> Evidence:
     return Evidence(
-        baseline=str(found.get("baseline") or ""),
-        resamples=number(found.get("resamples")),
-        method=str(found.get("method") or ""),
-        unit=str(found.get("unit") or "patient"),
-        by_arm=table(found, "by_arm"),
-        differences=[_difference(row) for row in rows(found, "differences")],
-        family=table(found, "family"),
-        correlations=rows(found, "correlations"),
-        notes=texts(found, "notes"),
+        baseline=str(comparison.get("baseline") or ""),
+        resamples=number(comparison.get("resamples")),
+        method=str(comparison.get("method") or ""),
+        unit=str(comparison.get("unit") or "patient"),
+        by_arm=table(comparison, "by_arm"),
+        differences=[_difference(row) for row in rows(comparison, "differences")],
+        family=table(comparison, "family"),
+        correlations=rows(comparison, "correlations"),
+        notes=texts(comparison, "notes"),
     )
 
 

@@ -169,11 +169,11 @@ def _absent(absent: Sequence[Json], y: Json) -> list[Json]:
 
 def reach(blocks: Sequence[Block]) -> list[float]:
     """Every number that an axis has to hold."""
-    found: list[float | None] = []
+    numbers: list[float | None] = []
     for row in (row for block in blocks for row in block.rows):
-        found += [row.estimate.value, *row.estimate.outer, row.estimate.low, row.estimate.high]
-        found.append(row.reference)
-    return [number for number in found if number is not None]
+        numbers += [row.estimate.value, *row.estimate.outer, row.estimate.low, row.estimate.high]
+        numbers.append(row.reference)
+    return [number for number in numbers if number is not None]
 
 
 def _x(axis: Axis, field: str) -> Json:
@@ -196,7 +196,7 @@ def _values(blocks: Sequence[Block]) -> tuple[list[Json], list[Json]]:
         place += 1
         for row in block.rows:
             low, high = row.estimate.outer
-            found: dict[str, Any] = {
+            record: dict[str, Any] = {
                 "row": f"{place:03d}|{short(row.arm.name)}",
                 "arm": row.arm.name,
                 "heading": block.heading,
@@ -212,6 +212,6 @@ def _values(blocks: Sequence[Block]) -> tuple[list[Json], list[Json]]:
                 "absent": row.absent,
                 "told": row.told or row.beside,
             }
-            values.append(found)
+            values.append(record)
             place += 1
     return headings, values

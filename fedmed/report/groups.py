@@ -38,9 +38,9 @@ _MOST: Final = 400  # rows of one figure; nobody reads a longer one
 
 def attributes(arms: Sequence[Arm]) -> list[str]:
     """The attributes that have groups, people first."""
-    found = dict.fromkeys(name for arm in arms for name in arm.attributes() if arm.groups(name))
-    known = [name for name in ATTRIBUTES if name in found]
-    return known + [name for name in found if name not in ATTRIBUTES]
+    grouped = dict.fromkeys(name for arm in arms for name in arm.attributes() if arm.groups(name))
+    known = [name for name in ATTRIBUTES if name in grouped]
+    return known + [name for name in grouped if name not in ATTRIBUTES]
 
 
 def words(attribute: str) -> str:
@@ -108,7 +108,7 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
     base = reference(list(arms))
     if base is None:
         return None
-    found = [
+    changes = [
         (gap.heading, arm, one)
         for quantity, gap in HEADLINE.items()
         for arm in arms
@@ -117,8 +117,10 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
         and one.change.value is not None
     ]
     blocks = [
-        Block(heading=title, rows=[_change_row(arm, one) for of, arm, one in found if of == title])
-        for title in dict.fromkeys(title for title, _, _ in found)
+        Block(
+            heading=title, rows=[_change_row(arm, one) for of, arm, one in changes if of == title]
+        )
+        for title in dict.fromkeys(title for title, _, _ in changes)
     ]
     if not blocks:
         return None
@@ -149,34 +151,34 @@ def change_figure(attribute: str, arms: Sequence[Arm]) -> Figure | None:
             "Gap", "Arm", f"Under {base.name}", "Under the arm", "Change", "95 % interval", "p",
             "p, Holm", "Detectable",
         ),
-        rows=[_change_cells(title, arm, one) for title, arm, one in found],
+        rows=[_change_cells(title, arm, one) for title, arm, one in changes],
         data=pd.DataFrame(
-            [{"attribute": attribute, **_change_record(one, base)} for _, _, one in found]
+            [{"attribute": attribute, **_change_record(one, base)} for _, _, one in changes]
         ),
     )  # fmt: skip
 
 
-def _change_cells(title: str, arm: Arm, found: Difference) -> tuple[str, ...]:
+def _change_cells(title: str, arm: Arm, difference: Difference) -> tuple[str, ...]:
     """A change as the page prints it."""
     return (
         title,
         arm.name,
-        fixed(found.before),
-        fixed(found.after),
-        signed(found.change.value) + (", turned" if _turned(found) else ""),
-        interval(*found.change.outer, sign=True),
-        p_value(found.p),
-        p_value(found.p_holm),
-        fixed(found.detectable),
+        fixed(difference.before),
+        fixed(difference.after),
+        signed(difference.change.value) + (", turned" if _turned(difference) else ""),
+        interval(*difference.change.outer, sign=True),
+        p_value(difference.p),
+        p_value(difference.p_holm),
+        fixed(difference.detectable),
     )
 
 
 def change(arm: Arm, base: Arm, attribute: str, quantity: str) -> Difference | None:
     """How much larger a gap is than the baseline's; without a paired comparison no interval."""
     if arm.evidence is not None:
-        found = arm.evidence.difference(arm.name, "gap", quantity, attribute)
-        if found is not None:
-            return found.sized
+        difference = arm.evidence.difference(arm.name, "gap", quantity, attribute)
+        if difference is not None:
+            return difference.sized
     before, after = (one.gap(attribute, quantity).value for one in (base, arm))
     if before is None or after is None:
         return None
@@ -211,16 +213,16 @@ def _block(
         group = tables[arm.name].get(name)
         if group is None:
             continue
-        found = _of(group, metric)
+        estimate = _of(group, metric)
         rows.append(
             Row(
                 arm=arm,
-                estimate=found,
-                beside="" if found.value is None else f"{found.value:.3f}",
+                estimate=estimate,
+                beside="" if estimate.value is None else f"{estimate.value:.3f}",
                 absent=group.note
                 or ("no threshold" if METRICS[metric].thresholds else "no number"),
                 reference=None if arm is base else mark,
-                told=f"{fixed(found.value)} ({interval(found.low, found.high)})",
+                told=f"{fixed(estimate.value)} ({interval(estimate.low, estimate.high)})",
             )
         )
     absent = {row.absent for row in rows}
@@ -245,7 +247,7 @@ def _axis(metric: str, blocks: Sequence[Block]) -> Axis:
 
 
 def _record(attribute: str, metric: str, arm: Arm, group: Group) -> dict[str, object]:
-    found = _of(group, metric)
+    estimate = _of(group, metric)
     return {
         "attribute": attribute,
         "group": group.name,
@@ -253,52 +255,52 @@ def _record(attribute: str, metric: str, arm: Arm, group: Group) -> dict[str, ob
         "positives": group.positives,
         "arm": arm.name,
         "metric": metric,
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "low_with_training": found.both_low,
-        "high_with_training": found.both_high,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "low_with_training": estimate.both_low,
+        "high_with_training": estimate.both_high,
         "minimum_detectable_gap": group.detectable.get(metric),
         "note": group.note,
     }
 
 
-def _change_row(arm: Arm, found: Difference) -> Row:
-    told = f"{signed(found.change.value)} ({interval(*found.change.outer, sign=True)})"
-    if found.p is not None:
-        told += f", p {p_value(found.p)}"
-    if found.p_holm is not None:
-        told += f", Holm p {p_value(found.p_holm)}"
-    if _turned(found):
-        told += f"; turned from {signed(found.before)} to {signed(found.after)}"
+def _change_row(arm: Arm, difference: Difference) -> Row:
+    told = f"{signed(difference.change.value)} ({interval(*difference.change.outer, sign=True)})"
+    if difference.p is not None:
+        told += f", p {p_value(difference.p)}"
+    if difference.p_holm is not None:
+        told += f", Holm p {p_value(difference.p_holm)}"
+    if _turned(difference):
+        told += f"; turned from {signed(difference.before)} to {signed(difference.after)}"
     return Row(
         arm=arm,
-        estimate=found.change,
-        beside=signed(found.change.value),
-        band=found.detectable,
+        estimate=difference.change,
+        beside=signed(difference.change.value),
+        band=difference.detectable,
         told=told,
     )
 
 
-def _turned(found: Difference) -> bool:
+def _turned(difference: Difference) -> bool:
     """Whether a gap that has a sign changed sides."""
-    return (found.before or 0.0) * (found.after or 0.0) < 0.0
+    return (difference.before or 0.0) * (difference.after or 0.0) < 0.0
 
 
-def _change_record(found: Difference, base: Arm) -> dict[str, object]:
+def _change_record(difference: Difference, base: Arm) -> dict[str, object]:
     return {
-        "quantity": found.quantity,
-        "arm": found.arm,
+        "quantity": difference.quantity,
+        "arm": difference.arm,
         "baseline": base.name,
-        "baseline_value": found.before,
-        "value": found.after,
-        "change": found.change.value,
-        "low": found.change.low,
-        "high": found.change.high,
-        "low_with_training": found.change.both_low,
-        "high_with_training": found.change.both_high,
-        "p": found.p,
-        "p_holm": found.p_holm,
-        "minimum_detectable": found.detectable,
-        "headline": found.headline,
+        "baseline_value": difference.before,
+        "value": difference.after,
+        "change": difference.change.value,
+        "low": difference.change.low,
+        "high": difference.change.high,
+        "low_with_training": difference.change.both_low,
+        "high_with_training": difference.change.both_high,
+        "p": difference.p,
+        "p_holm": difference.p_holm,
+        "minimum_detectable": difference.detectable,
+        "headline": difference.headline,
     }

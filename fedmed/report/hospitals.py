@@ -19,28 +19,28 @@ def at_hospitals(arms: Sequence[Arm]) -> list[Json]:
     for arm in arms:
         alone = absent.from_histograms(arm)
         key = "metrics" if alone else "federated_evaluation"
-        found = [table(result, key) for result in arm.results if table(result, key)]
-        if not found:
+        evaluations = [table(result, key) for result in arm.results if table(result, key)]
+        if not evaluations:
             continue
-        noise = [table(one, "noise") for one in found]
-        ends = [pair(one.get("auroc_interval")) for one in found]
-        bounds = [pair(one.get("auroc_bounds")) for one in found]
+        noise = [table(one, "noise") for one in evaluations]
+        ends = [pair(one.get("auroc_interval")) for one in evaluations]
+        bounds = [pair(one.get("auroc_bounds")) for one in evaluations]
         told.append(
             {
                 "arm": arm.name,
                 "auroc": Estimate(
-                    value=mean(one.get("auroc") for one in found),
+                    value=mean(one.get("auroc") for one in evaluations),
                     low=mean(low for low, _ in ends),
                     high=mean(high for _, high in ends),
                 ),
                 "bounds": (mean(low for low, _ in bounds), mean(high for _, high in bounds)),
-                "hospital_mean": mean(one.get("hospital_auroc_mean") for one in found),
+                "hospital_mean": mean(one.get("hospital_auroc_mean") for one in evaluations),
                 "server": None if alone else arm.auroc,
-                "sent": _range([len(texts(one, "hospitals")) for one in found]),
-                "missing": sorted({name for one in found for name in table(one, "missing")}),
+                "sent": _range([len(texts(one, "hospitals")) for one in evaluations]),
+                "missing": sorted({name for one in evaluations for name in table(one, "missing")}),
                 "epsilon": _worst([number(one.get("epsilon")) for one in noise]),
                 "delta": _worst([number(one.get("delta")) for one in noise]),
-                "notes": [] if alone else [n for one in found for n in texts(one, "notes")],
+                "notes": [] if alone else [n for one in evaluations for n in texts(one, "notes")],
             }
         )
     return told

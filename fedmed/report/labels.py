@@ -28,7 +28,7 @@ def labels(
 ) -> list[Json]:
     """Names beside points and at the right end of lines, moved apart where they would touch."""
     texts = _placed(points, drawn, baselines, span, limits)
-    return [layer for side, found in texts.items() for layer in _side_layers(side, found, x)]
+    return [layer for side, names in texts.items() for layer in _side_layers(side, names, x)]
 
 
 def _placed(
@@ -69,7 +69,7 @@ def _placed(
     return texts
 
 
-def _side_layers(side: str, found: list[Json], x: Json) -> list[Json]:
+def _side_layers(side: str, names: list[Json], x: Json) -> list[Json]:
     """The names on one side of their marks, or at the right end of their lines."""
     content = {"field": "text", "type": "nominal"}
     y = {"field": "y", "type": "quantitative", "scale": None, "title": None, "axis": None}
@@ -81,7 +81,7 @@ def _side_layers(side: str, found: list[Json], x: Json) -> list[Json]:
                 [one],
                 {"x": x, "y": y, "text": content},
             )
-            for one in found
+            for one in names
         ]
     if side == "line":
         mark |= {"align": "right", "color": var("muted")}
@@ -90,7 +90,7 @@ def _side_layers(side: str, found: list[Json], x: Json) -> list[Json]:
         mark |= {"align": "left" if side == "right" else "right"}
         mark |= {"dx": 11 if side == "right" else -11}
         encoding = {"x": x, "y": y, "text": content}
-    return [chart.layer(mark, found, encoding)] if found else []
+    return [chart.layer(mark, names, encoding)] if names else []
 
 
 def _side(place: float, width: float) -> tuple[str, float]:

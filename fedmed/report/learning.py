@@ -23,7 +23,7 @@ def panels(arms: Sequence[Arm]) -> list[Figure]:
     """Validation AUROC by round for every arm that recorded it."""
     curves = {arm.name: [_curve(run.history) for run in arm.runs] for arm in arms}
     shared = chart.limits(
-        [value for found in curves.values() for curve in found for value in curve.values()]
+        [value for by_seed in curves.values() for curve in by_seed for value in curve.values()]
     )
     base = reference(list(arms))
     beside = _mean(curves[base.name]) if base is not None else {}

@@ -75,12 +75,12 @@ def load(directory: Path) -> Comparison:
     problems: list[str] = []
     about = json_object(directory / "experiment.json", directory, problems)
     planned = checking.planned(about)
-    found = _found(directory)
-    if not planned and not found:
+    stored = _stored_runs(directory)
+    if not planned and not stored:
         raise UserError(f"{directory} holds no run; give the folder that fedmed run wrote")
     if not about and not present(directory / "experiment.json"):
         problems.append("experiment.json is absent: title, order of arms and settings are missing")
-    keys = list(dict.fromkeys([*planned, *found]))
+    keys = list(dict.fromkeys([*planned, *stored]))
     order = list(dict.fromkeys(arm for arm, _ in keys))
     keys.sort(key=lambda key: (order.index(key[0]), key[1]))
     runs = [_run(directory, arm, seed, problems) for arm, seed in keys]
@@ -163,14 +163,14 @@ def _row(run: Run, result: Json) -> Json:
     return row
 
 
-def _found(directory: Path) -> list[tuple[str, int]]:
+def _stored_runs(directory: Path) -> list[tuple[str, int]]:
     """Arms and seeds that have a folder."""
-    found = []
+    keys = []
     for folder in sorted(directory.glob("*/seed-*")):
         digits = folder.name.removeprefix("seed-")
         if folder.is_dir() and is_seed(digits):
-            found.append((folder.parent.name, int(digits)))
-    return found
+            keys.append((folder.parent.name, int(digits)))
+    return keys
 
 
 def _run(directory: Path, arm: str, seed: int, problems: list[str]) -> Run:
@@ -255,10 +255,10 @@ def _samples(path: Path, problems: list[str]) -> dict[str, npt.NDArray[Any]]:
         with opened(path, _SAMPLES) as file:
             check_zip(file, _SAMPLES, path.name)
             with np.load(file, allow_pickle=False) as archive:
-                found = {name: archive[name] for name in archive.files}
-        if not all(_is_images(array) or name == "label" for name, array in found.items()):
+                arrays = {name: archive[name] for name in archive.files}
+        if not all(_is_images(array) or name == "label" for name, array in arrays.items()):
             raise ValueError("samples")
-        return found
+        return arrays
     except FileNotFoundError:
         return {}
     except Exception:  # a damaged zip raises many kinds, and none may stop the report

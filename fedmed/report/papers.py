@@ -112,7 +112,7 @@ def _row(paper: Paper, arm: Arm, beside: dict[str, Callable[[Arm], Estimate]]) -
         "pairs": [
             (None if row is None else row.values.get(key), OURS[key](arm)) for key in paper.columns
         ],
-        "beside": [found(arm) for found in beside.values()],
+        "beside": [measure(arm) for measure in beside.values()],
     }
 
 
@@ -126,9 +126,9 @@ def _beside(arms: Sequence[Arm]) -> dict[str, Callable[[Arm], Estimate]]:
         "Test AUROC, 95 % interval": lambda arm: arm.estimate,
     }
     return {
-        title: found
-        for title, found in columns.items()
-        if any(found(arm).value is not None for arm in arms)
+        title: measure
+        for title, measure in columns.items()
+        if any(measure(arm).value is not None for arm in arms)
     }
 
 
@@ -163,11 +163,11 @@ def _near(theirs: float | None, ours: Number) -> bool:
 
 def _best(arm: Arm) -> Number:
     """Mean over seeds of the best round's test accuracy: what choosing by test would report."""
-    found = []
+    best = []
     for run in arm.runs:
         values = [number(dig(entry, "curves", "test", "accuracy")) for entry in run.history]
-        found.append(max((v for v in values if v is not None), default=None))
-    return mean(found)
+        best.append(max((v for v in values if v is not None), default=None))
+    return mean(best)
 
 
 def _women_less_men(arm: Arm) -> Number:

@@ -76,8 +76,8 @@ def _ours(arms: Sequence[Arm]) -> list[Json]:
         for images in _SHAPES:
             accuracy = papers.at_half(arm, images, "accuracy")
             if accuracy is not None:
-                found = {f"{images}_accuracy": accuracy}
-                points.append(_point("ours", arm.name, images, shown, found) | {"arm": arm.name})
+                measured = {f"{images}_accuracy": accuracy}
+                points.append(_point("ours", arm.name, images, shown, measured) | {"arm": arm.name})
     return points
 
 

@@ -30,7 +30,7 @@ def _by_arm(paper: Paper, arms: Sequence[Arm]) -> Figure | None:
     """The paper's main column, a row per arm: theirs hollow, ours filled, the majority's line."""
     key = "test_accuracy" if "test_accuracy" in paper.columns else "test_auroc"
     title = paper.columns[key]
-    found = [_beside(paper, arm, key) for arm in arms]
+    values_by_arm = [_beside(paper, arm, key) for arm in arms]
     values = [
         {
             "row": chart.row_name(place, arm),
@@ -39,7 +39,7 @@ def _by_arm(paper: Paper, arms: Sequence[Arm]) -> Figure | None:
             "value": value,
             "told": f"{who}: {fixed(value)}",
         }
-        for place, (arm, beside) in enumerate(zip(arms, found, strict=True))
+        for place, (arm, beside) in enumerate(zip(arms, values_by_arm, strict=True))
         for who, value in beside.items()
         if value is not None
     ]
@@ -47,7 +47,7 @@ def _by_arm(paper: Paper, arms: Sequence[Arm]) -> Figure | None:
         return None
     rows: list[tuple[str, ...]] = [
         (arm.name, *(fixed(value) for value in beside.values()))
-        for arm, beside in zip(arms, found, strict=True)
+        for arm, beside in zip(arms, values_by_arm, strict=True)
     ]
     majority = papers.majority(arms, "test") if key == "test_accuracy" else None
     lines = [v for v in (majority, paper.majority_test) if v is not None and key == "test_accuracy"]
@@ -120,13 +120,22 @@ def _marks(
 
 def _curves(arms: Sequence[Arm]) -> list[Figure]:
     """Accuracy by round on every set, a panel per arm that recorded it."""
-    found = {
+    curves_by_arm = {
         arm.name: {name: c for name in _DASHES if (c := papers.curve(arm, name))} for arm in arms
     }
     shared = chart.limits(
-        [v for curves in found.values() for curve in curves.values() for v in curve.values()]
+        [
+            v
+            for curves in curves_by_arm.values()
+            for curve in curves.values()
+            for v in curve.values()
+        ]
     )
-    return [_curve(arm, found[arm.name], shared, arms) for arm in arms if found[arm.name]]
+    return [
+        _curve(arm, curves_by_arm[arm.name], shared, arms)
+        for arm in arms
+        if curves_by_arm[arm.name]
+    ]
 
 
 def _curve(

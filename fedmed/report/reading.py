@@ -52,20 +52,20 @@ def dig(value: Any, *path: str) -> Any:
 
 def table(value: Any, *path: str) -> Json:
     """The object under nested keys; empty where there is none."""
-    found = dig(value, *path)
-    return found if isinstance(found, dict) else {}
+    nested = dig(value, *path)
+    return nested if isinstance(nested, dict) else {}
 
 
 def rows(value: Any, *path: str) -> list[Json]:
     """The objects of the list under nested keys; anything else in it is left out."""
-    found = dig(value, *path)
-    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    nested = dig(value, *path)
+    return [row for row in nested if isinstance(row, dict)] if isinstance(nested, list) else []
 
 
 def texts(value: Any, *path: str) -> list[str]:
     """The texts of the list under nested keys."""
-    found = dig(value, *path)
-    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
+    nested = dig(value, *path)
+    return [text for text in nested if isinstance(text, str)] if isinstance(nested, list) else []
 
 
 def pair(value: Any) -> tuple[Number, Number]:
@@ -78,5 +78,5 @@ def pair(value: Any) -> tuple[Number, Number]:
 
 def mean(values: Iterable[Any]) -> Number:
     """Mean of the numbers that are there; None where there is none."""
-    present = [found for found in map(number, values) if found is not None]
+    present = [value for value in map(number, values) if value is not None]
     return sum(present) / len(present) if present else None

@@ -85,14 +85,14 @@ def _environment() -> Environment:
 
 def _figures(arms: Sequence[Arm], paper: str = "") -> dict[str, Figure]:
     """Every figure by the stem of its files, which is safe and unique."""
-    found: list[Figure | None] = [*epsilon.panels(arms)]
+    candidates: list[Figure | None] = [*epsilon.panels(arms)]
     for attribute in groups.attributes(arms):
-        found += [groups.metric_figure(attribute, metric, arms) for metric in groups.METRICS]
-        found.append(groups.change_figure(attribute, arms))
-    found += [*learning.panels(arms), costs.figure(arms), *spending.panels(arms)]
-    found += papers_figures.figures(paper, arms)
+        candidates += [groups.metric_figure(attribute, metric, arms) for metric in groups.METRICS]
+        candidates.append(groups.change_figure(attribute, arms))
+    candidates += [*learning.panels(arms), costs.figure(arms), *spending.panels(arms)]
+    candidates += papers_figures.figures(paper, arms)
     figures: dict[str, Figure] = {}
-    for number, figure in enumerate((one for one in found if one is not None), start=1):
+    for number, figure in enumerate((one for one in candidates if one is not None), start=1):
         stem = safe_name(figure.name)[:_STEM]
         if stem.lower() in {taken.lower() for taken in figures}:  # some disks know no upper case
             stem = f"{stem}-{number}"

@@ -86,16 +86,16 @@ def headings() -> dict[str, Any]:
 
 def measures(arms: Sequence[Arm]) -> Json:
     """Every measure that an arm has, with its interval: titles, and a row per arm."""
-    found = {title: [arm.measure(*way) for arm in arms] for title, way in _ways().items()}
-    found = {
+    estimates = {title: [arm.measure(*way) for arm in arms] for title, way in _ways().items()}
+    estimates = {
         title: measured
-        for title, measured in found.items()
+        for title, measured in estimates.items()
         if any(one.value is not None for one in measured)
     }
     return {
-        "titles": list(found),
+        "titles": list(estimates),
         "rows": [
-            (arm.name, [measured[place] for measured in found.values()])
+            (arm.name, [measured[place] for measured in estimates.values()])
             for place, arm in enumerate(arms)
         ],
     }
@@ -143,23 +143,23 @@ def gap_tables(arms: Sequence[Arm], base: Arm | None) -> list[dict[str, Any]]:
     """Per attribute a table of gaps, one row per arm, and what was not compared."""
     tables = []
     for attribute in groups.attributes(arms):
-        found, notes = [], []
+        gap_rows, notes = [], []
         for arm in arms:
             gaps = [table(result, "metrics", "fairness", attribute) for result in arm.results]
             gaps = [gap for gap in gaps if gap]
             if not gaps:
                 continue
             notes += [note for gap in gaps for note in texts(gap, "notes")]
-            found.append(_gap_row(arm, base, attribute, gaps))
-        if found:
+            gap_rows.append(_gap_row(arm, base, attribute, gaps))
+        if gap_rows:
             tables.append(
                 {
                     "attribute": attribute,
                     "title": groups.words(attribute),
-                    "rows": found,
+                    "rows": gap_rows,
                     "measured": any(
                         isinstance(value, Estimate) and value.value is not None
-                        for row in found
+                        for row in gap_rows
                         for value in row.values()
                     ),
                     "notes": list(dict.fromkeys(notes)),
@@ -187,13 +187,13 @@ def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -
     }
 
 
-def _accuracy_gap(arm: Arm, attribute: str, found: Sequence[Json]) -> Json:
+def _accuracy_gap(arm: Arm, attribute: str, by_seed: Sequence[Json]) -> Json:
     """The accuracy gap, and of other attributes than sex the group that is furthest from the rest.
 
     That group is the one whose signed gap is largest in size after averaging over seeds.
     """
-    names = dict.fromkeys(name for gaps in found for name in table(gaps, "accuracy_gaps"))
-    means = {name: mean(dig(gaps, "accuracy_gaps", name) for gaps in found) for name in names}
+    names = dict.fromkeys(name for gaps in by_seed for name in table(gaps, "accuracy_gaps"))
+    means = {name: mean(dig(gaps, "accuracy_gaps", name) for gaps in by_seed) for name in names}
     largest = max(means, key=lambda name: abs(means[name] or 0.0), default=None)
     group = None
     if largest is not None and attribute != "sex":
@@ -211,7 +211,7 @@ def legend(arms: Sequence[Arm]) -> list[dict[str, str]]:
 
 def correlations(comparison: Comparison) -> Json:
     """Pearson's r of what may go with a loss: `rows`, and in one line those without a number."""
-    found = comparison.evidence.correlations if comparison.evidence else []
+    records = comparison.evidence.correlations if comparison.evidence else []
     kept = [
         {
             "name": _correlation(row),
@@ -221,11 +221,11 @@ def correlations(comparison: Comparison) -> Json:
             "interval": words.interval(number(row.get("low")), number(row.get("high")), sign=True),
             "n": number(row.get("n")),
         }
-        for row in found
+        for row in records
         if number(row.get("r")) is not None
     ]
     where: dict[tuple[str, str], list[str]] = {}
-    for row in found:
+    for row in records:
         if number(row.get("r")) is None:
             few = str(row.get("note") or "").startswith("too few")
             why = "too few points" if few else "one side does not vary"
@@ -268,7 +268,7 @@ def merged(results: Sequence[Json], key: str) -> list[tuple[str, str]]:
         for name, value in table(result, key).items():
             if str(value) not in values.setdefault(str(name), []):
                 values[str(name)].append(str(value))
-    return [(name, ", ".join(found)) for name, found in values.items()]
+    return [(name, ", ".join(distinct)) for name, distinct in values.items()]
 
 
 def machines(results: Sequence[Json]) -> list[str]:
@@ -288,14 +288,14 @@ def machines(results: Sequence[Json]) -> list[str]:
 
 def notes(arms: Sequence[Arm]) -> list[str]:
     """What the evaluation could not measure; arms with the same note share a line."""
-    found: dict[str, list[str]] = {}
+    arms_by_note: dict[str, list[str]] = {}
     for arm in arms:
         for note in arm.notes():
-            found.setdefault(note, []).append(arm.name)
+            arms_by_note.setdefault(note, []).append(arm.name)
     every = len(arms) > 1
     return [
         f"{'every arm' if every and len(names) == len(arms) else ', '.join(names)}: {note}"
-        for note, names in found.items()
+        for note, names in arms_by_note.items()
     ]
 
 

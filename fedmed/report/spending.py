@@ -22,24 +22,24 @@ _COLUMNS: Final = ("seconds", "bytes_sent", "bytes_received", "epsilon_spent")
 
 def curve(arm: Arm) -> dict[int, float]:
     """Epsilon spent after each recorded round, the largest over seeds; empty where none was."""
-    found: dict[int, float] = {}
+    epsilons: dict[int, float] = {}
     if arm.epsilon is None:
-        return found
+        return epsilons
     for entry in (entry for run in arm.runs for entry in run.history):
         spent = number(entry.get("epsilon_spent"))
         if spent is not None:
             at = int(entry["round"])
-            found[at] = max(spent, found.get(at, 0.0))
-    return dict(sorted(found.items()))
+            epsilons[at] = max(spent, epsilons.get(at, 0.0))
+    return dict(sorted(epsilons.items()))
 
 
 def panels(arms: Sequence[Arm]) -> list[Figure]:
     """A panel per unit of the arms whose epsilon grows with the rounds."""
-    growing = [(arm, found) for arm in arms if len(set((found := curve(arm)).values())) > 1]
+    growing = [(arm, epsilons) for arm in arms if len(set((epsilons := curve(arm)).values())) > 1]
     return [
         _panel(unit, chosen, arms)
         for unit in UNITS
-        if (chosen := [(arm, found) for arm, found in growing if arm.unit == unit])
+        if (chosen := [(arm, epsilons) for arm, epsilons in growing if arm.unit == unit])
     ]
 
 
@@ -65,9 +65,9 @@ def _panel(
     unit: str, chosen: Sequence[tuple[Arm, dict[int, float]]], arms: Sequence[Arm]
 ) -> Figure:
     said = "; ".join(
-        f"{arm.name} {epsilon_text(found.get(1))} after round 1 and "
-        f"{epsilon_text(found[max(found)])} after round {max(found)}"
-        for arm, found in chosen
+        f"{arm.name} {epsilon_text(epsilons.get(1))} after round 1 and "
+        f"{epsilon_text(epsilons[max(epsilons)])} after round {max(epsilons)}"
+        for arm, epsilons in chosen
     )
     return Figure(
         name=f"cost-epsilon-{unit}",
@@ -78,14 +78,14 @@ def _panel(
         columns=("Arm", "Round", f"Epsilon per {unit}"),
         rows=[
             (arm.name, str(at), epsilon_text(value))
-            for arm, found in chosen
-            for at, value in found.items()
+            for arm, epsilons in chosen
+            for at, value in epsilons.items()
         ],
         data=pd.DataFrame(
             [
                 {"arm": arm.name, "unit": unit, "round": at, "epsilon": value}
-                for arm, found in chosen
-                for at, value in found.items()
+                for arm, epsilons in chosen
+                for at, value in epsilons.items()
             ]
         ),
     )
@@ -95,7 +95,7 @@ def _layers(
     unit: str, chosen: Sequence[tuple[Arm, dict[int, float]]], arms: Sequence[Arm]
 ) -> list[Json]:
     """A line per arm with its points; of equal lines the earlier are wider and pale."""
-    x = round_channel(max(max(found) for _, found in chosen))
+    x = round_channel(max(max(epsilons) for _, epsilons in chosen))
     y = {
         "field": "epsilon",
         "type": "quantitative",
@@ -104,8 +104,8 @@ def _layers(
         "axis": {"tickCount": 5, "domain": False, "ticks": False},
     }
     layers = []
-    for place, (arm, found) in enumerate(chosen, start=1):
-        under = sum(curve(other) == found for other, _ in chosen[place:])
+    for place, (arm, epsilons) in enumerate(chosen, start=1):
+        under = sum(curve(other) == epsilons for other, _ in chosen[place:])
         layers.append(
             chart.layer(
                 {
@@ -113,13 +113,13 @@ def _layers(
                     "strokeWidth": _WIDTH * (1 + 2 * under),
                     "opacity": 0.45 if under else 1.0,
                 },
-                _points(arm, found),
+                _points(arm, epsilons),
                 {"x": x, "y": y, "color": chart.colour(arms)},
             )
         )
     points = chart.layer(
         {"type": "point", "filled": True, "size": 46, "opacity": 1},
-        [point for arm, found in chosen for point in _points(arm, found)],
+        [point for arm, epsilons in chosen for point in _points(arm, epsilons)],
         {
             "x": x,
             "y": y,
@@ -131,7 +131,7 @@ def _layers(
     return [*layers, points]
 
 
-def _points(arm: Arm, found: dict[int, float]) -> list[Json]:
+def _points(arm: Arm, epsilons: dict[int, float]) -> list[Json]:
     return [
         {
             "arm": arm.name,
@@ -140,5 +140,5 @@ def _points(arm: Arm, found: dict[int, float]) -> list[Json]:
             "at": str(at),
             "told": f"{epsilon_text(value)} per {arm.unit}",
         }
-        for at, value in found.items()
+        for at, value in epsilons.items()
     ]

@@ -67,7 +67,7 @@ def statement(arm: Arm) -> dict[str, Any]:
 
 def totals(arms: Sequence[Arm]) -> list[Json]:
     """What all runs of the comparison together cost the same data, a row per unit."""
-    found: list[Json] = next(
+    rows: list[Json] = next(
         (arm.statement["total"] for arm in arms if arm.statement.get("total")), []
     )
     return [
@@ -81,7 +81,7 @@ def totals(arms: Sequence[Arm]) -> list[Json]:
             "not_bounded_by": total.get("not_bounded_by") or [],
             "not_counted": total.get("not_counted") or [],
         }
-        for total in found
+        for total in rows
     ]
 
 
@@ -169,12 +169,12 @@ def _numbers(arm: Arm, told: Json) -> list[tuple[str, str, str]]:
             "the run was stopped early: this holds even if results decided when",
         )
     )
-    found = [
+    figures = [
         (name, f"{words.epsilon_text(value)} {of}", reading)
         for name, value, of, reading in rows
         if value is not None
     ]
-    return [*found, *_pixels(arm, told), *_attacker(told)]
+    return [*figures, *_pixels(arm, told), *_attacker(told)]
 
 
 def _other(told: Json, key: str) -> float | None:
@@ -214,23 +214,23 @@ def _pixels(arm: Arm, told: Json) -> list[tuple[str, str, str]]:
 
 def _attacker(told: Json) -> list[tuple[str, str, str]]:
     """What the guarantee leaves to somebody who knows all data but one unit's."""
-    found = []
+    figures = []
     if told.get("mu") is not None:
         reading = "no easier than telling two unit normals with means this far apart"
-        found.append(("μ (Gaussian DP)", f"{up(told['mu']):.3g}", reading))
+        figures.append(("μ (Gaussian DP)", f"{up(told['mu']):.3g}", reading))
     if told.get("advantage") is not None:
         reading = "at most, right alarms minus false alarms, at the best threshold; 0 is guessing"
-        found.append(("Attacker's advantage", f"{up(told['advantage'], 2):.2g}", reading))
+        figures.append(("Attacker's advantage", f"{up(told['advantage'], 2):.2g}", reading))
     if told.get("tpr_at_fpr_001") is not None:
         reading = (
             "at most, right alarms where 1 % of alarms on others are accepted; 1 % is guessing"
         )
         share = words.share(told["tpr_at_fpr_001"])
-        found.append(("Right alarms at 1 % false alarms", share, reading))
+        figures.append(("Right alarms at 1 % false alarms", share, reading))
     if told.get("noise_to_signal") is not None:
         reading = "expected size of the noise over the largest signal it can hide, from the plan"
-        found.append(("Noise to signal", f"{told['noise_to_signal']:,.3g}", reading))
-    return found
+        figures.append(("Noise to signal", f"{told['noise_to_signal']:,.3g}", reading))
+    return figures
 
 
 def _hospitals(arm: Arm) -> Json:
@@ -265,12 +265,12 @@ def _weakest(told: Sequence[Json]) -> Json:
 
 def _redundant(records: Sequence[Json]) -> set[str]:
     """Columns that say nothing new: where every hospital has the run's delta, or took its plan."""
-    found = set()
+    columns = set()
     if all(record.get("own_delta") in (None, record.get("delta")) for record in records):
-        found |= {"own_delta", "epsilon_at_own_delta"}
+        columns |= {"own_delta", "epsilon_at_own_delta"}
     if all(record.get("epsilon_planned") in (None, record.get("epsilon")) for record in records):
-        found.add("epsilon_planned")
-    return found
+        columns.add("epsilon_planned")
+    return columns
 
 
 def _cell(record: Json, key: str, form: Any) -> str:

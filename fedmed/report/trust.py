@@ -59,14 +59,14 @@ class Chain:
 
 def chains(arms: Sequence[Arm]) -> list[Chain]:
     """One chain for all arms that trust the same and add noise in the same places."""
-    found: dict[tuple[object, ...], list[Arm]] = {}
+    arms_by_trust: dict[tuple[object, ...], list[Arm]] = {}
     for arm in arms:
         claimed = arm.epsilon is not None
         about = None
         if arm.facts is not None:
             about = (arm.facts.noise, arm.facts.trusted, arm.facts.unit)
         key = (arm.scheme, about, arm.trust, claimed, arm.kind == _SHIFT)
-        found.setdefault(key, []).append(arm)
+        arms_by_trust.setdefault(key, []).append(arm)
     return [
         Chain(
             arms=[arm.name for arm in same],
@@ -75,7 +75,7 @@ def chains(arms: Sequence[Arm]) -> list[Chain]:
             stages=[] if same[0].facts is None else _stages(same[0], same[0].facts),
             warning=_SHIFTED if same[0].kind == _SHIFT else "",
         )
-        for same in found.values()
+        for same in arms_by_trust.values()
     ]
 
 

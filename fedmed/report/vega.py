@@ -56,14 +56,14 @@ def render(
         drawers = max(1, processes - 1)
         texts = _shared("specifications", specifications, drawers, replaced=replaced)
         pictures = _shared("papers", [paper for _, paper in texts], processes)
-    found = [
+    drawings = [
         Drawing(svg, paper, base64.b64decode(picture))
         for (svg, paper), picture in zip(texts, pictures, strict=True)
     ]
     if bundling is not None:
         script = str(bundling.result())
         cache.keep(VERSION, script)
-    return script or "", found
+    return script or "", drawings
 
 
 def _shared(kind: str, items: Sequence[Any], processes: int, **others: Any) -> list[Any]:
@@ -71,11 +71,11 @@ def _shared(kind: str, items: Sequence[Any], processes: int, **others: Any) -> l
     # Neighbours are alike: every n-th one makes shares of about the same size.
     count = min(processes, len(items))
     jobs = [{kind: list(items[first::count]), **others} for first in range(count)]
-    found: list[Any] = [None] * len(items)
+    answers: list[Any] = [None] * len(items)
     with ThreadPoolExecutor(count) as pool:
         for first, answer in enumerate(pool.map(_ask, jobs)):
-            found[first::count] = answer
-    return found
+            answers[first::count] = answer
+    return answers
 
 
 def _ask(job: dict[str, Any]) -> Any:

@@ -68,9 +68,9 @@ def _connection(site: SiteFile, look: Look) -> Iterator[Check]:
     except UserError as error:
         yield Check("connection", False, str(error))
         return
-    found = look(connection)
-    yield from found
-    if all(check.ok for check in found):
+    checks = look(connection)
+    yield from checks
+    if all(check.ok for check in checks):
         yield _registered(connection)
 
 

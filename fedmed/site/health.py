@@ -17,14 +17,14 @@ def main() -> int:
         say("error: give the guard's socket: python -m fedmed.site.health SOCKET")
         return 2
     try:
-        found, _ = exchange(sys.argv[1], {"kind": "status"}, seconds=SECONDS)
+        status, _ = exchange(sys.argv[1], {"kind": "status"}, seconds=SECONDS)
     except (OSError, BadFrame) as error:
         say(f"no guard answers on {sys.argv[1]}: {error}")
         return 1
-    if "error" in found:
-        say(f"the guard cannot answer ({found['error']}); its own log says why")
+    if "error" in status:
+        say(f"the guard cannot answer ({status['error']}); its own log says why")
         return 1
-    say(f"ready: {found.get('hospital')}, fedmed {found.get('version')}")
+    say(f"ready: {status.get('hospital')}, fedmed {status.get('version')}")
     return 0
 
 

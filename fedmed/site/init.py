@@ -169,12 +169,12 @@ def _data(wish: Wish) -> dict[str, Any]:
     if not present(images):
         raise UserError(f"--images {images}: no such folder or zip; correct the path")
     columns = read_table(wish.data).columns
-    found: dict[str, Any] = {
+    section: dict[str, Any] = {
         "source": "table",
         "path": str(expanded(wish.data).absolute()),
         "images": str(expanded(images).absolute()),
     }
-    return found if "split" in columns else found | {"split": "patient"}
+    return section if "split" in columns else section | {"split": "patient"}
 
 
 def _policy(wish: Wish) -> str:

@@ -42,41 +42,41 @@ def knock(
 
     ``clock`` gives this machine's time in seconds since 1970, UTC.
     """
-    found = [_key(connection)]
+    checks = [_key(connection)]
     try:
         check_regular(connection.ca, MIB)
         context = ssl.create_default_context(cafile=str(connection.ca))
     except (OSError, ssl.SSLError, UserError):
         text = f"{connection.ca} is no certificate that can be read; put the server's CA there"
-        return [*found, Check("certificate", False, text)]
+        return [*checks, Check("certificate", False, text)]
     link = http.client.HTTPSConnection(
         connection.host, connection.port, timeout=seconds, context=context
     )
     try:
         link.connect()
-        found.append(Check("reachable", True, connection.address))
-        found.append(_certificate(link))
+        checks.append(Check("reachable", True, connection.address))
+        checks.append(_certificate(link))
         link.request("GET", "/health")
         answer = link.getresponse()
         answer.read()
-        found.append(_clock(answer.headers.get("Date", ""), clock()))
+        checks.append(_clock(answer.headers.get("Date", ""), clock()))
         link.request("GET", "/openapi.json")
-        found.append(_version(link.getresponse().read()))
+        checks.append(_version(link.getresponse().read()))
     except ssl.SSLCertVerificationError as error:
-        found.append(Check("certificate", False, _why(error, connection)))
+        checks.append(Check("certificate", False, _why(error, connection)))
     except ssl.SSLError:
         text = (
             f"{connection.address} does not speak TLS; correct the port, or have the server "
             "started with its certificate"
         )
-        found.append(Check("certificate", False, text))
+        checks.append(Check("certificate", False, text))
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         text = f"{connection.address}: {reason}; check the address, the firewall and the server"
-        found.append(Check("reachable", False, text, later=True))
+        checks.append(Check("reachable", False, text, later=True))
     finally:
         link.close()
-    return found
+    return checks
 
 
 def _key(connection: Connection) -> Check:

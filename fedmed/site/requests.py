@@ -130,12 +130,12 @@ def read_arrays(
     The format's reader checks every length, offset and shape against the bytes that are there.
     """
     try:
-        found = load_bytes(data)
+        arrays = load_bytes(data)
     except Exception as error:  # bytes from outside: the reader raises a kind of its own
         raise BadFrame("arrays that are no safetensors") from error
-    if sorted(found) != sorted(names) or any(v.dtype not in dtypes for v in found.values()):
+    if sorted(arrays) != sorted(names) or any(v.dtype not in dtypes for v in arrays.values()):
         raise BadFrame("arrays of another name or kind")
-    return {name: found[name] for name in names}
+    return {name: arrays[name] for name in names}
 
 
 def _config(value: Any) -> bool:

@@ -96,18 +96,18 @@ def _no_constant(name: str) -> float:
 
 
 def _read(connection: socket.socket, size: int, deadline: float) -> bytes:
-    found = bytearray()
-    while len(found) < size:
+    received = bytearray()
+    while len(received) < size:
         left = deadline - time.monotonic()
         if left <= 0:
             raise BadFrame("a frame that took too long")
         connection.settimeout(left)
         try:
             # Memory grows with what came, not with what was announced.
-            piece = connection.recv(min(_PIECE, size - len(found)))
+            piece = connection.recv(min(_PIECE, size - len(received)))
         except OSError as error:
             raise BadFrame("a connection that broke") from error
         if not piece:
             raise BadFrame("a frame that stopped short")
-        found += piece
-    return bytes(found)
+        received += piece
+    return bytes(received)

@@ -73,9 +73,9 @@ def _log(client: Any, out: Path, name: str) -> None:
 
 
 def _experiment(client: Any, out: Path, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     place = None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         place = (out.resolve() / "mlflow" / "artifacts").as_uri()
@@ -84,8 +84,8 @@ def _experiment(client: Any, out: Path, name: str) -> str:
 
 def _find(client: Any, experiment: str, own: str) -> str | None:
     """The MLflow run that holds this run's metrics whole, by the tag that is set last."""
-    found = client.search_runs([experiment], f"tags.`{_TAG}` = '{own}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+    runs = client.search_runs([experiment], f"tags.`{_TAG}` = '{own}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def _create(client: Any, experiment: str, run: Run, own: str, row: dict[str, Any]) -> str:

@@ -94,8 +94,8 @@ class RunLog:
             self.settings.data.outputs,
         )
         plans = make_plans(self.settings).values()
-        found = [plan.noise_to_signal(parameters) for plan in plans]
-        known = [value for value in found if value is not None]
+        ratios = [plan.noise_to_signal(parameters) for plan in plans]
+        known = [value for value in ratios if value is not None]
         if known:
             yield "privacy/noise_to_signal", max(known), 0
 

@@ -51,8 +51,8 @@ def featured(
     key = hashlib.sha256("|".join(map(str, (*words, channels, _digest(shard.images)))).encode())
     path = files.home() / "cache" / "features" / f"{key.hexdigest()[:32]}.npy"
     if not path.is_file():
-        found = compute(model, shard.images, channels, dimensions)
-        files.write_atomically(path, lambda temporary: _save(temporary, found))
+        features = compute(model, shard.images, channels, dimensions)
+        files.write_atomically(path, lambda temporary: _save(temporary, features))
     return replace(shard, images=np.load(path, mmap_mode="r", allow_pickle=False))
 
 
@@ -67,16 +67,16 @@ def compute(
     batch, and one image must not change another's features.
     """
     device = next(model.parameters()).device
-    found = np.empty((len(images), model.width), dtype=np.float32)
+    features = np.empty((len(images), model.width), dtype=np.float32)
     for row in range(len(images)):
         rows = slice(row, row + 1)
         given = to_input(images[rows], channels, device, dimensions)
-        found[rows] = model.pooled(given).cpu().numpy()
-    overflown = ~np.isfinite(found).all(axis=1)
+        features[rows] = model.pooled(given).cpu().numpy()
+    overflown = ~np.isfinite(features).all(axis=1)
     if overflown.any():
         log.warning("the features of %d images are not finite, and taken for 0", overflown.sum())
-        found[overflown] = 0
-    return found
+        features[overflown] = 0
+    return features
 
 
 def _digest(images: Pixels) -> str:

@@ -156,20 +156,20 @@ class PrivateTraining:
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """The model's trainable parameters now, of which the optimiser holds one at least."""
-        found = trainable(self._model)
+        parameters = trainable(self._model)
         moved = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        if not moved & {id(p) for p in found.values()}:
+        if not moved & {id(p) for p in parameters.values()}:
             raise UserError(
                 "optimizer: it holds no trainable parameter of the model; make it from "
                 "model.parameters()"
             )
-        for name, parameter in found.items():
+        for name, parameter in parameters.items():
             if parameter.dtype not in (torch.float32, torch.float64):
                 raise UserError(
                     f"model: parameter '{name}' is {parameter.dtype}, in which a sum loses more "
                     "than clipping allows; use model.float(), and autocast for a faster pass"
                 )
-        return found
+        return parameters
 
     @contextmanager
     def _secret_masks(self) -> Iterator[None]:

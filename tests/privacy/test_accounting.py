@@ -367,7 +367,7 @@ def test_the_last_tightening_keeps_the_target_wherever_the_search_ended(
     monkeypatch.setattr(epsilons, "_AIM", 1.003)
     check_never_above(search)
     source, removed = re.subn(
-        r"    while epsilon\(.*?\n        found \*= 1\.0005\n",
+        r"    while epsilon\(.*?\n        sigma \*= 1\.0005\n",
         "",
         inspect.getsource(search),
         flags=re.S,

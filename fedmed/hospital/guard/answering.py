@@ -189,11 +189,11 @@ class Guard:
         caches.prune(shards=False)
         member = hospital.hospital_for(settings, 0, 0, where)
         if request.kind == "evaluate":
-            found = histograms.evaluate(
+            evaluated = histograms.evaluate(
                 member, request.run, request.model, request.frozen, request.edges
             )
-            counts = {n: torch.from_numpy(c) for n, c in (found.counts or {}).items()}
-            reply = {"hospital": found.hospital, "clustering": found.clustering}
+            counts = {n: torch.from_numpy(c) for n, c in (evaluated.counts or {}).items()}
+            reply = {"hospital": evaluated.hospital, "clustering": evaluated.clustering}
             return reply, counts, told
         trained = member.train(request.run, request.round_number, request.model, request.frozen)
         reply = {"hospital": trained.hospital, "loss": trained.loss, "images": trained.images}

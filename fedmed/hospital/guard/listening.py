@@ -47,11 +47,11 @@ def private_folder(folder: Path) -> None:
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        found = folder.stat()
-        if not stat.S_IMODE(found.st_mode) & 0o077:
+        status = folder.stat()
+        if not stat.S_IMODE(status.st_mode) & 0o077:
             return
         # Root may own folders that many others need.
-        if found.st_uid == os.getuid() != 0:
+        if status.st_uid == os.getuid() != 0:
             folder.chmod(0o700)
             return
     raise UserError(
@@ -120,10 +120,10 @@ def bound(path: Path, peers: tuple[int, ...]) -> Iterator[socket.socket]:
 def _clear(path: Path) -> None:
     """Remove the socket of a guard that is gone; raises where something else is in the way."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(found.st_mode):
+    if not stat.S_ISSOCK(status.st_mode):
         raise UserError(f"socket: {path} is another file; remove it or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2)

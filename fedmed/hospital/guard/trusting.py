@@ -39,18 +39,18 @@ def check_path(path: Path, peers: Collection[int]) -> None:
     try:
         for place in _places(path.expanduser().absolute()):
             try:
-                found = place.lstat()
+                status = place.lstat()
             except FileNotFoundError:
                 break
-            if found.st_uid in strangers:
+            if status.st_uid in strangers:
                 raise UserError(
-                    f"{place}: it belongs to user {found.st_uid}, as whom the app runs, so that "
+                    f"{place}: it belongs to user {status.st_uid}, as whom the app runs, so that "
                     f"the app could replace {path}; give it to root or to the guard's user (chown)"
                 )
             sticky = None
-            if stat.S_ISLNK(found.st_mode) or not found.st_mode & 0o022:
+            if stat.S_ISLNK(status.st_mode) or not status.st_mode & 0o022:
                 continue
-            if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
+            if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
                 sticky = place  # what is in it must exist already, and belong to no peer
                 continue
             more = "" if place == path else f", and could replace {path}"

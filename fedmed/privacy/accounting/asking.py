@@ -70,13 +70,13 @@ def answered(asked: Asked, called: Names = str, who: str = "plan") -> Answer:
     if missing == "noise_multiplier":
         sigma = solve.noise(question, target)
     elif missing == "batch":
-        found = solve.batch(question, sigma, target)
-        if not found:
+        largest = solve.batch(question, sigma, target)
+        if not largest:
             raise UserError(
                 f"impossible: no batch keeps epsilon {target:g} at noise {sigma:g}; "
                 f"raise {epsilon} or {noise}, or lower {called('epochs')}"
             )
-        question = replace(question, batch=found)
+        question = replace(question, batch=largest)
         steps = question.steps
     elif missing == "epochs":
         steps = solve.steps(question, sigma, target)

@@ -108,16 +108,16 @@ def composed_epsilon(
     spent = tuple(item for item in spent if item not in loud and item[1])
     if loud or not spent:
         return _pure(loud) + (composed_epsilon(spent, delta, relation, accuracy) if spent else 0.0)
-    found = float(_pld(spent, delta, relation, accuracy).get_epsilon_for_delta(delta))
-    return min(found, _pure(spent))
+    by_pld = float(_pld(spent, delta, relation, accuracy).get_epsilon_for_delta(delta))
+    return min(by_pld, _pure(spent))
 
 
 @functools.lru_cache(maxsize=4096)
 def risk(spent: Spent, delta: float) -> Risk:
     """What ``spent`` means to an attacker, each mechanism under its relation, by riskcal.
 
-    >>> found = risk(((gaussian(1.0, 0.01), 1000),), 1e-5)
-    >>> round(found.mu, 2), round(found.advantage, 2), round(found.tpr_at_fpr_001, 3)
+    >>> attack = risk(((gaussian(1.0, 0.01), 1000),), 1e-5)
+    >>> round(attack.mu, 2), round(attack.advantage, 2), round(attack.tpr_at_fpr_001, 3)
     (0.46, 0.16, 0.029)
     """
     # riskcal takes a second to import, which nobody but the reader of these numbers should wait for
@@ -191,19 +191,19 @@ def noise_multiplier(
     root = float(brentq(excess, bottom, top, xtol=1e-3))
     slope = (excess(top) - excess(bottom)) / (top - bottom)
     # What the coarse grid overstates is given back along the slope, on the fine grid.
-    found = math.exp(root)
+    sigma = math.exp(root)
     for _ in range(3):
         # The number that is reported: where it fits already, the last check costs nothing.
-        reported = epsilon(found, sampling_rate, steps, delta, relation)
+        reported = epsilon(sigma, sampling_rate, steps, delta, relation)
         error = math.log(max(reported, 1e-12) / (target * _AIM))
         if abs(error) < 2e-4:
             break
         if not slope < -0.01:
             break
-        found *= math.exp(min(0.2, max(-0.2, -error / slope)))
-    while epsilon(found, sampling_rate, steps, delta, relation) > target:
-        found *= 1.0005
-    return found
+        sigma *= math.exp(min(0.2, max(-0.2, -error / slope)))
+    while epsilon(sigma, sampling_rate, steps, delta, relation) > target:
+        sigma *= 1.0005
+    return sigma
 
 
 def _bracket(excess: Callable[[float], float], start: float) -> tuple[float, float]:
@@ -243,8 +243,8 @@ def _by_rdp(target: float, delta: float, sampling_rate: float, steps: int) -> fl
 def _few_orders(events: Sequence[DpEvent], delta: float) -> float:
     accountant = RdpAccountant(_BRACKET_ORDERS)
     accountant.compose(ComposedDpEvent(list(events)))
-    found: float = accountant.get_epsilon(delta)
-    return found
+    bound: float = accountant.get_epsilon(delta)
+    return bound
 
 
 def _pld(

@@ -59,8 +59,8 @@ def odometer(divergences: Sequence[float], delta: float) -> float:
     """
     share = math.log(len(ODOMETER_ORDERS) / delta)
     known = dict(zip(ORDERS, divergences, strict=True))
-    found: float = min(known[order] + share / (order - 1) for order in ODOMETER_ORDERS)
-    return found
+    bound: float = min(known[order] + share / (order - 1) for order in ODOMETER_ORDERS)
+    return bound
 
 
 def allowance(order: int, target: float, delta: float) -> float:

@@ -170,24 +170,24 @@ def nearest_for_signal(
     def ratio(asked: Question, goal: float) -> float:
         return noise(asked, goal) * math.sqrt(parameters) / asked.batch
 
-    found = []
+    remedies = []
     steps_up = [target * 2 ** (i / 2) for i in range(1, 13)]
     larger = next((goal for goal in steps_up if ratio(question, goal) <= limit), None)
     if larger is not None:
-        found.append(f"raise privacy.epsilon to {_four(larger)}")
+        remedies.append(f"raise privacy.epsilon to {_four(larger)}")
     fewer = largest(
         lambda n: ratio(replace(question, rounds=max(1, n)), target) <= limit, question.rounds
     )
     if fewer:
-        found.append(f"lower train.rounds to {fewer}")
+        remedies.append(f"lower train.rounds to {fewer}")
     bigger = smallest(
         lambda size: ratio(replace(question, batch=size), target) <= limit,
         question.batch,
         question.units,
     )
     if bigger is not None:
-        found.append(f"raise train.batch-size to {bigger}")
-    return found
+        remedies.append(f"raise train.batch-size to {bigger}")
+    return remedies
 
 
 def check(name: str, value: float, low: float, high: float) -> None:

@@ -137,10 +137,10 @@ def sum_of_squares(gradients: Iterable[Tensor]) -> Tensor:
 def _squares(gradient: Tensor) -> Tensor:
     rows = gradient.flatten(2) if gradient.dim() > 2 else gradient.flatten(1)
     kind = torch.finfo(rows.dtype)
-    found = torch.linalg.vector_norm(rows, dim=-1).double().square_()
-    found = found.sum(1) if found.dim() > 1 else found
+    squares = torch.linalg.vector_norm(rows, dim=-1).double().square_()
+    squares = squares.sum(1) if squares.dim() > 1 else squares
     grown = 1 + gamma(rows.shape[-1] + 4, rows.dtype)
-    bound: Tensor = found.mul_(grown).add_(gradient.shape[1:].numel() * kind.tiny)
+    bound: Tensor = squares.mul_(grown).add_(gradient.shape[1:].numel() * kind.tiny)
     return bound
 
 

@@ -46,14 +46,14 @@ class Clipping:
         [1.0, 0.25, 0.0]
         """
         if self.kind == "automatic":
-            found = bound / (norms + STABILITY)
+            factors = bound / (norms + STABILITY)
         else:
             # The larger of norm and C first: a norm of zero gives a factor of 1, never 0/0.
-            found = bound / norms.clamp(min=bound)
+            factors = bound / norms.clamp(min=bound)
         kind = torch.finfo(dtype)
-        kept = norms.isfinite() & (found > 2 * kind.tiny)
-        found = torch.where(found == 1, found, found * (1 - kind.eps))
-        return torch.where(kept, found, 0.0).to(dtype)
+        kept = norms.isfinite() & (factors > 2 * kind.tiny)
+        factors = torch.where(factors == 1, factors, factors * (1 - kind.eps))
+        return torch.where(kept, factors, 0.0).to(dtype)
 
     def floor(self, bound: float) -> float:
         """A norm below which an error changes no factor."""

@@ -96,7 +96,7 @@ def squared_norms(
     table = None
     if views == 1 and (prod(taken) * prod(outer)) ** 2 <= _TABLE:
         table = _diagonal_table(window, tuple(taken), tuple(outer), a.dtype, a.device)
-    found, magnitudes = [], []
+    squares, magnitudes = [], []
     for rows in chunks(samples, groups * positions**2, _AT_ONCE):
         wide = slice(rows.start * views, rows.stop * views)
         inner_products = _gram(a[wide], groups, views)
@@ -107,10 +107,10 @@ def squared_norms(
         inner_products = inner_products.reshape(-1, outputs, outputs)
         weights = _gram(g[wide], groups, views)
         magnitudes.append(magnitude(trace(inner_products), trace(weights), outputs))
-        found.append(sum_of_pairs(inner_products, weights))
+        squares.append(sum_of_pairs(inner_products, weights))
     taps = sum(window.kernel)
     terms = (a.shape[1] + g.shape[1]) // groups + taps + 2 * outputs + groups + 8
-    return Estimate(_joined(found, groups), _joined(magnitudes, groups), terms, outputs)
+    return Estimate(_joined(squares, groups), _joined(magnitudes, groups), terms, outputs)
 
 
 def _joined(parts: list[Tensor], groups: int) -> Tensor:

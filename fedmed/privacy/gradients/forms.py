@@ -29,8 +29,8 @@ def gram_product(a: Tensor, g: Tensor) -> Estimate:
     """
     positions, terms = a.shape[1], a.shape[2] + g.shape[2] + 4
     if positions == 1:
-        found = magnitude(a.square().sum((1, 2)), g.square().sum((1, 2)), 1)
-        return Estimate(found, found, terms, 1)
+        squares = magnitude(a.square().sum((1, 2)), g.square().sum((1, 2)), 1)
+        return Estimate(squares, squares, terms, 1)
     first, second = torch.bmm(a, a.transpose(1, 2)), torch.bmm(g, g.transpose(1, 2))
     largest = magnitude(trace(first), trace(second), positions)
     return Estimate(sum_of_pairs(first, second), largest, terms + 2 * positions, positions)

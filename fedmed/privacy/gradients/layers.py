@@ -67,10 +67,10 @@ def _pull_back(
 
     The chain rule, sample by sample: the same linear map for all of them.
     """
-    found = {}
+    pulled = {}
     for own, gradient in gradients.items():
         if own not in made:
-            found[own] = gradient
+            pulled[own] = gradient
             continue
         part = made[own]
         given = {n: p.detach() for n, p in part.named_parameters() if p.requires_grad}
@@ -84,5 +84,5 @@ def _pull_back(
             # torch warns where it maps one by one (weight normalisation): slower, and as right.
             warnings.filterwarnings("ignore", "There is a performance drop")
             rows = torch.func.vmap(pull)(gradient)[0]
-        found |= {f"parametrizations.{own}.{inner}": value for inner, value in rows.items()}
-    return found
+        pulled |= {f"parametrizations.{own}.{inner}": value for inner, value in rows.items()}
+    return pulled

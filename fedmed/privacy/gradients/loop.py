@@ -53,10 +53,10 @@ class LoopEngine:
             images.device.type, dtype=options.autocast, enabled=options.autocast is not None
         ):
             loss = options.loss.total(self._model(images), labels, len(images)) / len(images)
-        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {
             name: torch.zeros_like(parameter) if value is None else value
-            for (name, parameter), value in zip(parameters.items(), found, strict=True)
+            for (name, parameter), value in zip(parameters.items(), gradients, strict=True)
         }
 
     def close(self) -> None:

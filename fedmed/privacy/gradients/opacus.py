@@ -109,26 +109,26 @@ class OpacusEngine:
             warnings.simplefilter("ignore")
             loss = self._options.loss.total(self._hooked(images), labels, len(images))
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        found: dict[str, Tensor] = {}
+        gradients: dict[str, Tensor] = {}
         for name, parameter in self._model.named_parameters():
             if not parameter.requires_grad:
                 continue
             gradient: Tensor = cast(Any, parameter).grad_sample
             if views > 1:
                 gradient = gradient.view(-1, views, *parameter.shape).mean(1)
-            found[name] = gradient
+            gradients[name] = gradient
             parameter.grad_sample = None  # type: ignore[attr-defined]  # it is Opacus' own
             parameter.grad = None
-        return found
+        return gradients
 
     def _unclipped(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Sum of gradients of the copy as they are, by name, and the norm (n,) of each."""
         twin = OpacusEngine(self._form, self._physical, self._options)
         try:
-            found = twin._samples(images, labels, 1)
+            samples = twin._samples(images, labels, 1)
         finally:
             twin.close()
-        return {name: each.sum(0) for name, each in found.items()}, _norms(list(found.values()))
+        return {name: each.sum(0) for name, each in samples.items()}, _norms(list(samples.values()))
 
     def _alone(self, model: nn.Module, images: Tensor, labels: Tensor, views: int) -> Tensor:
         """Norms (n,) of samples of a copy of the model, in one pass."""

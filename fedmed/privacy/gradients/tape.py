@@ -109,8 +109,8 @@ class Tape:
                 self._share(layer, (rows, layer.pulled_back(gradients)))
         elif layer.pull_back or not has_ghost(rule) or (self.form or rule.form(use)) == "direct":
             squares = []
-            for rows, found in rule.per_sample(use):
-                gradients = layer.pulled_back(found)
+            for rows, own_gradients in rule.per_sample(use):
+                gradients = layer.pulled_back(own_gradients)
                 self.parts.append((layer, (rows, gradients)))
                 squares.append(sum_of_squares(gradients.values()))
             self.squares.append(torch.cat(squares))
@@ -149,11 +149,11 @@ class Tape:
         squares = torch.stack(direct).double().sum(0)
         bound = Bound.of([estimate for _, _, estimate in self.ghosts], self.most, squares)
         loose = bound.loose(floor).nonzero().squeeze(1)
-        found = bound.norms()
+        norms = bound.norms()
         if len(loose):
             self.loose = loose
-            found[loose] = self._again(loose, squares[loose]).norms()
-        return found * (1 + gamma(self.most + 4, self.dtype)) + UNDERFLOW
+            norms[loose] = self._again(loose, squares[loose]).norms()
+        return norms * (1 + gamma(self.most + 4, self.dtype)) + UNDERFLOW
 
     def _again(self, samples: Tensor, squares: Tensor) -> Bound:
         """The bound for some ``samples`` (indices) in float64."""
@@ -230,8 +230,8 @@ class Tape:
         while self.ghosts:
             use, rule, _ = self.ghosts.pop()
             with full_products(self.device):
-                found = _ghost_sum(use, rule, factors, again, left_out)
-            for own, gradient in found.items():
+                layer_sums = _ghost_sum(use, rule, factors, again, left_out)
+            for own, gradient in layer_sums.items():
                 square += square_of(gradient)
                 total[use.layer.parameters[own]] = rule.whole(use, own, gradient)
         return total, square
@@ -257,8 +257,8 @@ def _ghost_sum(
     if left_out is not None:
         bad = left_out.repeat_interleave(use.tape.views)
         use.inputs, use.gradient = _blank(use.a, bad), _blank(use.g, bad)
-    found = rule.weighted_sum(use, factors)
-    return {own: value.add_(exact[own]) if own in exact else value for own, value in found.items()}
+    sums = rule.weighted_sum(use, factors)
+    return {own: value.add_(exact[own]) if own in exact else value for own, value in sums.items()}
 
 
 def _weighted(gradient: Tensor, factors: Tensor, finite: Tensor | None) -> Tensor:

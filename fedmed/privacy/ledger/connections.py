@@ -46,9 +46,9 @@ def borrowed(path: Path, patience: float) -> Iterator[sqlite3.Connection]:
 def close_all() -> None:
     """Close what is idle; each ledger is then one file again."""
     with _lock:
-        found = [db for _, db in _idle.values()]
+        databases = [db for _, db in _idle.values()]
         _idle.clear()
-    for db in found:
+    for db in databases:
         _settle(db)
 
 
@@ -77,10 +77,10 @@ def _settle(db: sqlite3.Connection) -> None:
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _after_fork() -> None:

@@ -232,12 +232,12 @@ def reading(plans: Sequence[tuple[Charge, int]], total: Sequence[float], delta: 
     if len(taken) == 1:
         request, _ = taken[0]
         assert request.step is not None  # noqa: S101 -- excluded above
-        found = accounting.composed_epsilon(((request.step, request.steps),), delta)
-        return Reading(epsilon=found, theorem="composition", how="PLD of its one plan, whole")
+        epsilon = accounting.composed_epsilon(((request.step, request.steps),), delta)
+        return Reading(epsilon=epsilon, theorem="composition", how="PLD of its one plan, whole")
     spent = [(request.step, steps) for request, steps in taken if request.step is not None]
     pure = sum(step.pure_epsilon() * steps for step, steps in spent)
-    found = min(pure, accounting.odometer(total, delta))
-    return Reading(epsilon=found, theorem="odometer", how="odometer over its plans")
+    epsilon = min(pure, accounting.odometer(total, delta))
+    return Reading(epsilon=epsilon, theorem="odometer", how="odometer over its plans")
 
 
 def kept(first: Mapping[str, Any], total: Sequence[float]) -> Limit | None:

@@ -274,8 +274,8 @@ class Ledger:
         with self.log.locked(reading=True):
             entries = self.log.entries()
             with self._reading(trusting=True) as db:
-                found = [str(row[0]) for row in db.execute("pragma integrity_check")]
-                if found != ["ok"]:
+                messages = [str(row[0]) for row in db.execute("pragma integrity_check")]
+                if messages != ["ok"]:
                     raise sqlite3.DatabaseError("the file is damaged")
                 rows = ledger_rows.select(db, "order by id")
                 known = entries[-1]["rows"] if entries else 0
@@ -303,14 +303,14 @@ class Ledger:
         try:
             # Before the rows: another process may be adding some.
             anchor = None if trusting else self.log.last()
-            with closing(self._found()) as db:
+            with closing(self._database()) as db:
                 if anchor is not None:
                     self._check_anchor(db, anchor)
                 yield db
         except DAMAGE as error:
             raise self._unusable(error) from error
 
-    def _found(self) -> sqlite3.Connection:
+    def _database(self) -> sqlite3.Connection:
         """The file, or where there are no rows yet an empty ledger in memory."""
         if self.path.exists():
             uri = f"{self.path.absolute().as_uri()}?mode=rw"
@@ -372,22 +372,22 @@ class Ledger:
 
     def _check_version(self, db: sqlite3.Connection) -> bool:
         """Whether the file is a ledger already; raises where it is of another version."""
-        found = int(db.execute("pragma user_version").fetchone()[0])
+        version = int(db.execute("pragma user_version").fetchone()[0])
         # SQLite itself takes what is left of a page for the whole of it.
         if self.path.stat().st_size % int(db.execute("pragma page_size").fetchone()[0]):
             raise sqlite3.DatabaseError("the file was cut short")
-        if found > VERSION:
+        if version > VERSION:
             raise RunError(
-                f"the ledger {self.path} was made by a newer fedmed (version {found}, this one "
+                f"the ledger {self.path} was made by a newer fedmed (version {version}, this one "
                 f"reads {VERSION}); update fedmed"
             )
-        if 0 < found < VERSION:
+        if 0 < version < VERSION:
             raise RunError(
-                f"the ledger {self.path} was made by an earlier fedmed (version {found}, this one "
-                f"reads {VERSION}); keep it, name a new file, and lower the policy's "
+                f"the ledger {self.path} was made by an earlier fedmed (version {version}, this "
+                f"one reads {VERSION}); keep it, name a new file, and lower the policy's "
                 "maximum-epsilon by what the old one shows"
             )
-        return found == VERSION
+        return version == VERSION
 
     def _check_anchor(self, db: sqlite3.Connection, anchor: Anchor) -> int:
         """The ledger must hold what its log last knew of; by how much spend it is ahead.

@@ -142,7 +142,7 @@ class AuditLog:
         if not self.path.exists():
             return []
         previous = START
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         with usable(self.path):
             whole = self.path.read_bytes().rpartition(b"\n")[0]
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
@@ -152,11 +152,11 @@ class AuditLog:
                     f"{self.path}, line {number}: the chain is broken; lines before it were edited "
                     "or removed, restore the log from a backup"
                 )
-            if found and anchor.rows < found[-1]["rows"]:
+            if entries and anchor.rows < entries[-1]["rows"]:
                 raise RunError(f"{self.path}, line {number}: it knows of fewer rows than before")
             previous = anchor.line
-            found.append({**body, "rows": anchor.rows})
-        return found
+            entries.append({**body, "rows": anchor.rows})
+        return entries
 
     @contextmanager
     def _appending(self) -> Iterator[int]:

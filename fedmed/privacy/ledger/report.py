@@ -60,10 +60,10 @@ def find(path: Path) -> list[Ledger]:
         folder = inner if inner.is_dir() else path
         # A log whose ledger was deleted is what a check must not pass over.
         logged = [log.name.removesuffix(_LOG) for log in folder.glob(f"*{_LOG}")]
-        found = sorted({*folder.glob("*.sqlite"), *(folder / f"{name}.sqlite" for name in logged)})
-        if not found:
+        files = sorted({*folder.glob("*.sqlite"), *(folder / f"{name}.sqlite" for name in logged)})
+        if not files:
             raise UserError(f"{path} holds no ledger; give a folder of *.sqlite ledgers, or one")
-        return [regular(Ledger(file)) for file in found]
+        return [regular(Ledger(file)) for file in files]
     if not present(path) and not (path.name and present(Ledger(path).log.path)):
         raise UserError(f"{path}: no such ledger; give a ledger or a folder that holds some")
     return [regular(Ledger(path))]
@@ -98,14 +98,14 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
         if row.kind == "reserve":
             taken[row.run] = taken.get(row.run, 0) + row.steps
             rounds[row.run] = rounds.get(row.run, 0) + 1
-    found = []
+    summaries = []
     for account in dict.fromkeys(request.account for request in plans.values()):
         own = {run: request for run, request in plans.items() if request.account == account}
         first = next(iter(own.values()))
         spent = [(request, taken.get(run, 0)) for run, request in own.items()]
         read = reading(spent, totals[account], delta)
         limit = kept(opening[account], totals[account])
-        found.append(
+        summaries.append(
             Account(
                 ledger=str(ledger.path),
                 account=account,
@@ -123,7 +123,7 @@ def accounts(ledger: Ledger, delta: float) -> list[Account]:
                 limit_delta=limit.delta if limit else None,
             )
         )
-    return found
+    return summaries
 
 
 def _words(request: Charge) -> str:

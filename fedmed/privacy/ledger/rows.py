@@ -85,18 +85,18 @@ def insert(db: sqlite3.Connection, row: Row) -> None:
 
 def select(db: sqlite3.Connection, where: str, *values: Any) -> list[Row]:
     """The rows for which ``where`` holds."""
-    found = []
+    rows = []
     for row in db.execute(f"select * from ledger {where}", values):  # noqa: S608 -- constants
         named = dict(zip(COLUMNS, row, strict=True))
         named |= {"body": json.loads(named["body"]), "spent": json.loads(named["spent"])}
-        found.append(Row(**named))
-    return found
+        rows.append(Row(**named))
+    return rows
 
 
 def one(db: sqlite3.Connection, where: str, *values: Any) -> Row | None:
     """The first of :func:`select`, or None."""
-    found = select(db, f"{where} limit 1", *values)
-    return found[0] if found else None
+    rows = select(db, f"{where} limit 1", *values)
+    return rows[0] if rows else None
 
 
 def last(db: sqlite3.Connection) -> Row | None:

@@ -173,11 +173,11 @@ def _gradient_noise(privacy: Privacy, question: solve.Question, hospital: str) -
     given = privacy.noise_multiplier
     if not given:
         return solve.noise(question, privacy.epsilon)
-    found = solve.epsilon(question, given)
-    if found > privacy.epsilon:
+    epsilon = solve.epsilon(question, given)
+    if epsilon > privacy.epsilon:
         raise UserError(
-            f"privacy.noise-multiplier = {given:g} gives epsilon {found:.4g} at {hospital}, above "
-            f"privacy.epsilon = {privacy.epsilon:g}; "
+            f"privacy.noise-multiplier = {given:g} gives epsilon {epsilon:.4g} at {hospital}, "
+            f"above privacy.epsilon = {privacy.epsilon:g}; "
             + solve.nearest_for_noise(question, given, privacy.epsilon)
         )
     return given

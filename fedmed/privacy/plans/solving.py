@@ -22,13 +22,13 @@ def plan(
     ``epsilon`` is the limit that the noise must keep. Raises :class:`UserError` for numbers out of
     range and for a plan that cannot be, naming the nearest that can.
 
-    >>> found = plan(patients=1000, batch=64, epochs=20, epsilon=8)
-    >>> round(found.noise_multiplier, 3), found.steps, found.epsilon() <= 8
+    >>> solved = plan(patients=1000, batch=64, epochs=20, epsilon=8)
+    >>> round(solved.noise_multiplier, 3), solved.steps, solved.epsilon() <= 8
     (0.982, 312, True)
     >>> plan(patients=1000, batch=64, noise_multiplier=1.2, epsilon=8).steps
     614
     """
-    found = answered(
+    answer = answered(
         Asked(
             patients=patients,
             batch=batch,
@@ -41,10 +41,10 @@ def plan(
     return GradientPlan(
         unit="patient",
         units=patients,
-        expected_batch=found.batch,
-        steps_per_round=found.steps,
+        expected_batch=answer.batch,
+        steps_per_round=answer.steps,
         rounds=1,
         clipping_norm=clipping_norm,
-        noise_multiplier=found.noise_multiplier,
+        noise_multiplier=answer.noise_multiplier,
         delta=delta,
     )

@@ -79,9 +79,9 @@ class StackedPlan(Common):
         both = (*self.image.spent(1), *self.training.spent(taken))
         at = delta or self.delta
         alone = self.image.at_delta(at)
-        found = accounting.composed_epsilon(both, at)
+        epsilon = accounting.composed_epsilon(both, at)
         # The model is computed from the noised images, so that it adds nothing about their pixels.
-        return found if alone is None else min(found, alone)
+        return epsilon if alone is None else min(epsilon, alone)
 
     def noise_to_signal(self, parameters: int) -> float:
         """Of the training."""
@@ -89,8 +89,8 @@ class StackedPlan(Common):
 
     def facts(self, scheme: str) -> Facts:
         """Those of the training, with the images' noise before."""
-        found, image = self.training.facts(scheme), self.image.facts(scheme)
-        return found.model_copy(update={"noise": (*image.noise, *found.noise)})
+        training, image = self.training.facts(scheme), self.image.facts(scheme)
+        return training.model_copy(update={"noise": (*image.noise, *training.noise)})
 
     def words(self, scheme: str) -> Words:
         """Those of the training, with the images' mechanism before."""

@@ -121,9 +121,9 @@ def statement(
     plan = next(iter(plans.values()))  # one of several alike; of those that differ no more is said
     told = statement_words.told(plans, scheme)
     claim = _claim(settings, spends, reproducible=source.reproducible)
-    found, members, mixed = claim.worst, claim.members, claim.mixed
+    worst, members, mixed = claim.worst, claim.members, claim.mixed
     record = Statement(
-        **_figures(found, claim=claim.holds),
+        **_figures(worst, claim=claim.holds),
         arm=settings.privacy.arm,
         name=name,
         scheme=scheme,
@@ -135,13 +135,13 @@ def statement(
         sampling=told.sampling,
         released=[*told.released, *([evaluation.released] if evaluation else [])],
         delta=members[0].delta if claim.holds else None,
-        epsilon_per_pixel=found.epsilon_by_pixels.get("pixel") if found and claim.holds else None,
-        epsilon_without_knowledge_of_the_seed=found.epsilon
-        if found and source.reproducible
+        epsilon_per_pixel=worst.epsilon_by_pixels.get("pixel") if worst and claim.holds else None,
+        epsilon_without_knowledge_of_the_seed=worst.epsilon
+        if worst and source.reproducible
         else None,
-        target_epsilon=_target(settings, plans) if found else None,
+        target_epsilon=_target(settings, plans) if worst else None,
         images_per_patient=_cap(settings, members),
-        noise_to_signal=_noise_to_signal(plans, parameters) if found else None,
+        noise_to_signal=_noise_to_signal(plans, parameters) if worst else None,
         accountant=told.accountant,
         noise_source=source.description if settings.privacy.arm != "none" else "no noise",
         random_generators=GENERATORS,
@@ -187,7 +187,7 @@ def _members(settings: Settings, spends: Mapping[str, Spend]) -> list[MemberReco
     scheme, plans = settings.train.scheme, [spend.plan for spend in spends.values()]
     stated = figures.stated_delta(settings.privacy.delta, plans)
     mixed = figures.differ(plans, scheme)
-    found = []
+    members = []
     for name, spend in spends.items():
         own = figures.member(
             name,
@@ -207,15 +207,15 @@ def _members(settings: Settings, spends: Mapping[str, Spend]) -> list[MemberReco
                 released=list(words.released),
             )
             own = own.model_copy(update={"guarantee": guarantee})
-        found.append(own)
-    return found
+        members.append(own)
+    return members
 
 
-def _figures(found: Figures | None, *, claim: bool) -> dict[str, Any]:
+def _figures(worst: Figures | None, *, claim: bool) -> dict[str, Any]:
     """The run's figures; None where nothing is claimed."""
-    if found is None or not claim:
+    if worst is None or not claim:
         return {**dict.fromkeys(Figures.model_fields), "epsilon_by_pixels": {}}
-    return found.model_dump()
+    return worst.model_dump()
 
 
 def schema() -> dict[str, Any]:
@@ -239,9 +239,9 @@ def check_version(value: Mapping[str, Any], where: str) -> None:
 
 def _largest(values: Iterable[float | None]) -> float | None:
     """The largest; None as soon as one is."""
-    found = list(values)
-    known = [value for value in found if value is not None]
-    return max(known) if known and len(known) == len(found) else None
+    all_values = list(values)
+    known = [value for value in all_values if value is not None]
+    return max(known) if known and len(known) == len(all_values) else None
 
 
 def _noise_to_signal(plans: Mapping[str, Plan], parameters: int) -> float | None:
@@ -295,18 +295,18 @@ def _not_covered(
     evaluation: EvaluationRecord | None,
 ) -> list[str]:
     server = [SERVERS_IMAGES] if settings.evaluation.where != "hospitals" else []
-    found = [*own, *server, *NOT_COVERED]
+    uncovered = [*own, *server, *NOT_COVERED]
     if evaluation is not None:
         unknown = settings.data.unknown_patients == "separate"
-        found += evaluation_statement.not_covered(evaluation, unknown)
+        uncovered += evaluation_statement.not_covered(evaluation, unknown)
     if settings.evaluation.train_metrics:
-        found.append(TRAINING_METRICS)
+        uncovered.append(TRAINING_METRICS)
     gradients = [part(plan, GradientPlan) for plan in plans.values()]
     known = [gradient for gradient in gradients if gradient is not None]
     if not all(gradient.declared for gradient in known):
-        found.append("the number of patients and images of each hospital, treated as public")
+        uncovered.append("the number of patients and images of each hospital, treated as public")
     if settings.data.unknown_patients == "separate" and known:
-        found.append(
+        uncovered.append(
             "persons behind images without a patient identifier: each such image counts as one"
         )
-    return found
+    return uncovered

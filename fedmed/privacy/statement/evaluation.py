@@ -107,15 +107,15 @@ def not_covered(record: EvaluationRecord, unknown_patients: bool) -> list[str]:
     """What the evaluation leaves open."""
     if record.unit == "none":
         return ["the evaluation patients of the hospitals: their score histograms are exact"]
-    found = [
+    uncovered = [
         "a hospital as a whole, in evaluation: the noise of its histograms is for one patient",
         "evaluation patients who are trained on under another split: both epsilons are theirs",
     ]
     if unknown_patients:
-        found.append(
+        uncovered.append(
             "persons behind evaluation images without a patient identifier: each counts as one"
         )
-    return found
+    return uncovered
 
 
 def summary(record: EvaluationRecord) -> str:

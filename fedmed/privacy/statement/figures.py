@@ -99,13 +99,13 @@ def stated_delta(asked: float, plans: Iterable[Plan]) -> float:
     Where that is not below one over some hospital's units, so that it would mean nothing there, it
     is the smallest of the hospitals' own.
     """
-    found = [plan for plan in plans if plan.delta > 0]
-    if not found:
+    approximate = [plan for plan in plans if plan.delta > 0]
+    if not approximate:
         return 0.0
-    gradients = [part(plan, GradientPlan) for plan in found]
+    gradients = [part(plan, GradientPlan) for plan in approximate]
     if all(asked < 1 / gradient.units for gradient in gradients if gradient is not None):
         return asked
-    return min(plan.delta for plan in found)
+    return min(plan.delta for plan in approximate)
 
 
 def at(plan: Plan, delta: float) -> float | None:
@@ -192,11 +192,11 @@ def _by_pixels(plan: Plan, taken: int) -> dict[str, float]:
     if image is None:
         return {}
     releases = 1 if isinstance(plan, StackedPlan) else taken
-    found = image.mechanism.claims
-    return {key: value * releases for key, value in found.items() if key != "image"}
+    claims = image.mechanism.claims
+    return {key: value * releases for key, value in claims.items() if key != "image"}
 
 
 def _cap(plan: Plan) -> int:
     """Images of one patient that a hospital uses at most; 0 where there is no cap."""
-    found = part(plan, GradientPlan) or part(plan, ImagePlan)
-    return found.images_per_patient if found else 0
+    capped = part(plan, GradientPlan) or part(plan, ImagePlan)
+    return capped.images_per_patient if capped else 0

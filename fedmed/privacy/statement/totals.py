@@ -42,7 +42,7 @@ def totals(
     a seed that is known, labels in the clear) are named instead. Evaluation patients have a total
     of their own: a comparison has one split, so nobody is in both.
     """
-    found = []
+    per_unit = []
     for unit in (*UNITS, EVALUATION):
         told = dict(statements)
         if unit == EVALUATION:
@@ -62,7 +62,7 @@ def totals(
         evaluation = unit == EVALUATION
         about = f"{EVALUATION} patient" if evaluation else unit
         changes = _changes(unit, [statements[run] for run in added])
-        found.append(
+        per_unit.append(
             Total(
                 unit="patient" if unit not in UNITS else unit,
                 relation=_RELATIONS[unit],
@@ -76,7 +76,7 @@ def totals(
                 not_counted=list(not_counted),
             )
         )
-    return found
+    return per_unit
 
 
 def _changes(unit: str, added: Sequence[Mapping[str, Any]]) -> Changes:
@@ -128,14 +128,14 @@ def _costs(statement: Mapping[str, Any], unit: str) -> dict[str, list[tuple[Mech
     """Per member, what a run cost one ``unit``; empty where it bounds nothing for it."""
     if not ARMS[statement["arm"]].protects or statement["epsilon"] is None:
         return {}
-    found = {}
+    costs = {}
     for member in statement["hospitals"]:
         spent = [(Mechanism.from_json(i["step"]), int(i["count"])) for i in member["spent"]]
         seen = [(_seen(member, step, unit), count) for step, count in spent]
         if any(step is None for step, _ in seen):
             return {}
-        found[str(member["hospital"])] = [(step, count) for step, count in seen if step is not None]
-    return found
+        costs[str(member["hospital"])] = [(step, count) for step, count in seen if step is not None]
+    return costs
 
 
 def _seen(member: Mapping[str, Any], step: Mechanism, unit: str) -> Mechanism | None:

@@ -117,20 +117,20 @@ def _training(record: Statement) -> str:
 
 
 def _mixed(record: Statement) -> str:
-    found = ["Hospitals chose different protections for their own patients:"]
+    clauses = ["Hospitals chose different protections for their own patients:"]
     for member in record.hospitals:
         own = member.guarantee
         if own is None or own.unit == "none":
-            found.append(f"{member.hospital} protects nobody;")
+            clauses.append(f"{member.hospital} protects nobody;")
         elif member.epsilon is None:
-            found.append(
+            clauses.append(
                 f"{member.hospital} ({own.arm}) has noise that can be repeated from the seed, so "
                 "no epsilon is claimed;"
             )
         else:
             delta = f" at delta = {up(member.delta):.3g}" if member.delta else ""
-            found.append(
+            clauses.append(
                 f"{member.hospital} ({own.arm}) protects one {own.unit} with epsilon = "
                 f"{up(member.epsilon):.3g}{delta} ({own.neighbouring}), trusting {own.trust};"
             )
-    return " ".join(found)[:-1] + ". No one figure holds for the run as a whole."
+    return " ".join(clauses)[:-1] + ". No one figure holds for the run as a whole."

@@ -206,7 +206,7 @@ def _backward(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     window = seen.window
-    found = torch.ops.aten.convolution_backward(
+    gradients = torch.ops.aten.convolution_backward(
         g,
         a,
         like,
@@ -219,7 +219,7 @@ def _backward(
         groups,
         [False, *wanted],
     )
-    return found[1], found[2]
+    return gradients[1], gradients[2]
 
 
 def _grouped(seen: _Seen, a: Tensor, g: Tensor) -> Tensor:
