@@ -36,7 +36,7 @@ def test_entries_are_text_and_only_an_empty_one_is_missing(path: Path) -> None:
         "\ufeffimage,label\na,1\n",
         "image,label\na,1\n".encode("utf-16"),
         b"\xfe\xff" + "image,label\na,1\n".encode("utf-16-be"),
-        gzip.compress(b"image,label\na,1\n"),  # whatever its name
+        gzip.compress(b"image,label\na,1\n", mtime=0),  # whatever its name
         " image , label \na,1\n",
         "\n\nimage,label\n\na,1\n\n",
         "image,label\ra,1\r",
