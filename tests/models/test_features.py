@@ -206,10 +206,14 @@ def test_weights_of_a_finished_probe_start_another(path: Path, tmp_path: Path) -
 
 
 def test_weights_that_do_not_fit_are_refused(path: Path, tmp_path: Path, theirs: nn.Module) -> None:
-    refuses(lambda: make(path, features="resnet18"), str(path), "features.0.weight", "ResNet-18")
+    refuses(
+        lambda: make(path, features="resnet18"),
+        "model.features",
+        f"{path} was made with 'squeezenet1_1', this model has 'resnet18'",
+    )
     other = tmp_path / "resnet.safetensors"
     save_file(build(Model(), 32, 0).state_dict(), other)
-    refuses(lambda: make(other), str(other), "bn1.", "SqueezeNet 1.1")
+    refuses(lambda: make(other), "model.features", str(other), "this model has 'squeezenet1_1'")
     cut = tmp_path / "cut.npz"
     cut.write_bytes(path.read_bytes()[:-3000])
     refuses(lambda: make(cut), str(cut), "damaged")
