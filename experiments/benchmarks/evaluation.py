@@ -208,7 +208,7 @@ def large_table(rows: int) -> pd.DataFrame:
 
 def large(arguments: argparse.Namespace) -> dict[str, Any]:
     """Seconds and peak memory of `fedmed evaluate` on a large table, by format of its file."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         table = large_table(arguments.rows)
         table.to_parquet(Path(folder) / "table.parquet", index=False)
@@ -235,12 +235,12 @@ def large(arguments: argparse.Namespace) -> dict[str, Any]:
             seconds = time.perf_counter() - start
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            found[f"{kind}, {resamples} resamples"] = {
+            figures[f"{kind}, {resamples} resamples"] = {
                 "seconds": round(seconds, 1),
                 "processor_seconds": round(busy, 1),
                 "peak_gb": round(float(done.stderr.split()[-1]), 2),
             }
-    return {"rows": arguments.rows, "patients": arguments.rows * 2 // 5, **found, **_machine()}
+    return {"rows": arguments.rows, "patients": arguments.rows * 2 // 5, **figures, **_machine()}
 
 
 def _machine() -> dict[str, Any]:

@@ -87,9 +87,9 @@ def _check_settings(
     }
     if ours.get("norm") == "frozen-batch":  # of theirs, a network without statistics takes the rest
         pairs["model.norm"] = (theirs.get("norm"), "frozen-batch")
-    for setting, (found, wanted) in pairs.items():
-        if found is not None and wanted is not None and found != wanted:
-            given_as, ours_as = _quoted(found), _quoted(wanted)
+    for setting, (theirs_has, wanted) in pairs.items():
+        if theirs_has is not None and wanted is not None and theirs_has != wanted:
+            given_as, ours_as = _quoted(theirs_has), _quoted(wanted)
             raise UserError(
                 f"{setting}: {source} was made with {given_as}, this model has {ours_as}; set "
                 f"{setting} = {given_as}, or give weights made with {ours_as}"
@@ -98,20 +98,20 @@ def _check_settings(
 
 def _told(arrays: Mapping[str, Tensor]) -> dict[str, str | int]:
     """Settings that the names and shapes of a network's arrays tell."""
-    found: dict[str, str | int] = {}
+    settings: dict[str, str | int] = {}
     first = arrays.get("conv1.weight")
     if any(array.startswith("features.") for array in arrays):
-        found["name"] = "squeezenet1_1"
+        settings["name"] = "squeezenet1_1"
     elif first is not None and any(array.startswith("layer4.") for array in arrays):
         blocks = {int(b) for a in arrays if (b := a.split(".")[1]).isdigit() and a[:5] == "layer"}
         if max(blocks, default=-1) in _DEEPEST:
-            found["name"] = _DEEPEST[max(blocks)]
-        found["norm"] = "frozen-batch" if "bn1.running_mean" in arrays else "group"
+            settings["name"] = _DEEPEST[max(blocks)]
+        settings["norm"] = "frozen-batch" if "bn1.running_mean" in arrays else "group"
         if first.dim() in (4, 5):
-            found["dimensions"] = first.dim() - 2
+            settings["dimensions"] = first.dim() - 2
             if first.shape[-1] in _STEMS:
-                found["stem"] = _STEMS[first.shape[-1]]
-    return found
+                settings["stem"] = _STEMS[first.shape[-1]]
+    return settings
 
 
 def _quoted(value: str | int) -> str:
