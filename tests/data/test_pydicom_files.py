@@ -1,9 +1,10 @@
-"""pydicom's own test files: nearly all grey frames are read, as the standard's steps say."""
+"""pydicom's test files, and pydicom-data's: nearly all grey frames are read as the standard says."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import data_store
 import numpy as np
 import pydicom
 import pydicom.data
@@ -15,6 +16,7 @@ from fedmed.data.decode import decode
 from fedmed.data.quiet import quiet
 
 FOLDER = Path(pydicom.data.__file__).parent
+FOLDERS = (FOLDER, Path(data_store.__file__).parent)
 DAMAGED = {  # pixels cut off, a marker written over the frame's size, a number of frames of "1A"
     "MR_truncated.dcm",
     "JPEG2000-embedded-sequence-delimiter.dcm",
@@ -30,8 +32,8 @@ def read(path: Path) -> pydicom.Dataset | None:
 
 
 def grey_frames() -> Iterator[tuple[Path, pydicom.Dataset]]:
-    """Files of pydicom's with one grey frame (the set grows with its versions)."""
-    for path in sorted(FOLDER.rglob("*")):
+    """Files with one grey frame (the sets grow with their versions)."""
+    for path in sorted(path for folder in FOLDERS for path in folder.rglob("*")):
         found = read(path) if path.is_file() and path.suffix not in (".py", ".pyc") else None
         if found is None or "PixelData" not in found or "Rows" not in found:
             continue
@@ -71,7 +73,7 @@ def by_the_standard(found: pydicom.Dataset) -> NDArray[np.float64]:
 def test_nearly_all_grey_files_of_pydicom_are_read_as_the_standard_says(
     capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """66 of 69 in pydicom 3.0.2; what is not read is damaged."""
+    """66 of 69 in pydicom 3.0.2 and 23 of 23 in pydicom-data 1.0.0; the rest is damaged."""
     refused: dict[str, str] = {}
     images: list[tuple[Path, Any, NDArray[np.float32]]] = []
     with quiet("pydicom"):
@@ -85,7 +87,7 @@ def test_nearly_all_grey_files_of_pydicom_are_read_as_the_standard_says(
     assert caplog.messages == []
     assert set(refused) == DAMAGED
     assert all("damaged" in text for text in refused.values())
-    assert len(images) >= 66
+    assert len(images) >= 89
     with quiet("pydicom"):
         for path, found, image in images:
             np.testing.assert_allclose(image, by_the_standard(found), atol=0.02, err_msg=path.name)
