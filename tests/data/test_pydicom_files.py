@@ -1,4 +1,4 @@
-"""pydicom's test files, and pydicom-data's: nearly all grey frames are read as the standard says."""
+"""pydicom's test files and pydicom-data's: nearly all grey frames are read as the standard says."""
 
 from collections.abc import Iterator
 from pathlib import Path
