@@ -65,8 +65,10 @@ def read_csv(path: Path) -> pd.DataFrame:
             data = _unpacked(data, path)
         data = _utf8(data, path)
         given = _SEP_LINE.match(data)
-        form = _form(data[given.end() :] if given else data, given[1].decode() if given else "")
-        return _read(data[given.end() :] if given else data, form, path)
+        data = data[given.end() :] if given else data
+        form = _form(data, given[1].decode() if given else "")
+        _check_quotes(data, form, path)
+        return _read(data, form, path)
     except (ValueError, OSError, EOFError, zlib.error, csv.Error) as error:
         raise UserError(
             f"{path} is not a readable CSV file ({first_line(error)}); export it again"
@@ -155,6 +157,25 @@ def _read(data: bytes, form: _Form, path: Path) -> pd.DataFrame:
         raise _of_another_length(path, row, odd[0].actual_columns, len(form.header))
     named: pd.DataFrame = table.select([name for name in header if name]).to_pandas()
     return named
+
+
+def _check_quotes(data: bytes, form: _Form, path: Path) -> None:
+    """Refuse an entry whose quote is not closed: it would take all rows up to the next quote."""
+    if b'"' not in data:
+        return
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8", "replace", newline="")
+    rows, read = csv.reader(text, delimiter=form.separator, strict=True), -1  # the header is none
+    most = csv.field_size_limit(MOST_BYTES)
+    try:
+        for row in rows:
+            read += bool(row)
+    except csv.Error:
+        raise UserError(
+            f"{path}, row {read + 1}: a quote that is not closed, or text behind a closed one; "
+            "correct the row, or export the table again"
+        ) from None
+    finally:
+        csv.field_size_limit(most)
 
 
 def _check_header(header: list[str], path: Path) -> None:

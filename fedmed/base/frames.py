@@ -111,8 +111,8 @@ def _check_names(schema: pa.Schema, path: Path) -> None:
 
 def _plain(column: Any) -> Any:
     kind = _value_type(column.type)
-    if of.is_decimal(kind):
-        return column.cast(pa.float64())
+    if of.is_decimal(kind):  # whole ones may be names of more digits than a float has
+        return column.cast(pa.string() if kind.scale == 0 else pa.float64())
     if _is_moment(kind):
         return column.cast(pa.string())
     return column
@@ -132,7 +132,7 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 def _written(kind: pa.DataType) -> pa.DataType:
     plain = _value_type(kind)
     if of.is_decimal(plain):
-        return pa.float64()
+        return pa.string() if plain.scale == 0 else pa.float64()
     return pa.string() if _is_moment(plain) else plain
 
 

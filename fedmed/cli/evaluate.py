@@ -79,9 +79,9 @@ def _show_metrics(found: Json, name: str) -> None:
             {
                 "metric": WORDS[key],
                 "value": _number(found[key]),
-                "95 % interval": _bounds(*(limits or (None, None))),
+                "95 % interval": _bounds(*(found["intervals"].get(key) or (None, None))),
             }
-            for key, limits in found["intervals"].items()
+            for key in shown("result")
         ]
     )
     for attribute, rows in found["groups"].items():

@@ -48,6 +48,7 @@ COLUMNS = (
 LABEL_PREFIX = "label:"
 SOFT_PREFIX = "soft:"
 SPLITS = ("train", "val", "test")
+_ROUNDED = r"\d(?:[.,]\d+)?[eE]\+\d+"
 _NAMES = ("image", "finding", "view", "site")
 _TEXT = ("patient_id", "sex", "split")
 
@@ -206,6 +207,14 @@ def _check_text(table: pd.DataFrame, where: str) -> None:
         raise UserError(
             f"{where}, row {row}: image '{name}' is listed twice; keep one row per image"
         )
+    if "patient_id" in table.columns:
+        cut = table["patient_id"].str.fullmatch(_ROUNDED).fillna(False)
+        if cut.any():
+            row, _ = _first(cut, table["patient_id"])
+            raise UserError(
+                f"{where}, row {row}: patient_id is a number that a spreadsheet has rounded (as in "
+                "1.23E+12), so that several patients have it; export the column as text"
+            )
     for column, allowed in (("sex", SEXES), ("split", SPLITS)):
         if column in table.columns:
             bad = table[column].notna() & ~table[column].isin(allowed)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
+import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -85,11 +86,40 @@ def read(data: bytes, where: str, **options: Any) -> FileDataset:
 def pixels(dataset: FileDataset, where: str) -> NDArray[Any]:
     """The stored values of one frame.
 
-    Raises :class:`UserError` where its size is another's, or its compression is not read.
+    Raises :class:`UserError` where its size is another's, its compression is not read, or its
+    values do not lie in the bits that the header says: folded into them they would be a picture,
+    and another one.
     """
     compression.prepare(dataset, where)
+    _check_bits(dataset, where)
     with silence():
         return dataset.pixel_array
+
+
+def _check_bits(dataset: FileDataset, where: str) -> None:
+    """Uncompressed values of two bytes, of which the decoder clears what Bits Stored leaves out."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    allocated, bits = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
+    if allocated != 16 or not 0 < bits < 16 or syntax.is_compressed or "PixelData" not in dataset:
+        return
+    high = int(dataset.get("HighBit") or bits - 1)
+    if high != bits - 1:
+        raise UserError(
+            f"{where}: values of {bits} bits that end at bit {high}, not {bits - 1}; export the "
+            "image again"
+        )
+    overlays = (element for element in dataset.group_dataset(0x6000) if element.value)
+    if any(element.keyword == "OverlayBitPosition" for element in overlays):
+        return  # old files keep an overlay in the bits that are left
+    data = dataset.PixelData
+    kind = "<u2" if syntax.is_little_endian else ">u2"
+    spare = np.frombuffer(data[: len(data) // 2 * 2], kind) >> bits
+    of_negatives = (1 << (16 - bits)) - 1 if dataset.get("PixelRepresentation") else 0
+    if ((spare != 0) & (spare != of_negatives)).any():
+        raise UserError(
+            f"{where}: values of more than the {bits} bits that Bits Stored says; correct the tag "
+            "or export the image again"
+        )
 
 
 @contextlib.contextmanager

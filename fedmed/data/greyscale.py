@@ -72,7 +72,7 @@ def shown(
     centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if centre is not None and width is not None:
         _window(values, centre, width, str(dataset.get("VOILUTFunction") or "LINEAR"), name)
-    elif _bits(dataset) <= 8 and _number(dataset, "RescaleSlope") is None:
+    elif _bits(dataset) <= 8 and not _rescaled(dataset):
         values /= 2 ** _bits(dataset) - 1
     else:
         seen = values[~padding] if not padding.all() else values.flatten()
@@ -166,6 +166,12 @@ def _as_stored(value: int, dataset: FileDataset, stored: Stored) -> int:
         value = (value - int(limits.min)) % (1 << limits.bits) + int(limits.min)
     unused = max(0, limits.bits - _bits(dataset))  # pydicom clears them in the pixels, too
     return int(np.asarray(value, dtype=stored.dtype) << unused >> unused)
+
+
+def _rescaled(dataset: FileDataset) -> bool:
+    """Whether there is a rescale that changes anything."""
+    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+    return (slope, intercept) not in ((None, None), (None, 0), (1, None), (1, 0))
 
 
 def _bits(dataset: FileDataset) -> int:

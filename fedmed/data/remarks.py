@@ -24,7 +24,9 @@ def remarks(data: Data) -> tuple[str, ...]:
     are counted, which no epsilon covers: for the terminal, in no result and no report.
     """
     cohort = load_network(data).cohort
-    return (*cohort.notes, *cohort.remarks, *_crowded(cohort), *_twins(cohort))
+    counted = " ".join(cohort.remarks)
+    notes = [note for note in cohort.notes if note not in counted]
+    return (*notes, *cohort.remarks, *_crowded(cohort), *_twins(cohort))
 
 
 def _crowded(cohort: Cohort) -> list[str]:

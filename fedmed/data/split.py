@@ -57,10 +57,12 @@ def assign_splits(cohort: Cohort, data: Data) -> Cohort:
     _check_disjoint(table, data, cohort.name)
     kept = ~uncertain(table) | (table["split"] == "train").to_numpy(dtype=bool)
     if not kept.all():
-        note = (
-            f"{int((~kept).sum())} images with an uncertain label left out of validation and test"
+        note = "images with an uncertain label left out of validation and test"
+        cohort = replace(
+            cohort,
+            notes=(*cohort.notes, note),
+            remarks=(*cohort.remarks, f"{int((~kept).sum()):,} {note}"),
         )
-        cohort = replace(cohort, notes=(*cohort.notes, note))
         table = table[kept].reset_index(drop=True)
     if not data.site_names:  # of a deployed hospital whether it has both is nobody's to know
         _check_classes(table, data, cohort.name)

@@ -14,6 +14,7 @@ import pandas as pd
 from fedmed.base.errors import UserError
 from fedmed.evaluation import summary
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
+from fedmed.evaluation.metrics import shown
 from fedmed.evaluation.tables import foreign
 from fedmed.evaluation.thresholds import SPECIFICITY
 
@@ -80,7 +81,7 @@ class Evaluation:
         return copy.deepcopy(self.found)
 
     def __repr__(self) -> str:
-        parts = [row for row in self._metrics() if row["metric"] in self.found["intervals"]]
+        parts = [row for row in self._metrics() if row["metric"] in shown("result")]
         width = max(len(row["metric"]) for row in parts)
         numbers = [f"  {row['metric']:<{width}}  {_shown(row)}" for row in parts]
         notes = [f"  note: {note}" for note in self.found["notes"]]
@@ -105,7 +106,7 @@ class Evaluation:
 
     def _metrics(self) -> list[Json]:
         found = self.found
-        rows = [_row(found, name) for name in (*found["intervals"], "calibration_intercept")]
+        rows = [_row(found, name) for name in shown("result")]
         second = found["at_specificity"]
         for name in second["intervals"] if second else ():
             rows.append({**_row(second, name), "metric": f"{name}_at_specificity"})
@@ -138,7 +139,7 @@ class Evaluation:
         return [
             {"target": target, **_row(one, name)}
             for target, one in self.found.get("targets", {}).items()
-            for name in (*one["intervals"], "calibration_intercept")
+            for name in shown("result")
         ]
 
 

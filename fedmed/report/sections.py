@@ -103,8 +103,7 @@ def measures(arms: Sequence[Arm]) -> Json:
 
 def _ways() -> dict[str, tuple[str, ...]]:
     """Where each measure beside AUROC lies in the metrics, by its title."""
-    overall = {name: metric for name, metric in shown("result").items() if metric.interval}
-    del overall["auroc"]
+    overall = {name: metric for name, metric in shown("result").items() if name != "auroc"}
     return {metric.heading: (name,) for name, metric in overall.items()} | {
         f"{metric.heading} at fixed specificity": ("at_specificity", name)
         for name, metric in shown("report at fixed specificity").items()

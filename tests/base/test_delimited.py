@@ -62,7 +62,10 @@ def test_one_table_in_the_forms_that_programs_write(path: Path, content: str | b
         ("name,label\nDoe, J,1\nRoe, K,0\n", "row 1: 3 fields"),
         ("id,label,score\n7,1,0,93\n9,0,0,12\n", "row 1: 4 fields"),  # decimal commas
         ("image,label\n1,a,1\n2,b,0\n3,c\n", "row 1: 3 fields"),
-        ('image,label\n"0.png,0\n', "row 1: 1 field"),
+        ('image,label\n"0.png,0\n', "row 1: a quote that is not closed"),
+        ('a,b\n1,"V.a. Pneumonie\n2,x\n3,"Z.n. OP\n4,y\n', "row 1: a quote that is not closed"),
+        ('a,b\n1,x\n2,"open\n3,y\n4,z\n', "row 2: a quote that is not closed"),
+        ('a,b\n1,x\n2,"done" and more\n', "row 2: a quote that is not closed, or text behind"),
         ("age,age\n1,2\n", "two columns 'age'"),
         ("age, age\n1,2\n", "two columns 'age'"),
         ("", "no header"),

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -140,3 +141,14 @@ def test_notes_of_pandas_in_a_parquet_decide_nothing(tmp_path: Path) -> None:
     table = pa.table({"a": [1]}).replace_schema_metadata({b"pandas": b'{"columns": 3}'})
     pq.write_table(table, path)
     assert read_parquet(path)["a"].tolist() == [1]
+
+
+def test_pitfall_long_numbers_of_patients_are_rounded_to_one(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    numbers = [Decimal("12345678901234567"), Decimal("12345678901234568"), None]
+    whole = pa.array(numbers, pa.decimal128(38, 0))
+    age = pa.array([Decimal("61.5"), Decimal("3.0"), None], pa.decimal128(5, 1))
+    pq.write_table(pa.table({"patient_id": whole, "age": age}), path)
+    table = read_parquet(path)
+    assert table["patient_id"].dropna().tolist() == ["12345678901234567", "12345678901234568"]
+    assert table["age"].dropna().tolist() == [61.5, 3.0]

@@ -35,6 +35,7 @@ def test_a_missing_column_is_not_invented() -> None:
         ({"label": ["pneumonia", "0"]}, "row 1: label is 'pneumonia'"),
         ({"label": ["", "0"]}, "row 1: label is empty"),
         ({"age": ["63", "163"]}, "row 2: age is '163'"),
+        ({"patient_id": ["7", "1.23457E+12"]}, "row 2: patient_id is a number .* rounded"),
         ({"age": ["63", "old"]}, "row 2: age is 'old'"),
         ({"sex": ["F", "X"]}, "row 2: sex is 'X'"),
         ({"split": ["train", "dev"]}, "row 2: split is 'dev'"),

@@ -139,3 +139,25 @@ def test_a_missing_photometric_interpretation_is_told_by_the_presentation(
         made.PresentationLUTShape = shape
     image = decode(saved(made), "a.dcm")
     assert (image[0, 0] > image[-1, -1]) == inverted
+
+
+def test_pitfall_bits_beyond_those_stored_fold_into_another_picture() -> None:
+    """The decoder clears them: a ramp of 14 bits would be four ramps of 12."""
+    refuses(
+        lambda: decode(dicom(RAMP * 4, BitsStored=12, HighBit=11), "a.dcm"),
+        "a.dcm: values of more than the 12 bits that Bits Stored says",
+    )
+    refuses(
+        lambda: decode(dicom(RAMP * 16, BitsStored=12, HighBit=15), "a.dcm"),
+        "a.dcm: values of 12 bits that end at bit 15, not 11",
+    )
+    negative = (RAMP.astype(np.int16) - 2048).reshape(64, 64)
+    assert decode(dicom(negative, BitsStored=12, HighBit=11), "a.dcm").std() > 0.2
+
+
+def test_a_rescale_that_changes_nothing_changes_nothing() -> None:
+    pixels = np.arange(40, 104, dtype=np.uint8).repeat(64).reshape(64, 64)
+    plain = decode(dicom(pixels), "a.dcm")
+    rescaled = decode(dicom(pixels, RescaleSlope=1, RescaleIntercept=0), "a.dcm")
+    np.testing.assert_array_equal(plain, rescaled)
+    assert plain.max() == pytest.approx(103 / 255)

@@ -21,6 +21,8 @@ def labels(
     [
         (["['viral', 'effusion']", "['normal']", "['effusion', 'viral']", "[]"], "list"),
         (['["viral"]', '["normal"]', '["effusion", "viral"]', "[]"], "list"),
+        (["['viral' 'effusion']", "['normal']", "['effusion'\n 'viral']", "[]"], "list"),
+        (["[viral, effusion]", "[normal]", "[effusion, viral]", "[]"], "list"),
         (["viral|effusion", "normal", "effusion|viral", "effusion"], "|"),
         (["viral/effusion", "normal", "effusion/viral", "effusion"], "/"),
         (["viral, effusion", "normal", "effusion, viral", "effusion"], ","),
@@ -97,3 +99,16 @@ def test_a_note_shows_no_more_than_the_beginnings_of_a_few_values() -> None:
     notes = labels(many, "ill")[1]
     assert "and 12 other values (12)" in notes[1]
     assert max(map(len, notes)) < 500
+
+
+def test_pitfall_a_negated_item_of_a_list_is_split_at_its_blanks() -> None:
+    for cell in ("[no pneumonia]", "['no pneumonia', nan]"):
+        with pytest.raises(UserError, match=r"row 2: .*holds 'pneumonia'"):
+            labels(["['pneumonia']", cell], "pneumonia")
+    with pytest.raises(UserError, match=r"row 2: .*says neither"):
+        labels(["['pneumonia']", "[nan]"], "pneumonia")
+
+
+def test_blanks_and_the_typing_of_letters_make_no_other_word() -> None:
+    apart = "o\u0308dem links"  # "ö" as macOS writes it
+    assert labels(["ödem  links", apart, "normal"], "ödem links")[0] == [1, 1, 0]

@@ -69,6 +69,17 @@ def test_what_macos_leaves_is_no_image(tmp_path: Path) -> None:
     assert find(ZipStore(path), "1.png") == ["films/1.png"]
 
 
+def test_pitfall_another_hospitals_film_is_taken_for_ones_own(tmp_path: Path) -> None:
+    """A folder that tells two names apart is not taken away; one that all share is."""
+    store = folder(tmp_path / "siteA", "p1/1.png", "p2/1.png")
+    both = pd.Series(["siteA/p1/1.png", "siteB/p2/1.png"])
+    places, absent, _ = located(both, store, "t.csv", str(store.root), "leave-out")
+    assert places.dropna().tolist() == ["p1/1.png"]
+    assert absent == [1]
+    for shared in ("export/2020/", "C:\\d\\", "siteB/"):
+        assert find(store, f"{shared}p1/1.png", f"{shared}p2/1.png") == ["p1/1.png", "p2/1.png"]
+
+
 def test_part_of_a_collection(tmp_path: Path) -> None:
     store = folder(tmp_path, "1.png", "3.png")
     given = pd.Series(["1.png", "2.png", "3.png", "4.png", ""])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -141,7 +142,7 @@ def test_pitfall_the_present_table_of_nih_has_no_sex(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text(NIH_2020.replace("Patient Sex", "Patient Kind"))
     cohort = read("table", target="Pneumonia", **keys)
     assert "sex" not in cohort.table
-    assert [note for note in cohort.notes if "sex is unknown" in note]
+    assert [note for note in cohort.remarks if "sex is unknown" in note]
 
 
 PADCHEST = (
@@ -170,7 +171,7 @@ def test_padchest_lists_and_its_unusable_films(tmp_path: Path) -> None:
     assert table["age"].fillna(-1).tolist() == [84, -1, -1], "born after the study, or in 1800"
     assert table["sex"].tolist() == ["M", "F", "F"]
     assert table["view"].tolist() == ["PA", "L", "PA"]
-    assert any("2 images have no usable labels" in note for note in cohort.notes)
+    assert any("2 images have no usable labels" in note for note in cohort.remarks)
     assert read("table", target="kyphosis", uncertain="ignore", **keys).table["label"].sum() == 1
 
 
@@ -226,7 +227,7 @@ def test_covid_chestxray_findings_are_paths(tmp_path: Path) -> None:
     assert cohort.table["label"].tolist() == [1, 0]
     assert cohort.table["age"].fillna(-1).tolist() == [65, -1]
     assert cohort.table["patient_id"].tolist() == ["2", "4"]
-    assert any("1 images have no finding yet" in note for note in cohort.notes)
+    assert any("1 images have no finding yet" in note for note in cohort.remarks)
 
 
 def test_mimic_tables_of_two_releases_are_refused(tmp_path: Path) -> None:
@@ -245,8 +246,8 @@ def test_mimic_tables_of_two_releases_are_refused(tmp_path: Path) -> None:
         read("table", **keys)
     cohort = read("table", missing_images="leave-out", **keys)
     assert cohort.table["label"].tolist() == [1, 0]
-    assert any("1 of 4 images" in note for note in cohort.notes)
-    assert any("1 images left out, without a label" in note for note in cohort.notes)
+    assert any("1 of 4 images" in note for note in cohort.remarks)
+    assert any("1 images left out, without a label" in note for note in cohort.remarks)
 
 
 def test_a_mapping_and_words_of_ones_own_exclude_each_other() -> None:
@@ -254,3 +255,33 @@ def test_a_mapping_and_words_of_ones_own_exclude_each_other() -> None:
     for more in ({"positive": "ill"}, {"columns": {"image": "file"}}):
         with pytest.raises(UserError, match="remove one of the two"):
             parse({"data": base | more}, "t.toml")
+
+
+def test_pitfall_a_film_without_findings_counts_as_healthy(tmp_path: Path) -> None:
+    for name in ("00000001_000.png", "00000002_000.png"):
+        picture(tmp_path / "i" / name)
+    for nothing in ("", "NA"):
+        (tmp_path / "d.csv").write_text(NIH_2020.replace("No Finding", nothing))
+        keys = {"path": tmp_path / "d.csv", "images": tmp_path / "i", "target": "Pneumonia"}
+        with pytest.raises(UserError, match="row 2: label is empty"):
+            read("table", mapping="nih-chestxray14", **keys)
+    boxes = "image_id,class_name,class_id,rad_id\na,Pneumonia,12,R1\nb,,14,R1\n"
+    (tmp_path / "b.csv").write_text(boxes)
+    with pytest.raises(UserError, match="row 2: class_name is empty"):
+        read("table", mapping="vindr-cxr", path=tmp_path / "b.csv", images=tmp_path / "i")
+    (tmp_path / "b.csv").write_text(boxes.replace(",,", ",Mass,").replace("14,R1", "14,"))
+    with pytest.raises(UserError, match="row 2: rad_id is empty"):
+        read("table", mapping="vindr-cxr", path=tmp_path / "b.csv", images=tmp_path / "i")
+
+
+def test_mimic_tables_of_two_formats_join(tmp_path: Path) -> None:
+    labels = tmp_path / "mimic-cxr-2.0.0-chexpert.parquet"
+    rows = {"subject_id": [10000032, 10000764], "study_id": [5, 6], "Edema": [1.0, None]}
+    pd.DataFrame(rows).to_parquet(labels)
+    (tmp_path / "mimic-cxr-2.0.0-metadata.csv").write_text(
+        "dicom_id,study_id,ViewPosition\naa,5,PA\ncc,6,AP\n"
+    )
+    for name in ("p10000032/s5/aa", "p10000764/s6/cc"):
+        picture(tmp_path / "files" / "p10" / f"{name}.jpg")
+    keys = {"path": labels, "images": tmp_path, "mapping": "mimic-cxr-jpg", "target": "Edema"}
+    assert read("table", **keys).table["label"].tolist() == [1, 0]

@@ -114,7 +114,7 @@ def test_a_wrong_key_is_named(folder: Path, change: dict[str, Any], words: str) 
         ("image,label\n0.png,3\n1.png,1\n", "row 1: label is '3'"),
         ("image,label\n0.png,-1\n1.png,1\n", "row 1: the label is -1"),
         ("", "has no header"),
-        ('image,label\n"0.png,0\n', "row 1: 1 field where the header has 2"),
+        ('image,label\n"0.png,0\n', "row 1: a quote that is not closed"),
     ],
 )
 def test_a_wrong_table_is_named(folder: Path, content: str, words: str) -> None:

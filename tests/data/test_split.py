@@ -83,10 +83,9 @@ def test_uncertain_labels_are_for_training_alone() -> None:
     check(done.table)
     assert done.table.groupby("patient_id")["split"].nunique().max() == 1
     trained = done.table["soft"].notna().sum()
-    assert done.notes == (
-        f"{uncertain.sum() - trained} images with an uncertain label left out of validation and "
-        "test",
-    )
+    note = "images with an uncertain label left out of validation and test"
+    assert done.notes == (note,), "how many there are is for the terminal alone"
+    assert done.remarks == (f"{uncertain.sum() - trained} {note}",)
     # A patient with uncertain images alone is not drawn away from training.
     alone = pd.Series(uncertain).groupby(table["patient_id"].to_numpy()).all()
     kept = done.table[done.table["patient_id"].isin(alone.index[alone])]

@@ -422,3 +422,15 @@ def test_one_target_has_no_correlation_over_targets() -> None:
     found = run(arms(2.0, 1.0, seeds=1))
     assert [(c["r"], c["n"]) for c in found["correlations"]] == [(None, 1), (None, 1)]
     assert "too few targets: 1, 8 needed" in found["correlations"][0]["note"]
+
+
+def test_a_gap_of_slopes_keeps_limits_beyond_one() -> None:
+    """Only differences of shares are cut to -1 and 1."""
+    plain, private = scored(BASE, 2.0, 1), scored(BASE, 2.0, 2)
+    women = private["sex"] == "F"
+    logit = np.log(private["score"] / (1 - private["score"]))
+    private["score"] = 1 / (1 + np.exp(-logit.where(~women, logit / 5)))
+    change = row(run({"arm-0": {0: plain}, "arm-1": {0: private}}), "calibration_slope_gap")
+    told = change["difference"]
+    assert told["value"] > 1
+    assert told["low"] < told["value"] < told["high"]

@@ -144,3 +144,21 @@ def test_luck_of_a_group_that_no_resample_moves_counts() -> None:
     """What luck makes of two gaps is drawn from resamples, of which none misses anybody."""
     gap = gap_quantities(cohort((0, 0), (12, 300)), "sex", ["F", "M"])["fnr_gap"]
     assert np.quantile(without_gap(gap), 0.975) > 0.1
+
+
+def test_pitfall_models_that_err_alike_here_may_differ_elsewhere() -> None:
+    """Twelve ill women, of whom both models miss the same two: their scores are not the same."""
+    truth = np.r_[np.ones(24), np.zeros(24)].astype(int)
+    one = np.where(truth == 1, 0.8, 0.2)
+    one[:2] = 0.1
+    models = [
+        Column(name="a", scores=one, threshold=0.5),
+        Column(name="b", scores=np.clip(one + 0.05, 0, 1), threshold=0.5),
+        Column(name="again", scores=one, threshold=0.5),
+    ]
+    measured = measure(models, truth, np.arange(48), resamples=200, metrics=NEEDED, threads=1)
+    rate = measured.quantity("fnr")
+    other = interval(rate.select(["a"]) - rate.select(["b"]))
+    assert other.low < 0 < other.high
+    same = interval(rate.select(["a"]) - rate.select(["again"]))
+    assert (same.low, same.high) == (0.0, 0.0)

@@ -6,15 +6,15 @@ its parts ("no pneumonia", "PNEUMONIA?"), or where a word says neither ("pending
 assumed.
 """
 
-import ast
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
 import pandas as pd
 
-from fedmed.base.entries import missing
+from fedmed.base.entries import MISSING, missing
 from fedmed.base.errors import UserError
 
 SEPARATORS: Final = ("|", ";", "/", ",")
@@ -22,6 +22,7 @@ LIST: Final = "list"  # a list as Python writes it: ['a', 'b']
 UNDECIDED: Final = ("?", "-", "pending", "unknown", "uncertain", "undetermined", "tbd", "todo")
 """Cells that say neither, in lower case; ``data.positive`` or ``data.negative`` may name them."""
 
+_ITEM: Final = re.compile(r"""'([^']*)'|"([^"]*)"|([^,'"\s][^,'"]*)""")
 _SHOWN: Final = 8  # values that a note names
 _LONGEST: Final = 40  # characters of a value that a note shows
 
@@ -56,7 +57,7 @@ def zero_or_one(cells: pd.Series, words: Words, where: str) -> tuple[pd.Series, 
     >>> remarks[0]
     "label cells are split at '|' (data.separator)"
     """
-    plain = cells.astype("string").str.strip()
+    plain = cells.astype("string").map(_spelt, na_action="ignore").astype("string")
     empty = missing(plain) & ~plain.isin([*words.positive, *words.negative]).fillna(False)
     kinds = [str(value) for value in plain[~empty].unique()]
     separator = words.separator or _separator(kinds, words.positive)
@@ -78,7 +79,12 @@ def zero_or_one(cells: pd.Series, words: Words, where: str) -> tuple[pd.Series, 
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split("|") if word.strip())
+    return tuple(_spelt(word) for word in text.split("|") if word.strip())
+
+
+def _spelt(text: str) -> str:
+    """One blank between words, and letters put together: "ö" is one, however it was typed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _separator(kinds: list[str], positive: tuple[str, ...]) -> str:
@@ -102,16 +108,15 @@ def _parts(value: str, separator: str) -> list[str]:
 
 
 def items(value: str) -> list[str]:
-    """What a list as Python writes it holds; any other text is one word."""
+    """What a list holds as Python, numpy or a person writes it; any other text is one word.
+
+    >>> items("['no finding', 'mass']"), items("['mass' 'nodule']"), items("[no mass, nodule]")
+    (['no finding', 'mass'], ['mass', 'nodule'], ['no mass', 'nodule'])
+    """
     if not (value.startswith("[") and value.endswith("]")):
         return [value]
-    try:
-        items = ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        items = value[1:-1].replace(",", " ").split()  # as numpy prints them, or without quotes
-    return (
-        [str(item).strip().strip("'\"") for item in items] if isinstance(items, list) else [value]
-    )
+    found = (a or b or c for a, b, c in _ITEM.findall(value[1:-1]))
+    return [word for word in map(str.strip, found) if word.lower() not in MISSING]
 
 
 def _check_spelling(parts: dict[str, list[str]], words: Words, where: str) -> None:
@@ -134,7 +139,7 @@ def _check_words(plain: pd.Series, parts: dict[str, list[str]], words: Words, wh
     for value, each in parts.items():
         if not words.negative and set(each) & set(words.positive):
             continue  # it is 1, whatever else it says
-        for part in each:
+        for part in each if each or not value.strip("[] ") else UNDECIDED[:1]:  # of [nan]
             why = "" if part in known else _doubt(part, words)
             if why:
                 place = int((plain == value).fillna(False).to_numpy(dtype=bool).argmax())

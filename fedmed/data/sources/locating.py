@@ -57,7 +57,7 @@ def located(
     and for one that could be two.
     """
     given = names.astype("string").str.strip()
-    places = _Places(images)
+    places = _Places(images, _shared_folders(given), PurePosixPath(place).stem.casefold())
     found: list[str | None] = []
     absent: list[int] = []
     for row, name in enumerate(given, start=1):
@@ -88,8 +88,8 @@ def located(
 class _Places:
     """Names of a store by what they have in common with those of tables."""
 
-    def __init__(self, images: Named) -> None:
-        self._images = images
+    def __init__(self, images: Named, shared: int, root: str) -> None:
+        self._images, self._shared, self._own = images, shared, root
         self._whole: dict[str, list[str]] | None = None
         self._last: dict[str, list[str]] = {}
         self._stems: dict[str, list[str]] = {}
@@ -97,23 +97,30 @@ class _Places:
     def of(self, name: str) -> list[str]:
         """Where an image may be that is not there as its name stands; the surest way decides.
 
-        As it is spelt; without its first folder, as the public sets are unpacked; by its last part
-        where it has no folder; each without regard to case, and with an ending where it has none.
+        As it is spelt; without folders that all names of the table share, or the one that holds
+        the images, as the public sets are unpacked; by its last part where no folder is left; each
+        without regard to case, and with an ending where it has none. A folder that tells names of
+        the table apart is never taken away: the image could be another hospital's.
         """
-        plain = name.replace("\\", "/")
-        for way in (plain, plain.partition("/")[2]):  # of a folder too, which is a series
-            if way and way in self._images:
+        ways = self._ways(name.replace("\\", "/"))
+        for way in ways:  # of a folder too, which is a series
+            if way in self._images:
                 return [way]
         if self._whole is None:
             self._whole = self._read()
-        key = _key(name)
-        for way in (key, key.partition("/")[2]):
+        for way in map(_key, ways):
             for known in (self._whole, self._stems):
-                if way and way in known:
+                if way in known:
                     return known[way]
-        if "/" in key:
+        last = _key(ways[-1])
+        if "/" in last:
             return []
-        return self._last.get(key) or self._last.get(f"{key}.*") or []
+        return self._last.get(last) or self._last.get(f"{last}.*") or []
+
+    def _ways(self, name: str) -> list[str]:
+        parts = name.split("/")
+        most = max(self._shared, int(parts[0].casefold() == self._own))
+        return ["/".join(parts[first:]) for first in range(min(most, len(parts) - 1) + 1)]
 
     def _read(self) -> dict[str, list[str]]:
         whole: dict[str, list[str]] = {}
@@ -129,6 +136,17 @@ class _Places:
                 self._stems.setdefault(key.removesuffix(ending), []).append(name)
                 self._last.setdefault(f"{last.removesuffix(ending)}.*", []).append(name)
         return whole
+
+
+def _shared_folders(names: pd.Series) -> int:
+    """How many folders at the beginning all names have in common."""
+    folders = [str(n).replace("\\", "/").split("/")[:-1] for n in names.dropna() if n]
+    shared = 0
+    for parts in zip(*folders, strict=False):  # as deep as the shallowest name
+        if len(set(parts)) > 1:
+            break
+        shared += 1
+    return shared
 
 
 def _key(name: str) -> str:

@@ -26,9 +26,9 @@ def load(data: Data) -> Cohort:
     """
     path = existing(data.path, "data.path")
     raw = read_table(path)
-    notes: list[str] = []
+    remarks: list[str] = []
     if data.mapping:
-        mapped, notes = mapping(data.mapping)(raw, path, data.missing_images)
+        mapped, remarks = mapping(data.mapping)(raw, path, data.missing_images)
     else:
         mapped = _mapped(raw, data, path)
     place = existing(data.images, "data.images")
@@ -38,11 +38,11 @@ def load(data: Data) -> Cohort:
             mapped["image"], images, str(path), str(place), data.missing_images
         )
         mapped = mapped.assign(image=names).drop(index=mapped.index[absent])
-        notes = [*notes, *told]
-    remarks: list[str] = []
+        remarks = [*remarks, *told]
     if data.positive:
-        mapped, remarks = _zero_or_one(mapped, data, path)
-    return Cohort(path.name, mapped, images, notes=tuple(notes), remarks=tuple(remarks))
+        mapped, told = _zero_or_one(mapped, data, path)
+        remarks = [*remarks, *told]
+    return Cohort(path.name, mapped, images, remarks=tuple(remarks))
 
 
 def existing(value: str, key: str) -> Path:

@@ -209,7 +209,7 @@ def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
         "quantity": item.name,
         "baseline_value": base,
         "value": value,
-        "difference": cut_difference(told),
+        "difference": cut_difference(told, 1.0 if item.gap is None else item.gap.most),
         "p": p,
         "p_test": p_test,
         "p_holm": None,

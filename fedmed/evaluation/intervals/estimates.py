@@ -51,17 +51,17 @@ def estimate_share(quantity: Quantity) -> Json:
     return _cut(estimate(quantity), 0.0)
 
 
-def cut_difference(told: Json) -> Json:
-    """A difference of two shares, or of two gaps of shares, with its limits cut to -1 and 1.
+def cut_difference(told: Json, most: float = 1.0) -> Json:
+    """A difference of numbers that differ by at most ``most``, with its limits cut to that.
 
     Only for telling: p-values are those of the limits as they were.
     """
-    return _cut(told, -1.0)
+    return _cut(told, -most, most)
 
 
-def _cut(told: Json, least: float) -> Json:
+def _cut(told: Json, least: float, most: float = 1.0) -> Json:
     keys = ("low", "high", "training_low", "training_high", "both_low", "both_high")
-    held = {k: min(1.0, max(least, told[k])) for k in keys if told[k] is not None}
+    held = {k: min(most, max(least, told[k])) for k in keys if told[k] is not None}
     return {**told, **held}
 
 

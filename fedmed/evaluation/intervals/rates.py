@@ -33,9 +33,11 @@ class Rate:
     ``values`` [columns], ``influence`` their derivatives [patients, columns]; ``counted`` gives
     how many images and how many patients [columns] are in the denominator. ``place`` names the
     images that it is of: rates of one place are of the same patients, of two of other patients.
+    ``models`` [columns] tells models apart: of one place and model a rate is the same number.
     """
 
     place: Hashable
+    models: tuple[Hashable, ...]
     values: Floats
     counted: Callable[[], tuple[Floats, Floats]]
     influence: Callable[[], Floats]
@@ -84,6 +86,7 @@ class Rate:
         index = list(chosen)
         return Rate(
             self.place,
+            tuple(self.models[one] for one in index),
             self.values[index],
             lambda: (self.images[index], self.patients[index]),
             lambda: self.influence()[:, index],
@@ -93,6 +96,7 @@ class Rate:
         """The mean over columns: what several models tell of the same images."""
         return Rate(
             self.place,
+            (self.models,),
             self.values.mean(keepdims=True),
             lambda: (self.images.sum(keepdims=True), self.patients.mean(keepdims=True)),
             lambda: self.influence().mean(axis=1, keepdims=True),
@@ -109,23 +113,28 @@ def few(terms: Terms, column: int) -> bool:
 
 
 def reach(terms: Terms, column: int, z: float) -> tuple[float, float]:
-    """How far the interval of a sum of rates goes down and up from its value.
-
-    Rates of the same patients are correlated, and what is taken from one is taken from the other:
-    each then reaches as far down as up, so that a rate less itself is 0 for certain.
-    """
-    places = [rate.place for _, rate in terms]
-    parts = []
-    for factor, rate in terms:
-        low, high = rate.reach(column, z)
-        if places.count(rate.place) > 1:
-            low = high = (low + high) / 2.0
-        parts.append((factor, low, high))
+    """How far the interval of a sum of rates goes down and up from its value."""
+    whole = _gathered(terms, column)
+    if not whole:
+        return 0.0, 0.0
+    parts = [(factor, *rate.reach(column, z)) for factor, rate in whole]
     signs = np.array([math.copysign(1.0, factor) for factor, _, _ in parts])
     down = np.array([abs(f) * (low if f > 0 else high) for f, low, high in parts])
     up = np.array([abs(f) * (high if f > 0 else low) for f, low, high in parts])
-    together = _correlation([rate for _, rate in terms], column) * np.outer(signs, signs)
-    return tuple(math.sqrt(max(0.0, float(side @ together @ side))) for side in (down, up))  # type: ignore[return-value]  # two sides
+    together = _correlation([rate for _, rate in whole], column) * np.outer(signs, signs)
+    lower, upper = (math.sqrt(max(0.0, float(side @ together @ side))) for side in (down, up))
+    return lower, upper
+
+
+def _gathered(terms: Terms, column: int) -> Terms:
+    """The terms with those of the same number together: a rate less itself is nothing."""
+    factors: dict[Hashable, float] = {}
+    by_key: dict[Hashable, Rate] = {}
+    for factor, rate in terms:
+        key = rate.place, rate.models[column]
+        factors[key] = factors.get(key, 0.0) + factor
+        by_key.setdefault(key, rate)
+    return tuple((factor, by_key[key]) for key, factor in factors.items() if factor != 0.0)
 
 
 def level_of_zero(terms: Terms, column: int) -> float:

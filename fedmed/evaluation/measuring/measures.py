@@ -124,7 +124,7 @@ class Measured:
             values[:, 0].copy(),
             np.ascontiguousarray(values[:, 1:].T),
             partial(self._influence, metric, chosen),
-            self._terms(metric, chosen, values[:, 0], (attribute, group, others)),
+            self._terms(metric, chosen, values[:, 0], (metric, attribute, group, others)),
         )
 
     def _terms(self, metric: str, chosen: Integers, values: Floats, place: Hashable) -> Terms:
@@ -138,7 +138,8 @@ class Measured:
             return ()
         counted = partial(self._counted, name, calls, chosen)
         influence = partial(self._influence, metric, chosen)
-        return ((1.0, Rate(place, values.copy(), counted, influence)),)
+        models = tuple(column.digest for column in self.scored)
+        return ((1.0, Rate(place, models, values.copy(), counted, influence)),)
 
     def _counted(
         self, name: str, calls: Sequence[Floats], chosen: Integers

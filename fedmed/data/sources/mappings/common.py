@@ -32,6 +32,7 @@ def columns(
                 f"{path}: no column '{column}', which data.mapping expects; give the set's own "
                 "table, or map the columns with data.columns"
             )
+    raw = raw.assign(**{name: raw[name].astype("string") for name in needs})
     there: dict[str, pd.Series] = {}
     notes = []
     for column, names in may.items():

@@ -5,6 +5,7 @@ from typing import Final
 
 import pandas as pd
 
+from fedmed.base import entries
 from fedmed.base.delimited import MOST_BYTES
 from fedmed.base.opening import read_bytes
 from fedmed.data.sources.mappings import common
@@ -44,7 +45,10 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     findings = raw["Finding Labels"].astype("string").fillna("")
     table = pd.DataFrame({"image": raw["Image Index"], "finding": findings})
     parts = ([part.strip() for part in cell.split("|")] for cell in findings)
-    table = table.join(common.of_parts(parts, FINDINGS))
+    nothing = entries.missing(findings)
+    table = table.join(common.of_parts(parts, FINDINGS).astype("Int8").mask(nothing))
+    if nothing.any():
+        notes.append(f"{path.name}: {int(nothing.sum()):,} images have no labels")
     table["patient_id"] = raw["Patient ID"]
     if "age" in there:
         table["age"] = common.ages(there["age"])

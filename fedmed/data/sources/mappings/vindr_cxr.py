@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fedmed.base import entries
 from fedmed.base.entries import numbers
 from fedmed.base.errors import UserError
 from fedmed.data.cohort import LABEL_PREFIX
@@ -24,9 +25,13 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     reader = next((name for name in _READERS if name in raw.columns), None)
     image = raw["image_id"].astype("string").str.strip()
     who = raw[reader].astype("string") if reader else pd.Series("consensus", index=raw.index)
+    for name in ("image_id", reader, "class_name"):
+        if name in raw.columns and entries.missing(raw[name]).any():
+            row = int(entries.missing(raw[name]).to_numpy().argmax()) + 1
+            raise UserError(f"{path}, row {row}: {name} is empty; fill it or drop the row")
     if "class_name" in raw.columns:
         boxes = raw["class_name"].astype("string").str.strip()
-        marks = common.of_parts([[name] for name in boxes.fillna("")])
+        marks = common.of_parts([[name] for name in boxes])
     else:
         marks = _marks(raw.drop(columns=["image_id", *([reader] if reader else [])]), path)
     each = marks.groupby([image, who], sort=False).max()  # what each radiologist says of a film
