@@ -144,6 +144,10 @@ def _child(case: Case, folder: Path) -> None:
         # Whoever runs this may have put something else in their place.
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        for sign in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sign, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         from fedmed.cli import commands as cli
 
         sys.argv = ["fedmed", *case.arguments]
