@@ -30,6 +30,8 @@ def missing(values: pd.Series, words: tuple[str, ...] = MISSING) -> pd.Series:
     >>> missing(pd.Series(["7", " NA ", None, "nobody"])).tolist()
     [False, True, True, False]
     """
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values.isna()
     text = values.astype("string")
     return text.isna() | text.str.strip().str.lower().isin(words).fillna(True).astype(bool)
 

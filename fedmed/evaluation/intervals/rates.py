@@ -23,34 +23,26 @@ Floats = npt.NDArray[np.float64]
 FEW: Final = 30
 """Events, or images without one, below which the bootstrap's interval of a rate is not used."""
 
-_SURELY_MANY: Final = 10  # times FEW images with an event: no clustering makes them few
-
 
 @dataclass(frozen=True, eq=False)
 class Rate:
     """A share of images under every column.
 
-    ``values`` [columns], ``influence`` their derivatives [patients, columns]; ``counted`` gives
-    how many images and how many patients [columns] are in the denominator. ``place`` names the
-    images that it is of: rates of one place are of the same patients, of two of other patients.
-    ``models`` [columns] tells models apart: of one place and model a rate is the same number.
+    ``values`` [columns]; ``images`` [columns] are in the denominator, of ``people()`` [columns]
+    patients, of whom none has more than ``most``. ``influence()`` are the derivatives [patients,
+    columns]. ``place`` names the images that it is of: rates of one place are of the same patients,
+    of two of other patients. ``models`` [columns] tells models apart: of one place and model a rate
+    is the same number. ``known`` gives :attr:`effective` where another rate has it already.
     """
 
     place: Hashable
     models: tuple[Hashable, ...]
     values: Floats
-    counted: Callable[[], tuple[Floats, Floats]]
+    images: Floats
+    most: int
+    people: Callable[[], Floats]
     influence: Callable[[], Floats]
-
-    @cached_property
-    def images(self) -> Floats:
-        """Images [columns] in the denominator."""
-        return self.counted()[0]
-
-    @cached_property
-    def patients(self) -> Floats:
-        """Patients [columns] with any of them."""
-        return self.counted()[1]
+    known: Callable[[], Floats] | None = None
 
     @cached_property
     def effective(self) -> Floats:
@@ -59,16 +51,19 @@ class Rate:
         By the variance of the clusters (Korn and Graubard 1998); where none is seen, as many as
         there are patients.
         """
+        if self.known is not None:
+            return self.known()
         variance = np.square(self.influence()).sum(axis=0)
         spread = self.values * (1.0 - self.values)
         seen = (spread > 0.0) & (variance > 0.0)
         by_variance = np.divide(spread, variance, out=np.zeros_like(spread), where=seen)
-        return np.where(seen, np.clip(by_variance, 1.0, self.images), self.patients)
+        held = np.clip(by_variance, 1.0, self.images)
+        return held if seen.all() else np.where(seen, held, self.people())
 
     def few(self, column: int) -> bool:
         """Whether so few events, or so few images without one, are behind a column."""
         rarer = min(self.values[column], 1.0 - self.values[column])
-        if self.images[column] * rarer > _SURELY_MANY * FEW:
+        if self.images[column] * rarer >= FEW * self.most:  # were all of a patient's called alike
             return False
         return bool(self.effective[column] * rarer < FEW)
 
@@ -88,17 +83,24 @@ class Rate:
             self.place,
             tuple(self.models[one] for one in index),
             self.values[index],
-            lambda: (self.images[index], self.patients[index]),
+            self.images[index],
+            self.most,
+            lambda: self.people()[index],
             lambda: self.influence()[:, index],
+            lambda: self.effective[index],
         )
 
     def mean(self) -> Rate:
         """The mean over columns: what several models tell of the same images."""
+        if len(self.values) == 1:
+            return self
         return Rate(
             self.place,
             (self.models,),
             self.values.mean(keepdims=True),
-            lambda: (self.images.sum(keepdims=True), self.patients.mean(keepdims=True)),
+            self.images.sum(keepdims=True),
+            self.most * len(self.values),
+            lambda: self.people().mean(keepdims=True),
             lambda: self.influence().mean(axis=1, keepdims=True),
         )
 

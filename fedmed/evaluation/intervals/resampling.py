@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -75,6 +76,11 @@ class Design:
         else:  # that of the patient's first image
             kind = np.asarray(strata)[np.unique(patient, return_index=True)[1]]
         return cls(patient, tuple(np.flatnonzero(kind == k) for k in np.unique(kind)))
+
+    @cached_property
+    def most(self) -> int:
+        """Images of the patient who has most."""
+        return int(np.bincount(self.patient).max()) if self.patient.size else 0
 
     @property
     def patients(self) -> int:

@@ -98,9 +98,15 @@ class Batch:
             ]
             for partition in (partitions if ranked else ())
         ]
+        made = {
+            chosen.tobytes(): of_group
+            for partition, of_partition in zip(partitions, self.rankings, strict=False)
+            for chosen, of_group in zip(partition.images, of_partition, strict=True)
+        }
         self.comparisons = [
             Comparison(
-                [rank(labels, c.scores, known, patient, c.order) for c in columns],
+                made.get(known.tobytes())
+                or [rank(labels, c.scores, known, patient, c.order) for c in columns],
                 labels.size,
                 members,
             )
@@ -119,21 +125,47 @@ class Batch:
         ]
         for index in range(len(self.tallies)):
             self._tally(index, weights, results[index])
-        pairs = [
-            [
-                [ranking.pairs(weights, precision=self.precision) for ranking in of_group]
-                for of_group in of_partition
-            ]
-            for of_partition in self.rankings
-        ]
+        pairs, losses = self._pairs(weights)
         for of_partition, result in zip(pairs, results, strict=False):  # no pairs: AUROC not asked
             for group, of_group in enumerate(of_partition):
                 for column, found in enumerate(of_group):
                     result[ROW["auroc"], group, column] = found.auroc
                     result[ROW["auprc"], group, column] = found.precision
-        for comparison in self.comparisons:
-            comparison.fill(weights, pairs, results)
+        for comparison, lost in zip(self.comparisons, losses, strict=True):
+            comparison.fill(lost, pairs, results)
         return results
+
+    def _pairs(
+        self, weights: Any
+    ) -> tuple[list[list[list[Pairs]]], list[list[tuple[Floats, Floats]]]]:
+        """Pairs by partition, group and column; of each comparison losses by column.
+
+        A comparison of the same images as a group, usually all of them, shares its sums.
+        """
+        losses: list[list[tuple[Floats, Floats]]] = [[] for _ in self.comparisons]
+        together = {
+            id(ranking): (place, comparison.cells[column])
+            for place, comparison in enumerate(self.comparisons)
+            for column, ranking in enumerate(comparison.rankings)
+        }
+
+        def of(ranking: Ranking) -> Pairs:
+            if id(ranking) not in together:
+                return ranking.pairs(weights, precision=self.precision)
+            place, cells = together.pop(id(ranking))
+            pairs, lost = ranking.pairs_and_losses(weights, cells, precision=self.precision)
+            losses[place].append(lost)
+            return pairs
+
+        pairs = [
+            [[of(ranking) for ranking in of_group] for of_group in of_partition]
+            for of_partition in self.rankings
+        ]
+        for place, comparison in enumerate(self.comparisons):
+            for ranking, cells in zip(comparison.rankings, comparison.cells, strict=True):
+                if id(ranking) in together:
+                    losses[place].append(ranking.losses_by_cell(weights, cells))
+        return pairs, losses
 
     def _tally(self, index: int, weights: Any, result: Floats) -> None:
         partition = self.partitions[index]
@@ -196,10 +228,17 @@ class Comparison:
         ]  # with the cells of each group [groups, cells]
         self.cells = [Cells.of(ranking, cell) for ranking in rankings]
 
-    def fill(self, weights: Any, pairs: list[list[list[Pairs]]], results: list[Floats]) -> None:
-        """Write the AUROCs into `results`, as :meth:`Batch.statistics` returns them."""
-        for column, (ranking, cells) in enumerate(zip(self.rankings, self.cells, strict=True)):
-            by_positive, by_negative = ranking.losses_by_cell(weights, cells)
+    def fill(
+        self,
+        losses: Sequence[tuple[Floats, Floats]],
+        pairs: list[list[list[Pairs]]],
+        results: list[Floats],
+    ) -> None:
+        """Write the AUROCs into `results`, as :meth:`Batch.statistics` returns them.
+
+        `losses` are by column what ``losses_by_cell`` gives.
+        """
+        for column, (by_positive, by_negative) in enumerate(losses):
             for index, partition, inside in self.members:
                 lost = by_positive.sum(axis=0) - inside @ (by_positive + by_negative)
                 own = [of_group[column] for of_group in pairs[index]]

@@ -10,6 +10,7 @@ in their last digits. The draws are the same.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -65,31 +66,43 @@ class LargeTallies(Tallies):
 class LargeRanking(Ranking):
     """The chosen images by falling score, under one weighting after the other."""
 
-    def __init__(
-        self,
-        labels: Integers,
-        scores: Floats,
-        members: Integers,
-        patient: Integers,
-        order: Integers | None = None,
-    ) -> None:
-        super().__init__(labels, scores, members, patient, order)
-        rising = np.arange(1, self.through.size + 1)
-        self.apart = bool(np.array_equal(self.through, rising))  # no two positives score the same
+    @cached_property
+    def apart(self) -> bool:
+        """Whether no two positives score the same."""
+        return bool(np.array_equal(self.through, np.arange(1, self.through.size + 1)))
 
     def pairs(self, weights: Counts, *, precision: bool = True) -> Pairs:
         """What AUROC and average precision are made of, by row of `weights` [r, patients]."""
-        found = np.array([self._of_one(row, precision and self.defined) for row in weights])
-        return Pairs(*found.reshape(-1, 4).T)
+        each = [self._of_one(row, precision and self.defined) for row in weights]
+        return Pairs(*np.array(each).reshape(-1, 4).T)
+
+    def pairs_and_losses(
+        self, weights: Counts, cells: Cells, *, precision: bool = True
+    ) -> tuple[Pairs, tuple[Floats, Floats]]:
+        """:meth:`pairs`, and :meth:`losses_by_cell` of the same sums over the images."""
+        pairs, lost = [], []
+        for row in weights:
+            by_cell: list[Floats] = []
+            pairs.append(self._of_one(row, precision and self.defined, cells, by_cell))
+            lost.append(by_cell)
+        told = np.array(lost)  # [r, 2, cells]
+        return Pairs(*np.array(pairs).reshape(-1, 4).T), (told[:, 0].T, told[:, 1].T)
 
     def losses_by_cell(self, weights: Counts, cells: Cells) -> tuple[Floats, Floats]:
         """Lost pairs of the positives and of the negatives, summed by cell [cells, r] each."""
-        found = np.array([self._cells_of_one(row, cells) for row in weights])  # [r, 2, cells]
-        return found[:, 0].T, found[:, 1].T
+        return self.pairs_and_losses(weights, cells, precision=False)[1]
 
-    def _of_one(self, weights: Counts, precision: bool) -> tuple[float, float, float, float]:
+    def _of_one(
+        self,
+        weights: Counts,
+        precision: bool,
+        cells: Cells | None = None,
+        by_cell: list[Floats] | None = None,
+    ) -> tuple[float, float, float, float]:
+        """Lost pairs, positives, negatives, average precision; into `by_cell` losses by cell."""
         positive = _taken("positive", weights, self.positive_rows)
-        false = _sums("false", _taken("negative", weights, self.negative_rows))
+        negative = _taken("negative", weights, self.negative_rows)
+        false = _sums("false", negative)
         weight = _floats("weight", positive)
         higher = _floats("higher", _taken("above", false, self.above))
         level = _floats("level", _taken("as high", false, self.level)) if self.tied else higher
@@ -97,6 +110,9 @@ class LargeRanking(Ranking):
         if self.tied:
             lost = 0.5 * (lost + float(weight @ level))
         hits = _sums("hits", positive)
+        if cells is not None and by_cell is not None:
+            by_cell.append(cells.positives @ self._own(weight, higher, level))
+            by_cell.append(cells.negatives @ self._over(negative, hits))
         positives, negatives = float(hits[-1]), float(false[-1])
         if not (precision and positives and negatives):
             return lost, positives, negatives, np.nan
@@ -106,21 +122,24 @@ class LargeRanking(Ranking):
         np.divide(true, level, out=true)
         return lost, positives, negatives, float(weight @ true) / positives
 
-    def _cells_of_one(self, weights: Counts, cells: Cells) -> tuple[Floats, Floats]:
-        positive = _taken("positive", weights, self.positive_rows)
-        negative = _taken("negative", weights, self.negative_rows)
-        hits, false = _sums("hits", positive), _sums("false", negative)
-        higher = _floats("higher", _taken("above", false, self.above))
+    def _own(self, weight: Floats, higher: Floats, level: Floats) -> Floats:
+        """Weight of the pairs that each positive loses."""
+        if not self.tied:
+            return np.multiply(higher, weight, out=scratch("own", weight.size))
+        own = np.add(higher, level, out=scratch("own", weight.size))
+        own *= 0.5
+        own *= weight
+        return own
+
+    def _over(self, negative: Counts, hits: Sums) -> Floats:
+        """Weight of the pairs in which each negative scores higher."""
         lower = _floats("lower", _taken("before", hits, self.before))
         if self.tied:
-            higher += _taken("as high", false, self.level)
-            higher *= 0.5
             lower += _taken("until", hits, self.until)
             lower *= 0.5
         np.subtract(float(hits[-1]), lower, out=lower)
-        higher *= positive
         lower *= negative
-        return cells.positives @ higher, cells.negatives @ lower
+        return lower
 
 
 def _taken(name: str, values: npt.NDArray[Any], places: Integers) -> npt.NDArray[Any]:

@@ -118,46 +118,51 @@ class Measured:
             raise KeyError(group)
         index = partition.groups.index(group or "")
         chosen = partition.others(index) if others else partition.images[index]
-        values = self._values(metric, attribute, index, others=others)  # [columns, 1 + resamples]
+        values, images = self._values(metric, attribute, index, others=others)
         return Quantity(
             self.columns,
             values[:, 0].copy(),
             np.ascontiguousarray(values[:, 1:].T),
             partial(self._influence, metric, chosen),
-            self._terms(metric, chosen, values[:, 0], (metric, attribute, group, others)),
+            self._terms(metric, chosen, values, images, (metric, attribute, group, others)),
         )
 
-    def _terms(self, metric: str, chosen: Integers, values: Floats, place: Hashable) -> Terms:
+    def _terms(
+        self, metric: str, chosen: Integers, values: Floats, images: Floats | None, place: Hashable
+    ) -> Terms:
         """A share of calls as the rate that it is."""
+        if images is None or np.isnan(values[:, 0]).any():
+            return ()
+        rate = Rate(
+            place,
+            tuple(column.digest for column in self.scored),
+            values[:, 0].copy(),
+            images[:, 0].copy(),
+            self.design.most,
+            partial(self._people, metric, chosen),
+            partial(self._influence, metric, chosen),
+        )
+        return ((1.0, rate),)
+
+    def _people(self, metric: str, chosen: Integers) -> Floats:
+        """Patients [columns] with an image in a share's denominator."""
         name = metric.removesuffix(AT_SPECIFICITY)
-        if name not in SHARES or not chosen.size:
-            return ()
-        given = [column.called[name != metric] for column in self.scored]
-        calls = [called for called in given if called is not None]
-        if len(calls) < len(given):
-            return ()
-        counted = partial(self._counted, name, calls, chosen)
-        influence = partial(self._influence, metric, chosen)
-        models = tuple(column.digest for column in self.scored)
-        return ((1.0, Rate(place, models, values.copy(), counted, influence)),)
-
-    def _counted(
-        self, name: str, calls: Sequence[Floats], chosen: Integers
-    ) -> tuple[Floats, Floats]:
-        """Images and patients [columns] in a share's denominator."""
         truth, patients = self.labels[chosen].astype(np.float64), self.design.patient[chosen]
-        images, people = [], []
-        for called in calls:
-            _, bottom = SHARES[name](Counts.of_each(truth, called[chosen]))
-            images.append(float(np.sum(bottom)))
-            people.append(float(np.unique(patients[bottom > 0]).size))
-        return np.array(images), np.array(people)
+        calls = [column.called[name != metric] for column in self.scored]
+        bottoms = [
+            SHARES[name](Counts.of_each(truth, called[chosen]))[1]
+            for called in calls
+            if called is not None
+        ]
+        return np.array([np.unique(patients[bottom > 0]).size for bottom in bottoms], dtype=float)
 
-    def _values(self, metric: str, attribute: str | None, index: int, *, others: bool) -> Floats:
+    def _values(
+        self, metric: str, attribute: str | None, index: int, *, others: bool
+    ) -> tuple[Floats, Floats | None]:
+        """A metric [columns, 1 + resamples]; of a share of calls also how many images it is of."""
         kept = self.statistics[attribute]
         if metric not in (*LOSSES, *_CALLS):
-            direct: Floats = kept[ROW["others_" + metric if others else metric], index]
-            return direct
+            return kept[ROW["others_" + metric if others else metric], index], None
 
         def total(name: str) -> Floats:
             known = [g for g in self.partitions[attribute].known if g != index]
@@ -165,7 +170,7 @@ class Measured:
             return result
 
         if metric in LOSSES:
-            return ratio(total(metric), total("images"))
+            return ratio(total(metric), total("images")), None
         name = metric.removesuffix(AT_SPECIFICITY)
         at = metric.removeprefix(name)
         images, positives = total("images"), total("positives")
@@ -176,7 +181,8 @@ class Measured:
             tp=total("true_positives" + at),
             fp=total("false_positives" + at),
         )
-        return ratio(*SHARES[name](counts))
+        top, bottom = SHARES[name](counts)
+        return ratio(top, bottom), bottom
 
     def _influence(self, metric: str, chosen: Integers) -> Floats:
         derivatives = np.column_stack(

@@ -137,6 +137,12 @@ class Ranking:
         higher = self._higher(cumulative(negative, "false"), "by_positive")
         return np.multiply(positive, higher, out=higher), np.multiply(negative, lower, out=lower)
 
+    def pairs_and_losses(
+        self, weights: Any, cells: Cells, *, precision: bool = True
+    ) -> tuple[Pairs, tuple[Floats, Floats]]:
+        """:meth:`pairs` and :meth:`losses_by_cell`."""
+        return self.pairs(weights, precision=precision), self.losses_by_cell(weights, cells)
+
     def losses_by_cell(self, weights: Any, cells: Cells) -> tuple[Floats, Floats]:
         """:meth:`losses` of the positives and of the negatives, summed by cell [cells, r] each."""
         of_positives, of_negatives = self.losses(weights)
