@@ -63,7 +63,7 @@ def prepare(dataset: FileDataset, where: str) -> None:
         return
     try:
         decoder = get_decoder(uid)
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's word for a syntax that it has no decoder of
         raise _unread(uid, where) from None
     with _adding:
         if uid in DECODER_DEPENDENCIES and _PLUGIN not in decoder.available_plugins:

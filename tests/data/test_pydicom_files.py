@@ -27,7 +27,7 @@ DAMAGED = {  # pixels cut off, a marker written over the frame's size, a number 
 def read(path: Path) -> pydicom.Dataset | None:
     try:
         return pydicom.dcmread(path, force=True)
-    except Exception:
+    except Exception:  # the folders hold files of any kind, and some that are broken on purpose
         return None
 
 

@@ -86,7 +86,7 @@ def written(**options: object) -> Change:
     """The table as another program writes it."""
 
     def change(table: pd.DataFrame) -> str:
-        return str(table.to_csv(index=False, **options))  # type: ignore[call-overload]
+        return str(table.to_csv(index=False, **options))  # type: ignore[call-overload]  # any options
 
     return change
 
@@ -172,7 +172,7 @@ def test_forty_are_forty_in_every_spelling(folder: Path, change: Change) -> None
         (put("image", "2.png"), "row 4: image '2.png' is listed twice"),
         (trailing, "row 1: 7 fields where the header has 6"),
         (lambda _: b"PK\x03\x04 and more", "is an Excel workbook"),
-        (lambda t: put("site", "Süd")(t).to_csv().encode("latin-1"), "not in UTF-8"),  # type: ignore[union-attr]
+        (lambda t: put("site", "Süd")(t).to_csv().encode("latin-1"), "not in UTF-8"),  # type: ignore[union-attr]  # a table
     ],
 )
 def test_a_doubtful_cohort_of_forty_is_refused_by_its_row(

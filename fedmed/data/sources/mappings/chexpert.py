@@ -35,12 +35,10 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     raw, there, notes = common.columns(raw, path, ("Path",), _MAY)
     table = pd.DataFrame({"image": raw["Path"]})
     table["patient_id"] = table["image"].str.extract(r"(patient\d+)/", expand=False)
-    if "age" in there:
-        table["age"] = common.ages(there["age"])
-    if "sex" in there:
-        table["sex"] = common.sexes(there["sex"])
     if "view" in there:
         frontal = there["view"].str.lower() != "lateral"
         position = raw["AP/PA"] if "AP/PA" in raw.columns else pd.Series("frontal", raw.index)
-        table["view"] = position.fillna("frontal").where(frontal, "lateral")
-    return table.join(common.uncertain_or_empty(raw, path, FINDINGS)), notes
+        there["view"] = position.fillna("frontal").where(frontal, "lateral")
+    return table.join(common.people(there)).join(
+        common.uncertain_or_empty(raw, path, FINDINGS)
+    ), notes

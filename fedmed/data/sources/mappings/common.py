@@ -45,15 +45,22 @@ def columns(
     return raw, there, notes
 
 
-def sexes(values: pd.Series) -> pd.Series:
-    """F or M; what the sets write for unknown becomes <NA>."""
-    return values.astype("string").str.strip().str.lower().map(SEX_WORDS).astype("string")
+def people(there: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Age, sex and view of the optional columns that a table has.
 
-
-def ages(values: pd.Series) -> pd.Series:
-    """Years; what is no age from 0 to 120 (typing errors of a set) becomes <NA>."""
-    age, wrong = years(values)
-    return age.mask(wrong)
+    What is no age from 0 to 120 (typing errors of a set), and what the sets write for an unknown
+    sex, becomes <NA>.
+    """
+    told: dict[str, pd.Series] = {}
+    if "age" in there:
+        age, wrong = years(there["age"])
+        told["age"] = age.mask(wrong)
+    if "sex" in there:
+        lower = there["sex"].astype("string").str.strip().str.lower()
+        told["sex"] = lower.map(SEX_WORDS).astype("string")
+    if "view" in there:
+        told["view"] = there["view"]
+    return pd.DataFrame(told, index=next(iter(there.values())).index if there else None)
 
 
 def of_parts(parts: Iterable[list[str]], names: Iterable[str] | None = None) -> pd.DataFrame:

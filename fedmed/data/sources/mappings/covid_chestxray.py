@@ -29,10 +29,4 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     table = table.join(common.of_parts(decided).astype("Int8").mask(nothing))
     if nothing.any():
         notes.append(f"{path.name}: {int(nothing.sum()):,} images have no finding yet")
-    if "age" in there:
-        table["age"] = common.ages(there["age"])
-    if "sex" in there:
-        table["sex"] = common.sexes(there["sex"])
-    if "view" in there:
-        table["view"] = there["view"]
-    return table, notes
+    return table.join(common.people(there)), notes

@@ -50,12 +50,7 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     if nothing.any():
         notes.append(f"{path.name}: {int(nothing.sum()):,} images have no labels")
     table["patient_id"] = raw["Patient ID"]
-    if "age" in there:
-        table["age"] = common.ages(there["age"])
-    if "sex" in there:
-        table["sex"] = common.sexes(there["sex"])
-    if "view" in there:
-        table["view"] = there["view"]
+    table = table.join(common.people(there))
     listed = path.parent / "test_list.txt"
     if listed.is_file():
         test = set(read_bytes(listed, MOST_BYTES).decode("utf-8", "replace").split())

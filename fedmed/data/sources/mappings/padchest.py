@@ -40,10 +40,7 @@ def read(raw: pd.DataFrame, path: Path, missing: str) -> tuple[pd.DataFrame, lis
     table = table.join(labels.mask(nothing))
     if nothing.any():
         notes.append(f"{path.name}: {int(nothing.sum()):,} images have no usable labels")
-    if "sex" in there:
-        table["sex"] = common.sexes(there["sex"])
-    if "view" in there:
-        table["view"] = there["view"]
+    table = table.join(common.people(there))
     if "birth" in there and "study" in there:
         age = numbers(there["study"].astype("string").str[:4]) - numbers(there["birth"])
         table["age"] = age.where(age.between(0, OLDEST))
