@@ -2,12 +2,16 @@
 
 import json
 import os
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedmed.base.terminal import say
+
+if TYPE_CHECKING:
+    from fedmed.site.reach import Check
 
 site_app = typer.Typer(
     help="Make and start a hospital's part.", no_args_is_help=True, rich_markup_mode=None
@@ -26,14 +30,17 @@ def certs(
     days: Annotated[int, typer.Option(help="How long they hold.")] = 90,
 ) -> None:
     """Make a private CA and a server certificate, for trials."""
+    from fedmed.site.authority import fingerprint
     from fedmed.site.certs import make_certificates
 
     for path in make_certificates(folder, host, days):
         say(path)
+    mark = fingerprint((folder / "ca.crt").read_bytes())
     say(
         "for trials only: in production use certificates of the institution's own CA\n"
-        f"each hospital gets {folder / 'ca.crt'}; {folder / 'ca.key'} and "
-        f"{folder / 'server.key'} go nowhere",
+        f"each hospital gets {folder / 'ca.crt'} and, by telephone, its SHA-256 fingerprint: "
+        f"{mark}\n"
+        f"{folder / 'ca.key'} and {folder / 'server.key'} go nowhere",
         err=True,
     )
 
@@ -112,14 +119,33 @@ def doctor(
     site: SiteToml,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a site before it joins: each line is ok, or what to do; exit code 2 if any is not."""
-    from fedmed.site.doctor import examine
+    """Check a hospital's site before it joins.
+
+    Each line says what is ok, what to do, or why a check was skipped; exit code 2 if any is not ok.
+    In the container: docker compose run --rm doctor.
+    """
+    from fedmed.site.doctor import examine, summary
 
     checks = examine(site)
     if json_:
         say(json.dumps([check.to_json() for check in checks], indent=2))
     else:
-        for check in checks:
-            say(f"{'ok ' if check.ok else 'NOT OK'} {check.name}: {check.text}")
+        for lead, text in lines(checks):
+            say(f"{lead:<7} {text}")
+        say(summary(checks))
     if not all(check.ok for check in checks):
         raise typer.Exit(2)
+
+
+def lines(checks: "list[Check]") -> list[tuple[str, str]]:
+    """What the doctor prints: a mark and a text; neighbours skipped for one reason share a line."""
+    rows: list[tuple[str, str]] = []
+    for (skipped, text), group in groupby(checks, lambda check: (check.skipped, check.text)):
+        found = list(group)
+        names = ", ".join(check.name for check in found)
+        if skipped:
+            rows.append(("skipped", f"{names}: {text}, which is not ok"))
+        else:
+            mark = "note" if found[0].note else "ok" if found[0].ok else "NOT OK"
+            rows += [(mark, f"{check.name}: {text}") for check in found]
+    return rows
