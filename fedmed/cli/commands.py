@@ -19,27 +19,39 @@ from fedmed.base.errors import RunError, UserError
 from fedmed.base.holding import held
 from fedmed.base.opening import is_folder
 from fedmed.base.terminal import Formatter, one_line, say
+from fedmed.cli.helping import Command, Group, explained
 from fedmed.cli.site import doctor, site_app
 
 INTERRUPTED: Final = 130  # exit code after Ctrl-C
 
-app = typer.Typer(
-    help="What does privacy cost a network of hospitals?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
-)
-data_app = typer.Typer(
-    help="Look at a cohort before training.", no_args_is_help=True, rich_markup_mode=None
-)
+_EPILOG: Final = """\b
+Example, in the folder of the source; then open runs/quickstart/report.html:
+  fedmed run experiments/quickstart.toml
+
+\b
+Guides, in the same folder: docs/index.md; for a hospital docs/deploy.md.
+"""
+
+
+def _group(about: str, epilog: str = "") -> typer.Typer:
+    return typer.Typer(
+        cls=Group,
+        help=about,
+        epilog=epilog or None,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
+    )
+
+
+app = _group("What does privacy cost a network of hospitals?", _EPILOG)
+data_app = _group("Look at a cohort before training.")
 app.add_typer(data_app, name="data")
-ledger_app = typer.Typer(
-    help="Read and check a hospital's ledger.", no_args_is_help=True, rich_markup_mode=None
-)
+ledger_app = _group("Read and check a hospital's ledger.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(site_app, name="site")
-app.command()(doctor)
+app.command(cls=Command)(doctor)
 
 Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The comparison to run.")]
 Set = Annotated[
@@ -57,7 +69,7 @@ def _main(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     experiment: Path_,
     arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
@@ -71,7 +83,11 @@ def run(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a comparison: arms x seeds, then summary.csv and report.html."""
+    """Train the arms of a comparison and write its report.
+
+    Every arm at every seed, then summary.csv and report.html. An interrupted comparison goes on
+    from its last completed round when the same command is run again.
+    """
     from fedmed.cli.progress import make_progress
     from fedmed.data.remarks import remarks
     from fedmed.experiment.file import load_experiment
@@ -104,11 +120,14 @@ def run(
         say(f"mlflow:  {logged}")
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
 ) -> None:
-    """Make summary.csv and report.html again from the files of a comparison."""
+    """Write a comparison's report again.
+
+    summary.csv and report.html, from the files in its folder; nothing is trained.
+    """
     from fedmed.evaluation.comparison import compare
     from fedmed.report import build, write_summary
 
@@ -123,7 +142,7 @@ def report(
         say(f"report:  {build(directory)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     table: Annotated[
         Path,
@@ -141,7 +160,10 @@ def evaluate(
     resamples: Annotated[int, typer.Option(help="Resamples of patients; 0: no intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 20131,
 ) -> None:
-    """Compute discrimination, calibration and fairness of predictions, with uncertainty."""
+    """Measure predictions: AUROC, calibration and fairness.
+
+    Of anybody's table of predictions, of a run or of a comparison, with intervals.
+    """
     from fedmed.cli.evaluate import answer, show
     from fedmed.cli.waiting import bar
 
@@ -155,18 +177,21 @@ def evaluate(
         show(found, str(table))
 
 
-@app.command()
+@app.command(cls=Command)
 def guard(
     site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")],
 ) -> None:
-    """Guard a site's data and ledger: answer the app's requests on a socket, until a signal."""
+    """Guard a site's data and ledger until a signal.
+
+    It answers the app's requests on a socket.
+    """
     from fedmed.hospital.guard.process import run as stand_guard
 
     logging.getLogger("fedmed").setLevel(logging.INFO)
     stand_guard(site, lambda its: say(f"ready: {its.name} on {its.socket}"))
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     experiment: Annotated[
         Path | None,
@@ -190,7 +215,10 @@ def plan(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
 ) -> None:
-    """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
+    """Say epsilon, noise and time before any training.
+
+    Of a comparison; or, without one, solve for one of epsilon, noise, batch and epochs.
+    """
     from fedmed.cli import planning
 
     numbers = planning.Numbers(
@@ -216,7 +244,7 @@ Ledgers = Annotated[
 ]
 
 
-@ledger_app.command()
+@ledger_app.command(cls=Command)
 def show(
     path: Ledgers,
     delta: Annotated[float, typer.Option(help="At which epsilon is given.")] = 1e-5,
@@ -233,14 +261,17 @@ def show(
         print_accounts(found)
 
 
-@ledger_app.command()
+@ledger_app.command(cls=Command)
 def verify(
     path: Ledgers,
     anchor: Annotated[
         str, typer.Option(help="ROWS:HEAD as an earlier verify printed it; finds a rollback.")
     ] = "",
 ) -> None:
-    """Check every row against the chain and the audit log; find edits, cuts and rollbacks."""
+    """Find edits, cuts and rollbacks.
+
+    Every row is checked against the chain of hashes and the audit log.
+    """
     from fedmed.privacy.ledger.report import check, find
 
     found = find(path)
@@ -250,14 +281,14 @@ def verify(
         say(f"{file.path}: {check(file, anchor)}")
 
 
-@ledger_app.command()
+@ledger_app.command(cls=Command)
 def export(
     path: Ledgers,
     out: Annotated[
         Path | None, typer.Option(help="File to write; by default standard out.")
     ] = None,
 ) -> None:
-    """Write every row as JSON lines, for a data officer's own records."""
+    """Write every row as JSON lines, for one's own records."""
     from fedmed.privacy.ledger.report import find, lines
 
     text = "".join(line for file in find(path) for line in lines(file))
@@ -268,7 +299,7 @@ def export(
         say(f"rows: {out}")
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 def inspect(
     experiment: Path_,
     set_: Set = [],  # noqa: B006 -- typer reads it only
@@ -277,7 +308,10 @@ def inspect(
         typer.Option(help="Where to write the sheet of images; by default runs/NAME-cohort.png."),
     ] = None,
 ) -> None:
-    """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""
+    """Count a cohort and draw some of its images.
+
+    Counts by hospital, split, label, sex and age band, and sheets of images to look at.
+    """
     from fedmed.cli.tables import print_table
     from fedmed.data.form import Form
     from fedmed.data.inspect import contact_sheet, describe, look
@@ -333,9 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = f"; see {context.command_path} --help" if context else ""
-        _fail(f"{error.format_message()}{where}", error.exit_code)
+        _fail(explained(error), error.exit_code)
     except _Stopped as stopped:
         say(stopped, err=True)
         sys.exit(INTERRUPTED)

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedmed.base.terminal import say
+from fedmed.cli.helping import Command, Group
 
 if TYPE_CHECKING:
     from fedmed.site.reach import Check
 
 site_app = typer.Typer(
-    help="Make and start a hospital's part.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="Make and start a hospital's part.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")]
 
 
-@site_app.command()
+@site_app.command(cls=Command)
 def certs(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write them.")],
     host: Annotated[
@@ -45,7 +49,7 @@ def certs(
     )
 
 
-@site_app.command()
+@site_app.command(cls=Command)
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
     name: Annotated[str, typer.Option(help="The hospital's name in the federation.")],
@@ -74,7 +78,10 @@ def init(
         int, typer.Option(help="Training patients as anybody may know them; 0: set it later.")
     ] = 0,
 ) -> None:
-    """Write what a hospital needs: node key, policy, data, compose file."""
+    """Write a hospital's key, policy and compose file.
+
+    Prints the public key, and what to do next with the fingerprints to compare.
+    """
     from fedmed.site.init import Wish, make_site, steps
 
     wish = Wish(
@@ -97,7 +104,7 @@ def init(
         say(f"{number}. {step}", err=True)
 
 
-@site_app.command()
+@site_app.command(cls=Command)
 def join(
     connection: Annotated[
         Path, typer.Argument(metavar="CONNECTION.toml", help="As fedmed site init writes it.")
@@ -105,7 +112,10 @@ def join(
     guard: Annotated[Path, typer.Option(help="Socket of the site's guard.")],
     port: Annotated[int, typer.Option(help="Of the SuperNode's interface on the loopback.")] = 9094,
 ) -> None:
-    """Check the connection and become the SuperNode; a server that is away is waited for."""
+    """Check the connection and become the SuperNode.
+
+    A server that is away is waited for.
+    """
     from fedmed.site.connection import read_connection
     from fedmed.site.join import await_server, environment, supernode
 

@@ -308,7 +308,7 @@ def test_files_that_are_named_exist(page: Path) -> None:
     named = r"`((?:fedmed|clients|server|experiments)/[\w/.-]*|[\w-]+\.(?:lock|toml))`"
     for name in re.findall(named, text):
         # pyproject.toml and the lock lie in the root; experiments may be named by their file alone.
-        own = ("mine.toml", "NAME.toml", "site.toml", "policy.toml")
+        own = ("mine.toml", "NAME.toml", "site.toml", "policy.toml", "connection.toml")
         assert (ROOT / name).exists() or name in own, name
     for target in re.findall(r"`?make ([\w-]+)`", text):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
