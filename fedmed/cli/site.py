@@ -151,11 +151,11 @@ def lines(checks: "list[Check]") -> list[tuple[str, str]]:
     """What the doctor prints: a mark and a text; neighbours skipped for one reason share a line."""
     rows: list[tuple[str, str]] = []
     for (skipped, text), group in groupby(checks, lambda check: (check.skipped, check.text)):
-        found = list(group)
-        names = ", ".join(check.name for check in found)
+        several = list(group)
+        names = ", ".join(check.name for check in several)
         if skipped:
             rows.append(("skipped", f"{names}: {text}, which is not ok"))
         else:
-            mark = "note" if found[0].note else "ok" if found[0].ok else "NOT OK"
-            rows += [(mark, f"{check.name}: {text}") for check in found]
+            mark = "note" if several[0].note else "ok" if several[0].ok else "NOT OK"
+            rows += [(mark, f"{check.name}: {text}") for check in several]
     return rows

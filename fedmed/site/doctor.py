@@ -213,15 +213,15 @@ def _disk(site: SiteFile) -> Check:
 def _ledger(site: SiteFile) -> Check:
     try:
         ledger = regular(Ledger(site.ledger, site.audit, patience=5.0))
-        found = "none yet; the guard's first request makes it"
+        rows = "none yet; the guard's first request makes it"
         if present(site.ledger) or present(ledger.log.path):
-            found = f"{ledger.verify()} rows, whole"
+            rows = f"{ledger.verify()} rows, whole"
     except (RunError, UserError) as error:
         return Check("ledger", False, str(error))
     for path in dict.fromkeys((site.ledger, site.audit)):
         if text := _unwritable(path):
             return Check("ledger", False, text)
-    return Check("ledger", True, found)
+    return Check("ledger", True, rows)
 
 
 def _unwritable(path: Path) -> str:
