@@ -19,7 +19,7 @@ from fedmed.base.errors import RunError, UserError
 from fedmed.base.holding import held
 from fedmed.base.opening import is_folder
 from fedmed.base.terminal import Formatter, one_line, say
-from fedmed.cli.helping import Command, Group, explained
+from fedmed.cli.helping import Command, explained, group
 from fedmed.cli.site import doctor, site_app
 
 INTERRUPTED: Final = 130  # exit code after Ctrl-C
@@ -33,22 +33,10 @@ Guides, in the same folder: docs/index.md; for a hospital docs/deploy.md.
 """
 
 
-def _group(about: str, epilog: str = "") -> typer.Typer:
-    return typer.Typer(
-        cls=Group,
-        help=about,
-        epilog=epilog or None,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
-    )
-
-
-app = _group("What does privacy cost a network of hospitals?", _EPILOG)
-data_app = _group("Look at a cohort before training.")
+app = group("What does privacy cost a network of hospitals?", _EPILOG)
+data_app = group("Look at a cohort before training.")
 app.add_typer(data_app, name="data")
-ledger_app = _group("Read and check a hospital's ledger.")
+ledger_app = group("Read and check a hospital's ledger.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(site_app, name="site")
 app.command(cls=Command)(doctor)
@@ -85,8 +73,8 @@ def run(
 ) -> None:
     """Train the arms of a comparison and write its report.
 
-    Every arm at every seed, then summary.csv and report.html. An interrupted comparison goes on
-    from its last completed round when the same command is run again.
+    Every arm at every seed, then summary.csv and report.html. An interrupted comparison resumes
+    after its last completed round when the same command is run again.
     """
     from fedmed.cli.progress import make_progress
     from fedmed.data.remarks import remarks
@@ -153,12 +141,14 @@ def evaluate(
     ],
     baseline: Annotated[
         str | None,
-        typer.Option(help="Compare with this table; of a comparison's folder, with this arm."),
+        typer.Option(help="Compare with this table, or, in a comparison's folder, with this arm."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
-    resamples: Annotated[int, typer.Option(help="Resamples of patients; 0: no intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 20131,
+    resamples: Annotated[
+        int, typer.Option(help="How often patients are resampled; 0: no intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 20131,
 ) -> None:
     """Measure predictions: AUROC, calibration and fairness.
 
@@ -202,16 +192,24 @@ def plan(
     arm: Annotated[list[str], typer.Option(help="Plan this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
     set_: Set = [],  # noqa: B006 -- typer reads it only
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; its ledgers count.")
+        Path | None, typer.Option(help="Folder of the results; what its ledgers hold counts.")
     ] = None,
-    patients: Annotated[int | None, typer.Option(help="Without an experiment: patients.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Expected batch, patients.")] = None,
+    patients: Annotated[
+        int | None, typer.Option(help="Without an experiment: number of patients.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Expected number of patients in a batch.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the patients.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Target, or limit of the noise.")] = None,
-    noise_multiplier: Annotated[
-        float | None, typer.Option(help="Noise over clipping norm.")
+    epsilon: Annotated[
+        float | None, typer.Option(help="Target; with everything given, the limit.")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="Of the guarantee; 1e-5 if absent.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise over the clipping norm.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Delta of the guarantee; 1e-5 unless given.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
 ) -> None:
@@ -247,7 +245,7 @@ Ledgers = Annotated[
 @ledger_app.command(cls=Command)
 def show(
     path: Ledgers,
-    delta: Annotated[float, typer.Option(help="At which epsilon is given.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="Delta at which epsilon is given.")] = 1e-5,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what each account has spent."""

@@ -1,19 +1,44 @@
 """The commands' help, and what is said in one line of a word that no command knows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, get_type_hints
 
 import click
-from typer.core import TyperCommand, TyperGroup
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
+from typer.models import ParameterInfo
 
 _ORDER = ("run", "plan", "report", "evaluate", "data", "ledger", "site", "doctor", "guard")
 
 
 class Command(TyperCommand):
-    """A command whose help shows brackets as they are."""
+    """A command whose help describes its arguments and shows brackets as they are."""
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        told = _descriptions(attributes.get("callback"))
+        for parameter in self.params:
+            # typer gives an argument its help before click's own constructor empties it again.
+            if isinstance(parameter, TyperArgument) and not parameter.help:
+                parameter.help = told.get(str(parameter.name))
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Nothing: typer lists the arguments with the options, and click would once more."""
 
     def get_help(self, ctx: click.Context) -> str:
         """The help; typer escapes its brackets for a reader of markup, which is not used here."""
         return super().get_help(ctx).replace("\\[", "[")
+
+
+def _descriptions(callback: Callable[..., Any] | None) -> dict[str, str]:
+    """What ``Annotated`` says of a command's parameters, by name."""
+    hints = {} if callback is None else get_type_hints(callback, include_extras=True)
+    return {
+        name: entry.help
+        for name, hint in hints.items()
+        for entry in getattr(hint, "__metadata__", ())
+        if isinstance(entry, ParameterInfo) and entry.help
+    }
 
 
 class Group(TyperGroup):
@@ -31,6 +56,19 @@ class Group(TyperGroup):
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise click.UsageError(f"unknown command '{args[0]}'{_meant(self, ctx, args[0])}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def group(about: str, epilog: str = "") -> typer.Typer:
+    """Commands under one name, which without a further word print their help."""
+    return typer.Typer(
+        cls=Group,
+        help=about,
+        epilog=epilog or None,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
+    )
 
 
 def explained(error: click.ClickException) -> str:

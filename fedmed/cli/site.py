@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedmed.base.terminal import say
-from fedmed.cli.helping import Command, Group
+from fedmed.cli.helping import Command, group
 
 if TYPE_CHECKING:
     from fedmed.site.reach import Check
 
-site_app = typer.Typer(
-    cls=Group,
-    help="Make and start a hospital's part.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+site_app = group("Make and start a hospital's part.")
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")]
 
@@ -31,7 +26,7 @@ def certs(
         list[str],
         typer.Option(help="Name or address of the server, as hospitals know it (repeatable)."),
     ],
-    days: Annotated[int, typer.Option(help="How long they hold.")] = 90,
+    days: Annotated[int, typer.Option(help="For how many days they are valid.")] = 90,
 ) -> None:
     """Make a private CA and a server certificate, for trials."""
     from fedmed.site.authority import fingerprint
@@ -53,7 +48,9 @@ def certs(
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
     name: Annotated[str, typer.Option(help="The hospital's name in the federation.")],
-    server: Annotated[str, typer.Option(metavar="HOST:PORT", help="Of the coordinator.")],
+    server: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the coordinator's server.")
+    ],
     data: Annotated[
         Path,
         typer.Option(metavar="FILE", help="A table of images, or a TOML of data.* keys."),
@@ -62,20 +59,30 @@ def init(
         Path | None, typer.Option(help="Folder or zip of a table's images; by default beside it.")
     ] = None,
     ca: Annotated[
-        Path | None, typer.Option(help="Certificate of the CA that signed the server's; copied.")
+        Path | None,
+        typer.Option(
+            help="Certificate (PEM) of the CA that signed the server's; it is checked and copied."
+        ),
     ] = None,
     app: Annotated[
-        str, typer.Option(metavar="FILE_OR_SHA256", help="The only app bundle to be served.")
+        str, typer.Option(metavar="FILE_OR_SHA256", help="The only app bundle that may run here.")
     ] = "",
-    epsilon: Annotated[float, typer.Option(help="The most, over all runs together.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="At which epsilon holds.")] = 1e-5,
-    unit: Annotated[str, typer.Option(help="What epsilon protects.")] = "patient",
+    epsilon: Annotated[
+        float, typer.Option(help="The most that all runs together may spend.")
+    ] = 8.0,
+    delta: Annotated[float, typer.Option(help="Delta at which that epsilon holds.")] = 1e-5,
+    unit: Annotated[
+        str, typer.Option(help="What epsilon protects: patient, image, pixels or hospital.")
+    ] = "patient",
     arm: Annotated[list[str], typer.Option(help="An arm that may be asked for (repeatable).")] = [  # noqa: B006 -- typer reads it only
         "dp-sgd"
     ],
-    minimum_cohort: Annotated[int, typer.Option(help="Training patients; fewer: refuse.")] = 100,
+    minimum_cohort: Annotated[
+        int, typer.Option(help="Fewest training patients; below it the site takes no part.")
+    ] = 100,
     public_size: Annotated[
-        int, typer.Option(help="Training patients as anybody may know them; 0: set it later.")
+        int,
+        typer.Option(help="Number of training patients that everybody may know; 0: set it later."),
     ] = 0,
 ) -> None:
     """Write a hospital's key, policy and compose file.
@@ -109,8 +116,10 @@ def join(
     connection: Annotated[
         Path, typer.Argument(metavar="CONNECTION.toml", help="As fedmed site init writes it.")
     ],
-    guard: Annotated[Path, typer.Option(help="Socket of the site's guard.")],
-    port: Annotated[int, typer.Option(help="Of the SuperNode's interface on the loopback.")] = 9094,
+    guard: Annotated[Path, typer.Option(help="Socket of the site's guard, run/guard.sock.")],
+    port: Annotated[
+        int, typer.Option(help="Port of the SuperNode's interface on the loopback.")
+    ] = 9094,
 ) -> None:
     """Check the connection and become the SuperNode.
 
@@ -150,8 +159,8 @@ def doctor(
 def lines(checks: "list[Check]") -> list[tuple[str, str]]:
     """What the doctor prints: a mark and a text; neighbours skipped for one reason share a line."""
     rows: list[tuple[str, str]] = []
-    for (skipped, text), group in groupby(checks, lambda check: (check.skipped, check.text)):
-        several = list(group)
+    for (skipped, text), alike in groupby(checks, lambda check: (check.skipped, check.text)):
+        several = list(alike)
         names = ", ".join(check.name for check in several)
         if skipped:
             rows.append(("skipped", f"{names}: {text}, which is not ok"))

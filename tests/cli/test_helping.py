@@ -99,6 +99,9 @@ def test_every_command_is_told_in_one_line_and_no_bracket_is_escaped(
         listed = text.partition("Commands:\n")[2]
         assert "..." not in listed, "a line of the list of commands is cut"
         assert "\\[" not in text
+        bare = re.findall(r"^  \S+(?:  \[required\])?$", text.partition("Arguments:")[2], re.M)
+        assert bare == [], "an argument without a description"
+        assert text.count("rguments:") <= 1
 
     root = typer.main.get_command(cli.app)
     assert isinstance(root, click.Group)
@@ -108,3 +111,4 @@ def test_every_command_is_told_in_one_line_and_no_bracket_is_escaped(
             told(help_of(name, below, capsys=capsys))
     told(help_of(capsys=capsys))
     goes_red(told, "DIR  \\[required]")
+    goes_red(told, "Arguments:\n  DIR  [required]\n")
