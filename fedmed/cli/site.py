@@ -52,24 +52,18 @@ def init(
         str, typer.Option(metavar="HOST:PORT", help="Address of the coordinator's server.")
     ],
     data: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="A table of images, or a TOML of data.* keys."),
+        Path, typer.Option(metavar="FILE", help="A table of images, or a TOML of data.* keys.")
     ],
     images: Annotated[
         Path | None, typer.Option(help="Folder or zip of a table's images; by default beside it.")
     ] = None,
     ca: Annotated[
-        Path | None,
-        typer.Option(
-            help="Certificate (PEM) of the CA that signed the server's; it is checked and copied."
-        ),
+        Path | None, typer.Option(help="Certificate of the CA that signed the server's (PEM).")
     ] = None,
     app: Annotated[
         str, typer.Option(metavar="FILE_OR_SHA256", help="The only app bundle that may run here.")
     ] = "",
-    epsilon: Annotated[
-        float, typer.Option(help="The most that all runs together may spend.")
-    ] = 8.0,
+    epsilon: Annotated[float, typer.Option(help="The most, over all runs together.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Delta at which that epsilon holds.")] = 1e-5,
     unit: Annotated[
         str, typer.Option(help="What epsilon protects: patient, image, pixels or hospital.")
@@ -81,8 +75,7 @@ def init(
         int, typer.Option(help="Fewest training patients; below it the site takes no part.")
     ] = 100,
     public_size: Annotated[
-        int,
-        typer.Option(help="Number of training patients that everybody may know; 0: set it later."),
+        int, typer.Option(help="How many training patients are public; 0: set it later.")
     ] = 0,
 ) -> None:
     """Write a hospital's key, policy and compose file.

@@ -100,7 +100,7 @@ class Data(Section):
 
     uncertain_label: Annotated[float, within(1e-6, 1 - 1e-6)] = 0.5
     """`smooth`: what training aims at for an uncertain label. The same for every image, so that it
-    tells nothing."""
+    reveals nothing."""
 
     patients: Annotated[int, Field(ge=20, le=1_000_000), Unit("patients")] = 900
     """`phantom`: how many patients to draw."""
@@ -137,11 +137,11 @@ class Data(Section):
 
     site_keys: Annotated[str, Unit("`NAME=SHA256:...`, comma separated")] = ""
     """A deployed federation: the fingerprint of each hospital's node key, as `ssh-keygen -lf
-    node.pub` prints it. A node takes a name only with its key. Empty: who comes first in a run
+    node.pub` prints it. A node takes a name only with its key. Empty: whoever comes first in a run
     keeps the name."""
 
     partition: Literal["site", "even", "label-skew", "size-skew"] = "site"
-    """How patients come to hospitals, each drawn alone."""
+    """How patients are dealt to hospitals, each drawn independently."""
 
     partition_alpha: Annotated[float, within(1e-3, 1e6)] = 0.5
     """Concentration of the Dirichlet draw of `label-skew` and `size-skew`. Smaller means more skew.

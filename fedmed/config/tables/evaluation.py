@@ -39,8 +39,8 @@ class Evaluation(Section):
     attributes: Annotated[
         str, Unit("`sex`, `age`, `sex_age`, `view`, `comorbidities`, comma separated")
     ] = "sex,age"
-    """Histograms by these groups. Each one more adds noise to all. Groups by hospital cost nothing.
-    """
+    """Histograms by these groups. Each further one adds noise to all. Groups by hospital cost
+    nothing."""
 
     specificity: Annotated[float, within(1e-6, 1 - 1e-6)] = 0.9
     """The sensitivity is also given at the threshold that reaches this specificity on validation.

@@ -39,7 +39,7 @@ class Privacy(Section):
     public_size: Annotated[str, Unit("`500`, or `hospital-1=500,hospital-2=300`")] = ""
     """Number of protected units that hospitals declare public: sampling rate, steps, divisor and
     the check of delta rest on it, and `train.weighting = "size"` too. Empty: the exact number,
-    taken for public. A hospital's policy goes before it."""
+    which then counts as public. A hospital's policy takes precedence."""
 
     clipping_norm: Annotated[float, within(1e-6, 1e6), Unit("L2 norm")] = 1.0
     """Bound on one unit's gradient (`dp-sgd`) or on one hospital's update (update arms).

@@ -21,7 +21,7 @@ class Train(Section):
     """How long a hospital trains in a round. A fraction is allowed."""
 
     batch_size: Annotated[int, count(1_000_000), Unit("images (`dp-sgd`: units)")] = 16
-    """Images of a step. Under `dp-sgd`: the expected number of patients (or images) in a Poisson
+    """Images in a step. Under `dp-sgd`: the expected number of patients (or images) in a Poisson
     batch."""
 
     optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
@@ -51,14 +51,14 @@ class Train(Section):
     """Random views in training: left-right mirror images, moves by up to an eighth of the side."""
 
     views: Annotated[int, Field(ge=1, le=64), Unit("views")] = 1
-    """`dp-sgd`: views of an image whose gradients are averaged before clipping. A step costs so
-    many times more; a patient still counts once. Needs `train.augment`. Other arms draw one view.
-    """
+    """`dp-sgd`: views of an image whose gradients are averaged before clipping. A step costs that
+    many times more; a patient still counts once. Needs `train.augment`. Other arms draw one
+    view."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass in training (autocast); parameters, clipping norms, sums and noise stay
-    float32, and models are scored in float32. Faster on GPUs and CPUs with bfloat16 units. Not with
-    `privacy.engine = "opacus"`."""
+    """Precision of the forward pass in training (autocast); parameters, clipping norms, sums and
+    noise stay float32, and models are scored in float32. Faster on GPUs and CPUs with bfloat16
+    units. Not with `privacy.engine = "opacus"`."""
 
     ema: Annotated[float, within(0, 0.99999)] = 0.0
     """Decay of an average of the parameters over the steps of a round; the average is what a
@@ -69,8 +69,8 @@ class Train(Section):
     needs sizes in `privacy.public-size` for `size`."""
 
     largest_share: Annotated[float, Field(ge=0, le=1), Unit("share of the weight")] = 0.0
-    """Most of a round's weight that one hospital gets with `weighting = "size"`. 0: a half where
-    hospitals declare their sizes themselves (`data.sites`), all in a simulation."""
+    """The largest share of a round's weight that one hospital gets with `weighting = "size"`. 0: a
+    half where hospitals declare their sizes themselves (`data.sites`), all in a simulation."""
 
     update_bound: Annotated[float, Field(ge=1, le=1e6), Unit("times")] = 10.0
     """An update longer than so many times the median norm of the other hospitals' is cut to that,
@@ -100,7 +100,7 @@ class Train(Section):
     """What happens when a hospital fails in a round."""
 
     minimum_hospitals: Annotated[int, count(1000), Unit("hospitals")] = 1
-    """With `continue`: the fewest updates that make a round."""
+    """With `continue`: the fewest updates that complete a round."""
 
     timeout: Annotated[float, within(1e-3, 1e7), Unit("seconds")] = 3600.0
     """How long the server waits for a round's updates. The inline engine cannot interrupt a
