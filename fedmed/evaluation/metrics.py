@@ -51,7 +51,7 @@ class Counts:
     def of_each(cls, truth: Floats, called: Floats) -> Counts:
         """Of single images, by label and call, each 0 or 1."""
         return cls(
-            images=np.ones(truth.size),
+            images=np.ones_like(truth),
             positives=truth,
             negatives=1.0 - truth,
             tp=called * truth,

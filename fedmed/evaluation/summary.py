@@ -142,7 +142,7 @@ def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Js
             "resamples": resamples,
             "level": LEVEL,
             "unit": "patient",
-            "strata": "label",
+            "strata": "label" if found.stratified else None,
         },
         "at_specificity": _at_specificity(found, thresholds),
         "groups": {name: rows.group_rows(found, name) for name in found.counts},

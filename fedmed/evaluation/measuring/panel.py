@@ -31,6 +31,10 @@ class Panel(Protocol):
     def counts(self) -> Mapping[str, list[Count]]:
         """Groups of each attribute, in natural order."""
 
+    @property
+    def stratified(self) -> bool:
+        """Whether every resample has as many patients with the disease as the sample."""
+
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
     ) -> Quantity:
@@ -54,6 +58,11 @@ class SinglePanel:
     patients: npt.NDArray[np.int64]
     counts: Mapping[str, list[Count]]
     measured: Measured
+
+    @property
+    def stratified(self) -> bool:
+        """Whether patients were drawn by their label: of one target, when none has both."""
+        return len(self.measured.design.strata) > 1
 
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
@@ -96,6 +105,11 @@ class MacroPanel:
         each = {name: panel.counts for name, panel in self.targets.items()}
         shared = [a for a in groups.ATTRIBUTES if all(a in counts for counts in each.values())]
         return {a: _together({name: c[a] for name, c in each.items()}) for a in shared}
+
+    @property
+    def stratified(self) -> bool:
+        """Never: patients who are ill of one target are healthy ones of another."""
+        return False
 
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
@@ -157,14 +171,13 @@ def panels(
     """Measure the columns of each target on its test rows, on the same resamples of patients.
 
     Rows have the columns of the schema and are in the order of images. With several targets
-    patients are drawn within those who have any of them and those who have none, not by each label.
+    patients are drawn without strata.
     """
-    strata = _any_target(tests) if len(tests) > 1 else None
     return {
         target: _panel(
             test,
             columns[target],
-            strata,
+            by_label=len(tests) == 1,
             resamples=resamples,
             seed=seed,
             threads=threads,
@@ -183,8 +196,8 @@ def paired_targets(tests: Mapping[str, pd.DataFrame]) -> bool:
 def _panel(
     test: pd.DataFrame,
     columns: Sequence[Column],
-    strata: Mapping[str, bool] | None,
     *,
+    by_label: bool,
     resamples: int,
     seed: int,
     threads: int | None,
@@ -204,22 +217,11 @@ def _panel(
             {name: text.to_numpy(dtype=object) for name, text in members.items()},
             resamples=resamples,
             seed=seed,
-            strata=None if strata is None else _patients(test).map(strata).to_numpy(dtype=bool),
+            by_label=by_label,
             threads=threads,
             progress=progress,
         ),
     )
-
-
-def _patients(test: pd.DataFrame) -> pd.Series:
-    """A name for the patient of each row: the image's where the patient is not known."""
-    return ("p " + test["patient_id"]).fillna("i " + test["image"])
-
-
-def _any_target(tests: Mapping[str, pd.DataFrame]) -> dict[str, bool]:
-    rows = pd.concat(tests.values())
-    any_of: pd.Series = rows["label"].groupby(_patients(rows)).max() > 0
-    return {str(patient): bool(ill) for patient, ill in any_of.items()}
 
 
 def _together(each: Mapping[str, Sequence[Count]]) -> list[Count]:

@@ -26,6 +26,7 @@ from fedmed.evaluation.pooled.cells import (
     specific_edge,
     youden_edge,
 )
+from fedmed.evaluation.pooled.few import reaches, with_few
 from fedmed.evaluation.pooled.groups import by_group, gaps_between
 from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec
 
@@ -75,8 +76,14 @@ def evaluate_histograms(
     sample = drawn_measures(
         test, at, deviation=deviation, clustering=pooled.clustering, resamples=resamples
     )
-    overall = _overall(test, sample, level, enough=enough)
-    rates, intervals = _rates(test, at, sample, level, enough=enough)
+    own = {
+        name: reach[0]
+        for name, reach in reaches(
+            test[None], at, deviation=deviation, clustering=pooled.clustering
+        ).items()
+    }
+    overall = _overall(test, sample, own, level, enough=enough)
+    rates, intervals = _rates(test, at, sample, own, level, enough=enough)
     rows, gaps = _by_attribute(pooled, at, resamples, level)
     mean, left_out = _hospital_mean(rows["hospital"])
     notes = [] if enough else [_why_none("test", floor)]
@@ -114,14 +121,22 @@ def evaluate_histograms(
     return clean
 
 
-def _overall(test: Array, sample: Mapping[str, Array], level: float, *, enough: bool) -> Json:
+def _overall(
+    test: Array,
+    sample: Mapping[str, Array],
+    own: Mapping[str, Array],
+    level: float,
+    *,
+    enough: bool,
+) -> Json:
     """Prevalence and AUROC of all test images together, with the bounds of the binning."""
     middle, half = (float(number) for number in area(test))
     if not enough:
         middle = math.nan
     totals = test.sum(-1)
     prevalence = float(totals[1] / totals.sum()) if enough else math.nan
-    narrow = interval(sample["auroc"], level=level) if enough else None
+    drawn = interval(sample["auroc"], level=level) if enough else None
+    narrow = with_few(middle, own["auroc"], drawn)
     wide = None if narrow is None else [max(narrow[0] - half, 0.0), min(narrow[1] + half, 1.0)]
     return {
         "prevalence": prevalence,
@@ -133,14 +148,22 @@ def _overall(test: Array, sample: Mapping[str, Array], level: float, *, enough: 
 
 
 def _rates(
-    test: Array, at: int | None, sample: Mapping[str, Array], level: float, *, enough: bool
+    test: Array,
+    at: int | None,
+    sample: Mapping[str, Array],
+    own: Mapping[str, Array],
+    level: float,
+    *,
+    enough: bool,
 ) -> tuple[dict[str, float], Json]:
     """Rates of the test images at the threshold, and their intervals."""
     values = {name: float(number) for name, number in measures(test, at).items()}
     called = [name for name in shown("result") if name in SHARES]
     found = {name: values.get(name, math.nan) if enough else math.nan for name in called}
     intervals = {
-        name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
+        name: with_few(found[name], own[name], interval(sample[name], level=level))
+        if math.isfinite(found[name])
+        else None
         for name in called
     }
     return found, intervals
@@ -206,12 +229,16 @@ def _at_specificity(
         resamples=resamples,
     )
     values = measures(test, at)
+    own = reaches(test[None], at, deviation=pooled.pooled_deviation, clustering=pooled.clustering)
     names = tuple(shown("result at fixed specificity"))
     return {
         "specificity_target": target,
         "threshold": pooled.spec.edges[at],
         **{name: float(values[name]) for name in names},
-        "intervals": {name: interval(sample[name], level=level) for name in names},
+        "intervals": {
+            name: with_few(float(values[name]), own[name][0], interval(sample[name], level=level))
+            for name in names
+        },
     }
 
 
