@@ -130,6 +130,16 @@ class Evidence:
                 return one
         return None
 
+    def headline(self, arm: str) -> Difference | None:
+        """An arm's difference in the metric that it is compared by.
+
+        That is AUROC, or the mean of it within hospitals where the arm trains by another scheme.
+        """
+        for one in self.differences:
+            if one.arm == arm and one.kind == "metric" and one.headline:
+                return one
+        return self.difference(arm, "metric", "auroc")
+
 
 def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evidence | None:
     """``comparison.json`` of a run directory; None where absent, damaged or out of date.

@@ -24,7 +24,7 @@ from fedmed.evaluation.tables import predictions
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 2  # of comparison.json; another makes it anew
+FORMAT: Final = 3  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 
@@ -56,6 +56,13 @@ class Runs:
         """Whose data each arm's epsilon protects."""
         return {
             arm: str(next(iter(by_seed.values())).get("unit"))
+            for arm, by_seed in self.results.items()
+        }
+
+    def schemes(self) -> dict[str, str]:
+        """How each arm is trained: federated, pooled, or each hospital alone."""
+        return {
+            arm: str(next(iter(by_seed.values())).get("scheme"))
             for arm, by_seed in self.results.items()
         }
 
@@ -174,6 +181,7 @@ def _compared(
         baseline,
         runs.epsilons(),
         units=runs.units(),
+        schemes=runs.schemes(),
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -203,6 +211,7 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "inputs": runs.inputs(),
         "epsilons": runs.epsilons(),
         "units": runs.units(),
+        "schemes": runs.schemes(),
         "baseline": _baseline(runs.results)[0],
         "resamples": resamples,
         "seed": seed,
