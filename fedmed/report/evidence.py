@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -114,6 +114,7 @@ class Evidence:
     family: Json
     correlations: list[Json]
     notes: list[str]
+    splits: list[Json] = field(default_factory=list)  # as in the file
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
         """An arm's estimate under ``by_arm``; None where there is no number."""
@@ -192,6 +193,7 @@ def _evidence(comparison: Json) -> Evidence:
         family=table(comparison, "family"),
         correlations=rows(comparison, "correlations"),
         notes=texts(comparison, "notes"),
+        splits=rows(comparison, "splits"),
     )
 
 

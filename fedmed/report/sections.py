@@ -9,7 +9,7 @@ from fedmed.evaluation.group_gaps import GAPS, HEADLINE
 from fedmed.evaluation.metrics import METRICS, shown
 from fedmed.report import groups, words
 from fedmed.report.arms import Arm
-from fedmed.report.evidence import Estimate
+from fedmed.report.evidence import Estimate, Evidence, estimate
 from fedmed.report.load import Comparison, Run
 from fedmed.report.palette import arm_colour, arm_shape
 from fedmed.report.reading import Json, dig, mean, number, rows, table, texts
@@ -74,6 +74,32 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         ),
         "axis_start": start,
     }
+
+
+def splits(evidence: Evidence | None) -> list[Json]:
+    """What each private arm loses, by its recipe, its clipping and its noise: a row per step."""
+    told = []
+    for split in evidence.splits if evidence else []:
+        steps = [*rows(split, "steps"), {"step": "together", **table(split, "total")}]
+        metric = METRICS.get(str(split.get("quantity")))
+        told.append(
+            {
+                "arm": str(split.get("arm")),
+                "title": metric.title if metric else "AUROC",
+                "steps": [
+                    {
+                        "step": str(step.get("step")),
+                        "between": f"{step.get('from')} to {step.get('to')}",
+                        "before": number(step.get("before")),
+                        "after": number(step.get("after")),
+                        "change": estimate(table(step, "difference")),
+                        "p": number(step.get("p")),
+                    }
+                    for step in steps
+                ],
+            }
+        )
+    return told
 
 
 def headings() -> dict[str, Any]:

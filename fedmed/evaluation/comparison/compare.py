@@ -17,6 +17,7 @@ from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
 from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.comparison.splitting import STEPS
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.tables import predictions
@@ -35,6 +36,7 @@ class Runs:
     paths: dict[str, dict[int, Path]] = field(default_factory=dict)
     results: dict[str, dict[int, Json]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    between: dict[str, list[str]] = field(default_factory=dict)  # arms that split an arm's cost
 
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
@@ -122,7 +124,7 @@ def find(out: Path) -> Runs:
         if files.is_seed(digits := folder.name.removeprefix("seed-"))
     ]
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
-    runs = Runs()
+    runs = Runs(between=_between(about))
     histograms = 0
     for arm, number, folder in found:
         result = _object(folder / "result.json")
@@ -151,6 +153,18 @@ def find(out: Path) -> Runs:
         why = f" ({runs.notes[0]})" if runs.notes else ""
         raise UserError(f"{out} holds no finished run{why}; give the folder that fedmed run wrote")
     return runs
+
+
+def _between(about: Json) -> dict[str, list[str]]:
+    """Which arms split the cost of which one, as ``experiment.json`` says."""
+    told = about.get("decompose")
+    if not isinstance(told, dict):
+        return {}
+    return {
+        arm: [str(name) for name in names]
+        for arm, names in told.items()
+        if isinstance(names, list) and len(names) == len(STEPS) - 1
+    }
 
 
 def _compared(
@@ -182,6 +196,7 @@ def _compared(
         runs.epsilons(),
         units=runs.units(),
         schemes=runs.schemes(),
+        between=runs.between,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -212,6 +227,7 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "epsilons": runs.epsilons(),
         "units": runs.units(),
         "schemes": runs.schemes(),
+        "between": runs.between,
         "baseline": _baseline(runs.results)[0],
         "resamples": resamples,
         "seed": seed,

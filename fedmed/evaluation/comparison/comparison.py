@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedmed.base.errors import UserError
 from fedmed.evaluation import fairness
 from fedmed.evaluation.comparison import correlations
 from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
+from fedmed.evaluation.comparison.splitting import split
 from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.delong import covariances, delong
 from fedmed.evaluation.intervals.estimates import (
@@ -52,6 +53,7 @@ def compare(
     *,
     units: Mapping[str, str] | None = None,
     schemes: Mapping[str, str] | None = None,
+    between: Mapping[str, Sequence[str]] | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
     threads: int | None = None,
@@ -62,8 +64,9 @@ def compare(
     `tables` holds a predictions table per arm and seed. Every run keeps the threshold of its own
     validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
     and `units` (whose data an epsilon protects) serve the correlation with gaps, within a unit.
-    `schemes` by arm says which arms are compared within hospitals (:func:`_headlines`). The result
-    does not depend on `threads` (None: all cores). `progress` is told the share that is done.
+    `schemes` by arm says which arms are compared within hospitals (:func:`_headlines`), `between`
+    which ones split an arm's cost (:func:`splitting.split`). The result does not depend on
+    `threads` (None: all cores). `progress` is told the share that is done.
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -80,7 +83,7 @@ def compare(
         progress=progress,
     )
     panel = _panel(by_target, paired)
-    headlines = _headlines(panel, paired, baseline, schemes or {})
+    headlines = _headlines(panel, paired, baseline, schemes or {}, between or {})
     by_arm, found = _estimated(panel, paired, baseline, headlines)
     family = _adjusted(found)
     notes = [*paired.notes, *_common_seeds(paired, baseline)]
@@ -101,6 +104,7 @@ def compare(
         "by_arm": by_arm,
         "differences": found,
         "family": family,
+        "splits": split(panel, paired, baseline, between or {}, headlines),
         "correlations": told,
         "notes": [*notes, *_left_out(panel)],
     }
@@ -123,18 +127,26 @@ def _panel(by_target: Mapping[str, SinglePanel], paired: Paired) -> Panel:
 
 
 def _headlines(
-    panel: Panel, paired: Paired, baseline: str, schemes: Mapping[str, str]
-) -> dict[str, Place]:
+    panel: Panel,
+    paired: Paired,
+    baseline: str,
+    schemes: Mapping[str, str],
+    between: Mapping[str, Sequence[str]],
+) -> dict[str, Place | None]:
     """Which metrics' differences are an arm's headline: those between schemes or within one.
 
     Pooled scores of several models, as hospitals that train alone make them, are no ranking.
-    Without a hospital that has numbers all are compared as within one scheme.
+    Without a hospital that has numbers all are compared as within one scheme. Arms that only split
+    another one's cost have none: they would make every other p-value larger.
     """
     known = all(
         np.isfinite(panel.quantity(name).values).all() for name in shown("headline between schemes")
     )
+    splitting_arms = {name for names in between.values() for name in names}
     return {
-        arm: "headline between schemes"
+        arm: None
+        if arm in splitting_arms
+        else "headline between schemes"
         if known and schemes.get(arm) != schemes.get(baseline)
         else "headline"
         for arm in paired.runs
@@ -142,7 +154,7 @@ def _headlines(
 
 
 def _estimated(
-    panel: Panel, paired: Paired, baseline: str, headlines: Mapping[str, Place]
+    panel: Panel, paired: Paired, baseline: str, headlines: Mapping[str, Place | None]
 ) -> tuple[dict[str, Json], list[Json]]:
     """Every arm's estimates, and every change from the baseline in the order of the arms."""
     by_arm = {arm: _empty(panel, list(runs)) for arm, runs in paired.runs.items()}
@@ -216,7 +228,7 @@ def _place(told: Json, item: Item, names: list[str]) -> None:
         place[item.name] = estimate_gap(item.gap.select(names))
 
 
-def _change(item: Item, arm: str, paired: Paired, baseline: str, headlines: Place) -> Json:
+def _change(item: Item, arm: str, paired: Paired, baseline: str, headlines: Place | None) -> Json:
     """An item of an arm minus the baseline's; what needs the other differences comes later."""
     ours, theirs = paired.runs[arm], paired.runs[baseline]
     change, (value, base) = difference(item.quantity, ours, theirs)

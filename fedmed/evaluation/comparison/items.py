@@ -33,12 +33,14 @@ class Item:
         """Whether it is a largest difference, whose resamples are biased."""
         return self.gap is not None and len(self.gap.contrasts) > 0
 
-    def headline(self, place: Place) -> bool:
+    def headline(self, place: Place | None) -> bool:
         """Whether its difference is one of the family that p-values are adjusted over.
 
         `place` of the table of metrics says which of them: those of arms that are trained by the
-        baseline's scheme, or by another.
+        baseline's scheme, or by another. None: nothing of the arm is.
         """
+        if place is None:
+            return False
         if self.kind == "gap":
             return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE
         return self.kind == "metric" and self.name in shown(place)
