@@ -101,6 +101,7 @@ def _show_metrics(found: Json, name: str) -> None:
     if gaps:
         say("\ngaps between groups")
         _print(gaps)
+    _show_hospitals(found["between_hospitals"])
     targets = [
         {
             "target": target,
@@ -116,6 +117,30 @@ def _show_metrics(found: Json, name: str) -> None:
     for attribute, row in found["fairness"].items():
         for note in row["notes"]:
             say(f"note: {attribute}: {note}")
+
+
+def _show_hospitals(told: Json | None) -> None:
+    """AUROC at each hospital and without it, and what a further one may have."""
+    if told is None:
+        return
+    say("\nhospitals, one left out at a time")
+    _print(
+        [
+            {
+                "hospital": row["hospital"],
+                "AUROC": _number(row["auroc"]),
+                "95 % interval": _bounds(*(row["interval"] or (None, None))),
+                "AUROC without it": _number(row["auroc_without"]),
+                "95 % interval without it": _bounds(*(row["interval_without"] or (None, None))),
+            }
+            for row in told["each"]
+        ]
+    )
+    if told["note"]:
+        say(f"note: {told['note']}")
+        return
+    mean = f"{_number(told['mean'])} ({_bounds(*told['mean_interval'])})"
+    say(f"mean of hospitals: AUROC {mean}; a new one: {_bounds(*told['new_hospital'])}")
 
 
 def _group(row: Json) -> Json:

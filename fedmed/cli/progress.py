@@ -81,6 +81,8 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
     """One line about a finished run; epsilon never stands without its unit."""
     auroc = result["metrics"]["auroc"]
     shown = "not defined" if auroc is None else f"{auroc:.3f}"
+    within = result["metrics"].get("within_hospital_auroc")
+    shown += "" if within is None else f" ({within:.3f} within hospitals)"
     privacy = "no privacy claim"
     if result["epsilon"] is not None:
         privacy = f"epsilon {up(result['epsilon']):.3g} per {result['unit']}"

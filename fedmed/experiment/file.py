@@ -10,7 +10,7 @@ from fedmed import config
 from fedmed.base.errors import UserError
 from fedmed.base.paths import resolve_all
 from fedmed.config import ARMS, Scalar, Settings
-from fedmed.experiment import pretraining
+from fedmed.experiment import decomposing, pretraining
 from fedmed.report import published
 
 # Arms that need no table of their own in an experiment's file.
@@ -20,7 +20,7 @@ _NAMED: dict[str, dict[str, Any]] = {
     "pooled-dp-sgd": {"train": {"scheme": "pooled"}, "privacy": {"arm": "dp-sgd"}},
     "local-only": {"train": {"scheme": "local-only"}, "privacy": {"arm": "none"}},
 }
-_HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain", "paper")
+_HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain", "paper", "decompose")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Experiment:
     arms: dict[str, Settings]
     pretrain: Settings | None = None  # what arms with model.weights = "pretrain" start from
     paper: str = ""  # whose published figures the report shows beside these
+    decompose: tuple[str, ...] = ()  # arms whose cost is split into recipe, clipping and noise
 
     def settings(self, arm: str, seed: int) -> Settings:
         """Settings of one run."""
@@ -85,6 +86,8 @@ def make_experiment(
     if unused and "privacy.arm" not in changes:
         raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
     settings = {name: _settings(name, base, tables, changes, path) for name in names}
+    split = decomposing.asked(text.get("decompose", []), settings, where, chosen=bool(arms))
+    settings = decomposing.with_controls(settings, split, where)
     pretrain = _pretrain(text, base, changes, before, path)
     settings = {n: pretraining.starts_from(s, pretrain, where) for n, s in settings.items()}
     if not any(s.model.weights == "pretrain" for s in settings.values()):
@@ -106,6 +109,7 @@ def make_experiment(
         arms=settings,
         pretrain=pretrain,
         paper=_paper(text, where),
+        decompose=split,
     )
 
 

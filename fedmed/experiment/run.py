@@ -21,7 +21,7 @@ from fedmed.data.brightness import findings, tabled
 from fedmed.data.form import Form, central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.evaluation.comparison import compare
-from fedmed.experiment import pretraining
+from fedmed.experiment import decomposing, pretraining
 from fedmed.experiment.directory import RunDirectory
 from fedmed.experiment.file import Experiment, is_list_of
 from fedmed.federation.members import make_plans, member_shard
@@ -195,16 +195,20 @@ def earlier_runs(record: Path) -> dict[str, Any]:
     They are empty where there is none; one that is of another kind raises :class:`UserError`.
     """
     stored = files.read_object(record) if record.exists() else {}
-    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}, **stored}
+    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}}
+    told |= {"decompose": {}, **stored}
     pairs = is_list_of(told["runs"], list) and all(
         len(run) == 2 and isinstance(run[0], str) and is_list_of(run[1:], int)
         for run in told["runs"]
     )
-    lists = is_list_of(told["arms"], str) and is_list_of(told["seeds"], int) and pairs
+    between = told["decompose"]
+    names = is_list_of(told["arms"], str) and isinstance(between, dict)
+    names = names and all(is_list_of(one, str) for one in between.values())
+    lists = names and is_list_of(told["seeds"], int) and pairs
     if not lists or not isinstance(told["base"], dict):
         raise UserError(
-            f"{record} is damaged: arms, seeds, runs or base are of another kind; restore it, or "
-            "choose another --out"
+            f"{record} is damaged: arms, seeds, runs, decompose or base are of another kind; "
+            "restore it, or choose another --out"
         )
     return told
 
@@ -265,6 +269,8 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "title": experiment.title,
             "description": experiment.description,
             "paper": experiment.paper,
+            "decompose": earlier["decompose"]
+            | {arm: list(decomposing.controls(arm)) for arm in experiment.decompose},
             "arms": list(dict.fromkeys([*earlier["arms"], *experiment.arms])),
             "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
             "runs": sorted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fedmed.config import ARMS
 from fedmed.evaluation.metrics import shown
 from fedmed.privacy.statement.facts import Facts
 from fedmed.report import checking
@@ -71,7 +72,17 @@ class Arm:
     @property
     def private(self) -> bool:
         """Whether noise or another treatment entered, with or without a claim."""
-        return self.kind != "none"
+        return self.kind != "none" and not self.control
+
+    @property
+    def plain(self) -> bool:
+        """Whether it trains without any treatment."""
+        return self.kind == "none"
+
+    @property
+    def control(self) -> bool:
+        """Whether it is a private arm's recipe without its noise, to split that arm's cost."""
+        return self.kind in ARMS and ARMS[self.kind].control
 
     @property
     def element(self) -> str:
@@ -228,7 +239,7 @@ def reference(arms: list[Arm]) -> Arm | None:
     for arm in arms:
         if arm.name == named:
             return arm
-    return next((arm for arm in arms if not arm.private and arm.scheme == "federated"), None)
+    return next((arm for arm in arms if arm.plain and arm.scheme == "federated"), None)
 
 
 def _arm(name: str, place: int, runs: list[Run], evidence: Evidence | None) -> Arm:

@@ -22,7 +22,7 @@ _APART: Final = 0.035  # share of the axis between arms at the same epsilon
 
 def panels(arms: Sequence[Arm]) -> list[Figure]:
     """A panel for each unit for which an arm claims a finite epsilon."""
-    baselines = [arm for arm in arms if not arm.private and arm.auroc is not None]
+    baselines = [arm for arm in arms if arm.plain and arm.auroc is not None]
     claimed = [arm for arm in arms if arm.epsilon and arm.axis_epsilon and arm.auroc is not None]
     shared = chart.limits(
         [

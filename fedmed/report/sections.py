@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fedmed.evaluation.group_gaps import GAPS, HEADLINE
-from fedmed.evaluation.metrics import shown
+from fedmed.evaluation.metrics import METRICS, shown
 from fedmed.report import groups, words
 from fedmed.report.arms import Arm
-from fedmed.report.evidence import Estimate
+from fedmed.report.evidence import Estimate, Evidence, estimate
 from fedmed.report.load import Comparison, Run
 from fedmed.report.palette import arm_colour, arm_shape
 from fedmed.report.reading import Json, dig, mean, number, rows, table, texts
@@ -46,11 +46,13 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - start) / (1.0 - start), 2)
 
-    change = Estimate()
+    change, changed = Estimate(), ""
     if base is not None and arm is not base and arm.auroc is not None and base.auroc is not None:
         change = Estimate(value=arm.auroc - base.auroc)
-        compared = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
-        change = compared.change if compared else change
+        compared = arm.evidence.headline(arm.name) if arm.evidence else None
+        if compared is not None:
+            change = compared.change
+            changed = "" if compared.quantity == "auroc" else METRICS[compared.quantity].title
     return {
         "arm": arm,
         "mark": legend([arm])[0],
@@ -62,6 +64,7 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         if arm.epsilon is not None and arm.replaced != arm.epsilon
         else None,
         "change": change,
+        "changed": changed,
         "measures": [arm.measure(key) for key in shown("summary")],
         "strip": (
             place(arm.low),
@@ -73,10 +76,36 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     }
 
 
+def splits(evidence: Evidence | None) -> list[Json]:
+    """What each private arm loses, by its recipe, its clipping and its noise: a row per step."""
+    told = []
+    for split in evidence.splits if evidence else []:
+        steps = [*rows(split, "steps"), {"step": "together", **table(split, "total")}]
+        metric = METRICS.get(str(split.get("quantity")))
+        told.append(
+            {
+                "arm": str(split.get("arm")),
+                "title": metric.title if metric else "AUROC",
+                "steps": [
+                    {
+                        "step": str(step.get("step")),
+                        "between": f"{step.get('from')} to {step.get('to')}",
+                        "before": number(step.get("before")),
+                        "after": number(step.get("after")),
+                        "change": estimate(table(step, "difference")),
+                        "p": number(step.get("p")),
+                    }
+                    for step in steps
+                ],
+            }
+        )
+    return told
+
+
 def headings() -> dict[str, Any]:
     """Titles of the metrics in the table of arms, and the gaps in the tables of gaps."""
     beside = list(shown("summary").values())
-    taken = words.listed([metric.title for metric in beside])
+    taken = words.listed([metric.title for metric in beside if metric.thresholds])
     return {
         "beside": [metric.heading for metric in beside],
         "taken": taken[0].upper() + taken[1:],

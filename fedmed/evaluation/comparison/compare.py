@@ -17,6 +17,7 @@ from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
 from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.comparison.splitting import STEPS
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.tables import predictions
@@ -24,7 +25,7 @@ from fedmed.evaluation.tables import predictions
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 2  # of comparison.json; another makes it anew
+FORMAT: Final = 3  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 
@@ -35,6 +36,7 @@ class Runs:
     paths: dict[str, dict[int, Path]] = field(default_factory=dict)
     results: dict[str, dict[int, Json]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    between: dict[str, list[str]] = field(default_factory=dict)  # arms that split an arm's cost
 
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
@@ -56,6 +58,13 @@ class Runs:
         """Whose data each arm's epsilon protects."""
         return {
             arm: str(next(iter(by_seed.values())).get("unit"))
+            for arm, by_seed in self.results.items()
+        }
+
+    def schemes(self) -> dict[str, str]:
+        """How each arm is trained: federated, pooled, or each hospital alone."""
+        return {
+            arm: str(next(iter(by_seed.values())).get("scheme"))
             for arm, by_seed in self.results.items()
         }
 
@@ -115,7 +124,7 @@ def find(out: Path) -> Runs:
         if files.is_seed(digits := folder.name.removeprefix("seed-"))
     ]
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
-    runs = Runs()
+    runs = Runs(between=_between(about))
     histograms = 0
     for arm, number, folder in found:
         result = _object(folder / "result.json")
@@ -146,6 +155,18 @@ def find(out: Path) -> Runs:
     return runs
 
 
+def _between(about: Json) -> dict[str, list[str]]:
+    """Which arms split the cost of which one, as ``experiment.json`` says."""
+    told = about.get("decompose")
+    if not isinstance(told, dict):
+        return {}
+    return {
+        arm: [str(name) for name in names]
+        for arm, names in told.items()
+        if isinstance(names, list) and len(names) == len(STEPS) - 1
+    }
+
+
 def _compared(
     out: Path,
     runs: Runs,
@@ -174,6 +195,8 @@ def _compared(
         baseline,
         runs.epsilons(),
         units=runs.units(),
+        schemes=runs.schemes(),
+        between=runs.between,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -203,6 +226,8 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "inputs": runs.inputs(),
         "epsilons": runs.epsilons(),
         "units": runs.units(),
+        "schemes": runs.schemes(),
+        "between": runs.between,
         "baseline": _baseline(runs.results)[0],
         "resamples": resamples,
         "seed": seed,

@@ -89,6 +89,14 @@ def average(quantities: Sequence[Quantity]) -> Quantity:
     )
 
 
+def undefined(like: Quantity) -> Quantity:
+    """A quantity with the columns and resamples of another, and no number: NaN throughout."""
+    nothing = np.full((1, len(like.columns)), np.nan)
+    return Quantity(
+        like.columns, nothing[0], np.full_like(like.samples, np.nan), lambda: nothing.copy()
+    )
+
+
 def _sum(parts: Sequence[tuple[float, Quantity]]) -> Terms:
     """The terms of a sum of quantities; none where one of these is no sum of terms."""
     if not all(quantity.terms for _, quantity in parts):

@@ -7,7 +7,7 @@ questions; all its targets see the same resamples of patients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +18,10 @@ from fedmed.evaluation import fairness
 from fedmed.evaluation.fairness import Count
 from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.gaps import Gap
-from fedmed.evaluation.intervals.quantity import Quantity, average
+from fedmed.evaluation.intervals.quantity import Quantity, average, undefined
 from fedmed.evaluation.intervals.resampling import Progress, clusters, part_of
 from fedmed.evaluation.measuring.measures import Column, Measured, measure
+from fedmed.evaluation.metrics import METRICS
 from fedmed.evaluation.tables import groups
 
 
@@ -67,8 +68,23 @@ class SinglePanel:
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
     ) -> Quantity:
-        """A metric overall or of one group."""
-        return self.measured.quantity(metric, attribute, group)
+        """A metric overall or of one group.
+
+        A mean of groups is over those with enough images of both classes, each counting the same;
+        NaN where there is none.
+        """
+        row = METRICS.get(metric)
+        if row is None or not row.mean_of:
+            return self.measured.quantity(metric, attribute, group)
+        each = self.each_group(row.mean_of, row.over)
+        if not each:
+            return undefined(self.measured.quantity(row.mean_of))
+        return average(list(each.values()))
+
+    def each_group(self, metric: str, attribute: str) -> dict[str, Quantity]:
+        """A metric of every group of an attribute that is known and has enough images."""
+        names = fairness.compared(self.counts.get(attribute, []))
+        return {name: self.measured.quantity(metric, attribute, name) for name in names}
 
     def against_others(self, metric: str, attribute: str, group: str) -> Quantity:
         """A group's metric minus that of all others."""
@@ -153,10 +169,8 @@ class MacroPanel:
     def _mean(self, quantities: Sequence[Quantity]) -> Quantity:
         if self.paired:
             return average(quantities)
-        first = quantities[0]
         values = np.mean([quantity.values for quantity in quantities], axis=0)
-        nothing = np.full((1, len(first.columns)), np.nan)
-        return Quantity(first.columns, values, np.full_like(first.samples, np.nan), lambda: nothing)
+        return replace(undefined(quantities[0]), values=values)
 
 
 def panels(

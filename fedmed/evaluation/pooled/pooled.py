@@ -85,7 +85,8 @@ def evaluate_histograms(
     overall = _overall(test, sample, own, level, enough=enough)
     rates, intervals = _rates(test, at, sample, own, level, enough=enough)
     rows, gaps = _by_attribute(pooled, at, resamples, level)
-    mean, left_out = _hospital_mean(rows["hospital"])
+    within, within_interval = _within(pooled, rows["hospital"], resamples, level)
+    left_out = _left_out(rows["hospital"])
     notes = [] if enough else [_why_none("test", floor)]
     notes += left_out
     if deviation:
@@ -97,12 +98,16 @@ def evaluate_histograms(
         "patients_test": None,
         **dict.fromkeys(shown("result")),  # a histogram tells neither precision nor calibration
         **overall,
+        **within,
         "auroc_val": float(area(val)[0]) if _enough(val, floor) else None,
-        "hospital_auroc_mean": mean,
         "threshold": None if at is None else spec.edges[at],
         "threshold_rule": _rule(at, val, _enough(val, floor), floor),
         **rates,
-        "intervals": {"auroc": overall["auroc_interval"], **intervals},
+        "intervals": {
+            "auroc": overall["auroc_interval"],
+            **dict.fromkeys(within, within_interval),
+            **intervals,
+        },
         "resampling": {
             "method": "parametric",
             "resamples": resamples,
@@ -169,15 +174,34 @@ def _rates(
     return found, intervals
 
 
-def _hospital_mean(rows: list[Json]) -> tuple[float | None, list[str]]:
-    """The mean of the hospitals' own AUROCs, and a note of those that have none."""
-    hospitals = {row["group"]: row["auroc"] for row in rows}
-    known = [auroc for auroc in hospitals.values() if auroc is not None]
-    without = [name for name, auroc in hospitals.items() if auroc is None]
-    if not known:
-        return None, []
-    note = f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few"
-    return sum(known) / len(known), [note] if without else []
+def _left_out(rows: list[Json]) -> list[str]:
+    """A note of the hospitals that the mean within hospitals leaves out."""
+    without = [row["group"] for row in rows if row["note"] is not None]
+    if not without or len(without) == len(rows):
+        return []
+    return [f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few"]
+
+
+def _within(
+    pooled: Pooled, rows: list[Json], resamples: int, level: float
+) -> tuple[dict[str, float], list[float] | None]:
+    """The mean of the hospitals' own AUROCs and its interval, widened by the binning bound."""
+    (name,) = shown("headline between schemes")
+    names = sorted(row["group"] for row in rows if row["note"] is None)
+    if not names:
+        return {name: math.nan}, None
+    own = np.stack([pooled.counts[hospital][EVERYBODY][TEST, 0] for hospital in names])
+    sample = drawn_measures(
+        own,
+        None,
+        deviation=pooled.deviation,
+        clustering=pooled.clustering,
+        resamples=resamples,
+    )
+    middle, half = (float(each.mean()) for each in area(own))
+    found = interval(sample["auroc"].mean(axis=1), level=level)
+    wide = None if found is None else [max(found[0] - half, 0.0), min(found[1] + half, 1.0)]
+    return {name: middle}, wide
 
 
 def noise_floor(deviation: float, bins: int) -> float:

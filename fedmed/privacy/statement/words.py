@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fedmed.base.rounding import up
+from fedmed.config import ARMS
 from fedmed.privacy.plans import Plan
 from fedmed.privacy.statement import evaluation, facts
 
@@ -68,7 +69,7 @@ def _training(record: Statement) -> str:
     if record.facts is None:
         return _mixed(record)
     if record.unit == "none":
-        noised = record.arm != "none"
+        noised = ARMS[record.arm].noise != "nowhere"
         return (
             "What this run does to the images gives no guarantee. "
             * noised
