@@ -27,6 +27,7 @@ from fedmed.report import (
     palette,
     papers,
     papers_figures,
+    people,
     sections,
     spending,
     statements,
@@ -79,6 +80,7 @@ def _environment() -> Environment:
         thousands=words.thousands,
         plain=sections.plain,
         per_round=costs.told,
+        people=people.note,
     )
     return environment
 
@@ -125,6 +127,7 @@ def _summary(comparison: Comparison, arms: list[Arm], base: Arm | None) -> dict[
     return {
         "legend": sections.legend(arms),
         "answer": answer.answer(arms),
+        "unprotected": answer.unprotected(arms),
         "cautions": answer.cautions(arms),
         "facts": sections.facts(comparison, arms),
         "rows": [sections.row(arm, arms, base) for arm in arms],
