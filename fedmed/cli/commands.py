@@ -115,11 +115,11 @@ def report(
     if not is_folder(directory):
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     with held(directory):
-        say(f"summary: {write_summary(directory)}")
         try:
             compare.write(directory)
         except UserError as error:  # what is there is reported all the same
             say(f"no comparison of arms: {error}", err=True)
+        say(f"summary: {write_summary(directory)}")  # with the intervals of the comparison
         say(f"report:  {build(directory)}")
 
 
