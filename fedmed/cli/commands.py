@@ -107,6 +107,10 @@ def run(
 @app.command()
 def report(
     directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Also write figures, tables, Methods and .bib for a paper."),
+    ] = False,
 ) -> None:
     """Make summary.csv and report.html again from the files of a comparison."""
     from fedmed.evaluation.comparison import compare
@@ -120,7 +124,9 @@ def report(
         except UserError as error:  # what is there is reported all the same
             say(f"no comparison of arms: {error}", err=True)
         say(f"summary: {write_summary(directory)}")  # with the intervals of the comparison
-        say(f"report:  {build(directory)}")
+        say(f"report:  {build(directory, paper=paper)}")
+    if paper:
+        say(f"paper:   {directory / 'paper'}")
 
 
 @app.command()
