@@ -31,6 +31,7 @@ from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans.evaluation import evaluation_cap
 from fedmed.privacy.plans.making import image_mechanism
 from fedmed.privacy.statement import contents as statement_module
+from fedmed.privacy.statement import whole
 from fedmed.privacy.statement.totals import totals
 
 SAMPLES = 6  # images shown in the report, before and after noise
@@ -123,7 +124,11 @@ def _placed(settings: Settings, out: Path) -> Settings:
 
 
 def write_totals(out: Path) -> None:
-    """Put the total over all finished runs of a comparison into each run's statement."""
+    """Put the total over all finished runs of a comparison into each run's statement.
+
+    ``privacy-total.json`` has it too, with what it guarantees. The name ``privacy.json`` is a run's
+    own: one that an earlier version wrote for the comparison is out of date, and removed.
+    """
     statements = {}
     absent = []
     for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
@@ -139,11 +144,13 @@ def write_totals(out: Path) -> None:
     record = out / "experiment.json"
     extended = bool(earlier_runs(record).get("extended"))
     values = {name: value for name, (_, value) in statements.items()}
-    added = [t.model_dump() for t in totals(values, not_counted=absent, extended=extended)]
+    found = totals(values, not_counted=absent, extended=extended)
+    added = [total.model_dump() for total in found]
     for path, value in statements.values():
         if value["total"] != added:
             files.write_json(path, {**value, "total": added})
-    files.write_json(out / "privacy.json", {"runs": sorted(statements), "total": added})
+    files.write_json(out / whole.FILE, whole.whole(sorted(statements), found))
+    (out / "privacy.json").unlink(missing_ok=True)
 
 
 def check(experiment: Experiment) -> None:

@@ -53,6 +53,11 @@ class Estimate:
             return self.both_low, self.both_high
         return self.low, self.high
 
+    def reaches(self, chance: float) -> bool:
+        """Whether the outer interval is not wholly above this value; False without an interval."""
+        low = self.outer[0]
+        return low is not None and low <= chance
+
     @property
     def excludes_zero(self) -> bool | None:
         """Whether the outer interval leaves zero out; None without an interval."""

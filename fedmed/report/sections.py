@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from fedmed.evaluation.group_gaps import GAPS, HEADLINE
 from fedmed.evaluation.metrics import METRICS, shown
-from fedmed.report import groups, words
+from fedmed.report import groups, people, words
 from fedmed.report.arms import Arm
 from fedmed.report.evidence import Estimate, Evidence, estimate
 from fedmed.report.load import Comparison, Run
@@ -32,9 +33,17 @@ def facts(comparison: Comparison, arms: Sequence[Arm]) -> list[tuple[str, str]]:
         ("Test patients", plain(first.get("patients_test"))),
         ("With disease", f"{prevalence:.0%}" if prevalence is not None else ""),
         ("Arms", str(len(comparison.arms))),
-        ("Seeds", ", ".join(map(str, seeds))),
+        ("Seeds", _counted(seeds)),
     ]
     return [(name, value) for name, value in facts if value and value != words.ABSENT]
+
+
+def _counted(seeds: Sequence[int]) -> str:
+    """How many seeds, and which: "0" alone reads as none."""
+    if not seeds:
+        return ""
+    numbers = words.listed([str(seed) for seed in seeds])
+    return f"{len(seeds)} (number{'s' if len(seeds) > 1 else ''} {numbers})"
 
 
 def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
@@ -177,7 +186,7 @@ def gap_tables(arms: Sequence[Arm], base: Arm | None) -> list[dict[str, Any]]:
             gaps = [gap for gap in gaps if gap]
             if not gaps:
                 continue
-            notes += [note for gap in gaps for note in texts(gap, "notes")]
+            notes += [people.note(note, attribute) for gap in gaps for note in texts(gap, "notes")]
             gap_rows.append(_gap_row(arm, base, attribute, gaps))
         if gap_rows:
             tables.append(
@@ -199,7 +208,7 @@ def gap_tables(arms: Sequence[Arm], base: Arm | None) -> list[dict[str, Any]]:
 
 def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -> dict[str, Any]:
     known = [
-        (group.metrics["auroc"].value, group.name)
+        (group.metrics["auroc"].value, people.named(attribute, group.name))
         for group in arm.groups(attribute)
         if "auroc" in group.metrics and group.name != "unknown"
     ]
@@ -225,7 +234,8 @@ def _accuracy_gap(arm: Arm, attribute: str, by_seed: Sequence[Json]) -> Json:
     largest = max(means, key=lambda name: abs(means[name] or 0.0), default=None)
     group = None
     if largest is not None and attribute != "sex":
-        group = f"{largest} {'below' if (means[largest] or 0.0) < 0.0 else 'above'} the others"
+        side = "below" if (means[largest] or 0.0) < 0.0 else "above"
+        group = f"{people.named(attribute, largest)} {side} the others"
     return {"accuracy_gap": arm.gap(attribute, "accuracy_gap"), "accuracy_gap_group": group}
 
 
@@ -255,8 +265,7 @@ def correlations(comparison: Comparison) -> Json:
     where: dict[tuple[str, str], list[str]] = {}
     for row in records:
         if number(row.get("r")) is None:
-            few = str(row.get("note") or "").startswith("too few")
-            why = "too few points" if few else "one side does not vary"
+            why = _not_computed(row)
             of = row.get("arm") or (f"ε per {row['unit']}" if row.get("unit") else "")
             where.setdefault((_correlation(row), why), []).append(str(of))
     alike: dict[tuple[str, str], list[str]] = {}
@@ -267,6 +276,16 @@ def correlations(comparison: Comparison) -> Json:
         for (why, of), names in alike.items()
     ]
     return {"rows": kept, "left_out": "; ".join(told)}
+
+
+def _not_computed(row: Json) -> str:
+    """Why a correlation has no number, from its note."""
+    note, points = str(row.get("note") or ""), int(number(row.get("n")) or 0)
+    if not note.startswith("too few"):
+        return "one side does not vary"
+    needed = re.search(r"(\d+) needed", note)
+    told = f"{points} point{'' if points == 1 else 's'}"
+    return f"{told}, {needed[1]} are needed" if needed else f"{told}, too few"
 
 
 def _correlation(row: Json) -> str:
