@@ -8,6 +8,8 @@ from fedmed.base.opening import absolute, expanded, present
 
 NAMED_WEIGHTS = ("none", "imagenet", "pretrain")
 
+_KEYS = {"data": ("path", "images", "index"), "run": ("ledgers", "policies", "sites")}
+
 
 def resolve_all(nested: dict[str, Any], folder: Path, changed: Container[str]) -> None:
     """Make the paths of nested settings absolute, in place.
@@ -15,7 +17,7 @@ def resolve_all(nested: dict[str, Any], folder: Path, changed: Container[str]) -
     They are taken from ``folder``, the experiment's; those of the keys in ``changed`` come from
     the command line, and are taken from the present folder.
     """
-    for section, keys in (("data", ("path", "images", "index")), ("run", ("ledgers", "policies"))):
+    for section, keys in _KEYS.items():
         table = nested.get(section, {})
         for key in keys:
             if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:

@@ -19,27 +19,27 @@ from fedmed.base.errors import RunError, UserError
 from fedmed.base.holding import held
 from fedmed.base.opening import is_folder
 from fedmed.base.terminal import Formatter, one_line, say
+from fedmed.cli.helping import Command, explained, group
 from fedmed.cli.site import doctor, site_app
 
 INTERRUPTED: Final = 130  # exit code after Ctrl-C
 
-app = typer.Typer(
-    help="What does privacy cost a network of hospitals?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # a mistaken word is shown as it is, on one line
-)
-data_app = typer.Typer(
-    help="Look at a cohort before training.", no_args_is_help=True, rich_markup_mode=None
-)
+_EPILOG: Final = """\b
+Example, in the folder of the source; then open runs/quickstart/report.html:
+  fedmed run experiments/quickstart.toml
+
+\b
+Guides, in the same folder: docs/index.md; for a hospital docs/deploy.md.
+"""
+
+
+app = group("What does privacy cost a network of hospitals?", _EPILOG)
+data_app = group("Look at a cohort before training.")
 app.add_typer(data_app, name="data")
-ledger_app = typer.Typer(
-    help="Read and check a hospital's ledger.", no_args_is_help=True, rich_markup_mode=None
-)
+ledger_app = group("Read and check a hospital's ledger.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(site_app, name="site")
-app.command()(doctor)
+app.command(cls=Command)(doctor)
 
 Path_ = Annotated[Path, typer.Argument(metavar="EXPERIMENT.toml", help="The comparison to run.")]
 Set = Annotated[
@@ -57,7 +57,7 @@ def _main(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     experiment: Path_,
     arm: Annotated[list[str], typer.Option(help="Run this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
@@ -71,7 +71,11 @@ def run(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a comparison: arms x seeds, then summary.csv and report.html."""
+    """Train the arms of a comparison and write its report.
+
+    Every arm at every seed, then summary.csv and report.html. An interrupted comparison resumes
+    after its last completed round when the same command is run again.
+    """
     from fedmed.cli.progress import make_progress
     from fedmed.data.remarks import remarks
     from fedmed.experiment.file import load_experiment
@@ -104,7 +108,7 @@ def run(
         say(f"mlflow:  {logged}")
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
     paper: Annotated[
@@ -112,7 +116,10 @@ def report(
         typer.Option("--paper", help="Also write figures, tables, Methods and .bib for a paper."),
     ] = False,
 ) -> None:
-    """Make summary.csv and report.html again from the files of a comparison."""
+    """Write a comparison's report again.
+
+    summary.csv and report.html, from the files in its folder; nothing is trained.
+    """
     from fedmed.evaluation.comparison import compare
     from fedmed.report import build, write_summary
 
@@ -129,7 +136,7 @@ def report(
         say(f"paper:   {directory / 'paper'}")
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     table: Annotated[
         Path,
@@ -140,14 +147,19 @@ def evaluate(
     ],
     baseline: Annotated[
         str | None,
-        typer.Option(help="Compare with this table; of a comparison's folder, with this arm."),
+        typer.Option(help="Compare with this table, or, in a comparison's folder, with this arm."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
-    resamples: Annotated[int, typer.Option(help="Resamples of patients; 0: no intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 20131,
+    resamples: Annotated[
+        int, typer.Option(help="How often patients are resampled; 0: no intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 20131,
 ) -> None:
-    """Compute discrimination, calibration and fairness of predictions, with uncertainty."""
+    """Measure predictions: AUROC, calibration and fairness.
+
+    Of anybody's table of predictions, of a run or of a comparison, with intervals.
+    """
     from fedmed.cli.evaluate import answer, show
     from fedmed.cli.waiting import bar
 
@@ -161,18 +173,21 @@ def evaluate(
         show(found, str(table))
 
 
-@app.command()
+@app.command(cls=Command)
 def guard(
     site: Annotated[Path, typer.Argument(metavar="SITE.toml", help="The site's own file.")],
 ) -> None:
-    """Guard a site's data and ledger: answer the app's requests on a socket, until a signal."""
+    """Guard a site's data and ledger until a signal.
+
+    It answers the app's requests on a socket.
+    """
     from fedmed.hospital.guard.process import run as stand_guard
 
     logging.getLogger("fedmed").setLevel(logging.INFO)
     stand_guard(site, lambda its: say(f"ready: {its.name} on {its.socket}"))
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(
     experiment: Annotated[
         Path | None,
@@ -183,20 +198,31 @@ def plan(
     arm: Annotated[list[str], typer.Option(help="Plan this arm only (repeatable).")] = [],  # noqa: B006 -- typer reads it only
     set_: Set = [],  # noqa: B006 -- typer reads it only
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; its ledgers count.")
+        Path | None, typer.Option(help="Folder of the results; what its ledgers hold counts.")
     ] = None,
-    patients: Annotated[int | None, typer.Option(help="Without an experiment: patients.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Expected batch, patients.")] = None,
+    patients: Annotated[
+        int | None, typer.Option(help="Without an experiment: number of patients.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Expected number of patients in a batch.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the patients.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Target, or limit of the noise.")] = None,
-    noise_multiplier: Annotated[
-        float | None, typer.Option(help="Noise over clipping norm.")
+    epsilon: Annotated[
+        float | None, typer.Option(help="Target; with everything given, the limit.")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="Of the guarantee; 1e-5 if absent.")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Standard deviation of the noise over the clipping norm.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Delta of the guarantee; 1e-5 unless given.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     no_time: Annotated[bool, typer.Option("--no-time", help="Do not time a step.")] = False,
 ) -> None:
-    """Say what a comparison would cost, or solve one of epsilon, noise, batch, epochs."""
+    """Say epsilon, noise and time before any training.
+
+    Of a comparison; or, without one, solve for one of epsilon, noise, batch and epochs.
+    """
     from fedmed.cli import planning
 
     numbers = planning.Numbers(
@@ -222,10 +248,10 @@ Ledgers = Annotated[
 ]
 
 
-@ledger_app.command()
+@ledger_app.command(cls=Command)
 def show(
     path: Ledgers,
-    delta: Annotated[float, typer.Option(help="At which epsilon is given.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="Delta at which epsilon is given.")] = 1e-5,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what each account has spent."""
@@ -239,14 +265,17 @@ def show(
         print_accounts(found)
 
 
-@ledger_app.command()
+@ledger_app.command(cls=Command)
 def verify(
     path: Ledgers,
     anchor: Annotated[
         str, typer.Option(help="ROWS:HEAD as an earlier verify printed it; finds a rollback.")
     ] = "",
 ) -> None:
-    """Check every row against the chain and the audit log; find edits, cuts and rollbacks."""
+    """Find edits, cuts and rollbacks.
+
+    Every row is checked against the chain of hashes and the audit log.
+    """
     from fedmed.privacy.ledger.report import check, find
 
     found = find(path)
@@ -256,14 +285,14 @@ def verify(
         say(f"{file.path}: {check(file, anchor)}")
 
 
-@ledger_app.command()
+@ledger_app.command(cls=Command)
 def export(
     path: Ledgers,
     out: Annotated[
         Path | None, typer.Option(help="File to write; by default standard out.")
     ] = None,
 ) -> None:
-    """Write every row as JSON lines, for a data officer's own records."""
+    """Write every row as JSON lines, for one's own records."""
     from fedmed.privacy.ledger.report import find, lines
 
     text = "".join(line for file in find(path) for line in lines(file))
@@ -274,7 +303,7 @@ def export(
         say(f"rows: {out}")
 
 
-@data_app.command()
+@data_app.command(cls=Command)
 def inspect(
     experiment: Path_,
     set_: Set = [],  # noqa: B006 -- typer reads it only
@@ -283,7 +312,10 @@ def inspect(
         typer.Option(help="Where to write the sheet of images; by default runs/NAME-cohort.png."),
     ] = None,
 ) -> None:
-    """Print a cohort by hospital, split, label, sex and age band, and write a sheet of images."""
+    """Count a cohort and draw some of its images.
+
+    Counts by hospital, split, label, sex and age band, and sheets of images to look at.
+    """
     from fedmed.cli.tables import print_table
     from fedmed.data.form import Form
     from fedmed.data.inspect import contact_sheet, describe, look
@@ -339,9 +371,7 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = f"; see {context.command_path} --help" if context else ""
-        _fail(f"{error.format_message()}{where}", error.exit_code)
+        _fail(explained(error), error.exit_code)
     except _Stopped as stopped:
         say(stopped, err=True)
         sys.exit(INTERRUPTED)

@@ -15,7 +15,15 @@ from fedmed.config.names import (
     Seed,
     within,
 )
-from fedmed.config.reading import explain, nearest, parse_assignment, plain, read_toml, widen
+from fedmed.config.reading import (
+    explain,
+    nearest,
+    nearest_key,
+    parse_assignment,
+    plain,
+    read_toml,
+    widen,
+)
 from fedmed.config.settings import Settings, from_flat, parse
 from fedmed.config.tables import Columns, Data, Evaluation, Model, Privacy, Run, Section, Train
 
@@ -42,6 +50,7 @@ __all__ = [
     "flatten",
     "from_flat",
     "nearest",
+    "nearest_key",
     "parse",
     "parse_assignment",
     "plain",

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +69,10 @@ def explain(error: ValidationError, section: type[BaseModel]) -> str:
     kind, given = first["type"], first.get("input")
     if kind == "extra_forbidden":
         spelt = ".".join(str(part) for part in first["loc"])
-        return f"unknown key '{spelt}'; remove it or correct the spelling (keys are kebab case)"
+        meant = nearest_key(spelt, _keys(section))
+        return (
+            f"unknown key '{spelt}'{meant or '; correct the spelling (kebab case), or remove it'}"
+        )
     if kind == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
     if kind == "literal_error":
@@ -106,14 +109,36 @@ def _range(section: type[BaseModel], path: tuple[str | int, ...]) -> str:
     return f"from {ends['ge']:.12g} to {ends['le']:.12g}" if {"ge", "le"} <= ends.keys() else ""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """``; did you mean '...'?`` where a known word is close, else nothing.
+
+    ``likeness`` is from 0 (any word) to 1 (the same), as ``difflib`` measures it.
 
     >>> nearest("round", ["rounds", "batch-size"])
     "; did you mean 'rounds'?"
     """
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """As :func:`nearest` for dotted keys: one of the right name in another table comes first.
+
+    >>> nearest_key("train.epsilon", ["privacy.epsilon", "train.precision"])
+    "; did you mean 'privacy.epsilon'?"
+    """
+    names = list(known)
+    same = [name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    return nearest(key, same, 0.0) or nearest(key, names)
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted names of every table and key of ``section``."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{kebab(name)}"
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _keys(kind, f"{prefix}{kebab(name)}.")
 
 
 def widen(nested: Any, section: type[BaseModel]) -> Any:

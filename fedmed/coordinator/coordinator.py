@@ -97,6 +97,7 @@ def _run(
         own_settings.check_coordinator(settings)
     else:
         participants.plans.update(make_plans(settings))
+        own_settings.check_sites(settings, member_names(settings))
     participants.gather()
     setup = Setup(
         settings=settings,

@@ -20,6 +20,8 @@ _NAMED: dict[str, dict[str, Any]] = {
     "pooled-dp-sgd": {"train": {"scheme": "pooled"}, "privacy": {"arm": "dp-sgd"}},
     "local-only": {"train": {"scheme": "local-only"}, "privacy": {"arm": "none"}},
 }
+# Keys that the command sets itself, and what says them in an experiment.
+_DECIDED = {"run.seed": "seeds = [...] or --seed", "run.out": "--out"}
 _HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain", "paper", "decompose")
 
 
@@ -79,6 +81,7 @@ def make_experiment(
     where = str(path)
     base = {key: value for key, value in text.items() if key not in _HEAD}
     changes, before = _changes(changes)
+    _refuse_unknown(base, where)
     _refuse_ignored(base, changes, arms, where)
     names = _names(text, base, changes, arms, where)
     tables = _table(text, "arm", where)
@@ -119,7 +122,7 @@ def _changes(given: Mapping[str, Scalar]) -> tuple[dict[str, Scalar], dict[str, 
     for key in changes:
         if key.removeprefix(pretraining.PREFIX) not in Settings().to_flat():
             raise UserError(
-                f"--set: unknown key '{key}'{config.nearest(key, Settings().to_flat())}"
+                f"--set: unknown key '{key}'{config.nearest_key(key, Settings().to_flat())}"
             )
     before = {
         key.removeprefix(pretraining.PREFIX): changes.pop(key)
@@ -164,16 +167,29 @@ def _paper(text: dict[str, Any], where: str) -> str:
     return paper
 
 
+def _refuse_unknown(base: dict[str, Any], where: str) -> None:
+    """A key of the file itself that is neither one of an experiment nor a table of settings."""
+    for key in base:
+        if key not in Settings.model_fields:
+            here = (*_HEAD, *Settings.model_fields)
+            flat = [name for name in Settings().to_flat() if name not in _DECIDED]
+            meant = config.nearest(key, here, 0.8) or config.nearest_key(key, (*here, *flat))
+            raise UserError(
+                f"{where}: unknown key '{key}'{meant or '; correct the spelling, or remove it'}"
+            )
+
+
 def _refuse_ignored(
     base: dict[str, Any], changes: dict[str, Scalar], arms: Sequence[str], where: str
 ) -> None:
     """No setting is silently ignored: those that the command decides are refused elsewhere."""
     run = base.get("run", {})
-    for key, remedy in (("seed", "seeds = [...] or --seed"), ("out", "--out")):
+    for name, remedy in _DECIDED.items():
+        key = name.removeprefix("run.")
         if isinstance(run, dict) and key in run:
             raise UserError(f"{where}: [run] {key} is not read in an experiment; use {remedy}")
-        if f"run.{key}" in changes:
-            raise UserError(f"--set run.{key}: not read in an experiment; use {remedy}")
+        if name in changes:
+            raise UserError(f"--set {name}: not read in an experiment; use {remedy}")
     if arms and "privacy.arm" in changes:
         raise UserError("--set privacy.arm: --arm says which arms to run; give only one of them")
 

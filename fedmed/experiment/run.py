@@ -33,6 +33,7 @@ from fedmed.privacy.plans.making import image_mechanism
 from fedmed.privacy.statement import contents as statement_module
 from fedmed.privacy.statement import whole
 from fedmed.privacy.statement.totals import totals
+from fedmed.site.own_settings import check_sites
 
 SAMPLES = 6  # images shown in the report, before and after noise
 
@@ -167,6 +168,7 @@ def check(experiment: Experiment) -> None:
             build(model, size, 0, dimensions=dimensions)  # weights from a file are read once before
     for settings in experiment.arms.values():
         make_plans(settings)
+        check_sites(settings, member_names(settings))
         for member in member_names(settings):
             if not settings.data.site_names:  # whose images are elsewhere
                 member_shard(settings, member)  # a damaged image is found now

@@ -162,7 +162,7 @@ def open_experiment(
     known = Settings().to_flat()
     for key in given:
         if key.removeprefix(pretraining.PREFIX) not in known:
-            raise UserError(f"changes: unknown key '{key}'{config.nearest(key, known)}")
+            raise UserError(f"changes: unknown key '{key}'{config.nearest_key(key, known)}")
     path = Path("experiment") if isinstance(experiment, Mapping) else Path(experiment)
     text = config.plain(experiment) if isinstance(experiment, Mapping) else config.read_toml(path)
     return make_experiment(text, path, arms=arms, seeds=seeds, changes=given)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,10 @@ from fedmed.site.settings import site_settings
 SPACE: Final = 2 * 2**30
 """Bytes that should be free beside the ledger: decoded images and the last replies lie there."""
 
+_REACHED: Final = ("reachable", "certificate", "clock", "version")  # what knock looks at
+_CONNECTION: Final = ("connection", "node key", *_REACHED, "registered")
+_DATA: Final = ("data", "patients", "cohort")
+
 _SAMPLE: Final = 8  # images that are decoded
 _SIDE: Final = 64  # pixels to which they are brought
 
@@ -30,11 +34,12 @@ Look = Callable[[Connection], list[Check]]
 
 
 def examine(path: Path, look: Look = knock) -> list[Check]:
-    """Every check of the site at ``path``; those that rest on a failed one are left out."""
+    """Every check of the site at ``path``; one that rests on another that failed says so."""
     try:
         site = read_site(path)
     except UserError as error:
-        return [Check("site file", False, str(error))]
+        rest = ("policy", *_CONNECTION, *_DATA, "device", "disk", "ledger")
+        return [Check("site file", False, str(error)), *_skipped(rest, "site file")]
     return [
         Check("site file", True, f"{site.where}: {site.name}"),
         _policy(site),
@@ -42,8 +47,29 @@ def examine(path: Path, look: Look = knock) -> list[Check]:
         *_data(site),
         _device(site),
         _disk(site),
-        *_ledger(site),
+        _ledger(site),
     ]
+
+
+def summary(checks: list[Check]) -> str:
+    """The last line of a report: how many of the checks are not ok, and how many were skipped.
+
+    >>> remark = Check("data", True, "a remark", note=True)
+    >>> wrong = [Check("data", False, "no such file"), *_skipped(("cohort",), "data")]
+    >>> summary([Check("disk", True, "9 GiB free"), remark, *wrong])
+    '1 of 3 checks not ok, 1 skipped'
+    """
+    made = [check for check in checks if not check.note]
+    skipped = sum(check.skipped for check in made)
+    wrong = sum(not check.ok for check in made) - skipped
+    if not wrong:
+        return f"all {len(made)} checks ok"
+    return f"{wrong} of {len(made)} checks not ok" + (f", {skipped} skipped" if skipped else "")
+
+
+def _skipped(names: Iterable[str], because: str) -> list[Check]:
+    text = f"it rests on '{because}'"
+    return [Check(name, False, text, skipped=True) for name in names]
 
 
 def _policy(site: SiteFile) -> Check:
@@ -63,15 +89,24 @@ def _policy(site: SiteFile) -> Check:
 
 def _connection(site: SiteFile, look: Look) -> Iterator[Check]:
     path = site.where.parent / NAME
+    first, *others = _CONNECTION
     try:
         connection = read_connection(path)
     except UserError as error:
-        yield Check("connection", False, str(error))
+        yield Check(first, False, str(error))
+        yield from _skipped(others, first)
         return
+    yield Check(first, True, f"{path}: {connection.address}")
     checks = look(connection)
     yield from checks
-    if all(check.ok for check in checks):
+    wrong = [check.name for check in checks if not check.ok]
+    if not wrong:
         yield _registered(connection)
+        return
+    # A bad key stops nothing else, and a server that is away everything after it.
+    done = {check.name for check in checks}
+    yield from _skipped((name for name in _REACHED if name not in done), wrong[-1])
+    yield from _skipped(("registered",), wrong[-1])
 
 
 def _registered(connection: Connection) -> Check:
@@ -107,17 +142,18 @@ def _data(site: SiteFile) -> Iterator[Check]:
         _look([(name, network.cohort.images.read(name)) for name in some])
     except UserError as error:
         yield Check("data", False, str(error))
+        yield from _skipped(("patients", "cohort"), "data")
         return
     yield Check("data", True, f"{len(table)} images, {len(training)} for training")
     for note in remarks(settings.data):
-        yield Check("data", True, f"note: {note}")
+        yield Check("data", True, note, note=True)
     shared = table.groupby("patient_id")["split"].nunique()
     if (shared > 1).any():
         text = f"{int((shared > 1).sum())} patients are in several splits; set data.split"
         yield Check("patients", False, text)
     else:
         yield Check("patients", True, f"{len(shared)}, each in one split only")
-    yield from _cohort(site, int(training.table["patient_id"].nunique()))
+    yield _cohort(site, int(training.table["patient_id"].nunique()))
 
 
 def _look(images: list[tuple[str, Any]]) -> None:
@@ -139,16 +175,18 @@ def _readable(path: str, key: str) -> None:
         )
 
 
-def _cohort(site: SiteFile, patients: int) -> Iterator[Check]:
+def _cohort(site: SiteFile, patients: int) -> Check:
     try:
         least = read_policy(site.policy).minimum_cohort
     except UserError:
-        return
+        (check,) = _skipped(("cohort",), "policy")
+        return check
     if patients < least:
         text = f"{patients} training patients, and the policy's minimum-cohort is {least}: " + (
             "the guard will not start; lower it, or add patients"
         )
-        yield Check("cohort", False, text)
+        return Check("cohort", False, text)
+    return Check("cohort", True, f"{patients} training patients; minimum-cohort is {least}")
 
 
 def _device(site: SiteFile) -> Check:
@@ -172,20 +210,18 @@ def _disk(site: SiteFile) -> Check:
     return Check("disk", True, f"{free / 2**30:.0f} GiB free")
 
 
-def _ledger(site: SiteFile) -> Iterator[Check]:
+def _ledger(site: SiteFile) -> Check:
     try:
         ledger = regular(Ledger(site.ledger, site.audit, patience=5.0))
+        rows = "none yet; the guard's first request makes it"
         if present(site.ledger) or present(ledger.log.path):
-            yield Check("ledger", True, f"{ledger.verify()} rows, whole")
-        else:
-            yield Check("ledger", True, "none yet; the guard's first request makes it")
+            rows = f"{ledger.verify()} rows, whole"
     except (RunError, UserError) as error:
-        yield Check("ledger", False, str(error))
+        return Check("ledger", False, str(error))
     for path in dict.fromkeys((site.ledger, site.audit)):
-        text = _unwritable(path)
-        if text:
-            yield Check("ledger", False, text)
-            return
+        if text := _unwritable(path):
+            return Check("ledger", False, text)
+    return Check("ledger", True, rows)
 
 
 def _unwritable(path: Path) -> str:

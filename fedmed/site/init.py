@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedmed.base.frames import read_table
 from fedmed.base.opening import MIB, absolute, check_regular, expanded, present, read_bytes
 from fedmed.config import flatten
 from fedmed.privacy.ledger.policy import read_policy
+from fedmed.site.authority import fingerprint, read_authority
 from fedmed.site.certs import new, write_secret
 from fedmed.site.compose import GROUP, GUARD, NODE, compose
 from fedmed.site.connection import NAME, new_key, read_connection, split_address
@@ -52,9 +54,10 @@ def make_site(folder: Path, wish: Wish) -> str:
     """
     split_address(wish.server, "--server")
     new(folder, _FILES)
+    authority = b""
     if wish.ca is not None:
         new(folder, ("ca.crt",))
-        _readable(wish.ca, "--ca")
+        authority = read_authority(wish.ca, f"--ca {wish.ca}")
     texts = {
         "site.toml": _site(wish),
         "policy.toml": _policy(wish),
@@ -67,8 +70,8 @@ def make_site(folder: Path, wish: Wish) -> str:
     files.write_bytes(folder / "keys" / "node.pub", public + b"\n")
     for name, text in texts.items():
         files.write_text(folder / name, text)
-    if wish.ca is not None:
-        files.write_bytes(folder / "ca.crt", read_bytes(wish.ca, MIB, "give a certificate"))
+    if authority:
+        files.write_bytes(folder / "ca.crt", authority)
     with files.disk_errors(folder):
         (folder / "state").mkdir(mode=0o700)
         (folder / "run").mkdir()
@@ -79,24 +82,36 @@ def make_site(folder: Path, wish: Wish) -> str:
 
 
 def steps(folder: Path, wish: Wish) -> list[str]:
-    """What the administrator does next, one line each."""
+    """What the administrator does next, one line each, with the fingerprints to compare.
+
+    ``folder`` is one that :func:`make_site` wrote. Commands can be copied into a shell.
+    """
+    from fedmed.federation.node_keys import fingerprint as key_fingerprint
+
+    key = folder / "keys" / "node.pub"
+    here = f"cd {shlex.quote(str(folder))}"
+    mark = key_fingerprint(read_bytes(key, MIB, "make it with fedmed site init"))
     todo = []
     if wish.ca is None:
         todo.append(f"put the certificate of the server's CA at {folder / 'ca.crt'}")
+    else:
+        ca = fingerprint(read_bytes(folder / "ca.crt", MIB, "give a certificate"))
+        todo.append(f"compare the CA's SHA-256 fingerprint with the coordinator's: {ca}")
     if not wish.public_size:
         todo.append(f"set public-size in {folder / 'policy.toml'}: a federation needs it")
     if os.geteuid() != 0:
         todo.append(
-            f"let the containers' users own their files: cd {folder} && sudo chown "
+            f"let the containers' users own their files: {here} && sudo chown "
             f"{NODE}:{GROUP} keys/node && sudo chown {GUARD}:{GROUP} state run"
         )
     return [
         *todo,
         f"read {folder / 'policy.toml'} with whoever answers for the data",
-        f"send {folder / 'keys' / 'node.pub'} to the coordinator, who registers it: flwr supernode "
-        "register node.pub",
-        f"check: fedmed doctor {folder / 'site.toml'}",
-        f"start: cd {folder} && docker compose up --detach",
+        f"send {key} to the coordinator, who registers it (flwr supernode register node.pub)",
+        f"tell the coordinator its fingerprint by telephone: {mark}",
+        f"check: {here} && docker compose run --rm doctor (without containers: fedmed doctor "
+        f"{shlex.quote(str(folder / 'site.toml'))})",
+        f"start: {here} && docker compose up --detach",
     ]
 
 

@@ -5,7 +5,8 @@ images at one hospital, DP-SGD at another): the average of updates takes both, a
 gives each hospital its own guarantee. Noise that the server adds is one for all of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedmed import config
@@ -13,6 +14,7 @@ from fedmed.base.errors import UserError
 from fedmed.base.files import safe_name
 from fedmed.base.opening import expanded, is_folder, present
 from fedmed.config import Scalar, Settings
+from fedmed.data.network import POOLED, load_network
 from fedmed.federation.members import check_signal
 from fedmed.privacy.plans.evaluation import evaluation_plan
 from fedmed.privacy.plans.making import Plan, make_plan
@@ -27,13 +29,36 @@ def own_settings(settings: Settings, hospital: str) -> Settings:
     """
     if not settings.run.sites or settings.data.site_names:
         return settings
+    path = _folder(settings) / f"{safe_name(hospital)}.toml"
+    return with_own(settings, config.read_toml(path), str(path)) if present(path) else settings
+
+
+def check_sites(settings: Settings, members: Sequence[str]) -> None:
+    """Raise :class:`UserError` for a mistake in ``run.sites`` or in a file there.
+
+    ``members`` are the names of those who train. Found here, it is told before anything is trained,
+    and not by a hospital that then does not join.
+    """
+    if not settings.run.sites or settings.data.site_names:
+        return
+    known = {safe_name(name) for name in (*load_network(settings.data).names, POOLED)}
+    for path in sorted(_folder(settings).glob("*.toml")):
+        if path.stem not in known:
+            raise UserError(
+                f"{path} belongs to no hospital{config.nearest(path.stem, known)}; call it "
+                f"NAME.toml after one of {', '.join(members)}"
+            )
+    for member in members:
+        check_own(settings, difference(settings, own_settings(settings, member)), member)
+
+
+def _folder(settings: Settings) -> Path:
     folder = expanded(settings.run.sites)
     if not is_folder(folder):
         raise UserError(
             f"run.sites = '{settings.run.sites}': no such folder; create it or remove the key"
         )
-    path = folder / f"{safe_name(hospital)}.toml"
-    return with_own(settings, config.read_toml(path), str(path)) if present(path) else settings
+    return folder
 
 
 def with_own(settings: Settings, own: Mapping[str, Any], where: str) -> Settings:

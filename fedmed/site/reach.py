@@ -5,7 +5,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from typing import Any, Final
@@ -23,16 +23,22 @@ _NOT_YET, _EXPIRED, _OTHER_NAME = 9, 10, (62, 64)
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a report: ``text`` is what was found, or what to do. ``later``: it may pass."""
+    """One line of a report: ``text`` is what was found, or what to do. ``later``: it may pass.
+
+    ``skipped`` is a check that was not made, which is not ``ok``, and ``text`` says why; ``note``
+    is a remark on what is ok, and no check.
+    """
 
     name: str
     ok: bool
     text: str
     later: bool = False
+    skipped: bool = False
+    note: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that JSON can hold."""
-        return {key: value for key, value in asdict(self).items() if key != "later"}
+        """A dict that JSON can hold; ``ok`` is None for a check that was skipped."""
+        return {"name": self.name, "ok": None if self.skipped else self.ok, "text": self.text}
 
 
 def knock(
@@ -73,6 +79,8 @@ def knock(
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         text = f"{connection.address}: {reason}; check the address, the firewall and the server"
+        # A server that hangs up later was not reached, whatever it let us connect to.
+        checks = [check for check in checks if check.name != "reachable"]
         checks.append(Check("reachable", False, text, later=True))
     finally:
         link.close()

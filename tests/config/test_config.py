@@ -49,9 +49,11 @@ def test_every_key_is_kebab_case(section: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("train.epochs", 3, ["unknown key 'train.epochs'", "spelling"]),
-        ("train.local_epochs", 3, ["unknown key 'train.local_epochs'", "kebab case"]),
-        ("colour", "red", ["unknown key 'colour'"]),
+        ("train.epochs", 3, ["unknown key 'train.epochs'; did you mean 'train.local-epochs'?"]),
+        ("train.local_epochs", 3, ["'train.local_epochs'; did you mean 'train.local-epochs'?"]),
+        ("train.epsilon", 3, ["'train.epsilon'; did you mean 'privacy.epsilon'?"]),
+        ("data.columns.lable", "x", ["lable'; did you mean 'data.columns.label'?"]),
+        ("colour", "red", ["unknown key 'colour'; correct the spelling (kebab case), or remove"]),
         ("data.columns.name", "x", ["unknown key 'data.columns.name'"]),
         ("privacy.arm", "magic", ["privacy.arm = 'magic'", "'dp-sgd'", "'pixel-laplace'"]),
         ("privacy.engine", "fast", ["privacy.engine = 'fast'", "'opacus'"]),

@@ -309,12 +309,27 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_has_two_headings_of_one_name(page: Path) -> None:
+    """Sabotage: a section that a merge brought back, outdated, below its newer self."""
+
+    def once(text: str) -> None:
+        headings = re.findall(r"^##+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+        if page.name == "CHANGELOG.md":  # each version has its own Added, Changed and Fixed
+            headings = [heading for heading in headings if heading.startswith("[")]
+        assert len(headings) == len(set(headings))
+
+    text = page.read_text(encoding="utf-8")
+    once(text)
+    goes_red(once, f"{text}\n## [x]\n\n## [x]\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_files_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = r"`((?:fedmed|clients|server|experiments)/[\w/.-]*|[\w-]+\.(?:lock|toml))`"
     for name in re.findall(named, text):
         # pyproject.toml and the lock lie in the root; experiments may be named by their file alone.
-        own = ("mine.toml", "NAME.toml", "site.toml", "policy.toml")
+        own = ("mine.toml", "NAME.toml", "site.toml", "policy.toml", "connection.toml")
         assert (ROOT / name).exists() or name in own, name
     for target in re.findall(r"`?make ([\w-]+)`", text):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target

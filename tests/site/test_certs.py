@@ -10,6 +10,7 @@ from cryptography import x509
 from support import refuses
 
 from fedmed.cli import commands as cli
+from fedmed.site.authority import fingerprint
 from fedmed.site.certs import make_certificates
 
 
@@ -65,4 +66,6 @@ def test_the_command_says_what_they_are_for(
     assert not caught.value.code
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 4
+    mark = fingerprint((tmp_path / "pki" / "ca.crt").read_bytes())
+    assert f"by telephone, its SHA-256 fingerprint: {mark}\n" in printed.err
     assert "the institution's own CA" in printed.err

@@ -1,13 +1,16 @@
 """``fedmed doctor`` and ``fedmed site join`` on each bad input: which it is, in one line."""
 
 import datetime
+import http.client
 import json
 import os
+import re
 import socket
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from support import goes_red, refuses
@@ -19,7 +22,7 @@ from fedmed.cli import commands as cli
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.site import doctor, join
 from fedmed.site.certs import make_certificates
-from fedmed.site.connection import read_connection
+from fedmed.site.connection import Connection, read_connection
 from fedmed.site.doctor import examine
 from fedmed.site.reach import Check, knock
 
@@ -37,7 +40,12 @@ def away(connection: object) -> list[Check]:
 
 def wrong(checks: list[Check]) -> dict[str, str]:
     assert all("\n" not in check.text for check in checks)
-    return {check.name: check.text for check in checks if not check.ok}
+    return {check.name: check.text for check in checks if not check.ok and not check.skipped}
+
+
+def skipped(checks: list[Check]) -> dict[str, str]:
+    """What was not looked at, and what it rests on."""
+    return {check.name: check.text for check in checks if check.skipped}
 
 
 def told(checks: list[Check], name: str, *words: str) -> None:
@@ -53,9 +61,11 @@ def test_a_good_site_is_all_ok(tmp_path: Path) -> None:
         checks = examine(a_site(tmp_path / "s", address, tmp_path / "pki" / "ca.crt"))
     assert wrong(checks) == {}
     assert [check.name for check in checks] == [
-        "site file", "policy", "node key", "reachable", "certificate", "clock", "version",
-        "registered", "data", "patients", "device", "disk", "ledger",
+        "site file", "policy", "connection", "node key", "reachable", "certificate", "clock",
+        "version", "registered", "data", "patients", "cohort", "device", "disk", "ledger",
     ]  # fmt: skip
+    assert skipped(checks) == {}
+    assert doctor.summary(checks) == "all 15 checks ok"
     texts = {check.name: check.text for check in checks}
     assert texts["patients"].startswith("12, each in one split")
     assert "24 images" in texts["data"]
@@ -274,11 +284,67 @@ def test_the_command_exits_with_two_and_prints_json(
     assert caught.value.code == 2  # the server is away
     found = json.loads(capsys.readouterr().out)
     assert {"name", "ok", "text"} == set(found[0])
-    assert [check["name"] for check in found if not check["ok"]] == ["reachable"]
+    assert [check["name"] for check in found if check["ok"] is False] == ["reachable"]
+    unseen = [check["name"] for check in found if check["ok"] is None]
+    assert unseen == ["certificate", "clock", "version", "registered"]
     with pytest.raises(SystemExit) as caught:
         cli.main(["doctor", str(site.parent / "none.toml")])
     assert caught.value.code == 2
-    assert capsys.readouterr().out.startswith("NOT OK site file: ")
+    assert capsys.readouterr().out.startswith("NOT OK  site file: ")
+
+
+def printed(site: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["doctor", str(site)])
+    assert caught.value.code == 2
+    return capsys.readouterr().out.splitlines()
+
+
+def test_what_was_skipped_and_why_and_a_last_line_that_counts(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(site, capsys)  # the server is away
+    names = "certificate, clock, version, registered"
+    assert f"skipped {names}: it rests on 'reachable', which is not ok" in lines
+    assert lines[-1] == "1 of 15 checks not ok, 4 skipped"
+    (site.parent / "policy.toml").write_text("wrong = 1\n")
+    edited(site, "cohort.csv", "none.csv")
+    lines = printed(site, capsys)
+    assert "skipped patients, cohort: it rests on 'data', which is not ok" in lines
+    assert lines[-1] == "3 of 15 checks not ok, 6 skipped"
+    (site.parent / "connection.toml").write_text('sever = "a:1"\n')
+    lines = printed(site, capsys)
+    names = "node key, reachable, certificate, clock, version, registered"
+    assert f"skipped {names}: it rests on 'connection', which is not ok" in lines
+    assert lines[-1] == "3 of 15 checks not ok, 8 skipped"
+    site.unlink()
+    lines = printed(site, capsys)
+    assert len(lines) == 3
+    assert lines[-1] == "1 of 15 checks not ok, 14 skipped"
+
+
+def test_the_guide_lists_every_check() -> None:
+    """The names of the first column of docs/deploy.md, in the order in which they are printed."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    table = text.split("## What the doctor checks")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    told = [name for row in rows for name in re.findall(r"`([a-z ]+)`", row)]
+    assert told == [check.name for check in examine(Path("none.toml"))]
+
+
+def test_a_server_that_hangs_up_was_not_reached(site: Path) -> None:
+    """Sabotage: two lines of one name, one ok and one not, and a count of 16."""
+
+    def hangs_up(connection: Connection) -> list[Check]:
+        given = {"request.side_effect": TimeoutError("timed out"), "sock": None}
+        link = mock.Mock(host=connection.host, **given)
+        with mock.patch.object(http.client, "HTTPSConnection", return_value=link):
+            return knock(connection)
+
+    checks = examine(site, hangs_up)
+    told(checks, "reachable", "timed out", "firewall")
+    assert list(skipped(checks)) == ["clock", "version", "registered"]
+    assert doctor.summary(checks) == "1 of 15 checks not ok, 3 skipped"
 
 
 def test_join_says_which_key_is_wrong(tmp_path: Path) -> None:

@@ -33,10 +33,11 @@ def cohort(folder: Path, patients: int = 12) -> Path:
 
 
 def a_site(folder: Path, server: str, ca: Path, **changes: Any) -> Path:
-    """A site as ``fedmed site init`` makes it; returns its ``site.toml``."""
+    """A site as ``fedmed site init`` makes it, with any ``ca``; returns its ``site.toml``."""
     wish: dict[str, Any] = {"minimum_cohort": 4, "public_size": 10} | changes
     table = cohort(folder.parent / f"{folder.name}-data")
-    make_site(folder, Wish(name="st-mary", server=server, data=table, ca=ca, **wish))
+    make_site(folder, Wish(name="st-mary", server=server, data=table, **wish))
+    (folder / "ca.crt").write_bytes(ca.read_bytes())
     return folder / "site.toml"
 
 
