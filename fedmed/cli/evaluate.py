@@ -181,12 +181,28 @@ def _show_comparison(found: Json) -> None:
     if headline:
         say(f"\nchanges against {found['baseline']}")
         _print([_change(row) for row in headline])
+    _show_primary(found["primary"])
     told = [c for c in found["correlations"] if c["r"] is not None]
     for correlation in told:
         of = correlation.get("arm") or correlation.get("unit")
         low, high = correlation["low"], correlation["high"]
         say(f"{correlation['name']} ({of}): r = {correlation['r']:.2f} ({low:.2f} to {high:.2f})")
     say("")
+
+
+def _show_primary(told: Json | None) -> None:
+    """The change that the experiment named, and whether its margin is kept."""
+    if told is None:
+        return
+    kept = {True: "shown", False: "not shown", None: "no interval"}[told["shown"]]
+    if told["worse"]:
+        kept = "shown to be beyond the margin"
+    named = " (named after results were seen)" if told["after_results"] else ""
+    say(
+        f"\nprimary endpoint{named}: {told['test']} of {told['arm']} in {WORDS[told['metric']]}, "
+        f"margin {told['margin']:g}: {kept}; change {_number(told['change'])} "
+        f"({_bounds(told['low'], told['high'])})"
+    )
 
 
 def _change(row: Json) -> Json:

@@ -263,6 +263,16 @@ def _check_earlier(experiment: Experiment, out: Path) -> None:
                 statement_module.check_version(value, str(statement))
 
 
+def _named(experiment: Experiment, earlier: Any, *, seen: bool) -> dict[str, Any] | None:
+    """The primary endpoint, and whether it was named or changed with results at hand."""
+    if experiment.primary is None:
+        return earlier if isinstance(earlier, dict) else None
+    told = experiment.primary.to_dict()
+    if isinstance(earlier, dict) and earlier | {"after_results": False} == told:
+        return earlier
+    return {**told, "after_results": seen}
+
+
 def _describe(experiment: Experiment, out: Path) -> None:
     """Write or extend ``experiment.json``."""
     record = out / "experiment.json"
@@ -288,6 +298,7 @@ def _describe(experiment: Experiment, out: Path) -> None:
                     *((a, s) for a in experiment.arms for s in experiment.seeds),
                 }
             ),
+            "primary": _named(experiment, earlier.get("primary"), seen=seen),
             # Runs that were added after results were seen may depend on them.
             "extended": bool(earlier.get("extended")) or (seen and not runs <= known),
             "base": experiment.base.to_flat(),

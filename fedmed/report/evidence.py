@@ -120,6 +120,7 @@ class Evidence:
     correlations: list[Json]
     notes: list[str]
     splits: list[Json] = field(default_factory=list)  # as in the file
+    primary: Json = field(default_factory=dict)  # as in the file
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
         """An arm's estimate under ``by_arm``; None where there is no number."""
@@ -199,6 +200,7 @@ def _evidence(comparison: Json) -> Evidence:
         correlations=rows(comparison, "correlations"),
         notes=texts(comparison, "notes"),
         splits=rows(comparison, "splits"),
+        primary=table(comparison, "primary"),
     )
 
 

@@ -20,6 +20,7 @@ from fedmed.report import (
     answer,
     chart,
     costs,
+    endpoint,
     epsilon,
     groups,
     hospitals,
@@ -131,7 +132,7 @@ def _summary(comparison: Comparison, arms: list[Arm], base: Arm | None) -> dict[
     """The answer, and the table of arms."""
     return {
         "legend": sections.legend(arms),
-        "answer": answer.answer(arms),
+        "answer": [*answer.answer(arms), *endpoint.sentences(comparison.evidence)],
         "unprotected": answer.unprotected(arms),
         "cautions": answer.cautions(arms),
         "facts": sections.facts(comparison, arms),

@@ -16,6 +16,7 @@ from fedmed import __version__
 from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
+from fedmed.evaluation.comparison import endpoint
 from fedmed.evaluation.comparison.comparison import compare
 from fedmed.evaluation.comparison.splitting import STEPS
 from fedmed.evaluation.intervals.resampling import Progress
@@ -25,7 +26,7 @@ from fedmed.evaluation.tables import predictions
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 3  # of comparison.json; another makes it anew
+FORMAT: Final = 4  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 
@@ -37,6 +38,7 @@ class Runs:
     results: dict[str, dict[int, Json]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     between: dict[str, list[str]] = field(default_factory=dict)  # arms that split an arm's cost
+    primary: endpoint.Endpoint | None = None
 
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
@@ -124,7 +126,9 @@ def find(out: Path) -> Runs:
         if files.is_seed(digits := folder.name.removeprefix("seed-"))
     ]
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
-    runs = Runs(between=_between(about))
+    named = about.get("primary")
+    primary = None if named is None else endpoint.read(named, str(out / "experiment.json"))
+    runs = Runs(between=_between(about), primary=primary)
     histograms = 0
     for arm, number, folder in found:
         result = _object(folder / "result.json")
@@ -197,6 +201,7 @@ def _compared(
         units=runs.units(),
         schemes=runs.schemes(),
         between=runs.between,
+        primary=runs.primary,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -228,6 +233,7 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "units": runs.units(),
         "schemes": runs.schemes(),
         "between": runs.between,
+        "primary": None if runs.primary is None else runs.primary.to_dict(),
         "baseline": _baseline(runs.results)[0],
         "resamples": resamples,
         "seed": seed,

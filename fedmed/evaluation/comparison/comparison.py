@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 from fedmed.base.errors import UserError
 from fedmed.evaluation import fairness
 from fedmed.evaluation.comparison import correlations
+from fedmed.evaluation.comparison.endpoint import Endpoint, judged
 from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
 from fedmed.evaluation.comparison.splitting import split
 from fedmed.evaluation.group_gaps import GAPS
@@ -54,6 +55,7 @@ def compare(
     units: Mapping[str, str] | None = None,
     schemes: Mapping[str, str] | None = None,
     between: Mapping[str, Sequence[str]] | None = None,
+    primary: Endpoint | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
     threads: int | None = None,
@@ -65,8 +67,9 @@ def compare(
     validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
     and `units` (whose data an epsilon protects) serve the correlation with gaps, within a unit.
     `schemes` by arm says which arms are compared within hospitals (:func:`_headlines`), `between`
-    which ones split an arm's cost (:func:`splitting.split`). The result does not depend on
-    `threads` (None: all cores). `progress` is told the share that is done.
+    which ones split an arm's cost (:func:`splitting.split`), `primary` which change was named
+    beforehand. The result does not depend on `threads` (None: all cores). `progress` is told the
+    share that is done.
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -104,6 +107,7 @@ def compare(
         "by_arm": by_arm,
         "differences": found,
         "family": family,
+        "primary": judged(primary, found),
         "splits": split(panel, paired, baseline, between or {}, headlines),
         "correlations": told,
         "notes": [*notes, *_left_out(panel)],
