@@ -107,8 +107,8 @@ def rate(ill: int, share: float, generator: np.random.Generator, resamples: int)
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
     missed = generator.uniform(size=labels.size) < share
     scores = np.where(missed, 0.2, 0.8)
-    found = measured(labels, scores, resamples, metrics=("fnr",))
-    yield "false negative rate", holds(estimate(found.quantity("fnr")), share)
+    sample = measured(labels, scores, resamples, metrics=("fnr",))
+    yield "false negative rate", holds(estimate(sample.quantity("fnr")), share)
 
 
 def area(
@@ -117,8 +117,8 @@ def area(
     """The AUROC of so many ill patients."""
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
     scores = drawn(generator, labels, apart(auroc, spread), spread)
-    found = measured(labels, scores, resamples, metrics=("auroc",))
-    yield "AUROC", holds(estimate(found.quantity("auroc")), auroc)
+    sample = measured(labels, scores, resamples, metrics=("auroc",))
+    yield "AUROC", holds(estimate(sample.quantity("auroc")), auroc)
 
 
 # Every printed metric.
@@ -130,8 +130,8 @@ def truths(distance: float, threshold: float) -> dict[str, float]:
     generator = np.random.default_rng(1)
     labels = (np.arange(PRECISION_TRUTH) % (1 + HEALTHY) == 0).astype(np.int64)
     scores = drawn(generator, labels, distance, 1.0)
-    found = measured(labels, scores, 0, threshold=threshold)
-    return {name: float(found.quantity(name).values[0]) for name in ALL}
+    sample = measured(labels, scores, 0, threshold=threshold)
+    return {name: float(sample.quantity(name).values[0]) for name in ALL}
 
 
 def metrics(
@@ -143,11 +143,11 @@ def metrics(
     distance, threshold = apart(0.85, 1.0), 0.3
     truth = truths(distance, threshold)
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
-    found = measured(
+    sample = measured(
         labels, drawn(generator, labels, distance, 1.0), resamples, threshold=threshold
     )
     for name in ALL:
-        yield name, holds(estimate(found.quantity(name)), truth[name])
+        yield name, holds(estimate(sample.quantity(name)), truth[name])
 
 
 # Patients with images of both labels: how ill somebody is drives labels and scores.
@@ -170,17 +170,17 @@ def mixed_sample(
 def mixed_truth() -> dict[str, float]:
     """Their true values."""
     labels, scores, _ = mixed_sample(np.random.default_rng(2), PRECISION_TRUTH)
-    found = measured(labels, scores, 0, metrics=MIXED)
-    return {name: float(found.quantity(name).values[0]) for name in MIXED}
+    sample = measured(labels, scores, 0, metrics=MIXED)
+    return {name: float(sample.quantity(name).values[0]) for name in MIXED}
 
 
 def mixed(patients: int, generator: np.random.Generator, resamples: int) -> Found:
     """Metrics of patients with both labels."""
     truth = mixed_truth()
     labels, scores, patient = mixed_sample(generator, patients)
-    found = measured(labels, scores, resamples, patients=patient, metrics=MIXED)
+    sample = measured(labels, scores, resamples, patients=patient, metrics=MIXED)
     for name in MIXED:
-        yield name, holds(estimate(found.quantity(name)), truth[name])
+        yield name, holds(estimate(sample.quantity(name)), truth[name])
 
 
 # Few seeds: the mean over trainings, with both sources in its interval.
@@ -199,8 +199,8 @@ def seeds(count: int, times: float, generator: np.random.Generator, resamples: i
     own = generator.normal(size=(labels.size, count))
     latent = np.sqrt(0.7) * common[:, None] + np.sqrt(0.3) * own
     scores = norm.cdf(latent + labels[:, None] * effects - 1.0)
-    found = measured(labels, scores, resamples, metrics=("auroc",)).quantity("auroc")
-    yield "AUROC, both sources", holds(estimate(found), truth, "both_")
+    sample = measured(labels, scores, resamples, metrics=("auroc",)).quantity("auroc")
+    yield "AUROC, both sources", holds(estimate(sample), truth, "both_")
 
 
 # Gaps between groups that are equally well served: how often is zero left out?
@@ -219,7 +219,7 @@ def gaps(
     cut = norm.ppf(missed) + distance
     threshold = float(1.0 / (1.0 + np.exp(distance * (distance / 2.0 - cut))))
     names = np.array([f"group {number}" for number in range(len(sizes))])
-    found = measured(
+    sample = measured(
         labels,
         scores,
         resamples,
@@ -227,7 +227,7 @@ def gaps(
         threshold=threshold,
         metrics=(*NEEDED, "ece", "calibration_slope", "calibration_intercept"),
     )
-    for name, gap in gap_quantities(found, "sex", list(names)).items():
+    for name, gap in gap_quantities(sample, "sex", list(names)).items():
         if gap.sure and gap.contrasts:
             told = estimate_gap(gap)
             yield name, told["low"] is not None and told["low"] <= 0.0 <= told["high"]
@@ -346,7 +346,7 @@ def main() -> None:
         "resamples": arguments.resamples,
         "seed": arguments.seed,
         "standard_error": round((0.95 * 0.05 / arguments.replications) ** 0.5, 4),
-        "least": {part: list(found) for part, found in worst.items()},
+        "least": {part: list(sample) for part, sample in worst.items()},
         "coverage": coverage,
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": round(time.time() - started, 1),

@@ -91,22 +91,22 @@ def scaled(values: NDArray[Any], largest: int) -> NDArray[np.float32]:
 
 
 def _check_format(data: bytes, name: str) -> None:
-    found = next((kind for start, kind in _OTHERS if data.startswith(start)), "")
+    unread = next((kind for start, kind in _OTHERS if data.startswith(start)), "")
     if data[4:8] == b"ftyp":
-        found = "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC or video"
+        unread = "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC or video"
     if data[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7") and data[2:3].isspace():
-        found = "PNM"
-    if found:
+        unread = "PNM"
+    if unread:
         raise UserError(
-            f"{name}: a {found} file, which is not read as an image; convert it to PNG or DICOM "
+            f"{name}: a {unread} file, which is not read as an image; convert it to PNG or DICOM "
             "(a volume to NIfTI)"
         )
 
 
 def _tag(opened: Image.Image, tag: int) -> int:
     """The largest value of a TIFF's tag, -1 of another file or where it is absent."""
-    found = getattr(opened, "tag_v2", {}).get(tag, -1)
-    return int(max(found) if isinstance(found, tuple) else found)
+    value = getattr(opened, "tag_v2", {}).get(tag, -1)
+    return int(max(value) if isinstance(value, tuple) else value)
 
 
 def _depth(opened: Image.Image, data: bytes) -> bool:

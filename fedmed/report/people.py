@@ -29,22 +29,22 @@ def note(text: str, attribute: str = "") -> str:
 
     ``attribute`` is what the groups are made of, where the note does not begin with it.
     """
-    found = _LEFT_OUT.fullmatch(text)
-    if found is None:
+    match = _LEFT_OUT.fullmatch(text)
+    if match is None:
         return text
-    group = named(found["attribute"] or attribute, found["group"])
-    if group != found["group"]:
-        return f"{group} are not compared{found['why']}"
-    if found["attribute"] == "sex_age" and group == "unknown":
-        return f"unknown sex or age is not compared{found['why']}"
-    if found["attribute"] and group == "unknown":
-        return f"unknown {found['attribute'].replace('_', ' ')} is not compared{found['why']}"
+    group = named(match["attribute"] or attribute, match["group"])
+    if group != match["group"]:
+        return f"{group} are not compared{match['why']}"
+    if match["attribute"] == "sex_age" and group == "unknown":
+        return f"unknown sex or age is not compared{match['why']}"
+    if match["attribute"] and group == "unknown":
+        return f"unknown {match['attribute'].replace('_', ' ')} is not compared{match['why']}"
     return text
 
 
 def _years(band: str) -> str | None:
     """An age band in words; None for what is none."""
-    found = _BAND.fullmatch(band)
-    if found is None:
+    match = _BAND.fullmatch(band)
+    if match is None:
         return None
-    return f"{found['low']} to {found['high']}" if found["high"] else f"{found['low']} and over"
+    return f"{match['low']} to {match['high']}" if match["high"] else f"{match['low']} and over"

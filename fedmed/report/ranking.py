@@ -57,7 +57,7 @@ class Level:
 
 def levels(arms: Sequence[Arm]) -> list[Level]:
     """Arms with an AUROC and meaningful protection by unit and, smallest first, by epsilon."""
-    found = []
+    told = []
     for unit in _UNITS:
         told = [
             arm for arm in arms if arm.unit == unit and arm.meaningful and arm.auroc is not None
@@ -68,23 +68,23 @@ def levels(arms: Sequence[Arm]) -> list[Level]:
                 runs[-1].append(arm)
             else:
                 runs.append([arm])
-        found += [
+        told += [
             Level(unit=unit, arms=sorted(run, key=lambda arm: -(arm.auroc or 0.0))) for run in runs
         ]
-    return found
+    return told
 
 
 def costs(private: Sequence[Arm], base: Arm | None) -> list[str]:
     """A sentence or more for each unit; one that says so where nothing is protected."""
-    found = levels(private)
-    if not found:
+    every = levels(private)
+    if not every:
         why = "gives meaningful protection"
         if any(arm.mixed for arm in private):
             why = "has one guarantee for all hospitals that is meaningful protection"
         return [f"What privacy costs is not known: no treatment {why}."]
     return [
-        _of_unit([level for level in found if level.unit == unit], base)
-        for unit in dict.fromkeys(level.unit for level in found)
+        _of_unit([level for level in every if level.unit == unit], base)
+        for unit in dict.fromkeys(level.unit for level in every)
     ]
 
 
@@ -147,14 +147,14 @@ def _at(arm: Arm) -> float:
     return arm.axis_epsilon or 0.0
 
 
-def _of_unit(found: Sequence[Level], base: Arm | None) -> str:
-    if len(found) <= _LEVELS:
-        return " ".join(_level(level, base) for level in found)
-    between = len(found) - 2
-    low, high = (epsilon_text(_at(found[place].arms[0])) for place in (1, -2))
+def _of_unit(of_unit: Sequence[Level], base: Arm | None) -> str:
+    if len(of_unit) <= _LEVELS:
+        return " ".join(_level(level, base) for level in of_unit)
+    between = len(of_unit) - 2
+    low, high = (epsilon_text(_at(of_unit[place].arms[0])) for place in (1, -2))
     return (
-        f"{_level(found[0], base)} {_level(found[-1], base)} AUROC against epsilon has the "
-        f"{between} epsilons between, {low} to {high} per {found[0].unit}."
+        f"{_level(of_unit[0], base)} {_level(of_unit[-1], base)} AUROC against epsilon has the "
+        f"{between} epsilons between, {low} to {high} per {of_unit[0].unit}."
     )
 
 
