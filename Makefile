@@ -23,7 +23,7 @@ run: $(READY)  ## the quickstart comparison: a report of every kind of privacy
 # JOBS: processes side by side, each on one thread; TESTS: files or folders, -k and other options of pytest.
 JOBS ?= auto
 TESTS ?=
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: $(READY)  ## the test suite
 	$(PYTEST) $(TESTS)

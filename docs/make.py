@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from fedmed.base.errors import UserError
 from fedmed.config import ARMS, Section, Settings
 from fedmed.config.names import Unit, kebab
+from fedmed.privacy.statement import whole
 from fedmed.privacy.statement.contents import schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,11 @@ def main() -> None:
 
 def made() -> dict[Path, str]:
     """Every file with a part of ours -> its text with those parts as the code has them now."""
-    texts = {ROOT / "docs" / "privacy.schema.json": json.dumps(schema(), indent=2) + "\n"}
+    schemas = {"privacy": schema(), "privacy-total": whole.schema()}
+    texts = {
+        ROOT / "docs" / f"{name}.schema.json": json.dumps(content, indent=2) + "\n"
+        for name, content in schemas.items()
+    }
     for name in ("README.md", "docs/configuration.md", "docs/privacy.md", "pyproject.toml"):
         path = ROOT / name
         texts[path] = filled(path.read_text(encoding="utf-8"), name)

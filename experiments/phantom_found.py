@@ -95,7 +95,7 @@ def at_one_fpr(scored: Scored, resamples: int) -> dict[str, Json]:
     """
     test = scored.test
     labels = test["label"].to_numpy(dtype=np.int64)
-    design = Design.of(clusters(test["patient_id"]), labels, None)
+    design = Design.of(clusters(test["patient_id"]), labels)
     columns = scored.columns()
     members = {"sex": test["sex"], "age": groups.age_band(test["age"])}
     chosen = {

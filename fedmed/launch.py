@@ -100,8 +100,8 @@ class RaySimulation:
             RunDirectory(folder).open(here, name)
         else:
             self._flwr_run(here, folder, on_round)
-        found: dict[str, Any] = files.read_json(result)
-        return found
+        told: dict[str, Any] = files.read_json(result)
+        return told
 
     def _flwr_run(self, settings: Settings, folder: Path, on_round: OnRound) -> None:
         with tempfile.TemporaryDirectory(prefix="fedmed-app-") as temporary:

@@ -1,12 +1,34 @@
-"""What every test shares: a home of its own for caches, and the way to the real data."""
+"""What every test shares: its order, a home of its own for caches, and the way to the real data."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SIMULATIONS = "tests/e2e/simulations/"  # one of them at a time
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Simulations first: begun last, they would be waited for while other cores idle."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SIMULATIONS))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """File by file, but all simulations in one process, which then never waits for another's."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return SIMULATIONS if nodeid.startswith(SIMULATIONS) else nodeid.split("::", 1)[0]
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,3 +18,20 @@ def up(value: float, digits: int = 3) -> float:
     if not math.isclose(steps, whole, rel_tol=1e-12):
         whole = math.ceil(steps)
     return float(f"{whole}e{exponent}")
+
+
+def up_text(value: float, digits: int = 3) -> str:
+    """``value`` rounded up to ``digits`` digits as text: thousands grouped, never with an exponent.
+
+    What has more digits before its point is rounded up to a whole number.
+
+    >>> up_text(8.004), up_text(2048), up_text(1234.5), up_text(0.00002)
+    ('8.01', '2,048', '1,235', '0.00002')
+    """
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if value > 10**digits - 1:
+        return f"{math.ceil(value):,}"
+    rounded = up(value, digits)
+    text = f"{rounded:.{digits}g}"
+    return text if "e" not in text else f"{rounded:.20f}".rstrip("0")

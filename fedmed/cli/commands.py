@@ -111,6 +111,10 @@ def run(
 @app.command(cls=Command)
 def report(
     directory: Annotated[Path, typer.Argument(help="Folder of an experiment's results.")],
+    paper: Annotated[
+        bool,
+        typer.Option("--paper", help="Also write figures, tables, Methods and .bib for a paper."),
+    ] = False,
 ) -> None:
     """Write a comparison's report again.
 
@@ -122,12 +126,14 @@ def report(
     if not is_folder(directory):
         raise UserError(f"{directory}: no such folder; give the folder that fedmed run wrote")
     with held(directory):
-        say(f"summary: {write_summary(directory)}")
         try:
             compare.write(directory)
         except UserError as error:  # what is there is reported all the same
             say(f"no comparison of arms: {error}", err=True)
-        say(f"report:  {build(directory)}")
+        say(f"summary: {write_summary(directory)}")  # with the intervals of the comparison
+        say(f"report:  {build(directory, paper=paper)}")
+    if paper:
+        say(f"paper:   {directory / 'paper'}")
 
 
 @app.command(cls=Command)

@@ -101,6 +101,7 @@ def _show_metrics(found: Json, name: str) -> None:
     if gaps:
         say("\ngaps between groups")
         _print(gaps)
+    _show_hospitals(found["between_hospitals"])
     targets = [
         {
             "target": target,
@@ -116,6 +117,30 @@ def _show_metrics(found: Json, name: str) -> None:
     for attribute, row in found["fairness"].items():
         for note in row["notes"]:
             say(f"note: {attribute}: {note}")
+
+
+def _show_hospitals(told: Json | None) -> None:
+    """AUROC at each hospital and without it, and what a further one may have."""
+    if told is None:
+        return
+    say("\nhospitals, one left out at a time")
+    _print(
+        [
+            {
+                "hospital": row["hospital"],
+                "AUROC": _number(row["auroc"]),
+                "95 % interval": _bounds(*(row["interval"] or (None, None))),
+                "AUROC without it": _number(row["auroc_without"]),
+                "95 % interval without it": _bounds(*(row["interval_without"] or (None, None))),
+            }
+            for row in told["each"]
+        ]
+    )
+    if told["note"]:
+        say(f"note: {told['note']}")
+        return
+    mean = f"{_number(told['mean'])} ({_bounds(*told['mean_interval'])})"
+    say(f"mean of hospitals: AUROC {mean}; a new one: {_bounds(*told['new_hospital'])}")
 
 
 def _group(row: Json) -> Json:
@@ -156,12 +181,28 @@ def _show_comparison(found: Json) -> None:
     if headline:
         say(f"\nchanges against {found['baseline']}")
         _print([_change(row) for row in headline])
+    _show_primary(found["primary"])
     told = [c for c in found["correlations"] if c["r"] is not None]
     for correlation in told:
         of = correlation.get("arm") or correlation.get("unit")
         low, high = correlation["low"], correlation["high"]
         say(f"{correlation['name']} ({of}): r = {correlation['r']:.2f} ({low:.2f} to {high:.2f})")
     say("")
+
+
+def _show_primary(told: Json | None) -> None:
+    """The change that the experiment named, and whether its margin is kept."""
+    if told is None:
+        return
+    kept = {True: "shown", False: "not shown", None: "no interval"}[told["shown"]]
+    if told["worse"]:
+        kept = "shown to be beyond the margin"
+    named = " (named after results were seen)" if told["after_results"] else ""
+    say(
+        f"\nprimary endpoint{named}: {told['test']} of {told['arm']} in {WORDS[told['metric']]}, "
+        f"margin {told['margin']:g}: {kept}; change {_number(told['change'])} "
+        f"({_bounds(told['low'], told['high'])})"
+    )
 
 
 def _change(row: Json) -> Json:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmed.base.errors import UserError
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up_text
 from fedmed.base.terminal import say
 
 
@@ -87,7 +87,7 @@ def plan_experiment(
         if total is not None:
             say(
                 f"all arms and {len(loaded.seeds)} seed(s) together: epsilon "
-                f"{up(total[0], 4):.4g} at delta {total[1]:g} for one patient, from the arms that "
+                f"{up_text(total[0], 4)} at delta {total[1]:g} for one patient, from the arms that "
                 "bound it"
             )
     if impossible:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up, up_text
 from fedmed.base.terminal import console, printable
 from fedmed.experiment.file import Experiment
 from fedmed.experiment.run import Progress
@@ -81,9 +81,11 @@ def describe(arm: str, seed: int, result: dict[str, Any], cached: bool) -> str:
     """One line about a finished run; epsilon never stands without its unit."""
     auroc = result["metrics"]["auroc"]
     shown = "not defined" if auroc is None else f"{auroc:.3f}"
+    within = result["metrics"].get("within_hospital_auroc")
+    shown += "" if within is None else f" ({within:.3f} within hospitals)"
     privacy = "no privacy claim"
     if result["epsilon"] is not None:
-        privacy = f"epsilon {up(result['epsilon']):.3g} per {result['unit']}"
+        privacy = f"epsilon {up_text(result['epsilon'])} per {result['unit']}"
         privacy += f", delta {up(result['delta'], 2):.2g}"
     when = "done before" if cached else f"{result['seconds']['total']:.1f} s"
     if result["rounds"] < result["rounds_planned"]:

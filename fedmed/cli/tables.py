@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up_text
 from fedmed.base.terminal import cell, console, say
 
 if TYPE_CHECKING:  # pandas and a forecast's torch take a second each to load
@@ -49,7 +49,7 @@ def print_plans(forecasts: Iterable[Forecast]) -> None:
             {
                 "hospital": row.hospital,
                 "unit": row.unit,
-                "epsilon": _number(None if row.epsilon is None else up(row.epsilon, 4)),
+                "epsilon": None if row.epsilon is None else up_text(row.epsilon, 4),
                 "delta": _number(row.delta),
                 "sigma": _number(row.noise_multiplier),
                 "rate": _number(row.sampling_rate),
@@ -71,7 +71,7 @@ def print_plans(forecasts: Iterable[Forecast]) -> None:
         if forecast.evaluation is not None:
             cost = forecast.evaluation
             say(
-                f"  evaluation: epsilon {_number(up(cost.epsilon, 4))}, delta "
+                f"  evaluation: epsilon {up_text(cost.epsilon, 4)}, delta "
                 f"{_number(cost.delta)} for one evaluation patient, sigma "
                 f"{_number(cost.noise_multiplier)}"
             )
@@ -85,9 +85,7 @@ def print_accounts(accounts: Iterable[Account]) -> None:
             "ledger": Path(account.ledger).stem,
             "account": account.account,
             "unit": account.unit,
-            "epsilon": "not bounded"
-            if account.epsilon is None
-            else _number(up(account.epsilon, 4)),
+            "epsilon": "not bounded" if account.epsilon is None else up_text(account.epsilon, 4),
             "delta": _number(account.delta),
             "plans": account.plans,
             "rounds": account.rounds,

@@ -6,7 +6,7 @@ To add an arm, add its row here and, where no kind of plan fits, a plan in ``fed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-PlanKind = Literal["none", "image", "gradient", "update"]
+PlanKind = Literal["none", "image", "gradient", "unnoised", "update"]
 Place = Literal["nowhere", "images", "gradients", "updates", "sum"]
 
 _TRAINING = ("privacy.noise-multiplier", "privacy.maximum-noise-to-signal", "privacy.clipping-norm")
@@ -37,6 +37,16 @@ class Arm:
     relation: str = "none"
     trusted: str
     unclaimed: str = ""  # what a report says in the place of an epsilon
+
+    @property
+    def control(self) -> bool:
+        """Whether it is DP-SGD's recipe without noise, which protects nobody."""
+        return self.plan == "unnoised"
+
+    @property
+    def samples(self) -> bool:
+        """Whether its batches are Poisson samples of patients, or of images."""
+        return self.plan in ("gradient", "unnoised")
 
     @property
     def at_server(self) -> bool:
@@ -107,6 +117,31 @@ _ROWS = (
         unit="patient (or image)",
         relation="add or remove one patient; add, remove or replace one image",
         trusted="the hospital",
+    ),
+    Arm(
+        name="clipped-sgd",
+        plan="unnoised",
+        noise="nowhere",
+        protects=False,
+        reads=(
+            *("train.views", "privacy.clipping-norm", "privacy.clipping", "privacy.engine"),
+            *("privacy.unit", "privacy.physical-batch-size"),
+        ),
+        enters="nowhere: gradients are clipped as under `dp-sgd`, without noise",
+        unit="none",
+        trusted="everyone",
+        unclaimed="no differential privacy",
+    ),
+    Arm(
+        name="sampled-sgd",
+        plan="unnoised",
+        noise="nowhere",
+        protects=False,
+        reads=("train.views", "privacy.unit", "privacy.physical-batch-size"),
+        enters="nowhere: batches are drawn as under `dp-sgd`, without clipping and noise",
+        unit="none",
+        trusted="everyone",
+        unclaimed="no differential privacy",
     ),
     Arm(
         name="local-update",

@@ -241,7 +241,7 @@ def check_privacy(privacy: Privacy, data: Data) -> None:
             f"privacy.epsilon: {privacy.epsilon:g} is outside 0.0001 to 10000, where {arm} can be "
             "accounted; choose one inside"
         )
-    if row.plan == "gradient" and privacy.unit == "image" and not privacy.images_per_patient:
+    if row.samples and privacy.unit == "image" and not privacy.images_per_patient:
         raise ValueError(
             "privacy.images-per-patient: the image unit needs a declared cap on the images of one "
             "patient; set it, for example to 4"

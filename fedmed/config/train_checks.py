@@ -53,8 +53,8 @@ def check_norm(model: Model) -> None:
 
 def check_precision(train: Train, privacy: Privacy) -> None:
     """Opacus computes per-sample gradients in float32 alone."""
-    gradient = ARMS[privacy.arm].plan == "gradient"
-    if train.precision != "float32" and gradient and privacy.engine == "opacus":
+    clipped = "privacy.engine" in ARMS[privacy.arm].reads
+    if train.precision != "float32" and clipped and privacy.engine == "opacus":
         raise ValueError(
             "train.precision: the engine 'opacus' computes in float32; set "
             "privacy.engine = 'fedmed'"

@@ -91,10 +91,10 @@ class Bounds:
     def _limit(self, hospital: str, names: set[str], own: float) -> float:
         if hospital in self._planned:
             return self._planned[hospital]
-        found = self._others(hospital, names)
-        if len(found) < 2:
-            found.append(own / self.factor)
-        return self.factor * _upper_median(found)
+        others = self._others(hospital, names)
+        if len(others) < 2:
+            others.append(own / self.factor)
+        return self.factor * _upper_median(others)
 
     def _others(self, hospital: str, names: set[str]) -> list[float]:
         return [size for name, size in self.norms.items() if name != hospital and name in names]
@@ -156,7 +156,7 @@ def planned_bounds(
     its gradient and those before it, together lr / (1 - momentum) times each: over T steps of
     batches of B, at most N C / B for N sampled units and noise of deviation z C sqrt(T) / B.
     """
-    found = {}
+    bounds = {}
     for name, plan in plans.items():
         update, gradient = part(plan, UpdatePlan), part(plan, GradientPlan)
         if update is not None and update.placement == "hospital":
@@ -172,8 +172,8 @@ def planned_bounds(
             length *= train.learning_rate / (1 - train.momentum) / batch
         else:
             continue
-        found[name] = length * _ROUNDED
-    return found
+        bounds[name] = length * _ROUNDED
+    return bounds
 
 
 def _plain(settings: Settings) -> bool:
@@ -188,11 +188,11 @@ def _noise(deviation: float, parameters: int) -> float:
 
 def believed(sizes: Mapping[str, int], factor: float) -> dict[str, float]:
     """Declared sizes, each at most ``factor`` times the (upper) median of the others'."""
-    found = {}
+    limits = {}
     for name, size in sizes.items():
         others = [other for known, other in sizes.items() if known != name]
-        found[name] = min(float(size), factor * _upper_median(others)) if others else float(size)
-    return found
+        limits[name] = min(float(size), factor * _upper_median(others)) if others else float(size)
+    return limits
 
 
 def _upper_median(values: Sequence[float]) -> float:

@@ -79,25 +79,25 @@ class Evaluator:
         if not any(_both(labels) for labels in known.values()):
             return None
         scores = self.scores(owners, rows)
-        found = [
+        areas = [
             auroc(labels[~np.isnan(labels)].astype(np.int64), scores[~np.isnan(labels), place])
             for place, labels in enumerate(known.values())
             if _both(labels)
         ]
-        return float(np.mean(found))
+        return float(np.mean(areas))
 
     def _labels(self) -> dict[str, NDArray[np.float64]]:
         """Labels by target, NaN where not known or uncertain; ``""`` names the only one."""
         if not self.settings.data.targets:
             return {"": self.table["label"].to_numpy(dtype=np.float64)}
-        found = {}
+        by_image = {}
         for name in self.settings.data.targets:
             labels = self.table[LABEL_PREFIX + name].to_numpy(dtype=np.float64, na_value=np.nan)
             soft = self.table.get(SOFT_PREFIX + name)
             if soft is not None:
                 labels = np.where(soft.notna().to_numpy(dtype=bool), np.nan, labels)
-            found[name] = labels
-        return found
+            by_image[name] = labels
+        return by_image
 
     def predictions(
         self, owners: Mapping[str, Mapping[str, Tensor]], split: str = ""
@@ -148,13 +148,13 @@ class Evaluator:
                     mine = (self.hospital.to_numpy() == owner)[rows]
                 messages.install(self.model, parameters)
                 chosen = self.images[rows[mine]]
-                found = predict(
+                predicted = predict(
                     self.model,
                     chosen,
                     self.settings.model.channels,
                     dimensions=self.settings.data.dimensions,
                 )
-                scores[mine] = found.reshape(len(found), scores.shape[1])
+                scores[mine] = predicted.reshape(len(predicted), scores.shape[1])
         return scores
 
 

@@ -130,11 +130,11 @@ def public_scores(settings: Settings, owners: Mapping[str, Arrays]) -> NDArray[n
     cohort = phantom.load(drawn)
     images = np.stack([form.make(cohort.images.read(n), n) for n in cohort.table["image"]])
     model = initial_model(settings).to(pick_device(settings.run.device))
-    found = []
+    scores = []
     for arrays in owners.values():
         messages.install(model, arrays)
-        found.append(predict(model, images, settings.model.channels, dimensions=data.dimensions))
-    return np.concatenate(found)
+        scores.append(predict(model, images, settings.model.channels, dimensions=data.dimensions))
+    return np.concatenate(scores)
 
 
 def pooled_metrics(settings: Settings, collected: Collected) -> dict[str, Any]:

@@ -177,9 +177,9 @@ class Participants:
         for other in earlier:
             del self.members[other]
         self.refused.pop(name, None)
-        found = {**self.members, node: name}
+        members = {**self.members, node: name}
         order = self.expected.index
-        self.members = dict(sorted(found.items(), key=lambda item: order(item[1])))
+        self.members = dict(sorted(members.items(), key=lambda item: order(item[1])))
 
     def _key_of(self, node: int, name: str) -> str:
         """The node's key; :class:`RunError` where the name is another key's.
@@ -233,8 +233,8 @@ class Participants:
 
     def _declared(self) -> dict[str, dict[str, Scalar]]:
         """What each hospital declared when it first joined this run."""
-        found: dict[str, dict[str, Scalar]] = {}
-        return files.read_json(self._record) if self._record.exists() else found
+        nothing: dict[str, dict[str, Scalar]] = {}
+        return files.read_json(self._record) if self._record.exists() else nothing
 
     def _refuse(self, answer: Joining) -> None:
         """A policy's no: the federation goes on without that hospital, and says so."""

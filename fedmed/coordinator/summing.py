@@ -47,10 +47,10 @@ class WeightedSum:
         """The sum divided, in the updates' own dtypes; what was summed up is given back."""
         if not self._total or not divisor:
             raise RunError("no hospital sent an update; nothing can be aggregated")
-        found: Arrays = {}
+        mean: Arrays = {}
         for name in list(self._total):
-            found[name] = self._total.pop(name).div_(divisor).to(self._dtypes[name])
-        return found
+            mean[name] = self._total.pop(name).div_(divisor).to(self._dtypes[name])
+        return mean
 
 
 def _zeros(forms: Mapping[str, tuple[torch.Size, torch.dtype]]) -> Arrays:
@@ -58,9 +58,9 @@ def _zeros(forms: Mapping[str, tuple[torch.Size, torch.dtype]]) -> Arrays:
     sizes = {name: shape.numel() * dtype.itemsize for name, (shape, dtype) in forms.items()}
     whole = sum(-(-size // 64) * 64 for size in sizes.values())
     block = np.frombuffer(mmap.mmap(-1, max(1, whole)), np.uint8)
-    found, start = {}, 0
+    arrays, start = {}, 0
     for name, (shape, dtype) in forms.items():
         part = torch.from_numpy(block[start : start + sizes[name]])
-        found[name] = part.view(dtype).view(shape)
+        arrays[name] = part.view(dtype).view(shape)
         start += -(-sizes[name] // 64) * 64
-    return found
+    return arrays

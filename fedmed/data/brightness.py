@@ -71,12 +71,12 @@ def findings(pictures: pd.DataFrame, flat: bool, *, named: bool = True) -> list[
     ``pictures`` has the columns ``hospital``, ``image`` and :data:`MEASURES`; ``flat``: they are
     not of volumes. Without ``named`` only numbers are told.
     """
-    found: list[str] = []
+    remarks: list[str] = []
     for hospital, here in pictures.groupby("hospital", sort=False):
         for what, odd in _kinds(here, flat):
             if odd.any():
-                found.append(f"{hospital}: {_counted(here, odd, named)} {what}")
-    return [*found, *_hospitals(pictures)]
+                remarks.append(f"{hospital}: {_counted(here, odd, named)} {what}")
+    return [*remarks, *_hospitals(pictures)]
 
 
 def _kinds(here: pd.DataFrame, flat: bool) -> Iterable[tuple[str, pd.Series]]:

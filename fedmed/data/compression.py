@@ -70,8 +70,8 @@ def prepare(dataset: FileDataset, where: str) -> None:
             decoder.add_plugin(_PLUGIN, (__name__, decode_frame.__name__))
     if not decoder.is_available:
         raise _unread(uid, where)
-    found = _size(get_frame(dataset.PixelData, 0, number_of_frames=1))
-    if found is not None and found != (int(dataset.Rows), int(dataset.Columns)):
+    size = _size(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    if size is not None and size != (int(dataset.Rows), int(dataset.Columns)):
         raise UserError(f"{where}: pixels that do not fit its header; export the image again")
 
 

@@ -19,8 +19,8 @@ class Digests:
     def get(self, key: str) -> str | None:
         """The digest remembered for ``key``, which says which file in which state; else None."""
         with self._lock, contextlib.suppress(sqlite3.Error, OSError):
-            found = self._database().execute("SELECT digest FROM digests WHERE key = ?", (key,))
-            row = found.fetchone()
+            answer = self._database().execute("SELECT digest FROM digests WHERE key = ?", (key,))
+            row = answer.fetchone()
             return None if row is None else str(row[0])
         return None
 

@@ -22,9 +22,9 @@ def uniform(names: Iterable[object], seed: int, purpose: Purpose) -> NDArray[np.
     BLAKE2b of the name, keyed by ``seed`` and personalised by ``purpose``: draws for two purposes
     are independent. Nothing but the name decides its number.
     """
-    found = [int.from_bytes(_hash(str(name), seed, purpose), "big") for name in names]
+    hashes = [int.from_bytes(_hash(str(name), seed, purpose), "big") for name in names]
     # Of 64 bits the upper 53 are kept, which a float holds exactly: never 1.
-    return (np.array(found, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return (np.array(hashes, dtype=np.uint64) >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def kept(patients: pd.Series, images: Iterable[str], cap: int, seed: int) -> NDArray[np.bool_]:
@@ -41,9 +41,9 @@ def kept(patients: pd.Series, images: Iterable[str], cap: int, seed: int) -> NDA
     order = np.lexsort((hashes, owners))
     starts = np.flatnonzero(np.diff(owners[order], prepend=-2))
     rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    found = np.zeros(len(order), dtype=bool)
-    found[order] = rank < cap
-    return found
+    within = np.zeros(len(order), dtype=bool)
+    within[order] = rank < cap
+    return within
 
 
 def _hash(name: str, seed: int, purpose: Purpose) -> bytes:

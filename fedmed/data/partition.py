@@ -59,11 +59,11 @@ def _by_site(table: pd.DataFrame, data: Data) -> pd.Series:
     if sites.isna().any():
         row = int(sites.isna().to_numpy().argmax()) + 1
         raise UserError(f"row {row}: site is empty; fill it or choose another data.partition")
-    found = int(sites.nunique())
-    if found != data.hospitals:
+    named = int(sites.nunique())
+    if named != data.hospitals:
         raise UserError(
-            f"data.hospitals = {data.hospitals}, but the column 'site' has {found} values; set "
-            f"data.hospitals = {found}"
+            f"data.hospitals = {data.hospitals}, but the column 'site' has {named} values; set "
+            f"data.hospitals = {named}"
         )
     first = sites.groupby(table["patient_id"]).transform("first")
     differs = (first != sites).to_numpy(dtype=bool)
@@ -98,10 +98,10 @@ def shares(data: Data) -> NDArray[np.float64]:
     if data.partition == "even":
         return even
     concentration = np.full(data.hospitals, data.partition_alpha)
-    found = np.random.default_rng([data.seed, 12]).dirichlet(concentration, size=2)
+    drawn = np.random.default_rng([data.seed, 12]).dirichlet(concentration, size=2)
     if data.partition == "size-skew":
-        found[1] = found[0]
-    skewed: NDArray[np.float64] = (1 - EVENLY) * found + EVENLY * even
+        drawn[1] = drawn[0]
+    skewed: NDArray[np.float64] = (1 - EVENLY) * drawn + EVENLY * even
     return skewed
 
 

@@ -22,6 +22,7 @@ READ: Final = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "JPEG2000")
 
 _DEEP: Final = 16
 _LEAST_USED: Final = 1 << 14  # a quarter of 16 bits: a film that stays below holds fewer bits
+_MARKER: Final = 0.005  # share of a film that a letter or a clip burnt in at full white may have
 _OTHERS: Final = (
     (b"GIF8", "GIF"),
     (b"NRRD", "NRRD"),
@@ -90,22 +91,22 @@ def scaled(values: NDArray[Any], largest: int) -> NDArray[np.float32]:
 
 
 def _check_format(data: bytes, name: str) -> None:
-    found = next((kind for start, kind in _OTHERS if data.startswith(start)), "")
+    unread = next((kind for start, kind in _OTHERS if data.startswith(start)), "")
     if data[4:8] == b"ftyp":
-        found = "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC or video"
+        unread = "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC or video"
     if data[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"P7") and data[2:3].isspace():
-        found = "PNM"
-    if found:
+        unread = "PNM"
+    if unread:
         raise UserError(
-            f"{name}: a {found} file, which is not read as an image; convert it to PNG or DICOM "
+            f"{name}: a {unread} file, which is not read as an image; convert it to PNG or DICOM "
             "(a volume to NIfTI)"
         )
 
 
 def _tag(opened: Image.Image, tag: int) -> int:
     """The largest value of a TIFF's tag, -1 of another file or where it is absent."""
-    found = getattr(opened, "tag_v2", {}).get(tag, -1)
-    return int(max(found) if isinstance(found, tuple) else found)
+    value = getattr(opened, "tag_v2", {}).get(tag, -1)
+    return int(max(value) if isinstance(value, tuple) else value)
 
 
 def _depth(opened: Image.Image, data: bytes) -> bool:
@@ -128,7 +129,8 @@ def _deep_grey(
 ) -> NDArray[np.float32]:
     """A grey picture of 16 bits, by the largest value that its bits can hold.
 
-    ``said`` are the significant bits of the file's own, 0 for nothing.
+    ``said`` are the significant bits of the file's own, 0 for nothing. A marker far above all else
+    does not decide; above what the hospital says it is white.
     """
     top = int(values.max())
     if said and top >> said:  # by the standard: few significant bits, spread over all 16
@@ -136,18 +138,27 @@ def _deep_grey(
     elif said:
         bits = said
     elif bits and top >> bits:
+        if _share_from(values, 1 << bits) >= _MARKER:
+            raise UserError(
+                f"{name}: values above {(1 << bits) - 1}, more than data.bits-stored = '{bits}' "
+                f"holds; set it to '{_usual(top)}'"
+            )
+        values = np.minimum(values, (1 << bits) - 1)
+    elif not bits and values.min() < top and _share_from(values, _LEAST_USED) < _MARKER:
+        film = int(values[values < _LEAST_USED].max())
+        marked = " but for a marker" if top >= _LEAST_USED else ""
         raise UserError(
-            f"{name}: values above {(1 << bits) - 1}, more than data.bits-stored = '{bits}' holds; "
-            f"set it to '{_usual(top)}'"
-        )
-    elif not bits and values.min() < top < _LEAST_USED:
-        raise UserError(
-            f"{name}: a 16-bit file that uses {top.bit_length()} bits, as those of "
-            f"{_usual(top)}-bit detectors do, and would come out nearly black; set "
-            f"data.bits-stored = '{_usual(top)}' (or '16' if it is that dark)"
+            f"{name}: a 16-bit file that uses {film.bit_length()} bits{marked}, as those of "
+            f"{_usual(film)}-bit detectors do, and would come out nearly black; set "
+            f"data.bits-stored = '{_usual(film)}' (or '16' if it is that dark)"
         )
     largest = (1 << (bits or _DEEP)) - 1
     return scaled(largest - values if negative else values, largest)
+
+
+def _share_from(values: NDArray[Any], least: int) -> float:
+    """Share of the values that are at least so large."""
+    return float(np.count_nonzero(values >= least)) / values.size
 
 
 def _usual(top: int) -> int:

@@ -110,10 +110,10 @@ def load_shard(cohort: Cohort, form: Form, *, nothing_left: bool = False) -> Sha
 def file_state(path: Path) -> tuple[int, int, int] | None:
     """Inode, size and time of change of a file; None where it is gone."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _make(cohort: Cohort, form: Form, key: str, folder: Path) -> None:

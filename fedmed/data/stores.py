@@ -166,7 +166,7 @@ class ZipStore:
                 return True
             if self._folders is None:
                 parents = (PurePosixPath(file).parents for file in self.names())
-                self._folders = {str(folder) for found in parents for folder in found} - {"."}
+                self._folders = {str(folder) for above in parents for folder in above} - {"."}
             return name.rstrip("/") in self._folders
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,8 +185,8 @@ class ZipStore:
     def _files(self, folder: str) -> list[str]:
         """Names below a folder of the zip, hidden ones left out."""
         below = self._below(folder)
-        found = (name.removeprefix(below) for name in self.names() if name.startswith(below))
-        seen = (n for n in found if not any(p.startswith(".") for p in PurePosixPath(n).parts))
+        inside = (name.removeprefix(below) for name in self.names() if name.startswith(below))
+        seen = (n for n in inside if not any(p.startswith(".") for p in PurePosixPath(n).parts))
         return _few(seen, self.path)
 
     def _bytes(self, name: str) -> bytes:
@@ -266,8 +266,8 @@ class ArrayStore:
         array = self.arrays.get(key)
         if array is None or not row.isdecimal() or int(row) >= len(array):
             raise UserError(f"no image '{name}'; the arrays are {', '.join(self.arrays)}")
-        found: NDArray[np.uint8] = array[int(row)]
-        return found
+        row_pixels: NDArray[np.uint8] = array[int(row)]
+        return row_pixels
 
 
 def _decoded(data: bytes, where: str, bits: int) -> Image:
@@ -288,16 +288,16 @@ def _most(name: str) -> int:
 
 def _few(names: Iterator[str], where: Path) -> list[str]:
     """The files of one series; a folder far up is not walked to its end."""
-    found = list(itertools.islice(names, MAX_SLICES + 1))
-    if len(found) > MAX_SLICES:
+    listed = list(itertools.islice(names, MAX_SLICES + 1))
+    if len(listed) > MAX_SLICES:
         raise UserError(f"{where}: over {MAX_SLICES} files; name a folder with one CT series")
-    return found
+    return listed
 
 
 def _identity(folder: Path) -> tuple[int, int]:
     with _reading(folder):
-        found = folder.stat()
-    return found.st_dev, found.st_ino
+        status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 @contextlib.contextmanager

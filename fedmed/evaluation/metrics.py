@@ -19,7 +19,7 @@ from fedmed.evaluation import calibration, discrimination
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Number = Any  # an array of float64, or one
-Kind = Literal["ranking", "calls", "loss", "calibration"]
+Kind = Literal["ranking", "calls", "loss", "calibration", "mean of groups"]
 Direction = Literal["higher", "lower", "target", "neither"]
 Place = Literal[
     "result",  # metrics in result.json, the first table of fedmed evaluate, the report's measures
@@ -31,6 +31,8 @@ Place = Literal[
     "figures of groups",  # in the report
     "comparison",  # arms in comparison.json, and TensorBoard
     "comparison of groups",  # in comparison.json, and columns of fedmed evaluate
+    "headline",  # whose difference from the baseline is tested together with the gaps
+    "headline between schemes",  # the same, of arms that train by another scheme than the baseline
     "summary",  # beside AUROC in summary.csv and the report's table of arms
     "terminal",  # beside AUROC in the table of arms of fedmed evaluate
 ]
@@ -51,7 +53,7 @@ class Counts:
     def of_each(cls, truth: Floats, called: Floats) -> Counts:
         """Of single images, by label and call, each 0 or 1."""
         return cls(
-            images=np.ones(truth.size),
+            images=np.ones_like(truth),
             positives=truth,
             negatives=1.0 - truth,
             tp=called * truth,
@@ -96,8 +98,10 @@ class Metric:
     ``title`` is what people read, with ``short`` for a terminal's columns where that differs.
     ``ideal`` is a perfect model's value; None: neither more nor less is better. ``kind`` says what
     it is made from. Of ``calls`` at a threshold ``share`` gives a numerator and a denominator,
-    each linear in the counts; of a ``loss`` ``loss`` (label, score) gives each image's. Others are
-    computed in ``measuring`` and ``intervals.influence``, and ``plain`` is theirs of one sample.
+    each linear in the counts; of a ``loss`` ``loss`` (label, score) gives each image's. A ``mean of
+    groups`` is the mean of the metric ``mean_of`` over the groups of the attribute ``over`` that
+    have numbers (:mod:`fedmed.evaluation.measuring.panel`). Others are computed in ``measuring``
+    and ``intervals.influence``, and ``plain`` is theirs of one sample, here of one group.
     """
 
     name: str
@@ -111,6 +115,8 @@ class Metric:
     share: Share | None = None
     loss: Loss | None = None
     plain: Plain | None = None
+    mean_of: str = ""
+    over: str = ""
     short: str = ""
     in_groups: str = ""  # its key in a group's row where that differs
     interval: bool = True  # of all test images
@@ -180,8 +186,21 @@ _ROWS = (
         of_others=True,
         shown=(
             *("result", "groups", "intervals of groups", "detectable in groups"),
-            *("figures of groups", "comparison", "comparison of groups"),
+            *("figures of groups", "comparison", "comparison of groups", "headline"),
         ),
+    ),
+    Metric(
+        name="within_hospital_auroc",
+        title="within-hospital AUROC",
+        kind="mean of groups",
+        mean_of="auroc",
+        over="hospital",
+        ideal=1.0,
+        chance=0.5,
+        meaning="mean over hospitals of the AUROC of each one's own test patients",
+        source="no pair of patients of two hospitals, whose scores may be of two models",
+        plain=discrimination.auroc,
+        shown=("result", "comparison", "headline between schemes", "summary", "terminal"),
     ),
     Metric(
         name="auprc",

@@ -15,6 +15,7 @@ from fedmed.evaluation.intervals.delong import delong
 from fedmed.evaluation.intervals.intervals import LEVEL
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring import rows
+from fedmed.evaluation.measuring.hospitals import by_hospital
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED, Column
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
 from fedmed.evaluation.measuring.rows import bounds, number
@@ -115,6 +116,7 @@ def _one(
     if panel is None:
         return result
     result |= _measured(panel, resamples, thresholds)
+    result["between_hospitals"] = by_hospital(panel)
     limits = delong(panel.labels, test["score"].to_numpy(), panel.patients)
     if isinstance(limits, str):
         if test["label"].nunique() > 1:
@@ -142,7 +144,7 @@ def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Js
             "resamples": resamples,
             "level": LEVEL,
             "unit": "patient",
-            "strata": "label",
+            "strata": "label" if found.stratified else None,
         },
         "at_specificity": _at_specificity(found, thresholds),
         "groups": {name: rows.group_rows(found, name) for name in found.counts},
@@ -201,6 +203,7 @@ def _empty() -> Json:
         "at_specificity": None,
         "groups": {},
         "fairness": {},
+        "between_hospitals": None,
     }
 
 

@@ -10,7 +10,9 @@ from fedmed import config
 from fedmed.base.errors import UserError
 from fedmed.base.paths import resolve_all
 from fedmed.config import ARMS, Scalar, Settings
-from fedmed.experiment import pretraining
+from fedmed.evaluation.comparison.endpoint import Endpoint
+from fedmed.evaluation.comparison.endpoint import read as read_endpoint
+from fedmed.experiment import decomposing, pretraining
 from fedmed.report import published
 
 # Arms that need no table of their own in an experiment's file.
@@ -22,7 +24,18 @@ _NAMED: dict[str, dict[str, Any]] = {
 }
 # Keys that the command sets itself, and what says them in an experiment.
 _DECIDED = {"run.seed": "seeds = [...] or --seed", "run.out": "--out"}
-_HEAD = ("name", "title", "description", "seeds", "arms", "arm", "pretrain", "paper")
+_HEAD = (
+    "name",
+    "title",
+    "description",
+    "seeds",
+    "arms",
+    "arm",
+    "pretrain",
+    "paper",
+    "decompose",
+    "primary",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Experiment:
     arms: dict[str, Settings]
     pretrain: Settings | None = None  # what arms with model.weights = "pretrain" start from
     paper: str = ""  # whose published figures the report shows beside these
+    decompose: tuple[str, ...] = ()  # arms whose cost is split into recipe, clipping and noise
+    primary: Endpoint | None = None  # the change that the comparison is about
 
     def settings(self, arm: str, seed: int) -> Settings:
         """Settings of one run."""
@@ -88,6 +103,8 @@ def make_experiment(
     if unused and "privacy.arm" not in changes:
         raise UserError(f"{where}: [arm.{unused[0]}] is not in arms = [...]; add it or remove it")
     settings = {name: _settings(name, base, tables, changes, path) for name in names}
+    split = decomposing.asked(text.get("decompose", []), settings, where, chosen=bool(arms))
+    settings = decomposing.with_controls(settings, split, where)
     pretrain = _pretrain(text, base, changes, before, path)
     settings = {n: pretraining.starts_from(s, pretrain, where) for n, s in settings.items()}
     if not any(s.model.weights == "pretrain" for s in settings.values()):
@@ -109,6 +126,8 @@ def make_experiment(
         arms=settings,
         pretrain=pretrain,
         paper=_paper(text, where),
+        decompose=split,
+        primary=_primary(text, settings, where, chosen=bool(arms)),
     )
 
 
@@ -151,6 +170,23 @@ def _seeds(chosen: Any, where: str) -> tuple[int, ...]:
     if len(set(chosen)) != len(chosen):
         raise UserError(f"{where}: seeds = {chosen!r} names one twice; keep each once")
     return tuple(chosen)
+
+
+def _primary(
+    text: dict[str, Any], arms: Mapping[str, Settings], where: str, *, chosen: bool
+) -> Endpoint | None:
+    """The endpoint of ``[primary]``; `chosen`: only some of the file's arms are run."""
+    if "primary" not in text:
+        return None
+    primary = read_endpoint(text["primary"], where)
+    if primary.after_results:
+        raise UserError(f"{where}: [primary] after_results is found out, not set; remove it")
+    if primary.arm not in arms and not chosen:
+        raise UserError(
+            f"{where}: [primary] arm = '{primary.arm}' is not in arms = [...]"
+            f"{config.nearest(primary.arm, arms)}; add it there, or name another"
+        )
+    return primary
 
 
 def _paper(text: dict[str, Any], where: str) -> str:

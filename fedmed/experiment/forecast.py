@@ -174,7 +174,7 @@ def _seconds(
 ) -> float:
     """Time of all steps, from two that are timed on random images; nothing private is read."""
     train, privacy = settings.train, settings.privacy
-    private = settings.arm.plan == "gradient"
+    private = settings.arm.samples
     shape = Form.of(settings.data).shape
     key = (private, settings.model, shape, privacy.engine, train.optimizer)
     if key not in known:

@@ -21,7 +21,7 @@ from fedmed.data.brightness import findings, tabled
 from fedmed.data.form import Form, central_slices
 from fedmed.data.network import evaluation_shard, held_out_shard, load_network, member_names
 from fedmed.evaluation.comparison import compare
-from fedmed.experiment import pretraining
+from fedmed.experiment import decomposing, pretraining
 from fedmed.experiment.directory import RunDirectory
 from fedmed.experiment.file import Experiment, is_list_of
 from fedmed.federation.members import make_plans, member_shard
@@ -31,6 +31,7 @@ from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans.evaluation import evaluation_cap
 from fedmed.privacy.plans.making import image_mechanism
 from fedmed.privacy.statement import contents as statement_module
+from fedmed.privacy.statement import whole
 from fedmed.privacy.statement.totals import totals
 from fedmed.site.own_settings import check_sites
 
@@ -124,7 +125,11 @@ def _placed(settings: Settings, out: Path) -> Settings:
 
 
 def write_totals(out: Path) -> None:
-    """Put the total over all finished runs of a comparison into each run's statement."""
+    """Put the total over all finished runs of a comparison into each run's statement.
+
+    ``privacy-total.json`` has it too, with what it guarantees. The name ``privacy.json`` is a run's
+    own: one that an earlier version wrote for the comparison is out of date, and removed.
+    """
     statements = {}
     absent = []
     for folder in sorted(path.parent for path in out.glob("*/seed-*/config.json")):
@@ -140,11 +145,13 @@ def write_totals(out: Path) -> None:
     record = out / "experiment.json"
     extended = bool(earlier_runs(record).get("extended"))
     values = {name: value for name, (_, value) in statements.items()}
-    added = [t.model_dump() for t in totals(values, not_counted=absent, extended=extended)]
+    found = totals(values, not_counted=absent, extended=extended)
+    added = [total.model_dump() for total in found]
     for path, value in statements.values():
         if value["total"] != added:
             files.write_json(path, {**value, "total": added})
-    files.write_json(out / "privacy.json", {"runs": sorted(statements), "total": added})
+    files.write_json(out / whole.FILE, whole.whole(sorted(statements), found))
+    (out / "privacy.json").unlink(missing_ok=True)
 
 
 def check(experiment: Experiment) -> None:
@@ -197,16 +204,20 @@ def earlier_runs(record: Path) -> dict[str, Any]:
     They are empty where there is none; one that is of another kind raises :class:`UserError`.
     """
     stored = files.read_object(record) if record.exists() else {}
-    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}, **stored}
+    told: dict[str, Any] = {"arms": [], "seeds": [], "runs": [], "base": {}}
+    told |= {"decompose": {}, **stored}
     pairs = is_list_of(told["runs"], list) and all(
         len(run) == 2 and isinstance(run[0], str) and is_list_of(run[1:], int)
         for run in told["runs"]
     )
-    lists = is_list_of(told["arms"], str) and is_list_of(told["seeds"], int) and pairs
+    between = told["decompose"]
+    names = is_list_of(told["arms"], str) and isinstance(between, dict)
+    names = names and all(is_list_of(one, str) for one in between.values())
+    lists = names and is_list_of(told["seeds"], int) and pairs
     if not lists or not isinstance(told["base"], dict):
         raise UserError(
-            f"{record} is damaged: arms, seeds, runs or base are of another kind; restore it, or "
-            "choose another --out"
+            f"{record} is damaged: arms, seeds, runs, decompose or base are of another kind; "
+            "restore it, or choose another --out"
         )
     return told
 
@@ -252,6 +263,16 @@ def _check_earlier(experiment: Experiment, out: Path) -> None:
                 statement_module.check_version(value, str(statement))
 
 
+def _named(experiment: Experiment, earlier: Any, *, seen: bool) -> dict[str, Any] | None:
+    """The primary endpoint, and whether it was named or changed with results at hand."""
+    if experiment.primary is None:
+        return earlier if isinstance(earlier, dict) else None
+    told = experiment.primary.to_dict()
+    if isinstance(earlier, dict) and earlier | {"after_results": False} == told:
+        return earlier
+    return {**told, "after_results": seen}
+
+
 def _describe(experiment: Experiment, out: Path) -> None:
     """Write or extend ``experiment.json``."""
     record = out / "experiment.json"
@@ -267,6 +288,8 @@ def _describe(experiment: Experiment, out: Path) -> None:
             "title": experiment.title,
             "description": experiment.description,
             "paper": experiment.paper,
+            "decompose": earlier["decompose"]
+            | {arm: list(decomposing.controls(arm)) for arm in experiment.decompose},
             "arms": list(dict.fromkeys([*earlier["arms"], *experiment.arms])),
             "seeds": sorted({*earlier["seeds"], *experiment.seeds}),
             "runs": sorted(
@@ -275,6 +298,7 @@ def _describe(experiment: Experiment, out: Path) -> None:
                     *((a, s) for a in experiment.arms for s in experiment.seeds),
                 }
             ),
+            "primary": _named(experiment, earlier.get("primary"), seen=seen),
             # Runs that were added after results were seen may depend on them.
             "extended": bool(earlier.get("extended")) or (seen and not runs <= known),
             "base": experiment.base.to_flat(),

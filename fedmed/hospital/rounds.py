@@ -21,9 +21,15 @@ from fedmed.data.form import Form
 from fedmed.data.shard import Shard
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.updates import GaussianNoise, Update, clip, finite
-from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UpdatePlan, part
+from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UnnoisedPlan, UpdatePlan, part
 from fedmed.training.cached_features import featured
-from fedmed.training.local import LocalResult, check_engine, train_plain, train_private
+from fedmed.training.local import (
+    LocalResult,
+    check_engine,
+    train_plain,
+    train_private,
+    train_unnoised,
+)
 
 log = logging.getLogger("fedmed.hospital")
 
@@ -88,11 +94,16 @@ class Round:
     ) -> tuple[Update, LocalResult]:
         """What local training changes: under DP-SGD noised in every step, else as it is."""
         settings, gradient = self.settings, part(self.plan, GradientPlan)
+        unnoised = part(self.plan, UnnoisedPlan)
         shard = self._featured(model, shard)
         context = (self.name, self.number, self.model_hash)
         if gradient is not None:
             result = train_private(
                 model, shard, settings, gradient, self.source, context, self.number
+            )
+        elif unnoised is not None:
+            result = train_unnoised(
+                model, shard, settings, unnoised, self.source, context[:2], self.number
             )
         else:
             result = train_plain(model, shard, settings, context[:2], self.number)

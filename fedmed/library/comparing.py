@@ -14,7 +14,7 @@ from fedmed import config
 from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.holding import held
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up_text
 from fedmed.config import Scalar, Settings
 from fedmed.data.network import forget
 from fedmed.evaluation.comparison import compare
@@ -75,7 +75,7 @@ class Results:
             auroc = (run.get("metrics") or {}).get("auroc")
             shown = "not defined" if auroc is None else f"{auroc:.3f}"
             spent = run.get("epsilon")
-            cost = "no guarantee" if spent is None else f"epsilon {up(spent):.4g} ({run['unit']})"
+            cost = "no guarantee" if spent is None else f"epsilon {up_text(spent)} ({run['unit']})"
             lines.append(f"  {run['name']}, seed {run['seed']}: AUROC {shown}, {cost}")
         return "\n".join(lines)
 
@@ -133,8 +133,10 @@ def write_report(folder: Path | str) -> Path:
     """
     directory = Path(folder)
     with held(directory):
-        write_summary(directory)
-        compare.write(directory)
+        try:
+            compare.write(directory)
+        finally:  # with the intervals of the comparison, and without one too
+            write_summary(directory)
         return build(directory)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fedmed.config import ARMS
 from fedmed.evaluation.metrics import shown
+from fedmed.privacy.statement import meaning
 from fedmed.privacy.statement.facts import Facts
 from fedmed.report import checking
 from fedmed.report.evidence import Estimate, Evidence
 from fedmed.report.load import Comparison, Run
 from fedmed.report.reading import Json, Number, dig, mean, number, pair, rows, table, texts
+
+CHANCE = 0.5
+"""AUROC of a model that knows nothing."""
 
 _DETECTABLE = "minimum_detectable_gap"
 
@@ -71,7 +77,17 @@ class Arm:
     @property
     def private(self) -> bool:
         """Whether noise or another treatment entered, with or without a claim."""
-        return self.kind != "none"
+        return self.kind != "none" and not self.control
+
+    @property
+    def plain(self) -> bool:
+        """Whether it trains without any treatment."""
+        return self.kind == "none"
+
+    @property
+    def control(self) -> bool:
+        """Whether it is a private arm's recipe without its noise, to split that arm's cost."""
+        return self.kind in ARMS and ARMS[self.kind].control
 
     @property
     def element(self) -> str:
@@ -87,12 +103,60 @@ class Arm:
     def axis_epsilon(self) -> Number:
         """Epsilon on the axis of its unit: one neighbouring relation for all arms there.
 
-        Patients are added or removed under every arm; images and hospitals are not, so that there
-        the figure for replacement counts.
+        See :func:`fedmed.privacy.statement.meaning.comparable`.
         """
-        if self.epsilon is None or self.unit == "patient" or self.replaced is None:
-            return self.epsilon
-        return self.replaced
+        return meaning.comparable(self.unit, self.epsilon, self.replaced)
+
+    @property
+    def films(self) -> Number:
+        """Images of one patient: the cap, else at least the mean of the test patients, rounded up.
+
+        None where neither is known.
+        """
+        cap = number(self.statement.get("images_per_patient"))
+        images, patients = self.metric("n_test"), self.metric("patients_test")
+        if cap is not None or not images or not patients:
+            return cap
+        return float(math.ceil(images / patients))
+
+    @property
+    def patient_epsilon(self) -> Number:
+        """What an epsilon per image comes to for a patient with several; None under other units.
+
+        Where the statement does not say it: epsilon times :attr:`films`, all of which are replaced.
+        """
+        if self.unit != "image" or self.epsilon is None:
+            return None
+        told = number(self.statement.get("epsilon_patient"))
+        if told is not None or self.films is None or self.films <= 1:
+            return told
+        return self.epsilon * self.films
+
+    @property
+    def mixed(self) -> bool:
+        """Whether each hospital has a guarantee of its own, so that no one figure holds."""
+        told = rows(self.statement, "hospitals")
+        return self.epsilon is None and any(table(one, "guarantee") for one in told)
+
+    @property
+    def meaningful(self) -> bool:
+        """Whether its guarantee is meaningful protection.
+
+        See :func:`fedmed.privacy.statement.meaning.meaningful`.
+        """
+        return meaning.meaningful(
+            self.unit, self.epsilon, replaced=self.replaced, of_patient=self.patient_epsilon
+        )
+
+    @property
+    def weak(self) -> bool:
+        """Whether it treats the data, and what it guarantees is no meaningful protection."""
+        return self.private and not self.meaningful and not self.mixed
+
+    @property
+    def blind(self) -> bool:
+        """Whether it is not shown to be better than chance: its outer interval reaches 0.5."""
+        return self.estimate.reaches(CHANCE)
 
     @property
     def statement(self) -> Json:
@@ -228,7 +292,7 @@ def reference(arms: list[Arm]) -> Arm | None:
     for arm in arms:
         if arm.name == named:
             return arm
-    return next((arm for arm in arms if not arm.private and arm.scheme == "federated"), None)
+    return next((arm for arm in arms if arm.plain and arm.scheme == "federated"), None)
 
 
 def _arm(name: str, place: int, runs: list[Run], evidence: Evidence | None) -> Arm:

@@ -7,13 +7,14 @@ from typing import Final
 
 import pandas as pd
 
+from fedmed.privacy.statement.meaning import MOST
 from fedmed.report import chart
 from fedmed.report.arms import Arm
 from fedmed.report.chart import Figure
 from fedmed.report.labels import HEIGHT, labels, share
 from fedmed.report.palette import arm_colour, var
 from fedmed.report.reading import Json
-from fedmed.report.words import epsilon_text, fixed, interval
+from fedmed.report.words import epsilon_text, fixed, interval, listed, too_weak
 
 UNITS: Final = ("image", "patient", "hospital")
 _DASHES: Final = {"federated": [1, 0], "pooled": [7, 4], "local-only": [2, 3]}
@@ -22,7 +23,7 @@ _APART: Final = 0.035  # share of the axis between arms at the same epsilon
 
 def panels(arms: Sequence[Arm]) -> list[Figure]:
     """A panel for each unit for which an arm claims a finite epsilon."""
-    baselines = [arm for arm in arms if not arm.private and arm.auroc is not None]
+    baselines = [arm for arm in arms if arm.plain and arm.auroc is not None]
     claimed = [arm for arm in arms if arm.epsilon and arm.axis_epsilon and arm.auroc is not None]
     shared = chart.limits(
         [
@@ -49,12 +50,14 @@ def _panel(
     points = sorted(points, key=lambda arm: (_at(arm), arm.name))
     span = _span(points)
     x, places = _x(unit, span), _places(points, span)
-    layers = [*_bands(baselines, limits), *_sweeps(points, places, x, _y("auroc", limits))]
+    layers = [
+        *_beyond(span, x),
+        *_bands(baselines, limits),
+        *_sweeps(points, places, x, _y("auroc", limits)),
+    ]
     layers += _marks([_value(arm, places[arm.name]) for arm in points], x, limits, arms)
     layers += labels(points, places, baselines, span, limits, x)
-    said = "; ".join(
-        f"{arm.name} {fixed(arm.auroc)} at {epsilon_text(arm.axis_epsilon)}" for arm in points
-    )
+    said = "; ".join(f"{arm.name} {fixed(arm.auroc)} at {_both(arm)}" for arm in points)
     lines = "; ".join(f"{arm.name} {fixed(arm.auroc)}" for arm in baselines)
     both = [*points, *baselines]
     return Figure(
@@ -62,13 +65,13 @@ def _panel(
         title=f"Protects one {unit}",
         alternative=f"Test AUROC against epsilon per {unit}: {said}. "
         f"Without privacy: {lines or '-'}.",
-        caption="",
+        caption=_caption(points),
         view=chart.view(layers, arms, HEIGHT),
         columns=("Arm", f"Epsilon per {unit}", "Test AUROC", "95 % interval"),
         rows=[
             (
                 arm.name,
-                epsilon_text(arm.axis_epsilon),
+                _both(arm),
                 fixed(arm.auroc),
                 interval(arm.low, arm.high),
             )
@@ -78,13 +81,45 @@ def _panel(
     )
 
 
+def _both(arm: Arm) -> str:
+    """An arm's place on the axis, and its epsilon as stated where that is another."""
+    text = epsilon_text(arm.axis_epsilon)
+    if arm.epsilon == arm.axis_epsilon:
+        return text
+    return f"{text} if its data are replaced ({epsilon_text(arm.epsilon)} as stated)"
+
+
+def _caption(points: Sequence[Arm]) -> str:
+    """Which arms give no meaningful protection, and which stand at another epsilon than stated."""
+    weak = [f"{arm.name} ({too_weak(arm)})" for arm in points if arm.weak]
+    moved = [f"{arm.name} {_both(arm)}" for arm in points if arm.epsilon != arm.axis_epsilon]
+    parts = [f"Amber, no meaningful protection: {listed(weak)}."] if weak else []
+    return " ".join([*parts, *([f"Drawn at: {listed(moved)}."] if moved else [])])
+
+
+def _beyond(span: tuple[float, float], x: Json) -> list[Json]:
+    """An amber ground where an epsilon is no meaningful protection."""
+    if span[1] <= MOST:
+        return []
+    return [
+        chart.layer(
+            {"type": "rect", "color": var("warn-soft")},
+            [{"epsilon": max(MOST, span[0]), "end": span[1]}],
+            {"x": x, "x2": {"field": "end"}},
+            every=True,
+        )
+    ]
+
+
 def _record(arm: Arm) -> dict[str, object]:
-    """An arm's line in the figure's CSV."""
+    """An arm's line in the figure's CSV: `epsilon` is its place on the axis."""
     return {
         "arm": arm.name,
         "scheme": arm.scheme,
         "unit": arm.unit,
         "epsilon": arm.axis_epsilon,
+        "epsilon_stated": arm.epsilon,
+        "meaningful": arm.meaningful if arm.private else None,
         "delta": arm.delta,
         "auroc": arm.auroc,
         "auroc_low": arm.low,
@@ -187,7 +222,9 @@ def _value(arm: Arm, place: float | None = None) -> Json:
         "high": arm.high,
         "outer_low": outer_low,
         "outer_high": outer_high,
-        "told": f"{epsilon_text(arm.axis_epsilon)} per {arm.unit}",
+        "told": f"{_both(arm)}, per {arm.unit}"
+        if arm.epsilon != arm.axis_epsilon
+        else f"{_both(arm)} per {arm.unit}",
         "measured": f"{fixed(arm.auroc)} ({interval(arm.low, arm.high)})",
         "seeds": str(max(1, arm.estimate.seeds)),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +52,11 @@ class Estimate:
         if self.both_low is not None and self.both_high is not None:
             return self.both_low, self.both_high
         return self.low, self.high
+
+    def reaches(self, chance: float) -> bool:
+        """Whether the outer interval is not wholly above this value; False without an interval."""
+        low = self.outer[0]
+        return low is not None and low <= chance
 
     @property
     def excludes_zero(self) -> bool | None:
@@ -114,6 +119,8 @@ class Evidence:
     family: Json
     correlations: list[Json]
     notes: list[str]
+    splits: list[Json] = field(default_factory=list)  # as in the file
+    primary: Json = field(default_factory=dict)  # as in the file
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
         """An arm's estimate under ``by_arm``; None where there is no number."""
@@ -129,6 +136,16 @@ class Evidence:
             if (one.arm, one.kind, one.quantity, one.attribute, one.group) == wanted:
                 return one
         return None
+
+    def headline(self, arm: str) -> Difference | None:
+        """An arm's difference in the metric that it is compared by.
+
+        That is AUROC, or the mean of it within hospitals where the arm trains by another scheme.
+        """
+        for one in self.differences:
+            if one.arm == arm and one.kind == "metric" and one.headline:
+                return one
+        return self.difference(arm, "metric", "auroc")
 
 
 def read(directory: Path, finished: Iterable[str], problems: list[str]) -> Evidence | None:
@@ -182,6 +199,8 @@ def _evidence(comparison: Json) -> Evidence:
         family=table(comparison, "family"),
         correlations=rows(comparison, "correlations"),
         notes=texts(comparison, "notes"),
+        splits=rows(comparison, "splits"),
+        primary=table(comparison, "primary"),
     )
 
 

@@ -38,10 +38,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Rows under one heading."""
+    """Rows under one heading; `beneath` is a second line of it, as a phone is narrow."""
 
     heading: str
     rows: list[Row]
+    beneath: str = ""
+
+    @property
+    def lines(self) -> int:
+        """How many lines its heading has."""
+        return 2 if self.beneath else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,9 @@ def view(blocks: Sequence[Block], axis: Axis, arms: Sequence[Arm]) -> Json:
         *_absent([value for value in values if value["value"] is None], y),
     ]
     counts = Counter(row.arm.name for block in blocks for row in block.rows)
-    return chart.view(layers, arms, Rows(step=ROW, always=len(blocks), arms=dict(counts)))
+    return chart.view(
+        layers, arms, Rows(step=ROW, always=sum(block.lines for block in blocks), arms=dict(counts))
+    )
 
 
 def _line(axis: Axis) -> list[Json]:
@@ -95,10 +103,17 @@ def _headings(headings: Sequence[Json], y: Json, left: float) -> list[Json]:
             headings,
             {"y": y, "x": {"value": -4}, "x2": {"value": "width"}},
         ),
-        chart.layer(
-            {**text, "fontWeight": "bold", "fontSize": 11.5},
-            headings,
-            {"x": {"value": 0}, "y": y, "text": {"field": "heading", "type": "nominal"}},
+        *(
+            chart.layer(
+                {**text, **look, "fontSize": 11.5},
+                lines,
+                {"x": {"value": 0}, "y": y, "text": {"field": "heading", "type": "nominal"}},
+            )
+            for look, lines in (
+                ({"fontWeight": "bold"}, [one for one in headings if not one["beneath"]]),
+                ({"color": var("muted")}, [one for one in headings if one["beneath"]]),
+            )
+            if lines
         ),
     ]
 
@@ -192,8 +207,9 @@ def _values(blocks: Sequence[Block]) -> tuple[list[Json], list[Json]]:
     values: list[Json] = []
     place = 0
     for block in blocks:
-        headings.append({"row": f"{place:03d}|", "heading": block.heading})
-        place += 1
+        for number, line in enumerate((block.heading, block.beneath)[: block.lines]):
+            headings.append({"row": f"{place:03d}|", "heading": line, "beneath": number > 0})
+            place += 1
         for row in block.rows:
             low, high = row.estimate.outer
             record: dict[str, Any] = {

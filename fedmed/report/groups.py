@@ -9,7 +9,7 @@ import pandas as pd
 
 from fedmed.evaluation.group_gaps import HEADLINE
 from fedmed.evaluation.metrics import shown
-from fedmed.report import forest
+from fedmed.report import forest, people
 from fedmed.report.arms import Arm, Group, reference
 from fedmed.report.chart import Figure
 from fedmed.report.evidence import Difference, Estimate
@@ -58,7 +58,7 @@ def metric_figure(attribute: str, metric: str, arms: Sequence[Arm]) -> Figure | 
     tables = {arm.name: {group.name: group for group in arm.groups(attribute)} for arm in arms}
     names = list(dict.fromkeys(name for groups in tables.values() for name in groups))
     base = reference(list(arms))
-    blocks = [_block(name, metric, arms, tables, base) for name in names]
+    blocks = [_block(attribute, name, metric, arms, tables, base) for name in names]
     count = sum(len(block.rows) for block in blocks)
     if count == 0 or count > _MOST:
         return None
@@ -66,7 +66,8 @@ def metric_figure(attribute: str, metric: str, arms: Sequence[Arm]) -> Figure | 
     title = about.title
     axis = _axis(metric, blocks)
     said = "; ".join(
-        f"{block.heading}{': ' if block.rows else ''}"
+        f"{block.heading}{f' ({block.beneath})' if block.beneath else ''}"
+        f"{': ' if block.rows else ''}"
         + ", ".join(f"{row.arm.name} {row.beside or row.absent}" for row in block.rows)
         for block in blocks
     )
@@ -80,7 +81,7 @@ def metric_figure(attribute: str, metric: str, arms: Sequence[Arm]) -> Figure | 
         columns=("Group", "Images", "With disease", "Arm", title, "95 % interval", "Detectable"),
         rows=[
             (
-                name,
+                people.named(attribute, name),
                 thousands(group.images),
                 thousands(group.positives),
                 arm.name,
@@ -190,6 +191,7 @@ def change(arm: Arm, base: Arm, attribute: str, quantity: str) -> Difference | N
 
 
 def _block(
+    attribute: str,
     name: str,
     metric: str,
     arms: Sequence[Arm],
@@ -197,14 +199,14 @@ def _block(
     base: Arm | None,
 ) -> Block:
     present = [tables[arm.name][name] for arm in arms if name in tables[arm.name]]
-    heading = (
-        f"{name}: {thousands(present[0].images)} images, {thousands(present[0].positives)} ill"
-    )
+    images, ill = thousands(present[0].images), thousands(present[0].positives)
+    heading = f"{people.named(attribute, name)}: {images} images, {ill} ill"
     smallest = [group.detectable[metric] for group in present if metric in group.detectable]
+    beneath = ""
     if smallest:
-        heading += f"; detectable gap {min(smallest):.2f}"
+        beneath = f"detectable gap {min(smallest):.2f}"
         if max(smallest) - min(smallest) >= 0.005:
-            heading += f"–{max(smallest):.2f}"  # noqa: RUF001 -- a range
+            beneath += f"–{max(smallest):.2f}"  # noqa: RUF001 -- a range
     mark = None
     if base is not None and name in tables[base.name]:
         mark = _of(tables[base.name][name], metric).value
@@ -228,7 +230,7 @@ def _block(
     absent = {row.absent for row in rows}
     if all(row.estimate.value is None for row in rows) and len(absent) == 1:
         return Block(heading=f"{heading}: {absent.pop()}", rows=[])
-    return Block(heading=heading, rows=rows)
+    return Block(heading=heading, beneath=beneath, rows=rows)
 
 
 def _of(group: Group, metric: str) -> Estimate:

@@ -63,6 +63,7 @@ def _placed(
                 "text": short(arm.name),
                 "y": height,
                 "epsilon": drawn[arm.name],
+                "weak": arm.weak,
                 "moved": round(start + width / 2 - place, 1),
             }
         )
@@ -74,10 +75,11 @@ def _side_layers(side: str, names: list[Json], x: Json) -> list[Json]:
     content = {"field": "text", "type": "nominal"}
     y = {"field": "y", "type": "quantitative", "scale": None, "title": None, "axis": None}
     mark: dict[str, Any] = {"type": "text", "baseline": "middle", "fontSize": 11.5}
+    amber = {"color": var("warn")}  # of arms without meaningful protection
     if side == "over":  # how far it is moved aside is a property of the mark
         return [
             chart.layer(
-                {**mark, "align": "center", "dx": one["moved"]},
+                {**mark, "align": "center", "dx": one["moved"], **(amber if one["weak"] else {})},
                 [one],
                 {"x": x, "y": y, "text": content},
             )
@@ -90,7 +92,11 @@ def _side_layers(side: str, names: list[Json], x: Json) -> list[Json]:
         mark |= {"align": "left" if side == "right" else "right"}
         mark |= {"dx": 11 if side == "right" else -11}
         encoding = {"x": x, "y": y, "text": content}
-    return [chart.layer(mark, names, encoding)] if names else []
+    looks = [
+        (mark, [one for one in names if not one.get("weak")]),
+        ({**mark, **amber}, [one for one in names if one.get("weak")]),
+    ]
+    return [chart.layer(look, same, encoding) for look, same in looks if same]
 
 
 def _side(place: float, width: float) -> tuple[str, float]:

@@ -20,7 +20,7 @@ from fedmed.evaluation.group_gaps import HEADLINE
 from fedmed.evaluation.metrics import shown
 from fedmed.evaluation.tables import predictions
 from fedmed.report import checking, evidence
-from fedmed.report.reading import Json, dig, json_object, number, pair, table, texts
+from fedmed.report.reading import Json, Number, dig, json_object, number, pair, table, texts
 from fedmed.report.reading import rows as objects
 
 _ROUNDS: Final = 100_000  # lines of a history
@@ -121,18 +121,33 @@ def rows(comparison: Comparison) -> pd.DataFrame:
     """One row per finished run: arm, guarantee, metrics, gaps by sex and age, and cost.
 
     `epsilon` is empty where no differential privacy is claimed, and holds for `unit` only;
-    `seconds` is the whole run; `peak_memory_mb` counts 10^6 bytes.
+    `auroc_low` to `auroc_high` is the interval of this run: of an arm's only seed the one that the
+    report and ``fedmed evaluate`` show, from ``comparison.json`` where there is one. `seconds` is
+    the whole run; `peak_memory_mb` counts 10^6 bytes.
     """
-    table = [_row(run, run.result) for run in comparison.runs if run.result is not None]
-    return pd.DataFrame(table, columns=list(_row(_EMPTY, {})))
+    table = [
+        _row(run, run.result, comparison.evidence)
+        for run in comparison.runs
+        if run.result is not None
+    ]
+    return pd.DataFrame(table, columns=list(_row(_EMPTY, {}, None)))
 
 
 _EMPTY: Final = Run(arm="", seed=0, config={}, history=[], privacy={}, result=None)
 
 
-def _row(run: Run, result: Json) -> Json:
+def _interval(run: Run, metrics: Json, compared: evidence.Evidence | None) -> tuple[Number, Number]:
+    """The run's interval of AUROC: that of the comparison, where it is one run's."""
+    if compared is not None and dig(compared.by_arm, run.arm, "seeds") == [run.seed]:
+        told = compared.estimate(run.arm, "metrics", "auroc")
+        if told is not None and told.low is not None:
+            return told.low, told.high
+    return pair(metrics.get("auroc_interval"))
+
+
+def _row(run: Run, result: Json, compared: evidence.Evidence | None) -> Json:
     metrics = table(result, "metrics")
-    low, high = pair(metrics.get("auroc_interval"))
+    low, high = _interval(run, metrics, compared)
     row: Json = {
         "arm": run.arm,
         "seed": run.seed,

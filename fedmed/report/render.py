@@ -20,6 +20,7 @@ from fedmed.report import (
     answer,
     chart,
     costs,
+    endpoint,
     epsilon,
     groups,
     hospitals,
@@ -27,6 +28,7 @@ from fedmed.report import (
     palette,
     papers,
     papers_figures,
+    people,
     sections,
     spending,
     statements,
@@ -36,18 +38,20 @@ from fedmed.report import (
 from fedmed.report.arms import Arm, reference, summarise
 from fedmed.report.chart import Drawn, Figure
 from fedmed.report.load import Comparison, load
+from fedmed.report.manuscript import writing
 from fedmed.report.reading import mean
 
 SAMPLES: Final = 6  # images shown per row
 _STEM: Final = 100  # characters of a figure's file name
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, *, paper: bool = False) -> Path:
     """Write ``report.html`` into a run directory, atomically, and return its path.
 
-    Each of its figures is also written to ``figures/NAME.svg`` and ``figures/NAME.png``. Reads only
-    files of the directory. Arms that are not finished and files that are damaged are named in the
-    report. Raises UserError where the directory is absent or holds no run.
+    Each of its figures is also written to ``figures/NAME.svg`` and ``figures/NAME.png``; with
+    `paper` the folder ``paper`` gets what a paper needs (:mod:`fedmed.report.manuscript`). Reads
+    only files of the directory. Arms that are not finished and files that are damaged are named in
+    the report. Raises UserError where the directory is absent or holds no run.
     """
     directory = Path(directory)
     comparison = load(directory)
@@ -59,6 +63,8 @@ def build(directory: Path) -> Path:
     page = _environment().get_template("page.html.j2")
     path = directory / "report.html"
     write_text(path, page.render(vega=vega, **_context(comparison, arms, drawn)))
+    if paper:
+        writing.write(comparison, arms, drawn)
     return path
 
 
@@ -74,11 +80,13 @@ def _environment() -> Environment:
         fixed=words.fixed,
         signed=words.signed,
         interval=words.interval,
+        p_value=words.p_value,
         eps=words.epsilon_text,
         delta=words.delta_text,
         thousands=words.thousands,
         plain=sections.plain,
         per_round=costs.told,
+        people=people.note,
     )
     return environment
 
@@ -124,12 +132,14 @@ def _summary(comparison: Comparison, arms: list[Arm], base: Arm | None) -> dict[
     """The answer, and the table of arms."""
     return {
         "legend": sections.legend(arms),
-        "answer": answer.answer(arms),
+        "answer": [*answer.answer(arms), *endpoint.sentences(comparison.evidence)],
+        "unprotected": answer.unprotected(arms),
         "cautions": answer.cautions(arms),
         "facts": sections.facts(comparison, arms),
         "rows": [sections.row(arm, arms, base) for arm in arms],
         **sections.headings(),
         "measures": sections.measures(arms),
+        "splits": sections.splits(comparison.evidence),
         "targets": sections.targets(arms),
         "several_seeds": any(len(arm.runs) > 1 for arm in arms),
         "majority": mean(arm.metric("majority_accuracy") for arm in arms),

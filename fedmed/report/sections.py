@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from fedmed.evaluation.group_gaps import GAPS, HEADLINE
-from fedmed.evaluation.metrics import shown
-from fedmed.report import groups, words
+from fedmed.evaluation.metrics import METRICS, shown
+from fedmed.report import groups, people, words
 from fedmed.report.arms import Arm
-from fedmed.report.evidence import Estimate
+from fedmed.report.evidence import Estimate, Evidence, estimate
 from fedmed.report.load import Comparison, Run
 from fedmed.report.palette import arm_colour, arm_shape
 from fedmed.report.reading import Json, dig, mean, number, rows, table, texts
@@ -32,9 +33,17 @@ def facts(comparison: Comparison, arms: Sequence[Arm]) -> list[tuple[str, str]]:
         ("Test patients", plain(first.get("patients_test"))),
         ("With disease", f"{prevalence:.0%}" if prevalence is not None else ""),
         ("Arms", str(len(comparison.arms))),
-        ("Seeds", ", ".join(map(str, seeds))),
+        ("Seeds", _counted(seeds)),
     ]
     return [(name, value) for name, value in facts if value and value != words.ABSENT]
+
+
+def _counted(seeds: Sequence[int]) -> str:
+    """How many seeds, and which: "0" alone reads as none."""
+    if not seeds:
+        return ""
+    numbers = words.listed([str(seed) for seed in seeds])
+    return f"{len(seeds)} (number{'s' if len(seeds) > 1 else ''} {numbers})"
 
 
 def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
@@ -46,11 +55,13 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     def place(value: float | None) -> float | None:
         return None if value is None else round(100 * (value - start) / (1.0 - start), 2)
 
-    change = Estimate()
+    change, changed = Estimate(), ""
     if base is not None and arm is not base and arm.auroc is not None and base.auroc is not None:
         change = Estimate(value=arm.auroc - base.auroc)
-        compared = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
-        change = compared.change if compared else change
+        compared = arm.evidence.headline(arm.name) if arm.evidence else None
+        if compared is not None:
+            change = compared.change
+            changed = "" if compared.quantity == "auroc" else METRICS[compared.quantity].title
     return {
         "arm": arm,
         "mark": legend([arm])[0],
@@ -62,6 +73,7 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         if arm.epsilon is not None and arm.replaced != arm.epsilon
         else None,
         "change": change,
+        "changed": changed,
         "measures": [arm.measure(key) for key in shown("summary")],
         "strip": (
             place(arm.low),
@@ -73,10 +85,36 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
     }
 
 
+def splits(evidence: Evidence | None) -> list[Json]:
+    """What each private arm loses, by its recipe, its clipping and its noise: a row per step."""
+    told = []
+    for split in evidence.splits if evidence else []:
+        steps = [*rows(split, "steps"), {"step": "together", **table(split, "total")}]
+        metric = METRICS.get(str(split.get("quantity")))
+        told.append(
+            {
+                "arm": str(split.get("arm")),
+                "title": metric.title if metric else "AUROC",
+                "steps": [
+                    {
+                        "step": str(step.get("step")),
+                        "between": f"{step.get('from')} to {step.get('to')}",
+                        "before": number(step.get("before")),
+                        "after": number(step.get("after")),
+                        "change": estimate(table(step, "difference")),
+                        "p": number(step.get("p")),
+                    }
+                    for step in steps
+                ],
+            }
+        )
+    return told
+
+
 def headings() -> dict[str, Any]:
     """Titles of the metrics in the table of arms, and the gaps in the tables of gaps."""
     beside = list(shown("summary").values())
-    taken = words.listed([metric.title for metric in beside])
+    taken = words.listed([metric.title for metric in beside if metric.thresholds])
     return {
         "beside": [metric.heading for metric in beside],
         "taken": taken[0].upper() + taken[1:],
@@ -148,7 +186,7 @@ def gap_tables(arms: Sequence[Arm], base: Arm | None) -> list[dict[str, Any]]:
             gaps = [gap for gap in gaps if gap]
             if not gaps:
                 continue
-            notes += [note for gap in gaps for note in texts(gap, "notes")]
+            notes += [people.note(note, attribute) for gap in gaps for note in texts(gap, "notes")]
             gap_rows.append(_gap_row(arm, base, attribute, gaps))
         if gap_rows:
             tables.append(
@@ -170,7 +208,7 @@ def gap_tables(arms: Sequence[Arm], base: Arm | None) -> list[dict[str, Any]]:
 
 def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -> dict[str, Any]:
     known = [
-        (group.metrics["auroc"].value, group.name)
+        (group.metrics["auroc"].value, people.named(attribute, group.name))
         for group in arm.groups(attribute)
         if "auroc" in group.metrics and group.name != "unknown"
     ]
@@ -196,7 +234,8 @@ def _accuracy_gap(arm: Arm, attribute: str, by_seed: Sequence[Json]) -> Json:
     largest = max(means, key=lambda name: abs(means[name] or 0.0), default=None)
     group = None
     if largest is not None and attribute != "sex":
-        group = f"{largest} {'below' if (means[largest] or 0.0) < 0.0 else 'above'} the others"
+        side = "below" if (means[largest] or 0.0) < 0.0 else "above"
+        group = f"{people.named(attribute, largest)} {side} the others"
     return {"accuracy_gap": arm.gap(attribute, "accuracy_gap"), "accuracy_gap_group": group}
 
 
@@ -226,8 +265,7 @@ def correlations(comparison: Comparison) -> Json:
     where: dict[tuple[str, str], list[str]] = {}
     for row in records:
         if number(row.get("r")) is None:
-            few = str(row.get("note") or "").startswith("too few")
-            why = "too few points" if few else "one side does not vary"
+            why = _not_computed(row)
             of = row.get("arm") or (f"ε per {row['unit']}" if row.get("unit") else "")
             where.setdefault((_correlation(row), why), []).append(str(of))
     alike: dict[tuple[str, str], list[str]] = {}
@@ -238,6 +276,16 @@ def correlations(comparison: Comparison) -> Json:
         for (why, of), names in alike.items()
     ]
     return {"rows": kept, "left_out": "; ".join(told)}
+
+
+def _not_computed(row: Json) -> str:
+    """Why a correlation has no number, from its note."""
+    note, points = str(row.get("note") or ""), int(number(row.get("n")) or 0)
+    if not note.startswith("too few"):
+        return "one side does not vary"
+    needed = re.search(r"(\d+) needed", note)
+    told = f"{points} point{'' if points == 1 else 's'}"
+    return f"{told}, {needed[1]} are needed" if needed else f"{told}, too few"
 
 
 def _correlation(row: Json) -> str:

@@ -73,7 +73,7 @@ def _panel(
         name=f"cost-epsilon-{unit}",
         title=f"Epsilon per {unit} by round",
         alternative=f"Epsilon per {unit} spent after each round: {said}.",
-        caption="",
+        caption=_relations([arm for arm, _ in chosen]),
         view=chart.view(_layers(unit, chosen, arms), arms, _HEIGHT),
         columns=("Arm", "Round", f"Epsilon per {unit}"),
         rows=[
@@ -89,6 +89,17 @@ def _panel(
             ]
         ),
     )
+
+
+def _relations(arms: Sequence[Arm]) -> str:
+    """Which arms are compared at another epsilon than the one that the rounds add up to."""
+    moved = [
+        f"{arm.name} {epsilon_text(arm.epsilon)}, {epsilon_text(arm.axis_epsilon)} if its data are "
+        "replaced"
+        for arm in arms
+        if arm.epsilon != arm.axis_epsilon
+    ]
+    return f"By each arm's own neighbouring relation: {'; '.join(moved)}." if moved else ""
 
 
 def _layers(

@@ -11,6 +11,7 @@ from typing import Final
 
 from fedmed.privacy.statement.facts import Facts
 from fedmed.report.arms import Arm
+from fedmed.report.words import listed, too_weak
 
 IMAGES, GRADIENTS, UPDATES, SUM = "images", "gradients", "updates", "sum"
 _SHIFT: Final = "brightness-shift"
@@ -48,12 +49,14 @@ class Chain:
     """The arms that share one trust model, in words and as stages.
 
     There are no stages where hospitals protect different things, or the facts are not recorded.
+    ``weak`` says so where what they claim is no meaningful protection.
     """
 
     arms: list[str]
     trust: str
     claimed: bool
     stages: list[Stage]
+    weak: str = ""
     warning: str = ""
 
 
@@ -65,7 +68,7 @@ def chains(arms: Sequence[Arm]) -> list[Chain]:
         about = None
         if arm.facts is not None:
             about = (arm.facts.noise, arm.facts.trusted, arm.facts.unit)
-        key = (arm.scheme, about, arm.trust, claimed, arm.kind == _SHIFT)
+        key = (arm.scheme, about, arm.trust, claimed, arm.weak, arm.kind == _SHIFT)
         arms_by_trust.setdefault(key, []).append(arm)
     return [
         Chain(
@@ -73,10 +76,20 @@ def chains(arms: Sequence[Arm]) -> list[Chain]:
             trust=same[0].trust,
             claimed=same[0].epsilon is not None,
             stages=[] if same[0].facts is None else _stages(same[0], same[0].facts),
+            weak=_weak(same) if _claimed_weakly(same[0]) else "",
             warning=_SHIFTED if same[0].kind == _SHIFT else "",
         )
         for same in arms_by_trust.values()
     ]
+
+
+def _claimed_weakly(arm: Arm) -> bool:
+    return arm.weak and arm.epsilon is not None
+
+
+def _weak(same: Sequence[Arm]) -> str:
+    told = listed([f"{arm.name} ({too_weak(arm)})" for arm in same])
+    return f"No meaningful protection: {told}. Whoever sees what is handed on is trusted in effect."
 
 
 def _stages(arm: Arm, about: Facts) -> list[Stage]:

@@ -22,6 +22,7 @@ import vl_convert
 
 VERSION: Final = "6.4"  # of Vega-Lite, for the page and for the files beside it
 _SCALE: Final = 2.0  # pixels of a PNG per pixel of the drawing: 200 dots per inch at 4 inches
+INCH: Final = 300  # dots of a journal's PNG, of which a drawing of 400 pixels has 5.6 inches
 _MOST: Final = 4  # processes
 _NO_FONTS: Final = "<fontconfig><dir>/nonexistent</dir></fontconfig>"
 _KNOWN: Final = 0x0530  # vl-convert's own font has Latin, Greek and Cyrillic letters
@@ -66,6 +67,18 @@ def render(
     return script or "", drawings
 
 
+def prints(papers: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    """Each drawing for a journal: as PDF, and as PNG of :data:`INCH` dots per inch.
+
+    `papers` are SVGs without CSS variables, whose pixels are points (1/72 inch). Raises
+    RuntimeError as :func:`render`.
+    """
+    if not papers:
+        return []
+    told = _shared("prints", papers, min(_MOST, os.cpu_count() or 1))
+    return [(base64.b64decode(pdf), base64.b64decode(png)) for pdf, png in told]
+
+
 def _shared(kind: str, items: Sequence[Any], processes: int, **others: Any) -> list[Any]:
     """The answers for `items`, in their order, from so many processes."""
     # Neighbours are alike: every n-th one makes shares of about the same size.
@@ -105,6 +118,12 @@ def _work(job: dict[str, Any]) -> Any:
     if "papers" in job:
         pictures = [vl_convert.svg_to_png(paper, scale=_SCALE) for paper in job["papers"]]
         return [base64.b64encode(picture).decode("ascii") for picture in pictures]
+    if "prints" in job:
+        both = [
+            (vl_convert.svg_to_pdf(paper), vl_convert.svg_to_png(paper, ppi=INCH))
+            for paper in job["prints"]
+        ]
+        return [[base64.b64encode(file).decode("ascii") for file in files] for files in both]
     drawn = []
     for specification in job["specifications"]:
         svg = vl_convert.vegalite_to_svg(specification, vl_version=VERSION)

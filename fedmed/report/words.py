@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final
 
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up, up_text
 from fedmed.config import ARMS
 from fedmed.report.arms import Arm
 
@@ -54,9 +53,7 @@ def p_value(value: float | None) -> str:
 
 def epsilon_text(value: float | None) -> str:
     """Epsilon rounded up to three digits, thousands grouped, no exponent; a dash for None."""
-    if value is None:
-        return ABSENT
-    return f"{math.ceil(value):,}" if value > 999 else f"{up(value):.3g}"
+    return ABSENT if value is None else up_text(value)
 
 
 def share(value: float | None) -> str:
@@ -70,11 +67,26 @@ def short(name: str) -> str:
 
 
 def guarantee(arm: Arm) -> str:
-    """Epsilon with its unit and delta, or that there is no claim."""
+    """Epsilon with its unit and delta, or that there is no claim.
+
+    Where arms of its unit are compared at another epsilon, that one stands beside it.
+    """
+    if arm.mixed:
+        return "each hospital's own guarantee"
     if arm.epsilon is None:
         return (arm.kind in ARMS and ARMS[arm.kind].unclaimed) or "no claim"
     text = f"ε = {epsilon_text(arm.epsilon)} per {arm.unit}"
+    if arm.axis_epsilon != arm.epsilon:
+        text += f", {epsilon_text(arm.axis_epsilon)} if its data are replaced"
     return text if arm.delta is None else f"{text}, δ = {delta_text(arm.delta)}"
+
+
+def too_weak(arm: Arm) -> str:
+    """The guarantee of an arm without meaningful protection, with what makes it too weak."""
+    text, of_patient = guarantee(arm), arm.patient_epsilon
+    if of_patient is None:
+        return text
+    return f"{text}; {epsilon_text(of_patient)} for a patient's images together"
 
 
 def delta_text(value: float | None) -> str:

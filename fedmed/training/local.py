@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,16 @@ from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.models import trainable
 from fedmed.models.features import MEAN, SPREAD
-from fedmed.privacy.gradients import Clipping, Options, make_engine
+from fedmed.privacy.gradients import Clipping, Engine, Options, make_engine
 from fedmed.privacy.gradients.engine import binary
 from fedmed.privacy.gradients.memory import keep_freed_memory
 from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.noise import NoiseSource
-from fedmed.privacy.plans import GradientPlan
+from fedmed.privacy.plans import GradientPlan, Sampling, UnnoisedPlan
 from fedmed.training.augmentation import augment, seeded
 from fedmed.training.optimiser import LocalSteps
 
+Gradient = Callable[[Tensor, Tensor, int], tuple[dict[str, Tensor], int]]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}  # of the forward pass
 _POINTS_AT_ONCE = 256 * 224 * 224  # of the images that are scored together
 
@@ -123,52 +124,128 @@ def train_private(
     by the *expected* batch. Raises :class:`RunError` where the shard is not the one that was
     planned for.
     """
-    units = _units(shard, plan)
+    engine = _engine(model, settings)
+
+    def gradient(images: Tensor, labels: Tensor, step: int) -> tuple[dict[str, Tensor], int]:
+        # A stream for each step: reproducible noise is keyed by site, round, model and step.
+        noise = SumNoise(source.normals("gradient", *context, step))
+        batch = engine.clipped_sum(images, labels, plan.clipping_norm, settings.train.views)
+        if batch.sensitivity > plan.clipping_norm:
+            raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
+        mean = noise.noised_mean(
+            batch.gradients, plan.noise_standard_deviation, plan.expected_batch
+        )
+        return mean, batch.dropped
+
+    try:
+        return sampled_steps(
+            model, shard, settings, plan.sampling, source, context, round_number, gradient
+        )
+    finally:
+        engine.close()
+
+
+def train_unnoised(
+    model: nn.Module,
+    shard: Shard,
+    settings: Settings,
+    plan: UnnoisedPlan,
+    source: NoiseSource,
+    context: tuple[str | int, ...],
+    round_number: int = 1,
+) -> LocalResult:
+    """:func:`train_private` without its noise, and where the plan has no norm without clipping.
+
+    It protects nobody. Without clipping no engine is needed: gradients are summed by autograd.
+    """
+    expected, views = plan.sampling.expected_batch, settings.train.views
+    norm = plan.clipping_norm
+    engine = None if norm is None else _engine(model, settings)
+
+    def gradient(images: Tensor, labels: Tensor, step: int) -> tuple[dict[str, Tensor], int]:
+        if engine is None or norm is None:
+            sums, dropped = _plain_sum(model, images, labels, settings), 0
+        else:
+            batch = engine.clipped_sum(images, labels, norm, views)
+            sums, dropped = batch.gradients, batch.dropped
+        return {name: value.mul_(1 / expected) for name, value in sums.items()}, dropped
+
+    try:
+        return sampled_steps(
+            model, shard, settings, plan.sampling, source, context, round_number, gradient
+        )
+    finally:
+        if engine is not None:
+            engine.close()
+
+
+def sampled_steps(
+    model: nn.Module,
+    shard: Shard,
+    settings: Settings,
+    sampling: Sampling,
+    source: NoiseSource,
+    context: tuple[str | int, ...],
+    round_number: int,
+    gradient: Gradient,
+) -> LocalResult:
+    """A round of steps on Poisson samples of units, each by what ``gradient`` makes of it.
+
+    It takes a batch's images, their labels and the step's number, and gives the gradient by name
+    and how many samples it left out.
+    """
+    units = _units(shard, sampling)
     keep_freed_memory()
     device = next(model.parameters()).device
     model.train()
-    privacy = settings.privacy
-    engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(settings))
-    parameters = trainable(model)
-    train = settings.train
-    steps = LocalSteps(parameters.values(), train, round_number, plan.steps_per_round)
+    parameters, train, data = trainable(model), settings.train, settings.data
+    steps = LocalSteps(parameters.values(), train, round_number, sampling.steps_per_round)
     labels = torch.from_numpy(shard.labels).to(device)
     sampler = source.numpy("sampling", *context)
     dropped = taken = 0
-    try:
-        for step in range(plan.steps_per_round):
-            if taken >= plan.steps_per_round:
-                raise RunError("a step beyond the plan was about to be taken; nothing is released")
-            # A stream for each step: reproducible noise is keyed by site, round, model and step.
-            noise = SumNoise(source.normals("gradient", *context, step))
-            rows = poisson_batch(units, plan.sampling_rate, sampler)
-            images = to_input(
-                shard.images[rows], settings.model.channels, device, settings.data.dimensions
-            )
-            draws = source.numpy("augmentation", *context, step)
-            images = augment(images, train.augment, train.views, draws)
-            answers = labels[torch.from_numpy(rows).to(device)].repeat_interleave(
-                train.views, dim=0
-            )
-            batch = engine.clipped_sum(images, answers, plan.clipping_norm, train.views)
-            if batch.sensitivity > plan.clipping_norm:
-                raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
-            taken += 1
-            mean = noise.noised_mean(
-                batch.gradients, plan.noise_standard_deviation, plan.expected_batch
-            )
-            for name, parameter in parameters.items():
-                parameter.grad = mean[name]
-            steps.step()
-            dropped += batch.dropped
-    finally:
-        engine.close()
+    for step in range(sampling.steps_per_round):
+        if taken >= sampling.steps_per_round:
+            raise RunError("a step beyond the plan was about to be taken; nothing is released")
+        rows = poisson_batch(units, sampling.rate, sampler)
+        images = to_input(shard.images[rows], settings.model.channels, device, data.dimensions)
+        draws = source.numpy("augmentation", *context, step)
+        images = augment(images, train.augment, train.views, draws)
+        answers = labels[torch.from_numpy(rows).to(device)]
+        gradients, lost = gradient(images, answers.repeat_interleave(train.views, dim=0), step)
+        taken += 1
+        for name, parameter in parameters.items():
+            parameter.grad = gradients[name]
+        steps.step()
+        dropped += lost
     steps.finish()
     return LocalResult(taken, None, dropped)
 
 
-def _units(shard: Shard, plan: GradientPlan) -> list[NDArray[np.int64]]:
-    """Row numbers of each unit that the plan protects; raises where it counted others."""
+def _engine(model: nn.Module, settings: Settings) -> Engine:
+    privacy = settings.privacy
+    return make_engine(privacy.engine, model, privacy.physical_batch_size, _options(settings))
+
+
+def _plain_sum(
+    model: nn.Module, images: Tensor, labels: Tensor, settings: Settings
+) -> dict[str, Tensor]:
+    """Sum of the samples' gradients by name, each the mean over its views; zeros of no sample."""
+    parameters = trainable(model)
+    total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    autocast = PRECISIONS[settings.train.precision]
+    for part in _slices(len(images), settings.privacy.physical_batch_size):
+        with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+            logits = model(images[part])
+        loss = binary(logits, labels[part]) / settings.train.views
+        each = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, each, strict=True):
+            if gradient is not None:
+                total[name] += gradient
+    return total
+
+
+def _units(shard: Shard, plan: Sampling) -> list[NDArray[np.int64]]:
+    """Row numbers of each unit that is sampled; raises where it counted others."""
     units = (
         shard.patients() if plan.unit == "patient" else [np.array([i]) for i in range(len(shard))]
     )
@@ -187,8 +264,7 @@ def check_engine(model: nn.Module, shard: Shard, settings: Settings) -> None:
     """
     device = next(model.parameters()).device
     model.train()
-    privacy, data = settings.privacy, settings.data
-    engine = make_engine(privacy.engine, model, privacy.physical_batch_size, _options(settings))
+    data, engine = settings.data, _engine(model, settings)
     images = to_input(shard.images[:0], settings.model.channels, device, data.dimensions)
     labels = torch.from_numpy(shard.labels[:0]).to(device)
     try:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up, up_text
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,20 @@ def test_never_below_and_close(value: float) -> None:
 def test_special_values_stay() -> None:
     assert up(0.0) == 0
     assert up(math.inf) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2048.0, "2,048"),
+        (2048.01, "2,049"),
+        (12_582_912.0, "12,582,912"),
+        (999.5, "1,000"),
+        (998.2, "999"),
+        (8.001, "8.01"),
+        (1e-5, "0.00001"),
+        (math.inf, "inf"),
+    ],
+)
+def test_text_has_thousands_and_no_exponent(value: float, text: str) -> None:
+    assert up_text(value) == text

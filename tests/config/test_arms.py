@@ -7,11 +7,17 @@ import pytest
 from fedmed.config import ARMS, READ_BY, Settings
 from fedmed.config.arms import Arm
 from fedmed.privacy.mechanisms.images import MECHANISMS
-from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UpdatePlan
+from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UnnoisedPlan, UpdatePlan
 from fedmed.privacy.plans.making import make_plan
 from fedmed.privacy.statement.facts import neighbours
 
-PLANS = {"none": NoPrivacy, "image": ImagePlan, "gradient": GradientPlan, "update": UpdatePlan}
+PLANS = {
+    "none": NoPrivacy,
+    "image": ImagePlan,
+    "gradient": GradientPlan,
+    "unnoised": UnnoisedPlan,
+    "update": UpdatePlan,
+}
 
 
 def plan_of(name: str) -> Plan:

@@ -105,6 +105,26 @@ def test_values_that_the_declared_bits_do_not_hold_are_refused() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("top", "bits"), [(4095, 12), (16383, 14)])
+def test_a_marker_at_full_white_does_not_hide_a_dark_film(top: int, bits: int) -> None:
+    """Four letters' pixels of 1,600 at 65535: sabotage scales the film by them, to a quarter."""
+    film = np.linspace(0, top, 1600).reshape(40, 40).astype(np.uint16)
+    plain = decode(picture(film), "a.png", bits)
+    marked = film.copy()
+    marked[:2, :2] = 65535
+    data = picture(marked)
+    refuses(
+        lambda: decode(data, "a.png"), f"uses {bits} bits but for a marker",
+        f"set data.bits-stored = '{bits}'",
+    )  # fmt: skip
+    read = decode(data, "a.png", bits)
+    assert (read[:2, :2] == 1.0).all()
+    assert (read[2:] == plain[2:]).all()
+    marked[:1] = 65535  # a whole row is no marker
+    assert decode(picture(marked), "a.png").max() == 1.0
+    refuses(lambda: decode(picture(marked), "a.png", bits), f"values above {top}")
+
+
 def test_a_16_bit_file_that_uses_most_of_its_range_needs_no_declaration() -> None:
     assert decode(picture(FULL // 3), "a.png").max() == pytest.approx(1 / 3, abs=1e-4)
 

@@ -40,7 +40,7 @@ def test_nobody_changes_an_evaluation(found: Evaluation) -> None:
 def test_metrics_have_their_values_and_intervals(found: Evaluation) -> None:
     told, rows = found.to_dict(), found.table().set_index("metric")
     assert rows.columns.tolist() == ["value", "low", "high"]
-    assert len(told["intervals"]) == 9
+    assert len(told["intervals"]) == 10
     assert rows.loc["ece", "value"] == told["ece"]
     assert np.isnan(rows.loc["ece", "low"]), "it is biased by the number of images"
     assert rows.loc["calibration_intercept", "value"] == told["calibration_intercept"]

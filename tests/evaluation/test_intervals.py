@@ -10,6 +10,7 @@ from scipy import stats
 from fedmed.evaluation.intervals.intervals import (
     both_sources,
     detectable,
+    freedom,
     holm,
     interval,
     over_seeds,
@@ -53,16 +54,34 @@ def test_bca_of_a_mean_is_that_of_the_textbook() -> None:
 
 
 def bca(images: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
-    """Efron and Tibshirani (1993), equations 14.10, 14.14 and 14.15, for a mean."""
+    """Efron and Tibshirani (1993), equations 14.10, 14.14 and 14.15, for a mean.
+
+    In place of 1.96 Student's t, with the degrees of freedom of the variance of the images.
+    """
     z0 = stats.norm.ppf(np.mean(samples < images.mean()))
     jackknife = np.array([np.delete(images, i).mean() for i in range(images.size)])
     d = jackknife.mean() - jackknife
     a = np.sum(d**3) / (6 * np.sum(d**2) ** 1.5)
     ends = []
-    for z in stats.norm.ppf([0.025, 0.975]):
+    fourth = stats.moment(images, 4) / images.var() ** 2
+    t = stats.t.ppf(0.975, min(2.0 * images.size / (fourth - 1.0), images.size))
+    for z in (-t, t):
         share = stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
         ends.append(float(np.quantile(samples, share)))
     return ends[0], ends[1]
+
+
+def test_pitfall_the_spread_of_few_patients_is_taken_as_known() -> None:
+    """Of normal influences there are as many degrees of freedom as patients, of one alone one."""
+    draws = np.random.default_rng(5).normal(size=20000)
+    assert freedom(draws) == pytest.approx(20000, rel=0.1)
+    assert freedom(np.r_[1.0, np.zeros(49)]) == pytest.approx(2.0 * 50 / 49)
+    assert freedom(np.r_[np.ones(25), -np.ones(25)]) == 50
+    assert freedom(np.full(50, np.nan)) == 50
+    few, many = (interval(quantity(0.0, draws[:2000], draws[:n, None])) for n in (10, 2000))
+    assert few.low is not None
+    assert many.low is not None
+    assert few.low < 1.08 * many.low < 0.0
 
 
 def test_ties_with_the_value_count_one_half() -> None:

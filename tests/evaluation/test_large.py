@@ -92,7 +92,7 @@ def test_the_form_of_the_weights_changes_no_number(monkeypatch: pytest.MonkeyPat
 
 def test_both_forms_of_counts_are_the_same_draws() -> None:
     labels, _, patients, _ = cohort(2)
-    design = Design.of(patients, labels, None)
+    design = Design.of(patients, labels)
     counts = design.counts(5, np.random.default_rng(1)).copy()
     whole = design.whole_counts(5, np.random.default_rng(1))
     assert whole.dtype == np.uint8

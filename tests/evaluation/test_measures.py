@@ -202,7 +202,7 @@ def test_influence_of_recalibration_is_the_derivative_of_the_refit() -> None:
     labels = generator.integers(0, 2, 400)
     scores = 1 / (1 + np.exp(-(labels - 0.5 + generator.normal(size=400))))
     measured = measure(
-        [Column(name="a", scores=scores)], labels, np.arange(400), resamples=0, strata=labels * 0
+        [Column(name="a", scores=scores)], labels, np.arange(400), resamples=0, by_label=False
     )
     for metric, field in (("calibration_slope", "slope"), ("calibration_intercept", "intercept")):
         influence = measured.quantity(metric).influence[:, 0]

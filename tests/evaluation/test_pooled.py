@@ -155,8 +155,8 @@ def test_the_pooled_auroc_is_not_the_mean_of_the_hospitals() -> None:
     table = cohort(0)
     found = evaluated(table, around(1.5, 1.5, 256))
     check_pooled(found["auroc"], table)
-    assert found["hospital_auroc_mean"] > found["auroc"] + 0.05
-    goes_red(check_pooled, found["hospital_auroc_mean"], table)
+    assert found["within_hospital_auroc"] > found["auroc"] + 0.05
+    goes_red(check_pooled, found["within_hospital_auroc"], table)
 
 
 def test_the_threshold_at_a_specificity_comes_from_validation() -> None:

@@ -103,8 +103,8 @@ def test_it_pretrains_once_and_arms_start_from_it(tmp_path: Path) -> None:
     assert stated["noise_to_signal"] < 40  # 513 numbers are noised, not 4.9 million
     scratch = json.loads((out / "scratch" / "seed-0" / "privacy.json").read_text())
     assert scratch["weights"] is None
-    assert (out / "privacy.json").is_file()
-    assert "pretrain" not in (out / "privacy.json").read_text().replace("pretrain/model", "")
+    assert (out / "privacy-total.json").is_file()
+    assert "pretrain" not in (out / "privacy-total.json").read_text().replace("pretrain/model", "")
     moved = tmp_path / "moved"
     out.rename(moved)
     assert len(run(path, moved, "none")) == 2  # found where the folder is now, not made again

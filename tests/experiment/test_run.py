@@ -17,6 +17,7 @@ from fedmed.evaluation.tables import predictions
 from fedmed.experiment.file import load_experiment
 from fedmed.privacy.accounting import epsilon
 from fedmed.privacy.statement.contents import check as check_statement
+from fedmed.privacy.statement.whole import check as check_whole
 from fedmed.report import build, write_summary
 
 pytestmark = pytest.mark.usefixtures("tiny_hospitals")
@@ -109,8 +110,10 @@ def test_every_arm_leaves_a_whole_run_directory(file: Path, tmp_path: Path) -> N
 
 def check_totals(out: Path, runs: list[str]) -> None:
     """Every run's statement, and the comparison's, give one total over all runs."""
-    whole = json.loads((out / "privacy.json").read_text())
-    assert whole["runs"] == runs
+    whole = json.loads((out / "privacy-total.json").read_text())
+    assert not (out / "privacy.json").exists()  # which is the name of a run's own
+    assert check_whole(whole).runs == whole["runs"] == runs
+    assert not whole["guarantee"]  # the run without privacy bounds nothing
     totals = {total["unit"]: total for total in whole["total"]}
     assert sorted(totals) == ["hospital", "image", "patient"]
     for total in totals.values():

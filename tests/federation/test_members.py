@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from support import accepted_choices, goes_red, make, refuses, use_tiny_models
 
-from fedmed.config import Data, Settings
+from fedmed.base.errors import UserError
+from fedmed.config import ARMS, Data, Settings
 from fedmed.data import network as network_module
 from fedmed.data.cohort import Cohort, validate
 from fedmed.data.network import Network, load_network
@@ -189,6 +190,27 @@ def test_a_declared_size_takes_the_place_of_the_exact_one() -> None:
     check(declared)
     goes_red(check, SETTINGS)
     assert public_sizes(declared) == {"hospital-1": 40, "hospital-2": 30}
+
+
+@pytest.mark.parametrize("arm", list(ARMS))
+def test_sizes_weigh_where_nothing_is_protected_or_they_are_declared(arm: str) -> None:
+    """Sabotage: an arm that protects sizes weighs by the true ones."""
+    by_size = {"train.weighting": "size", "privacy.arm": arm, "privacy.epsilon": 8.0}
+    sizes = "hospital-1=40,hospital-2=30"
+    if ARMS[arm].at_server:
+        for declared in ("", sizes):
+            with pytest.raises(UserError, match=r"train\.weighting.*use 'equal'"):
+                SETTINGS.replaced({**by_size, "privacy.public-size": declared})
+    elif ARMS[arm].protects:
+        with pytest.raises(UserError, match=r"train\.weighting.*privacy\.public-size"):
+            SETTINGS.replaced(by_size)
+        settings = SETTINGS.replaced({**by_size, "privacy.public-size": sizes})
+        assert public_sizes(settings) == {"hospital-1": 40, "hospital-2": 30}
+    else:
+        settings = SETTINGS.replaced(by_size)
+        images = {name: len(member_shard(settings, name)) for name in ("hospital-1", "hospital-2")}
+        assert public_sizes(settings) == images
+        assert 40 not in images.values()
 
 
 def test_a_hospitals_own_policy_declares_its_size(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from fedmed.privacy.mechanisms.images import PixelLaplace
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.step import gaussian, group_gaussian
 from fedmed.privacy.plans.making import make_plan
+from fedmed.privacy.statement import whole
 from fedmed.privacy.statement.contents import Spend, schema, statement
 from fedmed.privacy.statement.totals import totals
 from fedmed.site.file import read_site
@@ -257,6 +258,11 @@ def test_the_schema_is_the_codes_and_a_statement_keeps_it() -> None:
     goes_red(keeps, {**value, "hospitals": [{"hospital": "hospital-1"}]})
     goes_red(keeps, {key: v for key, v in value.items() if key != "total"})
     goes_red(keeps, {**value, "patients": 59})
+
+
+def test_the_schema_of_a_whole_comparison_is_the_codes() -> None:
+    path = ROOT / "docs" / "privacy-total.schema.json"
+    assert json.loads(path.read_text(encoding="utf-8")) == whole.schema(), "run make docs"
 
 
 def test_the_fields_that_the_privacy_guide_explains_are_those_of_a_statement() -> None:

@@ -10,9 +10,9 @@ from support import goes_red
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = (
     "clients", "docs", "experiments", "server",
-    "fedmed/base", "fedmed/cli", "fedmed/config", "fedmed/experiment", "fedmed/federation",
-    "fedmed/hospital", "fedmed/library", "fedmed/models", "fedmed/privacy", "fedmed/report",
-    "fedmed/site", "fedmed/trackers", "fedmed/training",
+    "fedmed/base", "fedmed/cli", "fedmed/config", "fedmed/coordinator", "fedmed/data",
+    "fedmed/experiment", "fedmed/federation", "fedmed/hospital", "fedmed/library", "fedmed/models",
+    "fedmed/privacy", "fedmed/report", "fedmed/site", "fedmed/trackers", "fedmed/training",
 )  # fmt: skip
 NOT_YET = ("fedmed/cli/commands.py", "fedmed/cli/evaluate.py")
 

@@ -111,6 +111,31 @@ def test_charts_are_drawn_and_the_page_does_not_scroll_sideways(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_on_a_phone_an_arm_is_a_card_with_its_guarantee_and_trust(
+    browser: Any, report: Path
+) -> None:
+    with opened(browser, report, viewport={"width": 390, "height": 900}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for label in ("Guarantee", "Must be trusted"):
+            cells = page.locator(f"#arms .cards:first-of-type td[data-label='{label}']")
+            assert cells.count() == 7
+            for cell in cells.all():
+                box = cell.bounding_box()
+                assert box["x"] >= 0
+                assert box["x"] + box["width"] <= 390
+                shown = "cell => getComputedStyle(cell, '::before').content"
+                assert cell.evaluate(shown) == f'"{label}"'
+        draw_all(page)
+        # No text of a drawing is wider than the drawing.
+        cut = page.evaluate(
+            """() => [...document.querySelectorAll('.live svg')].flatMap(svg =>
+                 [...svg.querySelectorAll('text')].filter(text => text.textContent.trim() &&
+                   text.getBoundingClientRect().right > svg.getBoundingClientRect().right + 1)
+                   .map(text => text.textContent))"""
+        )
+        assert cut == []
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (375, "dark"), (1440, "dark")])
 def test_axe_finds_nothing(browser: Any, report: Path, width: int, scheme: str) -> None:
     size = {"width": width, "height": 900}

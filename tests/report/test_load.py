@@ -45,6 +45,26 @@ def test_the_csv_holds_the_table(make_runs: ModuleType, tmp_path: Path) -> None:
     assert found.loc[2, "auroc"] == pytest.approx(summary_table(tmp_path).loc[2, "auroc"])
 
 
+def test_the_summary_the_report_and_the_terminal_have_one_interval(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    """A run's own resamples are others than those of the comparison: 0.769 beside 0.761."""
+    make_runs.write_arm(tmp_path, "none", 0)
+    for seed in (0, 1):
+        make_runs.write_arm(tmp_path, "dp-sgd", seed)
+    make_runs.write_about(tmp_path, ["none", "dp-sgd"], [0, 1], runs=[])
+    own = summary_table(tmp_path)
+    given = make_runs.write_comparison(tmp_path)
+    told = given["by_arm"]["none"]["metrics"]["auroc"]
+    assert own.loc[0, "auroc_low"] != told["low"]
+    table = summary_table(tmp_path)
+    assert [table.loc[0, "auroc_low"], table.loc[0, "auroc_high"]] == [told["low"], told["high"]]
+    (none, _) = summarise(load(tmp_path))
+    assert (none.low, none.high) == (told["low"], told["high"])
+    # Of several seeds the comparison has the interval of their mean, which is no run's.
+    assert table.loc[1:, "auroc_low"].tolist() == own.loc[1:, "auroc_low"].tolist()
+
+
 def test_arms_are_means_over_their_seeds(seven: Path) -> None:
     arms = {arm.name: arm for arm in summarise(load(seven))}
     table = summary_table(seven).groupby("arm")["auroc"].mean()
@@ -240,8 +260,8 @@ def test_correlations_without_enough_points_are_one_line(
         ("label difficulty vs AUROC loss", "c", "–", 0.25),
     ]
     assert found["left_out"] == (
-        "label difficulty vs AUROC loss and positives vs AUROC loss (a, b: too few points); "
-        "epsilon vs sex gap, AUROC gap (ε per image: too few points)"
+        "label difficulty vs AUROC loss and positives vs AUROC loss (a, b: 1 point, 3 are "
+        "needed); epsilon vs sex gap, AUROC gap (ε per image: 1 point, 3 are needed)"
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedmed.base.errors import UserError
 from fedmed.evaluation.summary import evaluate
-from fedmed.report import build, palette
+from fedmed.report import build, palette, people
 from fedmed.report.words import delta_text
 
 VOID = {"meta", "img", "br", "use", "path", "rect", "link", "input", "hr"}
@@ -149,8 +149,10 @@ def test_the_answer_is_computed_from_the_numbers(page: Page, seven: Path) -> Non
 
     answer = page.text.split("The answer")[1].split("Arms")[0]
     assert f"(none) reaches a test AUROC of {auroc('none'):.3f}" in answer
-    best = "dp-sgd (ε = 8 per patient, δ = 1e-5) keeps the most: " + f"{auroc('dp-sgd'):.3f}"
-    assert best in answer
+    kept = f"dp-sgd (ε = 8 per patient, δ = 1e-5) keeps {auroc('dp-sgd'):.3f}"
+    assert kept in answer
+    assert "keeps the most" not in answer
+    assert "in no ranking: pixel-laplace (ε = 8,192 per image, δ = 0; 16,384 for a" in answer
     loss = f"{auroc('none') - auroc('dp-sgd'):.3f}"
     assert f"(−{loss})" in answer
     assert "Not shown to be better than chance (0.5): local-update." in answer
@@ -323,9 +325,11 @@ def test_a_group_with_too_few_is_marked(make_runs: ModuleType, tmp_path: Path) -
     make_runs.write_arm(tmp_path, "none", 0, metrics=metrics)
     page = Page(build(tmp_path))
     alone = notes[0]
-    heading = f"{alone['group']}: {alone['n']} images, {alone['positives']} ill: too few"
+    group = people.named("age", alone["group"])
+    assert group.startswith("patients of ")
+    heading = f"{group}: {alone['n']} images, {alone['positives']} ill: too few"
     assert heading in " ".join(page.figures)
-    assert f"{notes[0]['group']} is not compared: too few" in page.text
+    assert f"{group} are not compared: too few" in page.text
 
 
 @pytest.mark.parametrize(

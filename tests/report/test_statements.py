@@ -218,7 +218,8 @@ def test_a_brightness_shift_claims_nothing_and_is_no_answer(
     assert (found["brightness-shift"].auroc or 0) > (found["dp-sgd"].auroc or 0)
     assert statement(found["brightness-shift"])["guarantee"] == "no DP claim"
     answer = page.split("The answer")[1].split("</section>")[0]
-    assert "dp-sgd (ε = 8 per patient, δ = 1e-5) keeps the most" in answer
+    assert "dp-sgd (ε = 8 per patient, δ = 1e-5) keeps 0." in answer
+    assert "in no ranking: brightness-shift (no DP claim)" in answer
     # Patients are added or removed under every arm; hospitals are replaced under some.
     assert found["dp-sgd"].axis_epsilon == 8.0
     assert found["central-fixed"].axis_epsilon == 41.7

@@ -65,8 +65,10 @@ class Train(Section):
     hospital hands on. 0: the parameters of the last step. It spends no budget."""
 
     weighting: Literal["equal", "size"] = "equal"
-    """Weight of the hospitals in the average. The central arms need `equal`; another arm with noise
-    needs sizes in `privacy.public-size` for `size`."""
+    """Weight of the hospitals in the average. `equal` tells no size, and is what the noise of the
+    central arms is calibrated for: they need it. `size` is FedAvg's by images, for arms that
+    protect nothing; another arm with noise needs sizes declared in `privacy.public-size` for it.
+    See [recipe.md](recipe.md#equal-weights-or-sizes)."""
 
     largest_share: Annotated[float, Field(ge=0, le=1), Unit("share of the weight")] = 0.0
     """The largest share of a round's weight that one hospital gets with `weighting = "size"`. 0: a

@@ -61,14 +61,14 @@ class ExtraSets(Step):
         predictions, given = context.predictions, context.settings.evaluation
         if context.evaluator is None or predictions is None:
             return {}
-        found = self._tables(context, context.evaluator)
+        tables = self._tables(context, context.evaluator)
         result: dict[str, Any] = {}
         if given.train_metrics or given.noised_test or given.curves:
-            result["at_half"] = {name: _figures(table) for name, table in found.items()}
+            result["at_half"] = {name: _figures(table) for name, table in tables.items()}
         validation = predictions[predictions["split"] == "val"]
         for name, resamples in (("train", 0), ("noised", given.resamples)):
-            if name in found:
-                rows = found[name].assign(split="test")
+            if name in tables:
+                rows = tables[name].assign(split="test")
                 result[f"metrics_{name}"] = evaluate(
                     pd.concat([validation, rows], ignore_index=True),
                     resamples=resamples,
@@ -80,15 +80,15 @@ class ExtraSets(Step):
     def _tables(self, context: Context, main: Evaluator) -> dict[str, pd.DataFrame]:
         """Predictions by set: ``test``, and ``train`` and ``noised`` where asked for."""
         given = context.settings.evaluation
-        found = {"test": main.predictions(context.models, "test")}
+        tables = {"test": main.predictions(context.models, "test")}
         if given.train_metrics:
             parts = [e.predictions(context.models) for e in self._trained_on(context, main)]
             if parts:
-                found["train"] = pd.concat(parts, ignore_index=True)
+                tables["train"] = pd.concat(parts, ignore_index=True)
         noised = self._noised_test(context.settings, main) if given.noised_test else None
         if noised is not None:
-            found["noised"] = noised.predictions(context.models, "test")
-        return found
+            tables["noised"] = noised.predictions(context.models, "test")
+        return tables
 
     def _trained_on(self, context: Context, main: Evaluator) -> list[Evaluator]:
         """The members' training images, as training sees them, once they have been released."""

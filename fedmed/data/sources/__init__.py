@@ -26,8 +26,8 @@ UNCERTAIN = -1
 
 def reader(source: str) -> Callable[[Data], Cohort]:
     """``load`` of the module that has the source's name; settings name none but the known ones."""
-    found: Callable[[Data], Cohort] = import_module(f"fedmed.data.sources.{source}").load
-    return found
+    loader: Callable[[Data], Cohort] = import_module(f"fedmed.data.sources.{source}").load
+    return loader
 
 
 def load(data: Data) -> Cohort:
@@ -108,16 +108,16 @@ def several(table: pd.DataFrame, data: Data, where: str) -> pd.DataFrame:
         if data.uncertain == "smooth":
             aims = pd.Series(data.uncertain_label, index=values.index, dtype="Float32")
             soft[SOFT_PREFIX + target] = aims.mask(~uncertain).reset_index(drop=True)
-    found = validate(kept, where)
-    labels = found[target_columns(found)]
-    for column in target_columns(found):
+    valid = validate(kept, where)
+    labels = valid[target_columns(valid)]
+    for column in target_columns(valid):
         if labels[column].nunique() < 2:
             raise UserError(
                 f"{where}: label '{column.removeprefix(LABEL_PREFIX)}' has one class only; take it "
                 "out of data.target, or give images with and without it"
             )
-    found = found.assign(label=labels.max(axis=1).astype("Int8"), **soft)
-    return found[labels.notna().any(axis=1)].reset_index(drop=True)
+    valid = valid.assign(label=labels.max(axis=1).astype("Int8"), **soft)
+    return valid[labels.notna().any(axis=1)].reset_index(drop=True)
 
 
 def _settle(

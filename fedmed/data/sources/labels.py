@@ -115,8 +115,8 @@ def items(value: str) -> list[str]:
     """
     if not (value.startswith("[") and value.endswith("]")):
         return [value]
-    found = (a or b or c for a, b, c in _ITEM.findall(value[1:-1]))
-    return [word for word in map(str.strip, found) if word.lower() not in MISSING]
+    words = (a or b or c for a, b, c in _ITEM.findall(value[1:-1]))
+    return [word for word in map(str.strip, words) if word.lower() not in MISSING]
 
 
 def _check_spelling(parts: dict[str, list[str]], words: Words, where: str) -> None:

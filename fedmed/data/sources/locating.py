@@ -58,11 +58,11 @@ def located(
     """
     given = names.astype("string").str.strip()
     places = _Places(images, _shared_folders(given), PurePosixPath(place).stem.casefold())
-    found: list[str | None] = []
+    chosen: list[str | None] = []
     absent: list[int] = []
     for row, name in enumerate(given, start=1):
         if pd.isna(name) or name == "":
-            found.append(None)
+            chosen.append(None)
             continue
         plain = str(PurePosixPath(name))
         at = [plain] if plain in images else places.of(plain)
@@ -73,7 +73,7 @@ def located(
             )
         if not at:
             absent.append(row - 1)
-        found.append(at[0] if at else None)
+        chosen.append(at[0] if at else None)
     if absent and (missing == "refuse" or len(absent) == len(given)):
         raise _not_there(str(given.iloc[absent[0]]), absent, len(given), where, place)
     notes = []
@@ -82,7 +82,7 @@ def located(
             f"{len(absent):,} of {len(given):,} rows left out, whose images are not there "
             "(data.missing-images)"
         )
-    return pd.Series(found, index=names.index, dtype="string"), absent, notes
+    return pd.Series(chosen, index=names.index, dtype="string"), absent, notes
 
 
 class _Places:

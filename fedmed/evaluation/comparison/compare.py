@@ -16,7 +16,9 @@ from fedmed import __version__
 from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
+from fedmed.evaluation.comparison import endpoint
 from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.comparison.splitting import STEPS
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.tables import predictions
@@ -24,7 +26,7 @@ from fedmed.evaluation.tables import predictions
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 2  # of comparison.json; another makes it anew
+FORMAT: Final = 4  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 
@@ -35,6 +37,8 @@ class Runs:
     paths: dict[str, dict[int, Path]] = field(default_factory=dict)
     results: dict[str, dict[int, Json]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    between: dict[str, list[str]] = field(default_factory=dict)  # arms that split an arm's cost
+    primary: endpoint.Endpoint | None = None
 
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
@@ -56,6 +60,13 @@ class Runs:
         """Whose data each arm's epsilon protects."""
         return {
             arm: str(next(iter(by_seed.values())).get("unit"))
+            for arm, by_seed in self.results.items()
+        }
+
+    def schemes(self) -> dict[str, str]:
+        """How each arm is trained: federated, pooled, or each hospital alone."""
+        return {
+            arm: str(next(iter(by_seed.values())).get("scheme"))
             for arm, by_seed in self.results.items()
         }
 
@@ -115,7 +126,9 @@ def find(out: Path) -> Runs:
         if files.is_seed(digits := folder.name.removeprefix("seed-"))
     ]
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
-    runs = Runs()
+    named = about.get("primary")
+    primary = None if named is None else endpoint.read(named, str(out / "experiment.json"))
+    runs = Runs(between=_between(about), primary=primary)
     histograms = 0
     for arm, number, folder in found:
         result = _object(folder / "result.json")
@@ -146,6 +159,18 @@ def find(out: Path) -> Runs:
     return runs
 
 
+def _between(about: Json) -> dict[str, list[str]]:
+    """Which arms split the cost of which one, as ``experiment.json`` says."""
+    told = about.get("decompose")
+    if not isinstance(told, dict):
+        return {}
+    return {
+        arm: [str(name) for name in names]
+        for arm, names in told.items()
+        if isinstance(names, list) and len(names) == len(STEPS) - 1
+    }
+
+
 def _compared(
     out: Path,
     runs: Runs,
@@ -174,6 +199,9 @@ def _compared(
         baseline,
         runs.epsilons(),
         units=runs.units(),
+        schemes=runs.schemes(),
+        between=runs.between,
+        primary=runs.primary,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -203,6 +231,9 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "inputs": runs.inputs(),
         "epsilons": runs.epsilons(),
         "units": runs.units(),
+        "schemes": runs.schemes(),
+        "between": runs.between,
+        "primary": None if runs.primary is None else runs.primary.to_dict(),
         "baseline": _baseline(runs.results)[0],
         "resamples": resamples,
         "seed": seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,9 @@ from scipy.special import ndtr, ndtri
 from fedmed.base.errors import UserError
 from fedmed.evaluation import fairness
 from fedmed.evaluation.comparison import correlations
+from fedmed.evaluation.comparison.endpoint import Endpoint, judged
 from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
+from fedmed.evaluation.comparison.splitting import split
 from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.delong import covariances, delong
 from fedmed.evaluation.intervals.estimates import (
@@ -39,7 +41,7 @@ from fedmed.evaluation.intervals.intervals import (
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
-from fedmed.evaluation.metrics import METRICS
+from fedmed.evaluation.metrics import METRICS, Place, shown
 from fedmed.evaluation.tables.pairing import Paired, Tables, pair
 
 Json = dict[str, Any]
@@ -51,6 +53,9 @@ def compare(
     epsilons: Mapping[str, float | None],
     *,
     units: Mapping[str, str] | None = None,
+    schemes: Mapping[str, str] | None = None,
+    between: Mapping[str, Sequence[str]] | None = None,
+    primary: Endpoint | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
     threads: int | None = None,
@@ -60,9 +65,11 @@ def compare(
 
     `tables` holds a predictions table per arm and seed. Every run keeps the threshold of its own
     validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
-    and `units` (whose data an epsilon protects) serve the correlation with gaps, which is taken
-    within a unit. The result does not depend on `threads` (None: all cores). `progress` is told the
-    share of the resamples that is done.
+    and `units` (whose data an epsilon protects) serve the correlation with gaps, within a unit.
+    `schemes` by arm says which arms are compared within hospitals (:func:`_headlines`), `between`
+    which ones split an arm's cost (:func:`splitting.split`), `primary` which change was named
+    beforehand. The result does not depend on `threads` (None: all cores). `progress` is told the
+    share that is done.
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -78,16 +85,17 @@ def compare(
         threads=threads,
         progress=progress,
     )
-    first = next(iter(by_target.values()))
     panel = _panel(by_target, paired)
-    by_arm, found = _estimated(panel, paired, baseline)
+    headlines = _headlines(panel, paired, baseline, schemes or {}, between or {})
+    by_arm, found = _estimated(panel, paired, baseline, headlines)
     family = _adjusted(found)
     notes = [*paired.notes, *_common_seeds(paired, baseline)]
     if len(by_target) == 1:
-        notes += _put_delong(found, paired, baseline, first)
+        notes += _put_delong(found, paired, baseline, by_target[next(iter(by_target))])
     else:
         _put_targets(by_arm, paired, by_target)
-    epsilon = correlations.epsilon_and_gap(by_arm, epsilons, units or {})
+    told = correlations.by_target(by_target, paired.runs, baseline)
+    told += correlations.epsilon_and_gap(by_arm, epsilons, units or {})
     return {
         "baseline": baseline,
         "arms": list(paired.runs),
@@ -95,14 +103,24 @@ def compare(
         "resamples": resamples,
         "method": "bca",
         "unit": "patient",
-        "images": len(first.labels),
-        "patients": len(set(first.patients.tolist())),
-        "positives": int(first.labels.sum()) if len(by_target) == 1 else None,
+        **_counted(by_target),
         "by_arm": by_arm,
         "differences": found,
         "family": family,
-        "correlations": [*correlations.by_target(by_target, paired.runs, baseline), *epsilon],
+        "primary": judged(primary, found),
+        "splits": split(panel, paired, baseline, between or {}, headlines),
+        "correlations": told,
         "notes": [*notes, *_left_out(panel)],
+    }
+
+
+def _counted(by_target: Mapping[str, SinglePanel]) -> Json:
+    """Test images, patients, and those with the disease where that is one label."""
+    first = next(iter(by_target.values()))
+    return {
+        "images": len(first.labels),
+        "patients": len(set(first.patients.tolist())),
+        "positives": int(first.labels.sum()) if len(by_target) == 1 else None,
     }
 
 
@@ -112,7 +130,36 @@ def _panel(by_target: Mapping[str, SinglePanel], paired: Paired) -> Panel:
     return MacroPanel(by_target, paired_targets(paired.tests))
 
 
-def _estimated(panel: Panel, paired: Paired, baseline: str) -> tuple[dict[str, Json], list[Json]]:
+def _headlines(
+    panel: Panel,
+    paired: Paired,
+    baseline: str,
+    schemes: Mapping[str, str],
+    between: Mapping[str, Sequence[str]],
+) -> dict[str, Place | None]:
+    """Which metrics' differences are an arm's headline: those between schemes or within one.
+
+    Pooled scores of several models, as hospitals that train alone make them, are no ranking.
+    Without a hospital that has numbers all are compared as within one scheme. Arms that only split
+    another one's cost have none: they would make every other p-value larger.
+    """
+    known = all(
+        np.isfinite(panel.quantity(name).values).all() for name in shown("headline between schemes")
+    )
+    splitting_arms = {name for names in between.values() for name in names}
+    return {
+        arm: None
+        if arm in splitting_arms
+        else "headline between schemes"
+        if known and schemes.get(arm) != schemes.get(baseline)
+        else "headline"
+        for arm in paired.runs
+    }
+
+
+def _estimated(
+    panel: Panel, paired: Paired, baseline: str, headlines: Mapping[str, Place | None]
+) -> tuple[dict[str, Json], list[Json]]:
     """Every arm's estimates, and every change from the baseline in the order of the arms."""
     by_arm = {arm: _empty(panel, list(runs)) for arm, runs in paired.runs.items()}
     found: list[Json] = []
@@ -120,7 +167,7 @@ def _estimated(panel: Panel, paired: Paired, baseline: str) -> tuple[dict[str, J
         for arm, runs in paired.runs.items():
             _place(by_arm[arm], item, list(runs.values()))
             if arm != baseline:
-                found.append(_change(item, arm, paired, baseline))
+                found.append(_change(item, arm, paired, baseline, headlines[arm]))
     found.sort(key=lambda row: list(by_arm).index(row["arm"]))
     return by_arm, found
 
@@ -185,7 +232,7 @@ def _place(told: Json, item: Item, names: list[str]) -> None:
         place[item.name] = estimate_gap(item.gap.select(names))
 
 
-def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
+def _change(item: Item, arm: str, paired: Paired, baseline: str, headlines: Place | None) -> Json:
     """An item of an arm minus the baseline's; what needs the other differences comes later."""
     ours, theirs = paired.runs[arm], paired.runs[baseline]
     change, (value, base) = difference(item.quantity, ours, theirs)
@@ -214,7 +261,7 @@ def _change(item: Item, arm: str, paired: Paired, baseline: str) -> Json:
         "p_test": p_test,
         "p_holm": None,
         "delong_p": None,
-        "headline": item.headline,
+        "headline": item.headline(headlines),
         "minimum_detectable": partial(  # the level is known when all differences are
             detectable, error, training=training_error(change), seeds=change.values.size
         ),

@@ -10,7 +10,7 @@ from fedmed.evaluation.group_gaps import HEADLINE
 from fedmed.evaluation.intervals.gaps import Gap
 from fedmed.evaluation.intervals.quantity import Quantity
 from fedmed.evaluation.measuring.panel import Panel
-from fedmed.evaluation.metrics import shown
+from fedmed.evaluation.metrics import Place, shown
 
 METRICS: Final = tuple(shown("comparison"))
 GROUP_METRICS: Final = tuple(shown("comparison of groups"))
@@ -33,12 +33,17 @@ class Item:
         """Whether it is a largest difference, whose resamples are biased."""
         return self.gap is not None and len(self.gap.contrasts) > 0
 
-    @property
-    def headline(self) -> bool:
-        """Whether its difference is one of the family that p-values are adjusted over."""
+    def headline(self, place: Place | None) -> bool:
+        """Whether its difference is one of the family that p-values are adjusted over.
+
+        `place` of the table of metrics says which of them: those of arms that are trained by the
+        baseline's scheme, or by another. None: nothing of the arm is.
+        """
+        if place is None:
+            return False
         if self.kind == "gap":
             return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE
-        return self.kind == "metric" and self.name == "auroc"
+        return self.kind == "metric" and self.name in shown(place)
 
 
 def items(panel: Panel) -> Iterator[Item]:

@@ -8,14 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtr
 
-from fedmed.evaluation.intervals import rates
+from fedmed.evaluation.intervals import terms
 from fedmed.evaluation.intervals.gaps import Gap, limits, without_gap
 from fedmed.evaluation.intervals.intervals import (
     LEVEL,
     MINIMUM,
     both_sources,
+    freedom,
     interval,
     over_seeds,
     standard_error,
@@ -167,17 +168,18 @@ def p_change(quantity: Quantity, null: Floats) -> float | None:
 def p_value(quantity: Quantity) -> float | None:
     """Two-sided p-value of "the quantity is zero", the level at which the BCa interval reaches it.
 
-    The share of resamples below zero, moved by the bias and acceleration of Efron 1987, so that p
-    and interval agree. A count cannot tell 0.001 from 0.0001, which Holm's adjustment needs: with
-    fewer than COUNTED resamples on the far side of zero that share is a normal's with their mean
-    and spread. None where :func:`interval` gives no interval or nothing varies.
+    The share of resamples below zero, moved by Efron's bias and acceleration (1987), in the tails
+    of Student's t, so that p and interval agree. A count cannot tell 0.001 from 0.0001, which
+    Holm's adjustment needs: with fewer than COUNTED resamples on the far side of zero that share is
+    a normal's with their mean and spread. None where :func:`interval` gives no interval or nothing
+    varies.
     """
     mean = quantity.mean()
     limits = interval(mean)
     if limits.method == "few events":
         if limits.low == limits.high:  # one and the same model
             return None
-        return 2.0 * float(ndtr(-rates.level_of_zero(mean.terms, 0)))
+        return 2.0 * float(ndtr(-terms.level_of_zero(mean.terms, 0)))
     samples = mean.samples[~np.isnan(mean.samples)]
     if limits.low is None or float(samples.std()) == 0.0:
         return None
@@ -196,4 +198,5 @@ def p_value(quantity: Quantity) -> float | None:
         stretched = 1.0 + acceleration * (z - bias)
         # A far z runs off the end of the BCa's curve; the plain one is then far enough.
         z = (z - bias) / stretched - bias if stretched > 0.0 else z
+        return min(1.0, 2.0 * float(stdtr(freedom(influence), -abs(z))))
     return min(1.0, 2.0 * float(ndtr(-abs(z))))

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from fedmed.evaluation.intervals import rates
+from fedmed.evaluation.intervals import terms
 from fedmed.evaluation.intervals.intervals import LEVEL, MINIMUM
 from fedmed.evaluation.intervals.quantity import Quantity
 
@@ -92,9 +92,9 @@ def _luck(contrast: Quantity, draws: np.random.Generator) -> Floats:
     """Resamples of a contrast less its value [resamples, columns]."""
     moved = contrast.samples - contrast.values
     for column in range(len(contrast.columns)):
-        if np.isnan(moved[:, column]).all() or not rates.few(contrast.terms, column):
+        if np.isnan(moved[:, column]).all() or not terms.few(contrast.terms, column):
             continue
-        wanted = sum(rates.reach(contrast.terms, column, _NORMAL)) / (2.0 * _NORMAL)
+        wanted = sum(terms.reach(contrast.terms, column, _NORMAL)) / (2.0 * _NORMAL)
         there = float(np.nanstd(moved[:, column]))
         if there > 0.0:
             moved[:, column] *= max(1.0, wanted / there)
@@ -104,20 +104,26 @@ def _luck(contrast: Quantity, draws: np.random.Generator) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Limits:
+class Limits:
     """Simultaneous limits [contrasts] of the contrasts of one set."""
 
     low: Floats
     high: Floats
 
 
-def _simultaneous(
-    sets: Sequence[tuple[Sequence[Quantity], int]], level: float
-) -> list[_Limits] | None:
-    """Limits of contrasts, per set and its column; None where there are none."""
-    values = [np.array([c.values[column] for c in each]) for each, column in sets]
-    moved = [np.stack([c.samples[:, column] for c in each], axis=1) for each, column in sets]
-    own = [np.array([_own(contrast, column) for contrast in each]) for each, column in sets]
+def simultaneous(
+    values: Sequence[Floats],
+    moved: Sequence[Floats],
+    own: Sequence[Floats],
+    *,
+    level: float = LEVEL,
+) -> list[Limits] | None:
+    """Limits of all contrasts of all sets together; None where one is not defined.
+
+    By set, `values` holds the contrasts, `moved` [resamples, contrasts] their resamples, and `own`
+    [contrasts, 2] the standard deviations down and up that those of few events have, else 0: none
+    is taken to vary less, and these keep their asymmetry.
+    """
     widths = half_widths(values, moved, level=level, least=[side.mean(axis=1) for side in own])
     if widths is None:
         return None
@@ -125,15 +131,27 @@ def _simultaneous(
     for value, width, side in zip(values, widths, own, strict=True):
         mean = side.mean(axis=1)
         shape = np.divide(side, mean[:, None], out=np.ones_like(side), where=mean[:, None] > 0.0)
-        result.append(_Limits(value - width * shape[:, 0], value + width * shape[:, 1]))
+        result.append(Limits(value - width * shape[:, 0], value + width * shape[:, 1]))
     return result
+
+
+def _simultaneous(
+    sets: Sequence[tuple[Sequence[Quantity], int]], level: float
+) -> list[Limits] | None:
+    """Limits of contrasts, per set and its column; None where there are none."""
+    return simultaneous(
+        [np.array([c.values[column] for c in each]) for each, column in sets],
+        [np.stack([c.samples[:, column] for c in each], axis=1) for each, column in sets],
+        [np.array([_own(contrast, column) for contrast in each]) for each, column in sets],
+        level=level,
+    )
 
 
 def _own(contrast: Quantity, column: int) -> tuple[float, float]:
     """Standard deviations down and up that a contrast of few events has; else 0 and 0."""
-    if not rates.few(contrast.terms, column):
+    if not terms.few(contrast.terms, column):
         return 0.0, 0.0
-    down, up = rates.reach(contrast.terms, column, _NORMAL)
+    down, up = terms.reach(contrast.terms, column, _NORMAL)
     return down / _NORMAL, up / _NORMAL
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri, stdtrit
 
-from fedmed.evaluation.intervals import rates
+from fedmed.evaluation.intervals import terms
 from fedmed.evaluation.intervals.quantity import Quantity
 
 Floats = npt.NDArray[np.float64]
@@ -41,11 +41,13 @@ def interval(
 
     BCa (Efron 1987): percentiles shifted for median bias, z0 from the share of samples below the
     value (ties count one half), and for a standard error that changes with the value, the
-    acceleration being a sixth of the influence values' skewness. It falls back to plain
-    percentiles, and says why, where all samples lie on one side of the value or the shift runs off
-    the distribution. Resamples in which the quantity is not defined are left out; no interval where
-    the value is NaN, where half of the resamples or more are, or where there are too few. A rate,
-    or sum of rates, of few events has the interval of :mod:`rates` instead.
+    acceleration being a sixth of the influence values' skewness. The tails are those of Student's t
+    with :func:`freedom` (as Hesterberg 2015 does for a mean): of few patients, or where few of them
+    move the value, the spread itself is hardly known. It falls back to plain percentiles, and says
+    why, where all samples lie on one side of the value or the shift runs off the distribution.
+    Resamples in which the quantity is not defined are left out; no interval where the value is NaN,
+    where half of the resamples or more are, or where there are too few. A rate or AUROC of few
+    events, or a sum of such, has the interval of :mod:`terms` instead.
     """
     value, samples = float(quantity.values[column]), quantity.samples[:, column]
     if math.isnan(value):
@@ -55,13 +57,15 @@ def interval(
         few = f"defined in {defined.size} of {samples.size} resamples"
         return Interval(low=None, high=None, method=method, note=few)
     tail = (1.0 - level) / 2.0
-    if method == "bca" and rates.few(quantity.terms, column):
-        down, up = rates.reach(quantity.terms, column, float(ndtri(1.0 - tail)))
+    if method == "bca" and terms.few(quantity.terms, column):
+        down, up = terms.reach(quantity.terms, column, float(ndtri(1.0 - tail)))
         return Interval(low=value - down, high=value + up, method="few events")
     tails = (tail, 1.0 - tail)
     note: str | None = None
     if method == "bca":
-        shifted = _bca_tails(value, defined, quantity.influence[:, column], tail)
+        influence = quantity.influence[:, column]
+        wider = float(ndtr(stdtrit(freedom(influence), tail)))
+        shifted = _bca_tails(value, defined, influence, wider)
         if isinstance(shifted, str):
             method, note = "percentile", shifted
         else:
@@ -217,6 +221,20 @@ def detectable(
     return sum(
         math.hypot(ndtri(tail) * error, stdtrit(seeds - 1.0, tail) * training) for tail in tails
     )
+
+
+def freedom(influence: Floats) -> float:
+    """Degrees of freedom of the variance that influence values [patients] give; at least 1.
+
+    Twice its square over its own variance (Satterthwaite 1946), the influence values being a sample
+    of patients: as many as patients where they are normal, fewer where a few have most of it.
+    """
+    squares = np.square(influence)
+    total = float(squares.sum())
+    spread = float(np.square(squares).sum()) - total**2 / squares.size
+    if not (total > 0.0 and spread > 0.0):  # all move it alike, or NaN
+        return float(squares.size)
+    return float(np.clip(2.0 * total**2 / spread, 1.0, squares.size))
 
 
 def _bca_tails(

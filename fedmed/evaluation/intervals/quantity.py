@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from fedmed.evaluation.intervals.rates import Terms
+from fedmed.evaluation.intervals.terms import Terms
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,8 +22,8 @@ class Quantity:
     (a group without one of the classes, no threshold). `influence` [patients, columns] is its
     derivative by a patient's weight, centred within each stratum of the resampling, so that a
     resample with patient counts w is about values + (w - 1) @ influence, and the root of the sum of
-    squares is its standard error (infinitesimal jackknife, Efron 1982). `terms` are the rates that
-    it is the sum of, where it is one.
+    squares is its standard error (infinitesimal jackknife, Efron 1982). `terms` are the rates and
+    AUROCs that it is the sum of, where it is one.
     """
 
     columns: tuple[str, ...]
@@ -61,7 +61,7 @@ class Quantity:
             self.values[chosen],
             self.samples[:, chosen],
             lambda: self.influence[:, chosen],
-            tuple((factor, rate.select(chosen)) for factor, rate in self.terms),
+            tuple((factor, term.select(chosen)) for factor, term in self.terms),
         )
 
     def mean(self, name: str = "mean") -> Quantity:
@@ -71,7 +71,7 @@ class Quantity:
             self.values.mean(keepdims=True),
             self.samples.mean(axis=1, keepdims=True),
             lambda: self.influence.mean(axis=1, keepdims=True),
-            tuple((factor, rate.mean()) for factor, rate in self.terms),
+            tuple((factor, term.mean()) for factor, term in self.terms),
         )
 
 
@@ -89,11 +89,19 @@ def average(quantities: Sequence[Quantity]) -> Quantity:
     )
 
 
+def undefined(like: Quantity) -> Quantity:
+    """A quantity with the columns and resamples of another, and no number: NaN throughout."""
+    nothing = np.full((1, len(like.columns)), np.nan)
+    return Quantity(
+        like.columns, nothing[0], np.full_like(like.samples, np.nan), lambda: nothing.copy()
+    )
+
+
 def _sum(parts: Sequence[tuple[float, Quantity]]) -> Terms:
-    """The rates of a sum of quantities; none where one of these is no sum of rates."""
+    """The terms of a sum of quantities; none where one of these is no sum of terms."""
     if not all(quantity.terms for _, quantity in parts):
         return ()
-    return tuple((f * factor, rate) for f, quantity in parts for factor, rate in quantity.terms)
+    return tuple((f * factor, term) for f, quantity in parts for factor, term in quantity.terms)
 
 
 def largest(quantities: Sequence[Quantity]) -> Quantity:

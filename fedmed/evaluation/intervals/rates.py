@@ -1,10 +1,8 @@
-"""Intervals of rates, and of their sums and differences, where few events are seen.
+"""Intervals of rates where few events are seen.
 
 A resample of twelve patients of whom nobody was missed misses nobody: the bootstrap is certain of
 what it has not seen. Here a rate's interval is that of Agresti and Coull (1998), with the number of
-images that patients' clusters leave, and a difference's is put together from those of its rates
-(MOVER: Zou and Donner 2008, equations 3 and 7; of two rates it is Newcombe's 1998, method 10, with
-these limits). Where events are many the bootstrap, which knows everything else, is kept.
+images that patients' clusters leave.
 """
 
 from __future__ import annotations
@@ -69,12 +67,7 @@ class Rate:
 
     def reach(self, column: int, z: float) -> tuple[float, float]:
         """How far the interval goes down and up from the value (Agresti and Coull 1998)."""
-        value, images = float(self.values[column]), float(self.effective[column])
-        shrunk = images + z * z
-        middle = (value * images + z * z / 2.0) / shrunk
-        half = z * math.sqrt(middle * (1.0 - middle) / shrunk)
-        low, high = max(0.0, middle - half), min(1.0, middle + half)
-        return max(0.0, value - low), max(0.0, high - value)
+        return agresti_coull(float(self.values[column]), float(self.effective[column]), z)
 
     def select(self, chosen: Sequence[int]) -> Rate:
         """Only these columns."""
@@ -105,62 +98,10 @@ class Rate:
         )
 
 
-Terms = tuple[tuple[float, Rate], ...]
-"""A quantity as a sum of rates, each with its factor."""
-
-
-def few(terms: Terms, column: int) -> bool:
-    """Whether any of the rates has few events."""
-    return any(rate.few(column) for _, rate in terms)
-
-
-def reach(terms: Terms, column: int, z: float) -> tuple[float, float]:
-    """How far the interval of a sum of rates goes down and up from its value."""
-    whole = _gathered(terms, column)
-    if not whole:
-        return 0.0, 0.0
-    parts = [(factor, *rate.reach(column, z)) for factor, rate in whole]
-    signs = np.array([math.copysign(1.0, factor) for factor, _, _ in parts])
-    down = np.array([abs(f) * (low if f > 0 else high) for f, low, high in parts])
-    up = np.array([abs(f) * (high if f > 0 else low) for f, low, high in parts])
-    together = _correlation([rate for _, rate in whole], column) * np.outer(signs, signs)
-    lower, upper = (math.sqrt(max(0.0, float(side @ together @ side))) for side in (down, up))
-    return lower, upper
-
-
-def _gathered(terms: Terms, column: int) -> Terms:
-    """The terms with those of the same number together: a rate less itself is nothing."""
-    factors: dict[Hashable, float] = {}
-    by_key: dict[Hashable, Rate] = {}
-    for factor, rate in terms:
-        key = rate.place, rate.models[column]
-        factors[key] = factors.get(key, 0.0) + factor
-        by_key.setdefault(key, rate)
-    return tuple((factor, by_key[key]) for key, factor in factors.items() if factor != 0.0)
-
-
-def level_of_zero(terms: Terms, column: int) -> float:
-    """Standard deviations z at which the interval just reaches zero; at most 40."""
-    value = sum(factor * float(rate.values[column]) for factor, rate in terms)
-    side = 0 if value > 0.0 else 1
-    low, high = 0.0, 40.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        if reach(terms, column, middle)[side] < abs(value):
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2.0
-
-
-def _correlation(rates: Sequence[Rate], column: int) -> Floats:
-    """Correlations of rates of the same patients; 0 of others, and where nothing is seen."""
-    result = np.eye(len(rates))
-    for i, one in enumerate(rates):
-        for j, other in enumerate(rates[:i]):
-            if one.place != other.place:
-                continue
-            a, b = one.influence()[:, column], other.influence()[:, column]
-            size = math.sqrt(float(a @ a) * float(b @ b))
-            result[i, j] = result[j, i] = float(a @ b) / size if size > 0.0 else 0.0
-    return result
+def agresti_coull(value: float, images: float, z: float) -> tuple[float, float]:
+    """How far the interval goes down and up from a rate of so many images (1998)."""
+    shrunk = images + z * z
+    middle = (value * images + z * z / 2.0) / shrunk
+    half = z * math.sqrt(middle * (1.0 - middle) / shrunk)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, value - low), max(0.0, high - value)

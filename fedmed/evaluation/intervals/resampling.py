@@ -1,7 +1,9 @@
 """Resamples of patients: all images of a patient together, strata of patients kept in size.
 
-A stratum is the patients with only negative images, only positive ones, or both, so that every
-resample has as many patients of each kind as the sample (Davison and Hinkley 1997, section 3.2).
+A stratum is the patients with only negative images or only positive ones, so that every resample
+has as many patients of each kind as the sample (Davison and Hinkley 1997, section 3.2). Where any
+patient has both labels there are no strata: which patients have both is itself luck, often of how
+ill they are, and to keep their share would hold still a part of what has to vary.
 Resamples are drawn in blocks, each from a seed of its own, so that the result does not depend on
 the number of threads, nor on the form in which the counts are handed out.
 """
@@ -47,14 +49,14 @@ def clusters(patients: pd.Series) -> Integers:
 
 
 def label_strata(labels: Integers, patient: Integers) -> Integers:
-    """Stratum of each patient: 1 only negative images, 2 only positive ones, 3 both.
+    """Stratum of each patient: 0 only negative images, 1 only positive ones; all 0 if any has both.
 
     `labels` [n] in {0, 1}, `patient` [n] in 0 to patients - 1 with none left out.
     """
     count = int(patient.max()) + 1
     positive = np.bincount(patient[labels == 1], minlength=count) > 0
     negative = np.bincount(patient[labels == 0], minlength=count) > 0
-    return negative * 1 + positive * 2
+    return positive * int(not np.any(positive & negative))
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,15 @@ class Design:
     strata: tuple[Integers, ...]  # the patients of each stratum
 
     @classmethod
-    def of(cls, patients: npt.ArrayLike, labels: Integers, strata: npt.ArrayLike | None) -> Design:
-        """Design from any patient codes [n]; `strata` [n] are codes in place of the labels'."""
+    def of(cls, patients: npt.ArrayLike, labels: Integers, *, by_label: bool = True) -> Design:
+        """Design from any patient codes [n]; strata are those of :func:`label_strata`, or none."""
         _, patient = np.unique(np.asarray(patients), return_inverse=True)
         patient = patient.astype(np.int64)
         if patient.size == 0:
             return cls(patient, ())
-        if strata is None:
-            kind = label_strata(labels, patient)
-        else:  # that of the patient's first image
-            kind = np.asarray(strata)[np.unique(patient, return_index=True)[1]]
+        if not by_label:
+            return cls(patient, (np.arange(int(patient.max()) + 1),))
+        kind = label_strata(labels, patient)
         return cls(patient, tuple(np.flatnonzero(kind == k) for k in np.unique(kind)))
 
     @cached_property

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -28,8 +28,9 @@ from fedmed.base.errors import UserError
 from fedmed.evaluation.calibration import logit
 from fedmed.evaluation.discrimination import arrays
 from fedmed.evaluation.intervals import influence
+from fedmed.evaluation.intervals.areas import Area
 from fedmed.evaluation.intervals.quantity import Quantity, average, largest, smallest, spread
-from fedmed.evaluation.intervals.rates import Rate, Terms
+from fedmed.evaluation.intervals.rates import Rate
 from fedmed.evaluation.intervals.resampling import (
     RESAMPLES,
     SEED,
@@ -38,6 +39,7 @@ from fedmed.evaluation.intervals.resampling import (
     for_each_block,
     part_of,
 )
+from fedmed.evaluation.intervals.terms import Terms
 from fedmed.evaluation.measuring import large, tallies
 from fedmed.evaluation.measuring.batch import ROW, STATISTICS, Batch, Partition
 from fedmed.evaluation.measuring.ranking import falling, ratio
@@ -119,30 +121,54 @@ class Measured:
         index = partition.groups.index(group or "")
         chosen = partition.others(index) if others else partition.images[index]
         values, images = self._values(metric, attribute, index, others=others)
-        return Quantity(
-            self.columns,
-            values[:, 0].copy(),
-            np.ascontiguousarray(values[:, 1:].T),
-            partial(self._influence, metric, chosen),
-            self._terms(metric, chosen, values, images, (metric, attribute, group, others)),
-        )
+        influence = cache(partial(self._influence, metric, chosen))
+        place = (metric, attribute, group, others)
+        terms: Terms = ()
+        if np.isnan(values[:, 0]).any():
+            pass
+        elif images is not None:
+            terms = ((1.0, self._rate(place, chosen, values, images, influence)),)
+        elif metric == "auroc":
+            terms = ((1.0, self._area(place, chosen, values, influence)),)
+        samples = np.ascontiguousarray(values[:, 1:].T)
+        return Quantity(self.columns, values[:, 0].copy(), samples, influence, terms)
 
-    def _terms(
-        self, metric: str, chosen: Integers, values: Floats, images: Floats | None, place: Hashable
-    ) -> Terms:
+    def _rate(
+        self,
+        place: tuple[str, Hashable, Hashable, bool],
+        chosen: Integers,
+        values: Floats,
+        images: Floats,
+        influence: Callable[[], Floats],
+    ) -> Rate:
         """A share of calls as the rate that it is."""
-        if images is None or np.isnan(values[:, 0]).any():
-            return ()
-        rate = Rate(
+        return Rate(
             place,
             tuple(column.digest for column in self.scored),
             values[:, 0].copy(),
             images[:, 0].copy(),
             self.design.most,
-            partial(self._people, metric, chosen),
-            partial(self._influence, metric, chosen),
+            partial(self._people, place[0], chosen),
+            influence,
         )
-        return ((1.0, rate),)
+
+    def _area(
+        self,
+        place: Hashable,
+        chosen: Integers,
+        values: Floats,
+        influence: Callable[[], Floats],
+    ) -> Area:
+        """An AUROC with the numbers of patients that it is of."""
+        ill = self.labels[chosen] == 1
+        patients = self.design.patient[chosen]
+        return Area(
+            place,
+            tuple(column.digest for column in self.scored),
+            values[:, 0].copy(),
+            cache(lambda: (np.unique(patients[ill]).size, np.unique(patients[~ill]).size)),
+            influence,
+        )
 
     def _people(self, metric: str, chosen: Integers) -> Floats:
         """Patients [columns] with an image in a share's denominator."""
@@ -200,7 +226,7 @@ def measure(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     metrics: Collection[str] = METRICS,
-    strata: npt.ArrayLike | None = None,
+    by_label: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Measured:
@@ -210,9 +236,9 @@ def measure(
     its own code where patients are unknown: see :func:`resampling.clusters`); `attributes` maps a
     name to the group of each image as text [n], "unknown" where it is missing. `resamples` 0
     measures without resampling. `metrics` may leave out what is not needed; it is NaN then.
-    `strata` [n], a code per patient, takes the place of the labels', so that several targets can
-    share their resamples. The result does not depend on `threads` (None: all cores). `progress` is
-    told the share of the resamples that is done.
+    Unless `by_label` patients are drawn without strata, so that several targets share resamples.
+    The result does not depend on `threads` (None: all cores). `progress` is told the share of the
+    resamples that is done.
 
     Raises UserError for no column, a column named twice, lengths that differ, labels other than 0
     and 1, and scores that are not numbers from 0 to 1.
@@ -221,7 +247,7 @@ def measure(
     truth = arrays(labels, columns[0].scores)[0]
     scored = tuple(_scored(column, truth) for column in columns)
     _check_lengths({"patients": patients, **(attributes or {})}, truth.shape)
-    design = Design.of(patients, truth, strata)
+    design = Design.of(patients, truth, by_label=by_label)
     partitions = [Partition(None, ("",), (np.arange(truth.size),))]
     partitions += [_partition(name, codes) for name, codes in (attributes or {}).items()]
     kept = [

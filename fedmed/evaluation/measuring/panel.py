@@ -7,7 +7,7 @@ questions; all its targets see the same resamples of patients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -18,9 +18,10 @@ from fedmed.evaluation import fairness
 from fedmed.evaluation.fairness import Count
 from fedmed.evaluation.group_gaps import GAPS
 from fedmed.evaluation.intervals.gaps import Gap
-from fedmed.evaluation.intervals.quantity import Quantity, average
+from fedmed.evaluation.intervals.quantity import Quantity, average, undefined
 from fedmed.evaluation.intervals.resampling import Progress, clusters, part_of
 from fedmed.evaluation.measuring.measures import Column, Measured, measure
+from fedmed.evaluation.metrics import METRICS
 from fedmed.evaluation.tables import groups
 
 
@@ -30,6 +31,10 @@ class Panel(Protocol):
     @property
     def counts(self) -> Mapping[str, list[Count]]:
         """Groups of each attribute, in natural order."""
+
+    @property
+    def stratified(self) -> bool:
+        """Whether every resample has as many patients with the disease as the sample."""
 
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
@@ -55,11 +60,31 @@ class SinglePanel:
     counts: Mapping[str, list[Count]]
     measured: Measured
 
+    @property
+    def stratified(self) -> bool:
+        """Whether patients were drawn by their label: of one target, when none has both."""
+        return len(self.measured.design.strata) > 1
+
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
     ) -> Quantity:
-        """A metric overall or of one group."""
-        return self.measured.quantity(metric, attribute, group)
+        """A metric overall or of one group.
+
+        A mean of groups is over those with enough images of both classes, each counting the same;
+        NaN where there is none.
+        """
+        row = METRICS.get(metric)
+        if row is None or not row.mean_of:
+            return self.measured.quantity(metric, attribute, group)
+        each = self.each_group(row.mean_of, row.over)
+        if not each:
+            return undefined(self.measured.quantity(row.mean_of))
+        return average(list(each.values()))
+
+    def each_group(self, metric: str, attribute: str) -> dict[str, Quantity]:
+        """A metric of every group of an attribute that is known and has enough images."""
+        names = fairness.compared(self.counts.get(attribute, []))
+        return {name: self.measured.quantity(metric, attribute, name) for name in names}
 
     def against_others(self, metric: str, attribute: str, group: str) -> Quantity:
         """A group's metric minus that of all others."""
@@ -96,6 +121,11 @@ class MacroPanel:
         each = {name: panel.counts for name, panel in self.targets.items()}
         shared = [a for a in groups.ATTRIBUTES if all(a in counts for counts in each.values())]
         return {a: _together({name: c[a] for name, c in each.items()}) for a in shared}
+
+    @property
+    def stratified(self) -> bool:
+        """Never: patients who are ill of one target are healthy ones of another."""
+        return False
 
     def quantity(
         self, metric: str, attribute: str | None = None, group: str | None = None
@@ -139,10 +169,8 @@ class MacroPanel:
     def _mean(self, quantities: Sequence[Quantity]) -> Quantity:
         if self.paired:
             return average(quantities)
-        first = quantities[0]
         values = np.mean([quantity.values for quantity in quantities], axis=0)
-        nothing = np.full((1, len(first.columns)), np.nan)
-        return Quantity(first.columns, values, np.full_like(first.samples, np.nan), lambda: nothing)
+        return replace(undefined(quantities[0]), values=values)
 
 
 def panels(
@@ -157,14 +185,13 @@ def panels(
     """Measure the columns of each target on its test rows, on the same resamples of patients.
 
     Rows have the columns of the schema and are in the order of images. With several targets
-    patients are drawn within those who have any of them and those who have none, not by each label.
+    patients are drawn without strata.
     """
-    strata = _any_target(tests) if len(tests) > 1 else None
     return {
         target: _panel(
             test,
             columns[target],
-            strata,
+            by_label=len(tests) == 1,
             resamples=resamples,
             seed=seed,
             threads=threads,
@@ -183,8 +210,8 @@ def paired_targets(tests: Mapping[str, pd.DataFrame]) -> bool:
 def _panel(
     test: pd.DataFrame,
     columns: Sequence[Column],
-    strata: Mapping[str, bool] | None,
     *,
+    by_label: bool,
     resamples: int,
     seed: int,
     threads: int | None,
@@ -204,22 +231,11 @@ def _panel(
             {name: text.to_numpy(dtype=object) for name, text in members.items()},
             resamples=resamples,
             seed=seed,
-            strata=None if strata is None else _patients(test).map(strata).to_numpy(dtype=bool),
+            by_label=by_label,
             threads=threads,
             progress=progress,
         ),
     )
-
-
-def _patients(test: pd.DataFrame) -> pd.Series:
-    """A name for the patient of each row: the image's where the patient is not known."""
-    return ("p " + test["patient_id"]).fillna("i " + test["image"])
-
-
-def _any_target(tests: Mapping[str, pd.DataFrame]) -> dict[str, bool]:
-    rows = pd.concat(tests.values())
-    any_of: pd.Series = rows["label"].groupby(_patients(rows)).max() > 0
-    return {str(patient): bool(ill) for patient, ill in any_of.items()}
 
 
 def _together(each: Mapping[str, Sequence[Count]]) -> list[Count]:

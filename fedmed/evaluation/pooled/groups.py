@@ -12,9 +12,10 @@ import numpy as np
 
 from fedmed.evaluation.fairness import MINIMUM, PAIRS, TOO_FEW, pearson
 from fedmed.evaluation.group_gaps import RANGES
-from fedmed.evaluation.intervals.gaps import half_widths
+from fedmed.evaluation.intervals.gaps import simultaneous
 from fedmed.evaluation.metrics import METRICS, shown
 from fedmed.evaluation.pooled.cells import Array, drawn_measures, interval, measures
+from fedmed.evaluation.pooled.few import reaches, with_few
 from fedmed.evaluation.tables.groups import UNKNOWN
 
 Json = dict[str, Any]
@@ -28,13 +29,15 @@ _WORK: Final = 50_000_000  # cells drawn for one attribute, at most
 class Groups:
     """An attribute's rows, and the draws that stand behind their intervals.
 
-    ``values`` and ``sample`` hold the groups first and then, for each group, all other known ones.
+    ``values`` and ``sample`` hold the groups first and then, for each group, all other known ones;
+    ``own`` too, as :func:`few.reaches` gives it.
     """
 
     rows: list[Json]
     names: tuple[str, ...]
     values: dict[str, Array]
     sample: dict[str, Array]
+    own: dict[str, Array]
 
     def place(self, name: str) -> int:
         """Position of a group; that of its others is as many further as there are groups."""
@@ -43,11 +46,27 @@ class Groups:
 
 @dataclass(frozen=True)
 class Contrasts:
-    """Signed differences of groups by name: values [contrasts], sample [draws, contrasts]."""
+    """Signed differences of groups by name: values [contrasts], sample [draws, contrasts].
+
+    ``own`` [contrasts, 2] are standard deviations down and up where events are few.
+    """
 
     names: tuple[str, ...]
     values: Array
     sample: Array
+    own: Array
+
+    @classmethod
+    def of(cls, groups: Groups, key: str, places: dict[str, tuple[int, int]]) -> Contrasts:
+        """A measure of one place less that of another, which has no image in common with it."""
+        first, second = (np.array([pair[side] for pair in places.values()], int) for side in (0, 1))
+        values, sample, own = groups.values[key], groups.sample[key], groups.own[key]
+        return cls(
+            tuple(places),
+            values[first] - values[second],
+            sample[:, first] - sample[:, second],
+            np.hypot(own[first], own[second][:, ::-1]),  # down from a difference: up of the second
+        )
 
 
 def by_group(
@@ -72,6 +91,7 @@ def by_group(
         cells, at, deviation=deviation, clustering=clustering, resamples=few, expand=expand
     )
     values = measures(expand(cells), at)
+    own = reaches(expand(cells), at, deviation=deviation, clustering=clustering)
     rows = []
     for place, name in enumerate(names):
         negatives, positives = (float(total) for total in cells[place].sum(-1))
@@ -96,14 +116,16 @@ def by_group(
                 if name in values:
                     key = metric.group_key
                     row[key] = float(values[name][place])
-                    row["intervals"][key] = interval(sample[name][:, place], level=level)
+                    row["intervals"][key] = with_few(
+                        row[key], own[name][place], interval(sample[name][:, place], level=level)
+                    )
             row["minimum_detectable_gap"] = {
-                key: _detectable(sample[key], place, len(names))
+                key: _detectable(sample[key], own[key], place, len(names))
                 for key in _DETECTED
                 if key in sample
             }
         rows.append(row)
-    return Groups(rows=rows, names=names, values=values, sample=sample)
+    return Groups(rows=rows, names=names, values=values, sample=sample, own=own)
 
 
 def gaps_between(groups: Groups, attribute: str, level: float) -> Json:
@@ -167,13 +189,14 @@ def _with_others(known: list[bool]) -> Callable[[Array], Array]:
     return expand
 
 
-def _detectable(sample: Array, place: int, groups: int) -> float | None:
+def _detectable(sample: Array, own: Array, place: int, groups: int) -> float | None:
     """Gap that 80 of 100 such samples would show at 5 %: 2.80 standard errors."""
     difference = sample[:, place] - sample[:, groups + place]
     kept = difference[np.isfinite(difference)]
     if kept.size * 2 < difference.size or kept.size < 2:
         return None
-    error = float(kept.std(ddof=1))
+    few = float(np.hypot(own[place], own[groups + place][::-1]).mean())
+    error = max(float(kept.std(ddof=1)), few)
     return _POWER * error if error > 1e-12 else None
 
 
@@ -181,17 +204,13 @@ def _pairs(groups: Groups, names: list[str], key: str) -> Contrasts | None:
     """Differences of all pairs of the groups in which a measure is known; None below two."""
     if key not in groups.values:
         return None
-    values, sample = groups.values[key], groups.sample[key]
+    values = groups.values[key]
     known = [name for name in names if math.isfinite(float(values[groups.place(name)]))]
-    both = list(combinations([groups.place(name) for name in known], 2))
-    if not both:
-        return None
-    first, second = (list(side) for side in zip(*both, strict=True))
-    return Contrasts(
-        tuple(f"{one} - {two}" for one, two in combinations(known, 2)),
-        values[first] - values[second],
-        sample[:, first] - sample[:, second],
-    )
+    pairs = {
+        f"{one} - {two}": (groups.place(one), groups.place(two))
+        for one, two in combinations(known, 2)
+    }
+    return Contrasts.of(groups, key, pairs) if pairs else None
 
 
 def _either(first: Contrasts | None, second: Contrasts | None) -> Contrasts | None:
@@ -202,43 +221,46 @@ def _either(first: Contrasts | None, second: Contrasts | None) -> Contrasts | No
         first.names + second.names,
         np.concatenate([first.values, second.values]),
         np.concatenate([first.sample, second.sample], axis=1),
+        np.concatenate([first.own, second.own]),
     )
 
 
 def _largest(of: Contrasts, level: float) -> tuple[float, list[float] | None]:
     """The largest size of a contrast and its interval, as :func:`gaps.limits`."""
-    sizes = np.abs(of.values)
-    widths = half_widths([of.values], [of.sample], level=level)
-    if widths is None:
-        return float(sizes.max()), None
-    low, high = float((sizes - widths[0]).max()), float((sizes + widths[0]).max())
-    return float(sizes.max()), [max(0.0, low), min(1.0, high)]
+    largest = float(np.abs(of.values).max())
+    found = simultaneous([of.values], [of.sample], [of.own], level=level)
+    if found is None:
+        return largest, None
+    low, high = (
+        float(np.maximum(one, -other).max())
+        for one, other in ((found[0].low, found[0].high), (found[0].high, found[0].low))
+    )
+    return largest, [max(0.0, low), min(1.0, high)]
 
 
 def _limits_of(of: Contrasts, which: int, level: float) -> list[float] | None:
     """Interval of the contrast that was picked because it is the largest."""
     if len(of.names) == 1:
-        return interval(of.sample[:, 0], level=level, low=-1.0)
-    widths = half_widths([of.values], [of.sample], level=level)
-    if widths is None:
+        drawn = interval(of.sample[:, 0], level=level, low=-1.0)
+        return with_few(float(of.values[0]), of.own[0], drawn, low=-1.0)
+    found = simultaneous([of.values], [of.sample], [of.own], level=level)
+    if found is None:
         return None
-    value, half = float(of.values[which]), float(widths[0][which])
-    return [max(-1.0, value - half), min(1.0, value + half)]
+    return [max(-1.0, float(found[0].low[which])), min(1.0, float(found[0].high[which]))]
 
 
 def _accuracy_gaps(groups: Groups, names: list[str], attribute: str) -> Contrasts:
     """For sex the first minus the second, else each group's accuracy minus all others'; signed."""
     if "accuracy" not in groups.values:
-        return Contrasts((), np.empty(0), np.empty((0, 0)))
+        return Contrasts((), np.empty(0), np.empty((0, 0)), np.empty((0, 2)))
     pairs = {name: len(groups.names) + groups.place(name) for name in names}
     if attribute in PAIRS:
         first, second = PAIRS[attribute]
         pairs = {first: groups.place(second)} if {first, second} <= set(names) else {}
-    values, sample = groups.values["accuracy"], groups.sample["accuracy"]
-    known = [
-        name
+    values = groups.values["accuracy"]
+    known = {
+        name: (groups.place(name), other)
         for name, other in pairs.items()
         if math.isfinite(float(values[groups.place(name)] - values[other]))
-    ]
-    at, others = [groups.place(name) for name in known], [pairs[name] for name in known]
-    return Contrasts(tuple(known), values[at] - values[others], sample[:, at] - sample[:, others])
+    }
+    return Contrasts.of(groups, "accuracy", known)

@@ -26,6 +26,7 @@ from fedmed.evaluation.pooled.cells import (
     specific_edge,
     youden_edge,
 )
+from fedmed.evaluation.pooled.few import reaches, with_few
 from fedmed.evaluation.pooled.groups import by_group, gaps_between
 from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec
 
@@ -75,10 +76,17 @@ def evaluate_histograms(
     sample = drawn_measures(
         test, at, deviation=deviation, clustering=pooled.clustering, resamples=resamples
     )
-    overall = _overall(test, sample, level, enough=enough)
-    rates, intervals = _rates(test, at, sample, level, enough=enough)
+    own = {
+        name: reach[0]
+        for name, reach in reaches(
+            test[None], at, deviation=deviation, clustering=pooled.clustering
+        ).items()
+    }
+    overall = _overall(test, sample, own, level, enough=enough)
+    rates, intervals = _rates(test, at, sample, own, level, enough=enough)
     rows, gaps = _by_attribute(pooled, at, resamples, level)
-    mean, left_out = _hospital_mean(rows["hospital"])
+    within, within_interval = _within(pooled, rows["hospital"], resamples, level)
+    left_out = _left_out(rows["hospital"])
     notes = [] if enough else [_why_none("test", floor)]
     notes += left_out
     if deviation:
@@ -90,12 +98,16 @@ def evaluate_histograms(
         "patients_test": None,
         **dict.fromkeys(shown("result")),  # a histogram tells neither precision nor calibration
         **overall,
+        **within,
         "auroc_val": float(area(val)[0]) if _enough(val, floor) else None,
-        "hospital_auroc_mean": mean,
         "threshold": None if at is None else spec.edges[at],
         "threshold_rule": _rule(at, val, _enough(val, floor), floor),
         **rates,
-        "intervals": {"auroc": overall["auroc_interval"], **intervals},
+        "intervals": {
+            "auroc": overall["auroc_interval"],
+            **dict.fromkeys(within, within_interval),
+            **intervals,
+        },
         "resampling": {
             "method": "parametric",
             "resamples": resamples,
@@ -114,14 +126,22 @@ def evaluate_histograms(
     return clean
 
 
-def _overall(test: Array, sample: Mapping[str, Array], level: float, *, enough: bool) -> Json:
+def _overall(
+    test: Array,
+    sample: Mapping[str, Array],
+    own: Mapping[str, Array],
+    level: float,
+    *,
+    enough: bool,
+) -> Json:
     """Prevalence and AUROC of all test images together, with the bounds of the binning."""
     middle, half = (float(number) for number in area(test))
     if not enough:
         middle = math.nan
     totals = test.sum(-1)
     prevalence = float(totals[1] / totals.sum()) if enough else math.nan
-    narrow = interval(sample["auroc"], level=level) if enough else None
+    drawn = interval(sample["auroc"], level=level) if enough else None
+    narrow = with_few(middle, own["auroc"], drawn)
     wide = None if narrow is None else [max(narrow[0] - half, 0.0), min(narrow[1] + half, 1.0)]
     return {
         "prevalence": prevalence,
@@ -133,28 +153,55 @@ def _overall(test: Array, sample: Mapping[str, Array], level: float, *, enough: 
 
 
 def _rates(
-    test: Array, at: int | None, sample: Mapping[str, Array], level: float, *, enough: bool
+    test: Array,
+    at: int | None,
+    sample: Mapping[str, Array],
+    own: Mapping[str, Array],
+    level: float,
+    *,
+    enough: bool,
 ) -> tuple[dict[str, float], Json]:
     """Rates of the test images at the threshold, and their intervals."""
     values = {name: float(number) for name, number in measures(test, at).items()}
     called = [name for name in shown("result") if name in SHARES]
     found = {name: values.get(name, math.nan) if enough else math.nan for name in called}
     intervals = {
-        name: interval(sample[name], level=level) if math.isfinite(found[name]) else None
+        name: with_few(found[name], own[name], interval(sample[name], level=level))
+        if math.isfinite(found[name])
+        else None
         for name in called
     }
     return found, intervals
 
 
-def _hospital_mean(rows: list[Json]) -> tuple[float | None, list[str]]:
-    """The mean of the hospitals' own AUROCs, and a note of those that have none."""
-    hospitals = {row["group"]: row["auroc"] for row in rows}
-    known = [auroc for auroc in hospitals.values() if auroc is not None]
-    without = [name for name, auroc in hospitals.items() if auroc is None]
-    if not known:
-        return None, []
-    note = f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few"
-    return sum(known) / len(known), [note] if without else []
+def _left_out(rows: list[Json]) -> list[str]:
+    """A note of the hospitals that the mean within hospitals leaves out."""
+    without = [row["group"] for row in rows if row["note"] is not None]
+    if not without or len(without) == len(rows):
+        return []
+    return [f"the mean of hospital AUROCs leaves out {', '.join(without)}: too few"]
+
+
+def _within(
+    pooled: Pooled, rows: list[Json], resamples: int, level: float
+) -> tuple[dict[str, float], list[float] | None]:
+    """The mean of the hospitals' own AUROCs and its interval, widened by the binning bound."""
+    (name,) = shown("headline between schemes")
+    names = sorted(row["group"] for row in rows if row["note"] is None)
+    if not names:
+        return {name: math.nan}, None
+    own = np.stack([pooled.counts[hospital][EVERYBODY][TEST, 0] for hospital in names])
+    sample = drawn_measures(
+        own,
+        None,
+        deviation=pooled.deviation,
+        clustering=pooled.clustering,
+        resamples=resamples,
+    )
+    middle, half = (float(each.mean()) for each in area(own))
+    found = interval(sample["auroc"].mean(axis=1), level=level)
+    wide = None if found is None else [max(found[0] - half, 0.0), min(found[1] + half, 1.0)]
+    return {name: middle}, wide
 
 
 def noise_floor(deviation: float, bins: int) -> float:
@@ -206,12 +253,16 @@ def _at_specificity(
         resamples=resamples,
     )
     values = measures(test, at)
+    own = reaches(test[None], at, deviation=pooled.pooled_deviation, clustering=pooled.clustering)
     names = tuple(shown("result at fixed specificity"))
     return {
         "specificity_target": target,
         "threshold": pooled.spec.edges[at],
         **{name: float(values[name]) for name in names},
-        "intervals": {name: interval(sample[name], level=level) for name in names},
+        "intervals": {
+            name: with_few(float(values[name]), own[name][0], interval(sample[name], level=level))
+            for name in names
+        },
     }
 
 

@@ -1,9 +1,10 @@
 """The kinds of plan: one frozen object that gives training and accounting their numbers."""
 
 from fedmed.privacy.plans.base import Plan, Words, part
-from fedmed.privacy.plans.gradient import GradientPlan
+from fedmed.privacy.plans.gradient import GradientPlan, Sampling
 from fedmed.privacy.plans.image import ImagePlan, NoPrivacy
 from fedmed.privacy.plans.stacked import StackedPlan
+from fedmed.privacy.plans.unnoised import UnnoisedPlan
 from fedmed.privacy.plans.update import AdaptiveClipping, UpdatePlan
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "ImagePlan",
     "NoPrivacy",
     "Plan",
+    "Sampling",
     "StackedPlan",
+    "UnnoisedPlan",
     "UpdatePlan",
     "Words",
     "part",

@@ -22,6 +22,25 @@ def relation_of(unit: Literal["patient", "image"]) -> Relation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Poisson samples of a hospital's units, and how many of them a round takes.
+
+    ``units`` may differ from the shard's where they were ``declared``.
+    """
+
+    unit: Literal["patient", "image"]
+    units: int
+    expected_batch: int
+    steps_per_round: int
+    declared: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Probability of each unit to be in a step's batch."""
+        return self.expected_batch / self.units
+
+
+@dataclass(frozen=True, kw_only=True)
 class GradientPlan(Common):
     """DP-SGD (Abadi et al. 2016) at one hospital: Poisson samples of units, clipped, noised.
 
@@ -58,9 +77,20 @@ class GradientPlan(Common):
         return "hospital"
 
     @property
+    def sampling(self) -> Sampling:
+        """Of the units, in every step."""
+        return Sampling(
+            unit=self.unit,
+            units=self.units,
+            expected_batch=self.expected_batch,
+            steps_per_round=self.steps_per_round,
+            declared=self.declared,
+        )
+
+    @property
     def sampling_rate(self) -> float:
         """Probability of each unit to be in a step's batch."""
-        return self.expected_batch / self.units
+        return self.sampling.rate
 
     @property
     def steps(self) -> int:

@@ -17,7 +17,9 @@ from fedmed.privacy.plans import (
     ImagePlan,
     NoPrivacy,
     Plan,
+    Sampling,
     StackedPlan,
+    UnnoisedPlan,
     UpdatePlan,
 )
 from fedmed.privacy.plans.gradient import relation_of
@@ -29,6 +31,7 @@ __all__ = [
     "NoPrivacy",
     "Plan",
     "StackedPlan",
+    "UnnoisedPlan",
     "UpdatePlan",
     "declared_size",
     "image_mechanism",
@@ -57,6 +60,8 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
     if images is not None and settings.arm.plan == "image":
         return images
     training: GradientPlan | UpdatePlan
+    if settings.arm.control:
+        return _unnoised_plan(settings, units, hospital, declared)
     if settings.arm.plan == "gradient":
         public = declared or declared_size(settings, hospital)
         # The hospital's true number must keep delta small too, whatever it declares.
@@ -70,7 +75,8 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
 
 def noise_source(settings: Settings) -> NoiseSource:
     """Where the arm's noise comes from: the operating system, unless the settings ask otherwise."""
-    if not settings.privacy.reproducible_noise:
+    # Who is in a batch is secret only where its noise hides it.
+    if not settings.privacy.reproducible_noise and not settings.arm.control:
         return NoiseSource(None)
     # Two arms with one seed must not share noise: the difference of their releases would cancel it.
     nested = settings.to_nested()
@@ -139,15 +145,15 @@ def image_mechanism(settings: Settings) -> ImageMechanism | None:
     return mechanism
 
 
-def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool) -> GradientPlan:
+def _question(settings: Settings, units: int, hospital: str) -> solve.Question:
+    """What DP-SGD's steps are at a hospital of ``units``; raises where a batch is more than all."""
     privacy, train = settings.privacy, settings.train
-    _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
     if train.batch_size > units:
         raise UserError(
             f"train.batch-size = {train.batch_size} is more than the {units} {privacy.unit}s of "
             f"{hospital}; lower it to {units} or less"
         )
-    question = solve.Question(
+    return solve.Question(
         units=units,
         batch=train.batch_size,
         epochs=train.local_epochs,
@@ -155,6 +161,33 @@ def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool
         delta=privacy.delta,
         relation=relation_of(privacy.unit),
     )
+
+
+def _unnoised_plan(
+    settings: Settings, units: int, hospital: str, declared: int | None
+) -> UnnoisedPlan:
+    """The batches and steps that ``dp-sgd`` would have; clipped where the arm reads the norm."""
+    privacy = settings.privacy
+    public = declared or declared_size(settings, hospital)
+    question = _question(settings, public or units, hospital)
+    return UnnoisedPlan(
+        sampling=Sampling(
+            unit=privacy.unit,
+            units=question.units,
+            expected_batch=question.batch,
+            steps_per_round=question.steps_per_round,
+            declared=public is not None,
+        ),
+        clipping_norm=privacy.clipping_norm
+        if "privacy.clipping-norm" in settings.arm.reads
+        else None,
+    )
+
+
+def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool) -> GradientPlan:
+    privacy, train = settings.privacy, settings.train
+    _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
+    question = _question(settings, units, hospital)
     return GradientPlan(
         unit=privacy.unit,
         units=units,

@@ -143,7 +143,7 @@ def statement(
         images_per_patient=_cap(settings, members),
         noise_to_signal=_noise_to_signal(plans, parameters) if worst else None,
         accountant=told.accountant,
-        noise_source=source.description if settings.privacy.arm != "none" else "no noise",
+        noise_source=source.description if settings.arm.noise != "nowhere" else "no noise",
         random_generators=GENERATORS,
         steps_planned=max(p.steps for p in plans.values()),
         steps_taken=max(spend.taken for spend in spends.values()),

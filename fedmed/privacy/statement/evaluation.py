@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up, up_text
 from fedmed.config import Settings
 from fedmed.evaluation.pooled.histograms import Spec
 from fedmed.privacy.mechanisms.noise import NoiseSource
@@ -129,6 +129,6 @@ def summary(record: EvaluationRecord) -> str:
         return "" if record.hospitals else "No hospital sent histograms for the evaluation. "
     return (
         f"One evaluation patient, none of whom was trained on, is protected with epsilon = "
-        f"{up(record.epsilon):.3g} at delta = {up(record.delta):.3g} ({record.neighbouring}), as "
+        f"{up_text(record.epsilon)} at delta = {up(record.delta):.3g} ({record.neighbouring}), as "
         f"long as {record.trust} is trusted. "
     )

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from fedmed.base.rounding import up
+from fedmed.base.rounding import up, up_text
+from fedmed.config import ARMS
 from fedmed.privacy.plans import Plan
 from fedmed.privacy.statement import evaluation, facts
+from fedmed.privacy.statement.meaning import comparable, meaningful
 
 if TYPE_CHECKING:  # which is made with these
     from fedmed.privacy.statement.contents import Statement
@@ -68,7 +70,7 @@ def _training(record: Statement) -> str:
     if record.facts is None:
         return _mixed(record)
     if record.unit == "none":
-        noised = record.arm != "none"
+        noised = ARMS[record.arm].noise != "nowhere"
         return (
             "What this run does to the images gives no guarantee. "
             * noised
@@ -81,7 +83,7 @@ def _training(record: Statement) -> str:
             "checking the software and protects nobody against a person who knows the seed, so no "
             "epsilon is claimed."
         )
-    epsilon = f"epsilon = {up(record.epsilon):.3g} at delta = {up(record.delta):.3g}"
+    epsilon = f"epsilon = {up_text(record.epsilon)} at delta = {up(record.delta):.3g}"
     trusted = "without trusting anybody"
     if record.facts.trusted:
         trusted = f"as long as {facts.trust(record.facts.trusted)} is trusted"
@@ -94,14 +96,22 @@ def _training(record: Statement) -> str:
     if record.epsilon_planned is not None and record.epsilon_planned > record.epsilon:
         text += (
             "If somebody who saw results ended it early, it is the whole plan's epsilon = "
-            f"{up(record.epsilon_planned):.3g} that holds. "
+            f"{up_text(record.epsilon_planned)} that holds. "
         )
     if record.epsilon_patient is not None:
         text += (
             f"One patient, with up to {record.images_per_patient} images, is protected with "
-            f"epsilon = {up(record.epsilon_patient):.3g}. "
+            f"epsilon = {up_text(record.epsilon_patient)}. "
         )
-    if record.epsilon > 20:
+    if not meaningful(
+        record.unit,
+        record.epsilon,
+        replaced=record.epsilon_replace_one,
+        of_patient=record.epsilon_patient,
+    ):
+        judged = comparable(record.unit, record.epsilon, record.epsilon_replace_one)
+        if judged is not None and judged > record.epsilon:
+            text += f"Where its data are replaced, epsilon is {up_text(judged)}. "
         return text + (
             "An epsilon of this size is no meaningful protection: an attacker can all but always "
             "tell two such data sets apart."
@@ -131,6 +141,6 @@ def _mixed(record: Statement) -> str:
             delta = f" at delta = {up(member.delta):.3g}" if member.delta else ""
             clauses.append(
                 f"{member.hospital} ({own.arm}) protects one {own.unit} with epsilon = "
-                f"{up(member.epsilon):.3g}{delta} ({own.neighbouring}), trusting {own.trust};"
+                f"{up_text(member.epsilon)}{delta} ({own.neighbouring}), trusting {own.trust};"
             )
     return " ".join(clauses)[:-1] + ". No one figure holds for the run as a whole."

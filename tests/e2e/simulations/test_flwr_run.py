@@ -14,7 +14,7 @@ from fedmed.launch import RaySimulation, resources, run_inline
 
 pytestmark = pytest.mark.usefixtures("no_other_ray")
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SMALL = {
     "data.patients": 60,
     "data.hospitals": 2,
