@@ -57,7 +57,7 @@ class Level:
 
 def levels(arms: Sequence[Arm]) -> list[Level]:
     """Arms with an AUROC and meaningful protection by unit and, smallest first, by epsilon."""
-    told = []
+    grouped = []
     for unit in _UNITS:
         told = [
             arm for arm in arms if arm.unit == unit and arm.meaningful and arm.auroc is not None
@@ -68,10 +68,10 @@ def levels(arms: Sequence[Arm]) -> list[Level]:
                 runs[-1].append(arm)
             else:
                 runs.append([arm])
-        told += [
+        grouped += [
             Level(unit=unit, arms=sorted(run, key=lambda arm: -(arm.auroc or 0.0))) for run in runs
         ]
-    return told
+    return grouped
 
 
 def costs(private: Sequence[Arm], base: Arm | None) -> list[str]:
