@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from support import goes_red
-from support.answer_cases import CASES, Case
+from support.answer_cases import Case
+from support.answer_costs import COSTS
+from support.answer_gaps import GAPS
 from support.planted import plant
 
 from fedmed.privacy.statement import meaning
@@ -17,6 +19,7 @@ from fedmed.report.arms import Arm, summarise
 from fedmed.report.evidence import Estimate
 from fedmed.report.load import load
 
+CASES = [*COSTS, *GAPS]
 NAMES = {case.name: case for case in CASES}
 BEST = re.compile(r"(\S+)(?: \([^)]*\))? keeps the most")
 

@@ -51,6 +51,25 @@ def test_units_are_never_mixed(arms: list[Arm]) -> None:
         assert set(panel.data["unit"]) == {unit, "none"}
 
 
+def test_an_epsilon_beyond_the_bound_stands_on_amber(arms: list[Arm]) -> None:
+    ground = {
+        panel.name: [
+            layer["data"]["values"][0]
+            for layer in panel.view["layer"]
+            if layer["mark"].get("color") == "var(--warn-soft)"
+        ]
+        for panel in panels(arms)
+    }
+    assert ground["epsilon-patient"] == []
+    assert ground["epsilon-hospital"][0]["epsilon"] == pytest.approx(20.0)
+    assert ground["epsilon-image"][0]["epsilon"] > 20.0  # the whole panel
+    told = {panel.name: panel for panel in panels(arms)}["epsilon-hospital"]
+    assert ("central-fixed", "41.7 if its data are replaced (20.4 as stated)") in {
+        row[:2] for row in told.rows
+    }
+    assert told.data.set_index("arm").loc["central-fixed", "epsilon_stated"] == 20.4
+
+
 def test_an_arm_has_one_colour_and_one_shape_everywhere(figures: dict[str, Figure]) -> None:
     found: dict[str, set[tuple[str, str]]] = {}
 

@@ -14,6 +14,7 @@ from support import goes_red
 from support.answer_cases import EVEN, NONE, WIDE, grouped, pixels, sgd
 from support.planted import plant, write
 
+from fedmed.cli import commands as cli
 from fedmed.report import chart, vega
 from fedmed.report.arms import Arm, summarise
 from fedmed.report.load import Comparison, load
@@ -199,3 +200,17 @@ def test_an_arm_too_weak_is_marked_in_the_paper_too(
     check()
     monkeypatch.setattr(Arm, "weak", False)
     goes_red(check)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_folder_is_made_on_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vega, "prints", lambda papers: [(b"", b"")] * len(papers))
+    planted(tmp_path)
+    for options, made in (([], False), (["--paper"], True)):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["report", str(tmp_path), *options])
+        assert caught.value.code in (0, None)
+        assert (tmp_path / "paper" / "methods.tex").exists() is made
+        assert (f"paper:   {tmp_path / 'paper'}" in capsys.readouterr().out) is made

@@ -114,6 +114,7 @@ def test_every_section_is_there(page: Page) -> None:
     for name in names.split(" "):
         assert name in page.ids
     assert "incomplete" not in page.ids
+    assert "Seeds 2 (numbers 0 and 1)" in page.text  # "0" alone reads as none
     assert "SYNTHETIC DATA" in page.text
     assert "Not for clinical use." in page.text
     assert "Four rounds only: arms have not converged." in page.text
@@ -154,8 +155,21 @@ def test_the_answer_is_computed_from_the_numbers(page: Page, seven: Path) -> Non
     assert "keeps the most" not in answer
     assert "in no ranking: pixel-laplace (ε = 8,192 per image, δ = 0; 16,384 for a" in answer
     loss = f"{auroc('none') - auroc('dp-sgd'):.3f}"
-    assert f"(−{loss})" in answer
+    assert f"(−{loss}, not tested)" in answer
     assert "Not shown to be better than chance (0.5): local-update." in answer
+
+
+def test_arms_without_meaningful_protection_are_amber(page: Page) -> None:
+    rows = re.findall(r'<th scope="row">.*?</tr>', page.source.split('id="arms"')[1], re.DOTALL)
+    amber = [row for row in rows[:7] if 'class="whole warn"' in row]
+    assert len(amber) == 3
+    assert all("no meaningful protection" in row for row in amber)
+    assert [name for name in ("pixel-laplace", "central-fixed", "local-update") if any(
+        f"</svg>{name}<" in row for row in amber
+    )] == ["pixel-laplace", "central-fixed", "local-update"]  # fmt: skip
+    trust = page.source.split('id="trust"')[1]
+    assert trust.count('class="tag weak"') == 6  # what is claimed and the noise, of three arms
+    assert trust.count('class="tag safe"') == 1
 
 
 def test_figures_follow_the_theme_of_the_page(page: Page) -> None:

@@ -5,7 +5,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support import goes_red
 
+from fedmed.privacy.statement import meaning
 from fedmed.report.arms import summarise
 from fedmed.report.load import load
 from fedmed.report.trust import Stage, chains
@@ -132,3 +134,23 @@ def test_arms_with_the_same_trust_share_a_chain(make_runs: ModuleType, tmp_path:
         ["none"],
         ["dp-sgd", "dp-sgd-2"],
     ]
+
+
+def test_noise_too_small_is_no_protection_in_the_diagram(
+    make_runs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixel noise at 8,192 per image, trusting nobody, was drawn as green as any other."""
+    for name in ("dp-sgd", "pixel-laplace"):
+        make_runs.write_arm(tmp_path, name, 0)
+
+    def check() -> None:
+        weak = {chain.arms[0]: chain.weak for chain in chains(summarise(load(tmp_path)))}
+        assert weak["dp-sgd"] == ""
+        assert weak["pixel-laplace"] == (
+            "No meaningful protection: pixel-laplace (ε = 8,192 per image, δ = 0; 16,384 for a "
+            "patient's images together). Whoever sees what is handed on is trusted in effect."
+        )
+
+    check()
+    monkeypatch.setattr(meaning, "MOST", 1e9)
+    goes_red(check)
