@@ -140,13 +140,26 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
     resamples: Annotated[int, typer.Option(help="Resamples of patients; 0: no intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 20131,
+    redraw_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--redraw-threshold", help="Choose the threshold anew in every resample, too."
+        ),
+    ] = False,
 ) -> None:
     """Compute discrimination, calibration and fairness of predictions, with uncertainty."""
     from fedmed.cli.evaluate import answer, show
     from fedmed.cli.waiting import bar
 
     with bar(f"{resamples} resamples") as progress:
-        found = answer(table, baseline, resamples=resamples, seed=seed, progress=progress)
+        found = answer(
+            table,
+            baseline,
+            resamples=resamples,
+            seed=seed,
+            redraw_threshold=redraw_threshold,
+            progress=progress,
+        )
     if out is not None:
         files.write_json(out, found)
     if json_:
