@@ -36,9 +36,9 @@ from fedmed.evaluation.pooled.groups import by_group, gaps_between
 
 RESULT: Final = Path(__file__).parent / "results" / "interval_grid.json"
 Floats = npt.NDArray[np.float64]
-Found = Iterator[tuple[str, bool]]
+Held = Iterator[tuple[str, bool]]
 """What is told of one sample: a name, and whether its interval held the truth (or zero)."""
-Cell = Callable[[np.random.Generator, int], Found]
+Cell = Callable[[np.random.Generator, int], Held]
 
 ILL: Final = (10, 20, 40, 100, 300)
 HEALTHY: Final = 3  # for each ill one
@@ -102,7 +102,7 @@ def holds(told: dict[str, Any], truth: float, source: str = "") -> bool:
 # Rates and AUROCs of one group, one image for each patient.
 
 
-def rate(ill: int, share: float, generator: np.random.Generator, resamples: int) -> Found:
+def rate(ill: int, share: float, generator: np.random.Generator, resamples: int) -> Held:
     """The false negative rate of so many ill patients, of whom ``share`` are missed."""
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
     missed = generator.uniform(size=labels.size) < share
@@ -113,7 +113,7 @@ def rate(ill: int, share: float, generator: np.random.Generator, resamples: int)
 
 def area(
     ill: int, auroc: float, spread: float, generator: np.random.Generator, resamples: int
-) -> Found:
+) -> Held:
     """The AUROC of so many ill patients."""
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
     scores = drawn(generator, labels, apart(auroc, spread), spread)
@@ -138,7 +138,7 @@ def metrics(
     ill: int,
     generator: np.random.Generator,
     resamples: int,
-) -> Found:
+) -> Held:
     """Every metric with an interval, of so many ill patients at an AUROC of .85."""
     distance, threshold = apart(0.85, 1.0), 0.3
     truth = truths(distance, threshold)
@@ -174,7 +174,7 @@ def mixed_truth() -> dict[str, float]:
     return {name: float(sample.quantity(name).values[0]) for name in MIXED}
 
 
-def mixed(patients: int, generator: np.random.Generator, resamples: int) -> Found:
+def mixed(patients: int, generator: np.random.Generator, resamples: int) -> Held:
     """Metrics of patients with both labels."""
     truth = mixed_truth()
     labels, scores, patient = mixed_sample(generator, patients)
@@ -186,7 +186,7 @@ def mixed(patients: int, generator: np.random.Generator, resamples: int) -> Foun
 # Few seeds: the mean over trainings, with both sources in its interval.
 
 
-def seeds(count: int, times: float, generator: np.random.Generator, resamples: int) -> Found:
+def seeds(count: int, times: float, generator: np.random.Generator, resamples: int) -> Held:
     """The AUROC over ``count`` trainings that vary ``times`` as much as the test sample makes it.
 
     1,000 ill and 1,000 healthy images; the AUROCs of trainings are normal around .75.
@@ -208,7 +208,7 @@ def seeds(count: int, times: float, generator: np.random.Generator, resamples: i
 
 def gaps(
     sizes: tuple[int, ...], missed: float, generator: np.random.Generator, resamples: int
-) -> Found:
+) -> Held:
     """Gaps of groups with so many ill patients, as many healthy; calibrated scores, AUROC .85."""
     ill = np.concatenate([np.full(size, number) for number, size in enumerate(sizes)])
     group = np.r_[ill, ill]
@@ -239,7 +239,7 @@ def pooled_gaps(
     deviation: float,
     generator: np.random.Generator,
     resamples: int,
-) -> Found:
+) -> Held:
     """The same gaps from histograms of 32 bins, with noise of that deviation in every cell."""
     distance = apart(0.85, 1.0)
     cut = norm.ppf(missed) + distance

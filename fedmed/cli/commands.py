@@ -155,6 +155,12 @@ def evaluate(
         int, typer.Option(help="How often patients are resampled; 0: no intervals.")
     ] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 20131,
+    redraw_threshold: Annotated[
+        bool,
+        typer.Option(
+            "--redraw-threshold", help="Choose the threshold anew in every resample, too."
+        ),
+    ] = False,
 ) -> None:
     """Measure predictions: AUROC, calibration and fairness.
 
@@ -164,7 +170,14 @@ def evaluate(
     from fedmed.cli.waiting import bar
 
     with bar(f"{resamples} resamples") as progress:
-        found = answer(table, baseline, resamples=resamples, seed=seed, progress=progress)
+        found = answer(
+            table,
+            baseline,
+            resamples=resamples,
+            seed=seed,
+            redraw_threshold=redraw_threshold,
+            progress=progress,
+        )
     if out is not None:
         files.write_json(out, found)
     if json_:

@@ -31,28 +31,50 @@ def answer(
     *,
     resamples: int,
     seed: int,
+    redraw_threshold: bool = False,
     progress: Progress | None = None,
 ) -> Json:
     """Metrics of a table (or of one run's folder), or a comparison.
 
     A comparison is that of a folder's arms, where `baseline` is the name of one, or of a table
-    with the table `baseline`. `progress` is told the share of the resamples that is done. Raises
-    UserError for bad input and for fewer than 0 resamples.
+    with the table `baseline`. With `redraw_threshold` thresholds are chosen anew in every resample.
+    `progress` is told the share of the resamples that is done. Raises UserError for bad input and
+    for fewer than 0 resamples.
     """
     if resamples < 0 or seed < 0:
         raise UserError("--resamples and --seed are whole numbers >= 0; correct them")
     if is_folder(path) and not (path / "predictions.parquet").is_file():
         return compare.from_directory(
-            path, baseline=baseline, resamples=resamples, seed=seed, progress=progress
+            path,
+            baseline=baseline,
+            resamples=resamples,
+            seed=seed,
+            redraw_threshold=redraw_threshold,
+            progress=progress,
         )
     table = foreign.load(_file(path))
     if baseline is None:
-        return evaluate(table, resamples=resamples, seed=seed, where=str(path), progress=progress)
+        return evaluate(
+            table,
+            resamples=resamples,
+            seed=seed,
+            redraw_threshold=redraw_threshold,
+            where=str(path),
+            progress=progress,
+        )
     other = Path(baseline)
     if other == path:
         raise UserError(f"--baseline {other} is the table itself; give another")
     tables = {baseline: {0: foreign.load(_file(other))}, str(path): {0: table}}
-    return compare.compare(tables, baseline, {}, resamples=resamples, seed=seed, progress=progress)
+    return compare.compare(
+        tables,
+        baseline,
+        {},
+        resamples=resamples,
+        seed=seed,
+        redraw_threshold=redraw_threshold,
+        progress=progress,
+    )
 
 
 def show(found: Json, name: str) -> None:

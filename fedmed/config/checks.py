@@ -293,9 +293,10 @@ def check_evaluation(evaluation: Evaluation, privacy: Privacy, train: Train, mod
         )
     if evaluation.where == "server":
         return
-    further = (evaluation.train_metrics, evaluation.noised_test, evaluation.curves)
-    if evaluation.where == "hospitals" and any(further):
-        key = ("train-metrics", "noised-test", "curves")[further.index(True)]
+    keys = ("redraw_threshold", "train_metrics", "noised_test", "curves")
+    further = [kebab(key) for key in keys if getattr(evaluation, key)]
+    if evaluation.where == "hospitals" and further:
+        key = further[0]
         raise ValueError(
             f"evaluation.{key}: the server has no images (evaluation.where = 'hospitals'); remove "
             "it, or set evaluation.where = 'server'"

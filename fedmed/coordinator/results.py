@@ -173,7 +173,12 @@ def _cohort(settings: Settings) -> dict[str, Any]:
 def _evaluated(settings: Settings, predictions: pd.DataFrame) -> dict[str, Any]:
     """Metrics of a table; evaluation.specificity and .resamples are those of its numbers."""
     given = settings.evaluation
-    return evaluate(predictions, resamples=given.resamples, specificity=given.specificity)
+    return evaluate(
+        predictions,
+        resamples=given.resamples,
+        specificity=given.specificity,
+        redraw_threshold=given.redraw_threshold,
+    )
 
 
 def _released(

@@ -149,6 +149,7 @@ def evaluate(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     specificity: float = SPECIFICITY,
+    redraw_threshold: bool = False,
     where: str = "",
 ) -> Evaluation:
     """Discrimination, calibration and fairness of anyone's predictions, with intervals.
@@ -157,8 +158,8 @@ def evaluate(
     `score` (0 to 1); docs/evaluation.md lists those that add validation rows, patients and groups.
     Thresholds come from validation rows only; without both classes there, numbers that need one are
     not defined. Intervals are bootstrap intervals over patients; 0 `resamples` gives none. A second
-    threshold reaches `specificity` on validation rows. Raises UserError for a bad table, which
-    `where` names.
+    threshold reaches `specificity` on validation rows. With `redraw_threshold` intervals also hold
+    the choice of the threshold. Raises UserError for a bad table, which `where` names.
 
     >>> import pandas as pd
     >>> scores = pd.DataFrame({"label": [0, 1, 0, 1], "score": [0.2, 0.7, 0.4, 0.3]})
@@ -184,6 +185,7 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             specificity=specificity,
+            redraw_threshold=redraw_threshold,
             where=where or "predictions",
         )
     )

@@ -18,7 +18,9 @@ from fedmed.evaluation.measuring import rows
 from fedmed.evaluation.measuring.hospitals import by_hospital
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED, Column
 from fedmed.evaluation.measuring.panel import MacroPanel, Panel, SinglePanel, paired_targets, panels
+from fedmed.evaluation.measuring.redrawing import redraw
 from fedmed.evaluation.measuring.rows import bounds, number
+from fedmed.evaluation.measuring.tallies import Redrawn
 from fedmed.evaluation.metrics import AT_SPECIFICITY, shown
 from fedmed.evaluation.tables import foreign
 from fedmed.evaluation.thresholds import SPECIFICITY, Thresholds, choose
@@ -34,6 +36,7 @@ def evaluate(
     resamples: int = RESAMPLES,
     seed: int = SEED,
     specificity: float = SPECIFICITY,
+    redraw_threshold: bool = False,
     where: str = "predictions",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -43,10 +46,11 @@ def evaluate(
     as ``tables.foreign`` accepts it. Thresholds come from validation rows only; without both
     classes there, numbers that need them are None and `threshold_rule` says why. Intervals
     are bootstrap intervals over patients, 0 `resamples` gives none; a second threshold reaches
-    `specificity` there. With several targets the top numbers are unweighted means over them and
-    each has its own below `targets`. All values are JSON-ready: None stands for "not defined",
-    never NaN. `progress` is told the share of the resamples that is done. Raises UserError for a
-    bad table, which `where` names.
+    `specificity` there. With `redraw_threshold` each resample chooses its threshold anew, on
+    validation patients drawn again (:mod:`redrawing`). With several targets the top numbers are
+    unweighted means over them and each has its own below `targets`. All values are JSON-ready: None
+    stands for "not defined", never NaN. `progress` is told the share of the resamples that is done.
+    Raises UserError for a bad table, which `where` names.
     """
     table, notes = foreign.accept(predictions, where)
     parts = _targets(table)
@@ -56,17 +60,24 @@ def evaluate(
     tests = {target: _split(part, "test") for target, part in parts.items()}
     measured = {}
     if not any(test.empty for test in tests.values()):
-        columns = {target: [_column(tests[target], thresholds[target])] for target in parts}
+        columns = {}
+        for target, part in parts.items():
+            val, chosen, anew = _split(part, "val"), thresholds[target], None
+            if redraw_threshold:
+                anew = redraw(val, chosen, resamples=resamples, seed=seed)
+            columns[target] = [_column(tests[target], chosen, anew)]
         measured = panels(tests, columns, resamples=resamples, seed=seed, progress=progress)
     found = {
-        target: _one(part, thresholds[target], measured.get(target), resamples)
+        target: _one(
+            part, thresholds[target], measured.get(target), resamples, redrawn=redraw_threshold
+        )
         for target, part in parts.items()
     }
     if len(found) == 1:
         result = next(iter(found.values()))
     else:
         several = MacroPanel(measured, paired_targets(tests)) if measured else None
-        result = _macro(found, several, resamples)
+        result = _macro(found, several, resamples, redrawn=redraw_threshold)
     result["notes"] = notes + result["notes"]
     clean: dict[str, Any] = without_nan(result)
     return clean
@@ -84,17 +95,23 @@ def _split(table: pd.DataFrame, split: str) -> pd.DataFrame:
     return table[table["split"] == split].reset_index(drop=True)
 
 
-def _column(test: pd.DataFrame, thresholds: Thresholds) -> Column:
+def _column(test: pd.DataFrame, thresholds: Thresholds, redrawn: Redrawn | None) -> Column:
     return Column(
         name="run",
         scores=test["score"].to_numpy(),
         threshold=thresholds.youden,
         specificity_threshold=thresholds.at_specificity,
+        redrawn=redrawn,
     )
 
 
 def _one(
-    table: pd.DataFrame, thresholds: Thresholds, panel: SinglePanel | None, resamples: int
+    table: pd.DataFrame,
+    thresholds: Thresholds,
+    panel: SinglePanel | None,
+    resamples: int,
+    *,
+    redrawn: bool,
 ) -> Json:
     """Metrics of one target; without test rows there is no panel, and nothing is measured."""
     test, val = _split(table, "test"), _split(table, "val")
@@ -115,7 +132,7 @@ def _one(
     }
     if panel is None:
         return result
-    result |= _measured(panel, resamples, thresholds)
+    result |= _measured(panel, resamples, thresholds, redrawn=redrawn)
     result["between_hospitals"] = by_hospital(panel)
     limits = delong(panel.labels, test["score"].to_numpy(), panel.patients)
     if isinstance(limits, str):
@@ -130,7 +147,9 @@ def _one(
     return result
 
 
-def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Json:
+def _measured(
+    found: Panel, resamples: int, thresholds: Thresholds | None, *, redrawn: bool
+) -> Json:
     """Numbers, intervals, groups and gaps of a panel's first column."""
     overall = {name: found.quantity(name) for name in NUMBERS}
     intervals = {name: bounds(overall[name]) for name in WITH_INTERVAL}
@@ -145,6 +164,7 @@ def _measured(found: Panel, resamples: int, thresholds: Thresholds | None) -> Js
             "level": LEVEL,
             "unit": "patient",
             "strata": "label" if found.stratified else None,
+            "threshold": "redrawn" if redrawn else "fixed",
         },
         "at_specificity": _at_specificity(found, thresholds),
         "groups": {name: rows.group_rows(found, name) for name in found.counts},
@@ -166,7 +186,9 @@ def _at_specificity(found: Panel, thresholds: Thresholds | None) -> Json | None:
     }
 
 
-def _macro(each: Mapping[str, Json], panel: MacroPanel | None, resamples: int) -> Json:
+def _macro(
+    each: Mapping[str, Json], panel: MacroPanel | None, resamples: int, *, redrawn: bool
+) -> Json:
     """Means over targets on top, each target's own metrics below, without its group rows."""
     first = next(iter(each.values()))
     result: Json = {
@@ -182,7 +204,7 @@ def _macro(each: Mapping[str, Json], panel: MacroPanel | None, resamples: int) -
         **_empty(),
     }
     if panel is not None:
-        result |= _measured(panel, resamples, None)
+        result |= _measured(panel, resamples, None, redrawn=redrawn)
     notes = ["the numbers on top are unweighted means over the targets"]
     notes += [f"{name}: {note}" for name, metrics in each.items() for note in metrics["notes"]]
     if panel is not None and not panel.paired:

@@ -145,12 +145,12 @@ def write_totals(out: Path) -> None:
     record = out / "experiment.json"
     extended = bool(earlier_runs(record).get("extended"))
     values = {name: value for name, (_, value) in statements.items()}
-    found = totals(values, not_counted=absent, extended=extended)
-    added = [total.model_dump() for total in found]
+    sums = totals(values, not_counted=absent, extended=extended)
+    added = [total.model_dump() for total in sums]
     for path, value in statements.values():
         if value["total"] != added:
             files.write_json(path, {**value, "total": added})
-    files.write_json(out / whole.FILE, whole.whole(sorted(statements), found))
+    files.write_json(out / whole.FILE, whole.whole(sorted(statements), sums))
     (out / "privacy.json").unlink(missing_ok=True)
 
 

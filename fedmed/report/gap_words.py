@@ -41,10 +41,10 @@ def sentences(private: Sequence[Arm], base: Arm | None) -> list[str]:
 def at_chance(arms: Sequence[Arm]) -> list[str]:
     """Groups by sex and age of which a model is not shown to know anything; no sentence if none."""
     by_arm = {_under(arm): _blind_groups(arm) for arm in arms}
-    found = [f"{under} for {listed(groups)}" for under, groups in by_arm.items() if groups]
-    if not found:
+    told = [f"{under} for {listed(groups)}" for under, groups in by_arm.items() if groups]
+    if not told:
         return []
-    return [f"Not shown to be better than chance {'; '.join(found)}: a gap says little there."]
+    return [f"Not shown to be better than chance {'; '.join(told)}: a gap says little there."]
 
 
 def _blind_groups(arm: Arm) -> list[str]:

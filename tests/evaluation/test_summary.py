@@ -165,6 +165,7 @@ def test_every_number_of_the_whole_has_an_interval_that_holds_it() -> None:
         "level": 0.95,
         "unit": "patient",
         "strata": None,  # of the two images of a patient one may be ill
+        "threshold": "fixed",
     }
     assert evaluate(rows.assign(patient_id=rows["image"]))["resampling"]["strata"] == "label"
     json.dumps(found, allow_nan=False)

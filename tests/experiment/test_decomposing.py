@@ -182,7 +182,7 @@ def test_the_report_shows_the_steps_and_ranks_no_arm_between(tmp_path: Path) -> 
     assert base is not None
     assert base.name == "none"
     assert [arm.name for arm in arms if arm.private] == ["dp-sgd"]
-    assert "keeps the most" in " ".join(answer(arms))
+    assert "dp-sgd (ε = 8 per patient)" in " ".join(answer(arms)).replace("\xa0", " ")
     assert "dp-sgd-" not in " ".join(answer(arms))
     (told,) = splits(comparison.evidence)
     assert [step["step"] for step in told["steps"]] == ["recipe", "clipping", "noise", "together"]

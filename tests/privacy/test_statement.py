@@ -12,13 +12,28 @@ from fedmed.privacy import accounting
 from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, PixelLaplace
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.step import Mechanism, gaussian, group_gaussian, laplace
-from fedmed.privacy.plans.making import ImagePlan, NoPrivacy, Plan, StackedPlan, make_plan
+from fedmed.privacy.plans.making import (
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    StackedPlan,
+    UnnoisedPlan,
+    make_plan,
+)
 from fedmed.privacy.statement.contents import Spend, check, schema, statement
 
 PLANS: dict[str, tuple[Plan, str, str]] = {
     "none": (NoPrivacy(), "none", "everyone"),
     "pixel-laplace": (ImagePlan(mechanism=PixelLaplace(2.0, 256)), "image", "nobody"),
     "dp-sgd": (gradient_plan(), "patient", "the hospital"),
+    "clipped-sgd": (
+        UnnoisedPlan(sampling=gradient_plan().sampling, clipping_norm=1.0),
+        *("none", "everyone"),
+    ),
+    "sampled-sgd": (
+        UnnoisedPlan(sampling=gradient_plan().sampling, clipping_norm=None),
+        *("none", "everyone"),
+    ),
     "local-update": (update_plan("hospital"), "hospital", "nobody"),
     "central-fixed": (update_plan("server"), "hospital", "the server"),
     "central-adaptive": (update_plan("server", adaptive=ADAPTIVE), "hospital", "the server"),

@@ -49,6 +49,10 @@ class Evaluation(Section):
     resamples: Annotated[int, Field(ge=100, le=100_000), Unit("draws")] = 2000
     """Resamples behind each interval."""
 
+    redraw_threshold: bool = False
+    """Intervals of numbers at a threshold hold its choice too: in every resample it is chosen anew,
+    on validation patients drawn again. See [evaluation.md](evaluation.md#thresholds)."""
+
     train_metrics: bool = False
     """Simulation only: the final model is also scored on the training images, as they were trained
     on. No epsilon covers these numbers; a hospital with files of its own refuses such a run. See

@@ -73,6 +73,7 @@ class ExtraSets(Step):
                     pd.concat([validation, rows], ignore_index=True),
                     resamples=resamples,
                     specificity=given.specificity,
+                    redraw_threshold=given.redraw_threshold and resamples > 0,
                     where=f"{name} images",
                 )
         return result

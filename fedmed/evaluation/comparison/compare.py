@@ -39,6 +39,7 @@ class Runs:
     notes: list[str] = field(default_factory=list)
     between: dict[str, list[str]] = field(default_factory=dict)  # arms that split an arm's cost
     primary: endpoint.Endpoint | None = None
+    redraws: bool = False  # whether thresholds are chosen anew in every resample
 
     def inputs(self) -> dict[str, str]:
         """SHA-256 of every run's predictions table, by ``ARM/seed-N``."""
@@ -77,15 +78,18 @@ def from_directory(
     baseline: str | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    redraw_threshold: bool = False,
     progress: Progress | None = None,
 ) -> Json:
     """Compare the finished runs of a comparison's directory; others are named in `notes`.
 
     Without `baseline` it is the federated arm without privacy, else the pooled one, else the first
-    arm. Raises UserError where the directory is absent or holds no finished run, for an unknown
-    baseline, and where runs have different test images.
+    arm. With `redraw_threshold`, or where the experiment says so, thresholds are chosen anew in
+    every resample. Raises UserError where the directory is absent or holds no finished run, for an
+    unknown baseline, and where runs have different test images.
     """
     runs = find(out)
+    runs.redraws = runs.redraws or redraw_threshold
     return _compared(out, runs, baseline, resamples, seed, progress)
 
 
@@ -128,7 +132,7 @@ def find(out: Path) -> Runs:
     found.sort(key=lambda run: (order.index(run[0]) if run[0] in order else len(order), *run[:2]))
     named = about.get("primary")
     primary = None if named is None else endpoint.read(named, str(out / "experiment.json"))
-    runs = Runs(between=_between(about), primary=primary)
+    runs = Runs(between=_between(about), primary=primary, redraws=_redraws(about))
     histograms = 0
     for arm, number, folder in found:
         result = _object(folder / "result.json")
@@ -171,6 +175,12 @@ def _between(about: Json) -> dict[str, list[str]]:
     }
 
 
+def _redraws(about: Json) -> bool:
+    """Whether ``experiment.json`` asks for thresholds that are chosen anew."""
+    base = about.get("base")
+    return isinstance(base, dict) and base.get("evaluation.redraw-threshold") is True
+
+
 def _compared(
     out: Path,
     runs: Runs,
@@ -202,6 +212,7 @@ def _compared(
         schemes=runs.schemes(),
         between=runs.between,
         primary=runs.primary,
+        redraw_threshold=runs.redraws,
         resamples=resamples,
         seed=seed,
         progress=progress,
@@ -234,6 +245,7 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "schemes": runs.schemes(),
         "between": runs.between,
         "primary": None if runs.primary is None else runs.primary.to_dict(),
+        "redraws": runs.redraws,
         "baseline": _baseline(runs.results)[0],
         "resamples": resamples,
         "seed": seed,

@@ -58,18 +58,19 @@ def compare(
     primary: Endpoint | None = None,
     resamples: int = RESAMPLES,
     seed: int = SEED,
+    redraw_threshold: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Json:
     """Compare the runs of several arms on one set of test images, ready for JSON.
 
     `tables` holds a predictions table per arm and seed. Every run keeps the threshold of its own
-    validation rows; all see the same resamples of patients. `epsilons` by arm (None: no guarantee)
-    and `units` (whose data an epsilon protects) serve the correlation with gaps, within a unit.
-    `schemes` by arm says which arms are compared within hospitals (:func:`_headlines`), `between`
-    which ones split an arm's cost (:func:`splitting.split`), `primary` which change was named
-    beforehand. The result does not depend on `threads` (None: all cores). `progress` is told the
-    share that is done.
+    validation rows, or with `redraw_threshold` chooses it anew in every resample; all see the same
+    resamples of patients. `epsilons` by arm (None: no guarantee) and `units` (whose data an epsilon
+    protects) serve the correlation with gaps, within a unit. `schemes` by arm says which arms are
+    compared within hospitals (:func:`_headlines`), `between` which split an arm's cost
+    (:func:`splitting.split`), `primary` which change was named beforehand. The result does not
+    depend on `threads` (None: all cores). `progress` is told the share that is done.
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -79,7 +80,7 @@ def compare(
     paired = pair(tables)
     by_target = panels(
         paired.tests,
-        paired.columns,
+        paired.redrawn(resamples, seed) if redraw_threshold else paired.columns,
         resamples=resamples,
         seed=seed,
         threads=threads,
@@ -88,14 +89,7 @@ def compare(
     panel = _panel(by_target, paired)
     headlines = _headlines(panel, paired, baseline, schemes or {}, between or {})
     by_arm, found = _estimated(panel, paired, baseline, headlines)
-    family = _adjusted(found)
-    notes = [*paired.notes, *_common_seeds(paired, baseline)]
-    if len(by_target) == 1:
-        notes += _put_delong(found, paired, baseline, by_target[next(iter(by_target))])
-    else:
-        _put_targets(by_arm, paired, by_target)
-    told = correlations.by_target(by_target, paired.runs, baseline)
-    told += correlations.epsilon_and_gap(by_arm, epsilons, units or {})
+    notes = [*paired.notes, *_put_labels(found, by_arm, paired, baseline, by_target)]
     return {
         "baseline": baseline,
         "arms": list(paired.runs),
@@ -103,15 +97,34 @@ def compare(
         "resamples": resamples,
         "method": "bca",
         "unit": "patient",
+        "threshold": "redrawn" if redraw_threshold else "fixed",
         **_counted(by_target),
         "by_arm": by_arm,
         "differences": found,
-        "family": family,
+        "family": _adjusted(found),
         "primary": judged(primary, found),
         "splits": split(panel, paired, baseline, between or {}, headlines),
-        "correlations": told,
+        "correlations": [
+            *correlations.by_target(by_target, paired.runs, baseline),
+            *correlations.epsilon_and_gap(by_arm, epsilons, units or {}),
+        ],
         "notes": [*notes, *_left_out(panel)],
     }
+
+
+def _put_labels(
+    found: list[Json],
+    by_arm: Mapping[str, Json],
+    paired: Paired,
+    baseline: str,
+    by_target: Mapping[str, SinglePanel],
+) -> list[str]:
+    """Put what one label has (DeLong's p) or several have (each one's AUROC); returns notes."""
+    notes = _common_seeds(paired, baseline)
+    if len(by_target) == 1:
+        return notes + _put_delong(found, paired, baseline, next(iter(by_target.values())))
+    _put_targets(by_arm, paired, by_target)
+    return notes
 
 
 def _counted(by_target: Mapping[str, SinglePanel]) -> Json:

@@ -47,7 +47,9 @@ def interval(
     why, where all samples lie on one side of the value or the shift runs off the distribution.
     Resamples in which the quantity is not defined are left out; no interval where the value is NaN,
     where half of the resamples or more are, or where there are too few. A rate or AUROC of few
-    events, or a sum of such, has the interval of :mod:`terms` instead.
+    events, or a sum of such, has the interval of :mod:`terms` instead. What is not smooth has plain
+    percentiles: BCa's acceleration would leave the choice of the threshold out, and covered less in
+    simulations.
     """
     value, samples = float(quantity.values[column]), quantity.samples[:, column]
     if math.isnan(value):
@@ -62,7 +64,9 @@ def interval(
         return Interval(low=value - down, high=value + up, method="few events")
     tails = (tail, 1.0 - tail)
     note: str | None = None
-    if method == "bca":
+    if method == "bca" and not quantity.smooth:
+        method, note = "percentile", "percentile: the threshold is chosen anew in every resample"
+    elif method == "bca":
         influence = quantity.influence[:, column]
         wider = float(ndtr(stdtrit(freedom(influence), tail)))
         shifted = _bca_tails(value, defined, influence, wider)
@@ -193,7 +197,14 @@ def training_variance(quantity: Quantity) -> float | None:
 
 
 def standard_error(quantity: Quantity, *, column: int = 0) -> float | None:
-    """Clustered, stratified standard error from the influence values; None where it is NaN."""
+    """Clustered, stratified standard error from the influence values; None where it is NaN.
+
+    Of what is not smooth, the standard deviation of its resamples.
+    """
+    if not quantity.smooth:
+        samples = quantity.samples[:, column]
+        defined = samples[~np.isnan(samples)]
+        return float(defined.std(ddof=1)) if defined.size >= MINIMUM else None
     error = math.sqrt(float(np.sum(quantity.influence[:, column] ** 2)))
     return error if math.isfinite(error) else None
 

@@ -23,7 +23,9 @@ class Quantity:
     derivative by a patient's weight, centred within each stratum of the resampling, so that a
     resample with patient counts w is about values + (w - 1) @ influence, and the root of the sum of
     squares is its standard error (infinitesimal jackknife, Efron 1982). `terms` are the rates and
-    AUROCs that it is the sum of, where it is one.
+    AUROCs that it is the sum of, where it is one. `smooth` is False where a threshold that is
+    chosen anew moves it: a patient's change is then no derivative, and resamples alone say how it
+    varies.
     """
 
     columns: tuple[str, ...]
@@ -31,6 +33,7 @@ class Quantity:
     samples: Floats
     derivative: Callable[[], Floats]
     terms: Terms = ()
+    smooth: bool = True
 
     @cached_property
     def influence(self) -> Floats:
@@ -48,6 +51,7 @@ class Quantity:
             self.samples - other.samples,
             lambda: self.influence - other.influence,
             _sum([(1.0, self), (-1.0, other)]),
+            self.smooth and other.smooth,
         )
 
     def select(self, names: Sequence[str]) -> Quantity:
@@ -62,6 +66,7 @@ class Quantity:
             self.samples[:, chosen],
             lambda: self.influence[:, chosen],
             tuple((factor, term.select(chosen)) for factor, term in self.terms),
+            self.smooth,
         )
 
     def mean(self, name: str = "mean") -> Quantity:
@@ -72,6 +77,7 @@ class Quantity:
             self.samples.mean(axis=1, keepdims=True),
             lambda: self.influence.mean(axis=1, keepdims=True),
             tuple((factor, term.mean()) for factor, term in self.terms),
+            self.smooth,
         )
 
 
@@ -86,6 +92,7 @@ def average(quantities: Sequence[Quantity]) -> Quantity:
         np.mean([q.samples for q in quantities], axis=0),
         lambda: np.mean([q.influence for q in quantities], axis=0),
         _sum([(1.0 / len(quantities), quantity) for quantity in quantities]),
+        all(quantity.smooth for quantity in quantities),
     )
 
 
@@ -137,4 +144,10 @@ def _extreme(quantities: Sequence[Quantity], sign: float) -> Quantity:
     def influence() -> Floats:
         return np.stack([q.influence for q in quantities])[where, :, columns].T
 
-    return Quantity(quantities[0].columns, sign * values.max(axis=0), sign * samples, influence)
+    return Quantity(
+        quantities[0].columns,
+        sign * values.max(axis=0),
+        sign * samples,
+        influence,
+        smooth=all(quantity.smooth for quantity in quantities),
+    )

@@ -7,10 +7,11 @@
 
 A column is one score per image: one arm and seed. All columns see the same resamples of patients,
 so any difference of quantities is paired, resample by resample. Thresholds are chosen beforehand
-(on validation rows) and stay fixed in each resample: intervals are those of the rates at that
-threshold, not of choosing it again. Resamples keep the number of patients with and without
-disease: what depends on prevalence (accuracy, PPV, NPV, selection rate, average precision) is
-measured at the prevalence of the test images, and its interval is not that of another prevalence.
+(on validation rows) and stay fixed in each resample, unless a column has redrawn ones: intervals
+are those of the rates at that threshold, not of choosing it again. Resamples keep the number of
+patients with and without disease: what depends on prevalence (accuracy, PPV, NPV, selection rate,
+average precision) is measured at the prevalence of the test images, and its interval is not that of
+another prevalence.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from fedmed.evaluation.intervals.resampling import (
     part_of,
 )
 from fedmed.evaluation.intervals.terms import Terms
-from fedmed.evaluation.measuring import large, tallies
+from fedmed.evaluation.measuring import large, redrawing, tallies
 from fedmed.evaluation.measuring.batch import ROW, STATISTICS, Batch, Partition
 from fedmed.evaluation.measuring.ranking import falling, ratio
 from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, OF_OTHERS, SHARES, Counts, of_kind
@@ -75,13 +76,15 @@ class Column:
     """Scores [n] (0 to 1) of one model, and its thresholds (score >= threshold is positive).
 
     Metrics that need an absent threshold are NaN. `specificity_threshold` serves the metrics that
-    end in ``_at_specificity``.
+    end in ``_at_specificity``. `redrawn` has both for each resample, where they are not held fixed
+    (:mod:`redrawing`).
     """
 
     name: str
     scores: npt.ArrayLike
     threshold: float | None = None
     specificity_threshold: float | None = None
+    redrawn: tallies.Redrawn | None = None
 
 
 @dataclass(frozen=True)
@@ -123,15 +126,21 @@ class Measured:
         values, images = self._values(metric, attribute, index, others=others)
         influence = cache(partial(self._influence, metric, chosen))
         place = (metric, attribute, group, others)
+        smooth = not (self._redrawn and metric in _CALLS)
         terms: Terms = ()
-        if np.isnan(values[:, 0]).any():
+        if np.isnan(values[:, 0]).any() or not smooth:
             pass
         elif images is not None:
             terms = ((1.0, self._rate(place, chosen, values, images, influence)),)
         elif metric == "auroc":
             terms = ((1.0, self._area(place, chosen, values, influence)),)
         samples = np.ascontiguousarray(values[:, 1:].T)
-        return Quantity(self.columns, values[:, 0].copy(), samples, influence, terms)
+        return Quantity(self.columns, values[:, 0].copy(), samples, influence, terms, smooth=smooth)
+
+    @property
+    def _redrawn(self) -> bool:
+        """Whether any column's threshold is chosen anew in each resample."""
+        return any(column.redrawn is not None for column in self.scored)
 
     def _rate(
         self,
@@ -257,7 +266,8 @@ def measure(
     for done, chosen in enumerate(batches):
         batch = _batch(truth, design, scored[chosen], partitions, metrics)
         told = part_of(progress, done, len(batches))
-        _resample(batch, design, _filling(kept, batch, chosen), resamples, seed, threads, told)
+        work = _filling(kept, batch, chosen, truth, design.patient)
+        _resample(batch, design, work, resamples, seed, threads, told)
     by_name = {partition.attribute: partition for partition in partitions}
     return Measured(
         columns=tuple(names),
@@ -315,11 +325,15 @@ def _at_once(columns: int, cells: int) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, columns, size))
 
 
-def _filling(kept: Sequence[Floats], batch: Batch, chosen: slice) -> Callable[[slice, Any], None]:
+def _filling(
+    kept: Sequence[Floats], batch: Batch, chosen: slice, labels: Integers, patient: Integers
+) -> Callable[[slice, Any], None]:
     """What puts the statistics of some resamples and of the ``chosen`` columns in their place."""
 
     def work(where: slice, weights: Any) -> None:
-        for store, statistics in zip(kept, batch.statistics(weights), strict=True):
+        each = batch.statistics(weights)
+        redrawing.replace_calls(each, batch, labels, patient, where, weights)
+        for store, statistics in zip(kept, each, strict=True):
             store[:, :, chosen, where.start + 1 : where.stop + 1] = statistics
 
     return work
@@ -353,7 +367,7 @@ def _scored(column: Column, labels: Integers) -> tallies.Scored:
     thresholds = (column.threshold, column.specificity_threshold)
     called = [None if t is None else (scores >= t).astype(np.float64) for t in thresholds]
     both = (called[0], called[1])
-    return tallies.Scored(column.name, scores, logit(scores), both, falling(scores))
+    return tallies.Scored(column.name, scores, logit(scores), both, falling(scores), column.redrawn)
 
 
 def _partition(attribute: str, codes: npt.ArrayLike) -> Partition:

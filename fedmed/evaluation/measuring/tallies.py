@@ -32,10 +32,22 @@ ROWS: Final = FIT.stop
 
 
 @dataclass(frozen=True)
+class Redrawn:
+    """A threshold per resample [resamples]: Youden's, and the one at a specificity; NaN for none.
+
+    An entry is None where the full validation sample has no such threshold either.
+    """
+
+    youden: Floats | None
+    at_specificity: Floats | None
+
+
+@dataclass(frozen=True)
 class Scored:
     """One column: scores [n], logits [n], and the images called positive [n] per threshold.
 
-    `order` [n]: the images by falling score.
+    `order` [n]: the images by falling score. `redrawn`: a threshold for each resample, in the place
+    of one for all.
     """
 
     name: str
@@ -43,6 +55,7 @@ class Scored:
     logits: Floats
     called: tuple[Floats | None, Floats | None]
     order: Integers
+    redrawn: Redrawn | None = None
 
     @cached_property
     def digest(self) -> str:

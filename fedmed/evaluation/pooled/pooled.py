@@ -32,6 +32,7 @@ from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec
 
 LEVEL: Final = 0.95
 VAL, TEST = 0, 1
+_NOISED: Final = "counts and rates hold the hospitals' noise; so do their intervals"
 Json = dict[str, Any]
 
 
@@ -76,21 +77,13 @@ def evaluate_histograms(
     sample = drawn_measures(
         test, at, deviation=deviation, clustering=pooled.clustering, resamples=resamples
     )
-    own = {
-        name: reach[0]
-        for name, reach in reaches(
-            test[None], at, deviation=deviation, clustering=pooled.clustering
-        ).items()
-    }
+    own = _of_all(reaches(test[None], at, deviation=deviation, clustering=pooled.clustering))
     overall = _overall(test, sample, own, level, enough=enough)
     rates, intervals = _rates(test, at, sample, own, level, enough=enough)
     rows, gaps = _by_attribute(pooled, at, resamples, level)
     within, within_interval = _within(pooled, rows["hospital"], resamples, level)
-    left_out = _left_out(rows["hospital"])
     notes = [] if enough else [_why_none("test", floor)]
-    notes += left_out
-    if deviation:
-        notes.append("counts and rates hold the hospitals' noise; so do their intervals")
+    notes += _left_out(rows["hospital"]) + ([_NOISED] if deviation else [])
     result: Json = {
         "source": "histograms",
         "n_test": _whole(test.sum()),
@@ -124,6 +117,11 @@ def evaluate_histograms(
     }
     clean: Json = without_nan(result)
     return clean
+
+
+def _of_all(groups: Mapping[str, Array]) -> dict[str, Array]:
+    """The first group's, where all images are one group."""
+    return {name: each[0] for name, each in groups.items()}
 
 
 def _overall(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from fedmed.base.errors import UserError
 from fedmed.evaluation.measuring.measures import Column
+from fedmed.evaluation.measuring.redrawing import redraw
 from fedmed.evaluation.tables import foreign
 from fedmed.evaluation.thresholds import choose
 
@@ -30,6 +31,19 @@ class Paired:
     columns: dict[str, list[Column]]
     runs: dict[str, dict[int, str]]  # arm -> seed -> name of its column
     notes: list[str]
+    validation: dict[str, dict[str, pd.DataFrame]]  # target -> column -> rows that chose thresholds
+
+    def redrawn(self, resamples: int, seed: int) -> dict[str, list[Column]]:
+        """The columns with a threshold for each resample: see ``redrawing.redraw``."""
+        return {
+            target: [self._redrawn(target, column, resamples, seed) for column in columns]
+            for target, columns in self.columns.items()
+        }
+
+    def _redrawn(self, target: str, column: Column, resamples: int, seed: int) -> Column:
+        rows = self.validation[target][column.name]
+        anew = redraw(rows, choose(rows), resamples=resamples, seed=seed)
+        return replace(column, redrawn=anew)
 
 
 def pair(tables: Tables) -> Paired:
@@ -86,7 +100,17 @@ def pair(tables: Tables) -> Paired:
                     specificity_threshold=chosen.at_specificity,
                 )
             )
-    return Paired(tests=tests, columns=columns, runs=runs, notes=list(dict.fromkeys(notes)))
+    return Paired(tests, columns, runs, list(dict.fromkeys(notes)), _validation(parts, reference))
+
+
+def _validation(
+    parts: Mapping[str, Mapping[str, pd.DataFrame]], targets: Iterable[str]
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """Validation rows by target and run."""
+    return {
+        target: {name: part[target][part[target]["split"] == "val"] for name, part in parts.items()}
+        for target in targets
+    }
 
 
 def _parts(clean: pd.DataFrame, name: str) -> dict[str, pd.DataFrame]:

@@ -80,7 +80,7 @@ def _arm(arm: Arm, change: Estimate, p: float | None) -> Json:
 
 
 def _groups(arms: Sequence[Arm]) -> Table:
-    found = [
+    rows = [
         (attribute, group, arm, group.metrics.get("auroc", Estimate()))
         for attribute in groups.attributes(arms)
         for arm in arms
@@ -99,7 +99,7 @@ def _groups(arms: Sequence[Arm]) -> Table:
                 arm.name,
                 _told(auroc) if auroc.value is not None else str(group.note or fixed(None)),
             )
-            for attribute, group, arm, auroc in found
+            for attribute, group, arm, auroc in rows
         ],
         data=pd.DataFrame(
             [
@@ -112,7 +112,7 @@ def _groups(arms: Sequence[Arm]) -> Table:
                     **_numbers("auroc", auroc),
                     "note": group.note,
                 }
-                for attribute, group, arm, auroc in found
+                for attribute, group, arm, auroc in rows
             ]
         ),
     )
@@ -120,7 +120,7 @@ def _groups(arms: Sequence[Arm]) -> Table:
 
 def _gaps(arms: Sequence[Arm]) -> Table:
     base = reference(list(arms))
-    found = [
+    changes = [
         (attribute, quantity, one)
         for attribute in groups.attributes(arms)
         for quantity in HEADLINE
@@ -146,7 +146,7 @@ def _gaps(arms: Sequence[Arm]) -> Table:
                 _told(one.change, sign=True),
                 p_value(one.p_holm),
             )
-            for attribute, quantity, one in found
+            for attribute, quantity, one in changes
         ],
         data=pd.DataFrame(
             [
@@ -161,7 +161,7 @@ def _gaps(arms: Sequence[Arm]) -> Table:
                     "p": one.p,
                     "p_holm": one.p_holm,
                 }
-                for attribute, quantity, one in found
+                for attribute, quantity, one in changes
             ]
         ),
     )
