@@ -53,18 +53,11 @@ def apart(auroc: float, spread: float) -> float:
     return float(norm.ppf(auroc)) * float(np.hypot(1.0, spread))
 
 
-def scored(latent: Floats, distance: float, spread: float) -> Floats:
-    """Probability of disease of binormal scores at one ill in ``1 + HEALTHY``: calibrated."""
-    ill, healthy = norm.pdf(latent, distance, spread), HEALTHY * norm.pdf(latent)
-    return np.clip(ill / (ill + healthy), 1e-12, 1.0 - 1e-12)
-
-
-def drawn(
-    generator: np.random.Generator, labels: npt.NDArray[np.int64], distance: float, spread: float
-) -> Floats:
-    """Calibrated scores of images with these labels."""
-    latent = generator.normal(size=labels.size)
-    return scored(np.where(labels == 1, distance + spread * latent, latent), distance, spread)
+def drawn(generator: np.random.Generator, labels: npt.NDArray[np.int64], distance: float) -> Floats:
+    """Calibrated scores of images with these labels, one ill to HEALTHY healthy ones."""
+    latent = generator.normal(size=labels.size) + distance * labels
+    odds = np.exp(distance * (latent - distance / 2.0)) / HEALTHY
+    return np.clip(odds / (1.0 + odds), 1e-12, 1.0 - 1e-12)
 
 
 def measured(
@@ -116,8 +109,9 @@ def area(
 ) -> Held:
     """The AUROC of so many ill patients."""
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
-    scores = drawn(generator, labels, apart(auroc, spread), spread)
-    sample = measured(labels, scores, resamples, metrics=("auroc",))
+    latent = generator.normal(size=labels.size)
+    latent = np.where(labels == 1, apart(auroc, spread) + spread * latent, latent)
+    sample = measured(labels, norm.cdf(latent - 1.0), resamples, metrics=("auroc",))
     yield "AUROC", holds(estimate(sample.quantity("auroc")), auroc)
 
 
@@ -129,7 +123,7 @@ def truths(distance: float, threshold: float) -> dict[str, float]:
     """Values of every metric in as good as endless images."""
     generator = np.random.default_rng(1)
     labels = (np.arange(PRECISION_TRUTH) % (1 + HEALTHY) == 0).astype(np.int64)
-    scores = drawn(generator, labels, distance, 1.0)
+    scores = drawn(generator, labels, distance)
     sample = measured(labels, scores, 0, threshold=threshold)
     return {name: float(sample.quantity(name).values[0]) for name in ALL}
 
@@ -143,9 +137,7 @@ def metrics(
     distance, threshold = apart(0.85, 1.0), 0.3
     truth = truths(distance, threshold)
     labels = np.r_[np.ones(ill), np.zeros(HEALTHY * ill)].astype(np.int64)
-    sample = measured(
-        labels, drawn(generator, labels, distance, 1.0), resamples, threshold=threshold
-    )
+    sample = measured(labels, drawn(generator, labels, distance), resamples, threshold=threshold)
     for name in ALL:
         yield name, holds(estimate(sample.quantity(name)), truth[name])
 
