@@ -114,6 +114,8 @@ def difference(told: Difference, family: int, *, tested: bool = False) -> str:
         text += f", 95{_SPACE}% interval {interval(*told.change.outer, sign=True)}"
     if tested or told.distinguishable != told.change.excludes_zero:
         text += holm(told, family)
+    if told.change.excludes_zero and not told.distinguishable and told.p is not None:
+        return f"{text}, {p_value(told.p)} alone: not shown once all comparisons are counted"
     if told.distinguishable or told.change.excludes_zero:
         return text
     text += ", not distinguishable from no change"

@@ -60,6 +60,10 @@ def statement(arm: Arm) -> dict[str, Any]:
         "released": told.get("released") or [],
         "not_covered": told.get("not_covered") or [],
         "total": [_line(total) for total in told.get("total") or []],
+        "unbounded": any(
+            total.get("not_bounded_by") or total.get("not_counted")
+            for total in told.get("total") or []
+        ),
         "recorded": bool(told),
         "overrun": overrun,
     }

@@ -203,6 +203,8 @@ def _policy(wish: Wish) -> str:
         f"arms = {json.dumps(list(wish.arms))}",
         f"minimum-cohort = {wish.minimum_cohort}",
         f"{size}  # a size that everybody may know: rates and noise rest on it",
+        'evaluation = "shared"  # or "refuse": noised histograms of evaluation patients may leave,',
+        "# charged to the same limit",
     ]
     return "\n".join([*lines, *([f'apps = ["{app}"]  # SHA-256'] if app else []), ""])
 

@@ -94,8 +94,8 @@ def test_an_interval_without_zero_is_never_called_no_change(
     loss = difference(-0.03, -0.058, -0.002, p=0.03, p_holm=0.3, minimum_detectable=0.04)
     (_, costs, _) = told(make_runs, tmp_path, {"auroc": loss})
     assert (
-        f"(−0.030, 95{SPACE}% interval −0.058 to −0.002, p 0.30 after Holm over 11 comparisons)"
-        in costs
+        f"(−0.030, 95{SPACE}% interval −0.058 to −0.002, p 0.30 after Holm over 11 "
+        "comparisons, 0.03 alone: not shown once all comparisons are counted)" in costs
     )
     assert "distinguishable" not in costs
 

@@ -11,11 +11,15 @@ from fedmed.evaluation.group_gaps import GAPS, HEADLINE
 from fedmed.privacy.statement.meaning import MOST
 from fedmed.report import groups, people
 from fedmed.report.arms import Arm, reference
-from fedmed.report.evidence import Estimate
+from fedmed.report.evidence import Difference, Estimate
 from fedmed.report.reading import Json
 from fedmed.report.words import fixed, guarantee, interval, p_value, signed, thousands
 
 _NO_PROTECTION = "no meaningful protection"
+_OTHER_SCHEME = (
+    "The change of an arm that trains by another scheme is of the mean AUROC within hospitals: "
+    "scores of different models are not on one scale."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,30 +41,37 @@ def tables(arms: Sequence[Arm]) -> list[Table]:
 
 def _arms(arms: Sequence[Arm]) -> Table:
     base = reference(list(arms))
-    told = [(arm, _change(arm, base), _holm(arm)) for arm in arms]
+    told = [(arm, _change(arm, base), _paired(arm)) for arm in arms]
     weak = any(arm.weak for arm in arms)
+    other = any(paired is not None and paired.quantity != "auroc" for _, _, paired in told)
     return Table(
         name="arms",
         caption="Test AUROC of each arm and its privacy guarantee.",
         note="Intervals are 95 % over test patients; of several seeds the mean is shown."
+        + (f" {_OTHER_SCHEME}" if other else "")
         + (f" {_NO_PROTECTION.capitalize()}: an epsilon above {MOST:g}, or none." if weak else ""),
-        columns=("Arm", "Guarantee", "Trusted", "AUROC", "Change", "p (Holm)"),
+        columns=(
+            *("Arm", "Guarantee", "Trusted", "AUROC", "AUROC within hospitals"),
+            *("Change", "p", "p (Holm)"),
+        ),
         rows=[
             (
                 arm.name,
                 guarantee(arm) + (f" ({_NO_PROTECTION})" if arm.weak else ""),
                 arm.trust,
                 _told(arm.estimate),
+                _told(_within(arm)),
                 _told(change, sign=True),
-                p_value(p),
+                p_value(None if paired is None else paired.p),
+                p_value(None if paired is None else paired.p_holm),
             )
-            for arm, change, p in told
+            for arm, change, paired in told
         ],
-        data=pd.DataFrame([_arm(arm, change, p) for arm, change, p in told]),
+        data=pd.DataFrame([_arm(arm, change, paired) for arm, change, paired in told]),
     )
 
 
-def _arm(arm: Arm, change: Estimate, p: float | None) -> Json:
+def _arm(arm: Arm, change: Estimate, paired: Difference | None) -> Json:
     """An arm's line, unrounded."""
     return {
         "arm": arm.name,
@@ -74,8 +85,11 @@ def _arm(arm: Arm, change: Estimate, p: float | None) -> Json:
         "trusted": arm.trust,
         "seeds": len(arm.runs),
         **_numbers("auroc", arm.estimate),
+        **_numbers("within_hospital_auroc", _within(arm)),
+        "compared_by": None if paired is None else paired.quantity,
         **_numbers("change", change),
-        "p_holm": p,
+        "p": None if paired is None else paired.p,
+        "p_holm": None if paired is None else paired.p_holm,
     }
 
 
@@ -171,13 +185,21 @@ def _change(arm: Arm, base: Arm | None) -> Estimate:
     """An arm's AUROC minus the reference's; without a paired comparison no interval."""
     if base is None or arm is base or arm.auroc is None or base.auroc is None:
         return Estimate()
-    paired = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
+    paired = _paired(arm)
     return paired.change if paired is not None else Estimate(value=arm.auroc - base.auroc)
 
 
-def _holm(arm: Arm) -> float | None:
-    paired = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
-    return None if paired is None else paired.p_holm
+def _paired(arm: Arm) -> Difference | None:
+    """The difference that an arm is compared by: within hospitals where its scheme is another."""
+    return arm.evidence.headline(arm.name) if arm.evidence else None
+
+
+def _within(arm: Arm) -> Estimate:
+    """The mean AUROC within hospitals."""
+    told = None
+    if arm.evidence is not None:
+        told = arm.evidence.estimate(arm.name, "metrics", "within_hospital_auroc")
+    return told or Estimate()
 
 
 def _numbers(name: str, one: Estimate) -> Json:
