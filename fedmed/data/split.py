@@ -178,9 +178,10 @@ def _check_classes(table: pd.DataFrame, data: Data, where: str) -> None:
     for split in SPLITS:
         here = table[table["split"] == split]
         if here["label"].nunique() < 2:
+            more = "" if data.split == "patient" else ', or set data.split = "patient"'
             raise UserError(
-                f"{where}: split '{split}' has no image of one class; give more patients, change "
-                'data.test-fraction or data.validation-fraction, or set data.split = "patient"'
+                f"{where}: split '{split}' has no image of one class; give more patients, or "
+                f"change data.seed, data.test-fraction or data.validation-fraction{more}"
             )
         if here["patient_id"].nunique() < 2:
             raise UserError(

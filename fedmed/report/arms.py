@@ -77,12 +77,12 @@ class Arm:
     @property
     def private(self) -> bool:
         """Whether noise or another treatment entered, with or without a claim."""
-        return self.kind != "none" and not self.control
+        return not (self.plain or self.control)
 
     @property
     def plain(self) -> bool:
         """Whether it trains without any treatment."""
-        return self.kind == "none"
+        return self.kind in ARMS and ARMS[self.kind].plan == "none"
 
     @property
     def control(self) -> bool:

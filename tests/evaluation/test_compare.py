@@ -1,5 +1,6 @@
 """Comparing a run directory: which runs count, which arm is the baseline, when work is skipped."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -189,3 +190,15 @@ def test_a_damaged_comparison_is_made_again(out: Path, content: str) -> None:
     compare.write(out, resamples=50)
     assert read(out)["baseline"] == "none"
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_an_arm_without_treatment_is_a_baseline_whatever_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sabotage: the name alone, and another arm that treats nothing counts as a private one."""
+    plain = dataclasses.replace(compare.ARMS["none"], name="plain")
+    monkeypatch.setattr(compare, "ARMS", {**compare.ARMS, "plain": plain})
+    runs = {
+        arm: {0: {"arm": arm, "scheme": "federated"}} for arm in ("dp-sgd", "clipped-sgd", "plain")
+    }
+    assert compare._baseline(runs) == ("plain", [])

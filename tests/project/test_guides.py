@@ -15,9 +15,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 READING = (ROOT / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
 COUNTS = {"six": 6, "seven": 7, "eight": 8, "nine": 9}
 TERMS = (
-    *("AUROC", "Chance", "Interval", "Sensitivity and specificity", "Differential privacy"),
-    *("Unit of privacy", "Epsilon (ε)", "Delta (δ)", "Who is trusted"),
-    *("Epsilon of the whole study", "Ledger", "Fairness gap", "Detectable change"),
+    *("AUROC", "Chance", "Interval", "Within-hospital AUROC", "Sensitivity and specificity"),
+    *("Differential privacy", "Unit of privacy", "Epsilon (ε)", "Neighbouring relation"),
+    *("Delta (δ)", "Who is trusted", "Epsilon of the whole study", "Ledger", "Fairness gap"),
+    *("Primary endpoint", "Detectable change"),
     *("Groups that were not compared", "Many comparisons"),
 )
 
@@ -61,7 +62,7 @@ def terms(text: str) -> list[str]:
 def test_every_term_of_a_report_is_explained_once_on_two_pages() -> None:
     def once(text: str) -> None:
         assert terms(text) == list(TERMS)
-        assert len(text.split()) <= 1300
+        assert len(text.split()) <= 1500
 
     once(READING)
     goes_red(once, READING.replace("**Delta (δ).**", "Delta."))

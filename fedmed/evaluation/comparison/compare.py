@@ -16,6 +16,7 @@ from fedmed import __version__
 from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import is_folder
+from fedmed.config.arms import ARMS
 from fedmed.evaluation.comparison import endpoint
 from fedmed.evaluation.comparison.comparison import compare
 from fedmed.evaluation.comparison.splitting import STEPS
@@ -227,11 +228,17 @@ def _baseline(results: Mapping[str, Mapping[int, Json]]) -> tuple[str, list[str]
     kinds = {arm: next(iter(by_seed.values())) for arm, by_seed in results.items()}
     for scheme in ("federated", "pooled"):
         for arm, result in kinds.items():
-            if result.get("arm") == "none" and result.get("scheme") == scheme:
+            if _untreated(result) and result.get("scheme") == scheme:
                 note = f"there is no federated arm without privacy: {arm} is the baseline"
                 return arm, [] if scheme == "federated" else [note]
     first = next(iter(kinds))
     return first, [f"there is no arm without privacy: {first}, the first one, is the baseline"]
+
+
+def _untreated(result: Json) -> bool:
+    """Whether a run's arm trains without any treatment."""
+    arm = ARMS.get(str(result.get("arm")))
+    return arm is not None and arm.plan == "none"
 
 
 def _made_from(runs: Runs, resamples: int, seed: int) -> Json:

@@ -93,11 +93,7 @@ def compare(
     return {
         "baseline": baseline,
         "arms": list(paired.runs),
-        "level": LEVEL,
-        "resamples": resamples,
-        "method": "bca",
-        "unit": "patient",
-        "threshold": "redrawn" if redraw_threshold else "fixed",
+        **_method(resamples, redrawn=redraw_threshold),
         **_counted(by_target),
         "by_arm": by_arm,
         "differences": found,
@@ -125,6 +121,17 @@ def _put_labels(
         return notes + _put_delong(found, paired, baseline, next(iter(by_target.values())))
     _put_targets(by_arm, paired, by_target)
     return notes
+
+
+def _method(resamples: int, *, redrawn: bool) -> Json:
+    """How the intervals were made."""
+    return {
+        "level": LEVEL,
+        "resamples": resamples,
+        "method": "bca",
+        "unit": "patient",
+        "threshold": "redrawn" if redrawn else "fixed",
+    }
 
 
 def _counted(by_target: Mapping[str, SinglePanel]) -> Json:
