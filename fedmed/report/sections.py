@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from fedmed.evaluation.group_gaps import GAPS, HEADLINE
-from fedmed.evaluation.metrics import METRICS, shown
+from fedmed.evaluation.metrics import METRICS, Metric, shown
 from fedmed.report import groups, people, words
 from fedmed.report.arms import Arm
 from fedmed.report.evidence import Estimate, Evidence, estimate
@@ -74,7 +74,8 @@ def row(arm: Arm, arms: Sequence[Arm], base: Arm | None) -> dict[str, Any]:
         else None,
         "change": change,
         "changed": changed,
-        "measures": [arm.measure(key) for key in shown("summary")],
+        "measures": [arm.measure(metric.name) for metric in _beside()],
+        "under": [(metric.title, arm.measure(metric.name)) for metric in _under()],
         "strip": (
             place(arm.low),
             place(arm.auroc),
@@ -111,10 +112,20 @@ def splits(evidence: Evidence | None) -> list[Json]:
     return told
 
 
+def _beside() -> list[Metric]:
+    """The metrics with a column of their own in the table of arms."""
+    return [metric for metric in shown("summary").values() if metric.thresholds]
+
+
+def _under() -> list[Metric]:
+    """The other ones of the summary, which stand below the AUROC."""
+    return [metric for metric in shown("summary").values() if not metric.thresholds]
+
+
 def headings() -> dict[str, Any]:
     """Titles of the metrics in the table of arms, and the gaps in the tables of gaps."""
-    beside = list(shown("summary").values())
-    taken = words.listed([metric.title for metric in beside if metric.thresholds])
+    beside = _beside()
+    taken = words.listed([metric.title for metric in beside])
     return {
         "beside": [metric.heading for metric in beside],
         "taken": taken[0].upper() + taken[1:],
