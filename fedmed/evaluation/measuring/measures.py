@@ -175,7 +175,7 @@ class Measured:
             place,
             tuple(column.digest for column in self.scored),
             values[:, 0].copy(),
-            cache(lambda: (np.unique(patients[ill]).size, np.unique(patients[~ill]).size)),
+            cache(lambda: (_different(patients[ill]), _different(patients[~ill]))),
             influence,
         )
 
@@ -281,6 +281,11 @@ def measure(
         partitions=by_name,
         statistics={p.attribute: store for p, store in zip(partitions, kept, strict=True)},
     )
+
+
+def _different(codes: Integers) -> int:
+    """How many different codes there are; of a million images quicker than by sorting."""
+    return int(np.count_nonzero(np.bincount(codes)))
 
 
 def _batch(
