@@ -206,7 +206,7 @@ def _block(
     if smallest:
         beneath = f"detectable gap {min(smallest):.2f}"
         if max(smallest) - min(smallest) >= 0.005:
-            beneath += f"–{max(smallest):.2f}"  # noqa: RUF001 -- a range
+            beneath += f"–{max(smallest):.2f}"  # noqa: RUF001 -- an en dash between the ends of a range
     mark = None
     if base is not None and name in tables[base.name]:
         mark = _of(tables[base.name][name], metric).value

@@ -74,7 +74,7 @@ def test_what_cannot_be_split_is_refused_in_one_line() -> None:
             "noises images too",
         ),
     ):
-        refuses(lambda wrong=wrong: made(**wrong), words)  # type: ignore[misc]  # bound now
+        refuses(lambda wrong=wrong: made(**wrong), words)  # type: ignore[misc]  # the default binds this turn
 
 
 def test_they_sample_and_step_as_dp_sgd_and_protect_nobody() -> None:
@@ -84,7 +84,7 @@ def test_they_sample_and_step_as_dp_sgd_and_protect_nobody() -> None:
         settings = arms[name]
         for member, plan in make_plans(settings).items():
             assert isinstance(plan, UnnoisedPlan)
-            assert plan.sampling == private[member].sampling  # type: ignore[attr-defined]  # its
+            assert plan.sampling == private[member].sampling  # type: ignore[attr-defined]  # both sample
             assert plan.clipping_norm == norm
             assert (plan.unit, plan.payer, plan.steps, plan.epsilon()) == (
                 "none",

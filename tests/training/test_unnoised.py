@@ -118,7 +118,7 @@ def test_every_planned_step_is_taken_and_other_units_are_refused() -> None:
         )
         assert (result.steps, result.loss) == (40, None)  # also those of nobody
         refuses(
-            lambda clips=clips: train_unnoised(  # type: ignore[misc]  # bound now
+            lambda clips=clips: train_unnoised(  # type: ignore[misc]  # the default binds this turn
                 *(tiny_network(), tiny_shard(25), SETTINGS, unnoised(plan, clips=clips)),
                 *(NoiseSource(1), ("h", 1)),
             ),
