@@ -91,6 +91,8 @@ def test_the_page_holds_every_word_of_the_statements(make_runs: ModuleType, tmp_
         assert "without hospital-3, whose policy refuses" in text
         assert "ε = 31.3 per patient, δ = 1e-5" in text  # the total
         assert "none/seed-0, pixel-laplace/seed-0" in text  # runs that bound nothing
+        assert "is held to nothing: some runs bound nothing" in text
+        assert "Whoever sees the results of all of them meets" not in text  # that would be false
 
     whole(page)
     for part in (
