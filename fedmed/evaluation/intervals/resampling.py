@@ -116,8 +116,10 @@ class Design:
         result = np.empty((resamples, self.patients), dtype=np.uint8)
         for members in self.strata:
             drawn = generator.integers(0, members.size, (members.size, resamples), dtype=np.int32)
+            everybody = members.size == self.patients  # then in order: there is nothing to place
             for row, chosen in zip(result, np.ascontiguousarray(drawn.T), strict=True):
-                row[members] = np.bincount(chosen.astype(np.int64), minlength=members.size)
+                counted = np.bincount(chosen, minlength=members.size)
+                row[slice(None) if everybody else members] = counted
         return result
 
     def centred(self, derivative: Floats) -> Floats:

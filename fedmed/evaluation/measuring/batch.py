@@ -5,22 +5,25 @@ The full sample is the weighting by ones, so that values and resamples come from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fedmed.evaluation.calibration import Recalibration, recalibrate
 from fedmed.evaluation.measuring import tallies
+from fedmed.evaluation.measuring.cells import cells_of
 from fedmed.evaluation.measuring.large import LargeRanking, LargeTallies
 from fedmed.evaluation.measuring.ranking import Cells, Pairs, Ranking, ratio
+from fedmed.evaluation.measuring.threads import in_threads
 from fedmed.evaluation.metrics import AT_SPECIFICITY, LOSSES, OF_OTHERS, of_kind
 from fedmed.evaluation.tables.groups import UNKNOWN
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Made = TypeVar("Made")
 
 # What is kept of every group, column and resample; metrics at thresholds follow from the counts.
 STATISTICS: Final = (
@@ -72,44 +75,37 @@ class Batch:
         precision: bool = True,
         tallied: bool = True,
         large: bool = False,
+        threads: int | None = None,
     ) -> None:
         self.columns, self.partitions, self.large = columns, partitions, large
         self.precision = precision
+        groups = [partition.images for partition in partitions]
         self.fits: list[list[list[Recalibration]]] = []  # by partition, group, column
-        self.tallies: list[list[tallies.Tallies]] = []
-        add_up = LargeTallies if large else tallies.Tallies
-        for partition in partitions if tallied else ():
-            fits = [
-                [recalibrate(labels[chosen], column.scores[chosen]) for column in columns]
-                for chosen in partition.images
-            ]
-            self.fits.append(fits)
-            self.tallies.append(
-                [
-                    add_up(labels, columns, fit, chosen, patient)
-                    for fit, chosen in zip(fits, partition.images, strict=True)
-                ]
+        self.tallies: tallies.Tallies | None = None
+        if tallied:
+
+            def fitted(chosen: Integers) -> list[Recalibration]:
+                return [recalibrate(labels[chosen], column.scores[chosen]) for column in columns]
+
+            self.fits = _in_threads(fitted, groups, threads)
+            self.tallies = (
+                LargeTallies(labels, columns, self.fits, groups, patient, threads)
+                if large
+                else tallies.Tallies(labels, columns, self.fits, groups, patient)
             )
-        rank = LargeRanking if large else Ranking
-        self.rankings = [
-            [
-                [rank(labels, c.scores, chosen, patient, c.order) for c in columns]
-                for chosen in partition.images
-            ]
-            for partition in (partitions if ranked else ())
-        ]
+        kind = LargeRanking if large else Ranking
+
+        def ranked_by(chosen: Integers) -> list[Ranking]:
+            return [kind(labels, c.scores, chosen, patient, c.order) for c in columns]
+
+        self.rankings = _in_threads(ranked_by, groups if ranked else [], threads)
         made = {
             chosen.tobytes(): of_group
-            for partition, of_partition in zip(partitions, self.rankings, strict=False)
-            for chosen, of_group in zip(partition.images, of_partition, strict=True)
+            for images, of_partition in zip(groups, self.rankings, strict=False)
+            for chosen, of_group in zip(images, of_partition, strict=True)
         }
         self.comparisons = [
-            Comparison(
-                made.get(known.tobytes())
-                or [rank(labels, c.scores, known, patient, c.order) for c in columns],
-                labels.size,
-                members,
-            )
+            Comparison(made.get(known.tobytes()) or ranked_by(known), labels.size, members)
             for known, members in (_comparable(partitions) if ranked else ())
         ]
 
@@ -123,8 +119,8 @@ class Batch:
             np.full((len(STATISTICS), len(partition.groups), *shape), np.nan)
             for partition in self.partitions
         ]
-        for index in range(len(self.tallies)):
-            self._tally(index, weights, results[index])
+        for index, sums in enumerate(self.tallies.sums(weights) if self.tallies else []):
+            self._tally(index, sums, results[index])
         pairs, losses = self._pairs(weights)
         for of_partition, result in zip(pairs, results, strict=False):  # no pairs: AUROC not asked
             for group, of_group in enumerate(of_partition):
@@ -167,11 +163,10 @@ class Batch:
                     losses[place].append(ranking.losses_by_cell(weights, cells))
         return pairs, losses
 
-    def _tally(self, index: int, weights: Any, result: Floats) -> None:
+    def _tally(self, index: int, by_group: Sequence[Floats], result: Floats) -> None:
         partition = self.partitions[index]
         rows_of_all = []
-        for group, of_group in enumerate(self.tallies[index]):
-            sums = of_group.sums(weights)
+        for group, sums in enumerate(by_group):
             rows = sums[tallies.SHARED :].reshape(len(self.columns), tallies.ROWS, -1)
             rows_of_all.append((sums[0], rows))
             result[ROW["images"], group] = sums[0]
@@ -213,19 +208,11 @@ class Comparison:
         self, rankings: Sequence[Ranking], images: int, members: Sequence[tuple[int, Partition]]
     ) -> None:
         self.rankings = rankings
-        codes = []
-        cell = np.zeros(images, dtype=np.int64)  # images that are in the same groups throughout
-        for _, partition in members:
-            group = np.zeros(images, dtype=np.int64)
-            for position, chosen in enumerate(partition.images):
-                group[chosen] = position
-            codes.append(group)
-            _, cell = np.unique(cell * len(partition.groups) + group, return_inverse=True)
-        _, first = np.unique(cell, return_index=True)
+        cell, inside = cells_of(images, [partition.images for _, partition in members])
         self.members = [
-            (index, partition, (group[first] == np.arange(len(partition.groups))[:, None]) * 1.0)
-            for (index, partition), group in zip(members, codes, strict=True)
-        ]  # with the cells of each group [groups, cells]
+            (index, partition, matrix)
+            for (index, partition), matrix in zip(members, inside, strict=True)
+        ]
         self.cells = [Cells.of(ranking, cell) for ranking in rankings]
 
     def fill(
@@ -253,6 +240,14 @@ class Comparison:
                         * (negatives - there * found.negatives),
                     )
                     results[index][ROW["others_auroc"], group, column] = area
+
+
+def _in_threads(
+    work: Callable[[Integers], Made], groups: Sequence[Sequence[Integers]], threads: int | None
+) -> list[list[Made]]:
+    """`work` of the images of every group, by partition."""
+    every = iter(in_threads(work, [images for each in groups for images in each], threads))
+    return [[next(every) for _ in each] for each in groups]
 
 
 def _comparable(

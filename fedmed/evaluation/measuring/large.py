@@ -10,6 +10,7 @@ in their last digits. The draws are the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,9 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from fedmed.evaluation.calibration import Recalibration
+from fedmed.evaluation.measuring.cells import cells_of
 from fedmed.evaluation.measuring.ranking import Cells, Pairs, Ranking
 from fedmed.evaluation.measuring.scratch import scratch
-from fedmed.evaluation.measuring.tallies import ROWS, SHARED, Scored, Tallies, features
+from fedmed.evaluation.measuring.tallies import (
+    FIT,
+    SHARED,
+    Scored,
+    Tallies,
+    common_features,
+    fit_features,
+)
+from fedmed.evaluation.measuring.threads import in_threads
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -30,30 +40,24 @@ FROM: Final = 50_000
 PATIENTS: Final = 2048  # whose features are worked on at once, so that they stay in the cache
 
 
-class LargeTallies(Tallies):
-    """Features of one group, by patient."""
+class ByPatient:
+    """Features of some images, added up by patient: `made` gives them [height, n] for n images."""
 
     def __init__(
-        self,
-        labels: Integers,
-        columns: list[Scored],
-        fits: list[Recalibration],
-        chosen: Integers,
-        patient: Integers,
+        self, chosen: Integers, patient: Integers, height: int, made: Callable[[Integers], Floats]
     ) -> None:
         ordered = chosen[np.argsort(patient[chosen], kind="stable")]
         self.rows, starts = np.unique(patient[ordered], return_index=True)
         ends = np.append(starts, ordered.size)
-        self.height = SHARED + len(columns) * ROWS
+        self.height = height
         self.parts = []
         for first in range(0, self.rows.size, PATIENTS):
             own = ends[first : first + PATIENTS + 1]
-            images = ordered[own[0] : own[-1]]
-            each = features(labels, columns, fits, images)
+            each = made(ordered[own[0] : own[-1]])
             self.parts.append(np.add.reduceat(each, own[:-1] - own[0], axis=1))
 
     def sums(self, weights: Counts) -> Floats:
-        """Sums of the features [SHARED + columns x ROWS, r] by row of `weights` [r, patients]."""
+        """Sums of the features [height, r] by row of `weights` [r, patients]."""
         result = np.zeros((self.height, len(weights)))
         for index, part in enumerate(self.parts):
             rows = self.rows[index * PATIENTS :][:PATIENTS]
@@ -61,6 +65,74 @@ class LargeTallies(Tallies):
             drawn[:] = np.take(weights, rows, axis=1)
             result += part @ drawn.T
         return result
+
+
+class LargeTallies(Tallies):
+    """Features of every group: those that no group changes are added up once, by cell.
+
+    A cell is the images that are in the same group of every partition.
+    """
+
+    def __init__(
+        self,
+        labels: Integers,
+        columns: Sequence[Scored],
+        fits: Sequence[Sequence[Sequence[Recalibration]]],
+        groups: Sequence[Sequence[Integers]],
+        patient: Integers,
+        threads: int | None = None,
+    ) -> None:
+        self.columns = len(columns)
+        cell, self.inside = cells_of(labels.size, groups)
+        height = SHARED + len(columns) * FIT.start
+        by_cell = np.argsort(cell, kind="stable")
+        self.cells = in_threads(
+            lambda images: ByPatient(
+                images, patient, height, lambda some: common_features(labels, columns, some)
+            ),
+            np.split(by_cell, np.cumsum(np.bincount(cell))[:-1]),
+            threads,
+        )
+        height = len(columns) * (FIT.stop - FIT.start)
+        own = [
+            (fit, images)
+            for of_partition, chosen in zip(fits, groups, strict=True)
+            for fit, images in zip(of_partition, chosen, strict=True)
+        ]
+        self.fitted = in_threads(
+            lambda each: ByPatient(
+                each[1],
+                patient,
+                height,
+                lambda some: fit_features(labels, columns, each[0], some),
+            ),
+            own,
+            threads,
+        )
+
+    def sums(self, weights: Any) -> list[list[Floats]]:
+        """Those of ``Tallies``, by row of `weights` [r, patients] whole numbers."""
+        common = np.stack([of_cell.sums(weights) for of_cell in self.cells])
+        fitted = iter(self.fitted)
+        return [
+            [
+                self._joined(np.tensordot(member, common, 1), next(fitted).sums(weights))
+                for member in of_partition
+            ]
+            for of_partition in self.inside
+        ]
+
+    def _joined(self, common: Floats, fitted: Floats) -> Floats:
+        """Rows in the order of ``features``."""
+        count = common.shape[1]
+        by_column = np.concatenate(
+            [
+                common[SHARED:].reshape(self.columns, -1, count),
+                fitted.reshape(self.columns, -1, count),
+            ],
+            axis=1,
+        )
+        return np.concatenate([common[:SHARED], by_column.reshape(-1, count)])
 
 
 class LargeRanking(Ranking):

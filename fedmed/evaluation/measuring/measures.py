@@ -264,7 +264,7 @@ def measure(
     ]
     batches = list(_at_once(len(names), truth.size * len(partitions)))
     for done, chosen in enumerate(batches):
-        batch = _batch(truth, design, scored[chosen], partitions, metrics)
+        batch = _batch(truth, design, scored[chosen], partitions, metrics, threads)
         told = part_of(progress, done, len(batches))
         work = _filling(kept, batch, chosen, truth, design.patient)
         _resample(batch, design, work, resamples, seed, threads, told)
@@ -294,6 +294,7 @@ def _batch(
     scored: Sequence[tallies.Scored],
     partitions: Sequence[Partition],
     metrics: Collection[str],
+    threads: int | None,
 ) -> Batch:
     return Batch(
         truth,
@@ -304,6 +305,7 @@ def _batch(
         precision="auprc" in metrics,
         tallied=any(name not in _RANKED for name in metrics),
         large=truth.size >= large.FROM,
+        threads=threads,
     )
 
 

@@ -79,7 +79,7 @@ def replace_calls(
     `statistics` and `weights` are those of :meth:`Batch.statistics`, `where` the resamples that
     they are of; the full sample keeps the fixed threshold.
     """
-    if where.start < 0 or not batch.tallies:
+    if where.start < 0 or batch.tallies is None:
         return
     for partition, result in zip(batch.partitions, statistics, strict=True):
         for place, column in enumerate(batch.columns):

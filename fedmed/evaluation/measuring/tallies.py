@@ -6,6 +6,7 @@ All are linear in the weights of images, so that a block of resamples is one mat
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -67,17 +68,32 @@ class Scored:
 
 
 def features(
-    labels: Integers, columns: list[Scored], fits: list[calibration.Recalibration], chosen: Integers
+    labels: Integers,
+    columns: Sequence[Scored],
+    fits: Sequence[calibration.Recalibration],
+    chosen: Integers,
 ) -> Floats:
     """Features [SHARED + columns x ROWS, chosen] of the chosen images of one group.
 
     `fits` are the group's recalibrations, one per column; their rows are 0 where there is none.
     """
+    result = np.empty((SHARED + len(columns) * ROWS, chosen.size))
+    own = result[SHARED:].reshape(len(columns), ROWS, chosen.size)
+    common = common_features(labels, columns, chosen)
+    result[:SHARED] = common[:SHARED]
+    own[:, : FIT.start] = common[SHARED:].reshape(len(columns), FIT.start, chosen.size)
+    fitted = fit_features(labels, columns, fits, chosen)
+    own[:, FIT] = fitted.reshape(len(columns), FIT.stop - FIT.start, chosen.size)
+    return result
+
+
+def common_features(labels: Integers, columns: Sequence[Scored], chosen: Integers) -> Floats:
+    """Those that are the same whatever group an image is in [SHARED + columns x FIT.start, n]."""
     truth = labels[chosen]
-    result = np.zeros((SHARED + len(columns) * ROWS, chosen.size))
+    result = np.zeros((SHARED + len(columns) * FIT.start, chosen.size))
     result[0], result[1] = 1.0, truth
-    for index, (column, fit) in enumerate(zip(columns, fits, strict=True)):
-        rows = result[SHARED + index * ROWS : SHARED + (index + 1) * ROWS]
+    for index, column in enumerate(columns):
+        rows = result[SHARED + index * FIT.start : SHARED + (index + 1) * FIT.start]
         scores = column.scores[chosen]
         for where, called in zip((AT, AT_SPECIFICITY), column.called, strict=True):
             if called is not None:
@@ -85,31 +101,57 @@ def features(
         for place, loss in enumerate(LOSSES.values(), start=LOST.start):
             rows[place] = loss(truth, scores)
         rows[RESIDUALS][calibration.bins(scores), np.arange(chosen.size)] = truth - scores
+    return result
+
+
+def fit_features(
+    labels: Integers,
+    columns: Sequence[Scored],
+    fits: Sequence[calibration.Recalibration],
+    chosen: Integers,
+) -> Floats:
+    """Those of a group's own recalibrations [columns x FIT, n]."""
+    height = FIT.stop - FIT.start
+    result = np.zeros((len(columns) * height, chosen.size))
+    for index, (column, fit) in enumerate(zip(columns, fits, strict=True)):
         if not np.isnan(fit.slope):
-            rows[FIT] = calibration.fit_terms(
-                truth, column.logits[chosen], fit.slope, fit.intercept
+            result[index * height : (index + 1) * height] = calibration.fit_terms(
+                labels[chosen], column.logits[chosen], fit.slope, fit.intercept
             )
     return result
 
 
 class Tallies:
-    """Features of the chosen images of one group, added up under many weightings."""
+    """Features of the images of every group, added up under many weightings.
+
+    `groups` are the images of each group and `fits` its recalibrations, by partition.
+    """
 
     def __init__(
         self,
         labels: Integers,
-        columns: list[Scored],
-        fits: list[calibration.Recalibration],
-        chosen: Integers,
+        columns: Sequence[Scored],
+        fits: Sequence[Sequence[Sequence[calibration.Recalibration]]],
+        groups: Sequence[Sequence[Integers]],
         patient: Integers,
     ) -> None:
-        self.rows = patient[chosen]
-        self.features = features(labels, columns, fits, chosen)
+        self.each = [
+            [
+                (patient[chosen], features(labels, columns, fit, chosen))
+                for fit, chosen in zip(of_partition, images, strict=True)
+            ]
+            for of_partition, images in zip(fits, groups, strict=True)
+        ]
 
-    def sums(self, weights: Any) -> Floats:
-        """Sums of the features [SHARED + columns x ROWS, r] by column of `weights`."""
-        result: Floats = self.features @ gathered("group", weights, self.rows)
-        return result
+    def sums(self, weights: Any) -> list[list[Floats]]:
+        """Sums of the features [SHARED + columns x ROWS, r], by partition and group.
+
+        `weights` are [patients, r].
+        """
+        return [
+            [own @ gathered("group", weights, rows) for rows, own in of_partition]
+            for of_partition in self.each
+        ]
 
 
 def ece(rows: Floats, images: Floats) -> Floats:
