@@ -5,7 +5,8 @@
 Every cell of the grid draws test samples of a known truth and counts how often each printed
 interval holds it, or how often the interval of a gap between groups that are equally well served
 leaves zero out. Scores are binormal; ``spread`` is the standard deviation of the ill, that of the
-healthy is 1. A sample in which there is no interval counts as not covered.
+healthy is 1. A sample in which there is no interval counts as not covered. Cells that the record
+already holds, with as many replications, are not drawn again: a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -301,7 +301,7 @@ def run(number: int, replications: int, resamples: int, seed: int) -> dict[str, 
 
 
 def main() -> None:
-    """Run the grid and write the shares."""
+    """Run the cells that are lacking and write the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replications", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=400)
@@ -310,43 +310,63 @@ def main() -> None:
     parser.add_argument("--part", action="append", help="only these parts of the grid")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    started = time.time()
-    cells = [(part, name) for part, name, _ in grid()]
-    chosen = [n for n, (part, _) in enumerate(cells) if part in (arguments.part or [part])]
+    cells = [
+        (number, part, name)
+        for number, (part, name, _) in enumerate(grid())
+        if part in (arguments.part or [part])
+    ]
+    told = kept(arguments)
+    missing = [cell for cell in cells if f"{cell[1]}: {cell[2]}" not in told]
     one = partial(
         run,
         replications=arguments.replications,
         resamples=arguments.resamples,
         seed=arguments.seed,
     )
-    coverage: dict[str, dict[str, dict[str, float]]] = {}
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for number, shares in zip(chosen, pool.map(one, chosen), strict=True):
-            part, name = cells[number]
-            coverage.setdefault(part, {})[name] = shares
-            print(part, name, shares, flush=True)
-    worst = {
-        part: min(
-            (value, f"{cell}: {name}")
-            for cell, each in by_cell.items()
-            for name, value in each.items()
-        )
-        for part, by_cell in coverage.items()
-    }
+        shares = pool.map(one, [number for number, _, _ in missing])
+        for (_, part, name), held in zip(missing, shares, strict=True):
+            told[f"{part}: {name}"] = {"replications": arguments.replications, "held": held}
+            print(part, name, held, flush=True)
+            record(told, arguments)
+
+
+Told = dict[str, dict[str, Any]]
+"""By "part: cell": the replications, and the share of them in which each interval held."""
+
+
+def kept(arguments: argparse.Namespace) -> Told:
+    """Cells of an earlier run of the same draws, with as many replications at least."""
+    if not arguments.out.exists():
+        return {}
+    earlier = json.loads(arguments.out.read_text(encoding="utf-8"))
+    if (earlier["resamples"], earlier["seed"]) != (arguments.resamples, arguments.seed):
+        raise SystemExit(f"{arguments.out} is of other resamples or another seed; give --out")
+    told: Told = earlier["cells"]
+    return {n: cell for n, cell in told.items() if cell["replications"] >= arguments.replications}
+
+
+def record(told: Told, arguments: argparse.Namespace) -> None:
+    """Write all cells, in the order of the grid, and the least and the most of each part."""
+    ordered = {f"{part}: {name}": part for part, name, _ in grid()}
+    extremes: dict[str, list[tuple[float, str]]] = {}
+    for cell, part in ordered.items():
+        for name, share in told.get(cell, {"held": {}})["held"].items():
+            extremes.setdefault(part, []).append((share, f"{cell}: {name}"))
     result = {
-        "replications": arguments.replications,
         "resamples": arguments.resamples,
         "seed": arguments.seed,
-        "standard_error": round((0.95 * 0.05 / arguments.replications) ** 0.5, 4),
-        "least": {part: list(sample) for part, sample in worst.items()},
-        "coverage": coverage,
+        "least": {part: list(min(of_part)) for part, of_part in extremes.items()},
+        "most": {part: list(max(of_part)) for part, of_part in extremes.items()},
+        "cells": {cell: told[cell] for cell in ordered if cell in told},
         "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(time.time() - started, 1),
         "versions": {name: version(name) for name in ("numpy", "scipy")}
         | {"fedmed": fedmed.__version__, "python": platform.python_version()},
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary = arguments.out.with_suffix(".part")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(arguments.out)
 
 
 if __name__ == "__main__":
