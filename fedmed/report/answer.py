@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedmed.report import absent, gap_words, ranking
+from fedmed.report import absent, gap_words, ranking, together
 from fedmed.report.arms import CHANCE, Arm, reference
 from fedmed.report.words import guarantee, interval, listed
 
@@ -24,7 +24,11 @@ def answer(arms: Sequence[Arm]) -> list[str]:
     sentences = [] if base is None else [_reached(base)]
     if private:
         sentences += ranking.costs(private, base)
-        sentences += gap_words.sentences([arm for arm in private if arm.meaningful], base)
+        protected = [arm for arm in private if arm.meaningful]
+        told = [*([] if base is None else [base]), *(arm for arm in protected if arm is not base)]
+        sentences += together.against_alone(told)
+        sentences += gap_words.sentences(protected, base)
+        sentences += together.found(told)
     elif base is None:
         sentences.append(_baselines(measured))
     return sentences

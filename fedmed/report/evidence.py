@@ -120,6 +120,7 @@ class Evidence:
     correlations: list[Json]
     notes: list[str]
     splits: list[Json] = field(default_factory=list)  # as in the file
+    alone: list[Difference] = field(default_factory=list)  # from hospitals alone, not the baseline
     primary: Json = field(default_factory=dict)  # as in the file
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
@@ -200,6 +201,7 @@ def _evidence(comparison: Json) -> Evidence:
         correlations=rows(comparison, "correlations"),
         notes=texts(comparison, "notes"),
         splits=rows(comparison, "splits"),
+        alone=[_from_alone(row) for row in rows(comparison, "alone")],
         primary=table(comparison, "primary"),
     )
 
@@ -222,6 +224,12 @@ def _difference(row: Json) -> Difference:
         p_holm=number(row.get("p_holm")),
         headline=bool(row.get("headline")),
         detectable=number(row.get("minimum_detectable")),
+    )
+
+
+def _from_alone(row: Json) -> Difference:
+    return _difference(
+        {**row, "kind": "metric", "baseline_value": row.get("before"), "value": row.get("after")}
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fedmed.evaluation.metrics import METRICS
 from fedmed.privacy.statement.meaning import MOST
 from fedmed.report.arms import Arm
 from fedmed.report.evidence import Difference
@@ -228,9 +229,10 @@ def _loss(arm: Arm, base: Arm | None) -> str:
     """What it loses against the reference, and whether that was tested or intervals overlap."""
     if base is None or arm is base or arm.auroc is None or base.auroc is None:
         return ""
-    paired = arm.evidence.difference(arm.name, "metric", "auroc") if arm.evidence else None
+    paired = arm.evidence.headline(arm.name) if arm.evidence else None
     if paired is not None and paired.change.value is not None:
-        return f" ({difference(paired, family(arm))})"
+        within = "" if paired.quantity == "auroc" else f"{METRICS[paired.quantity].title} "
+        return f" ({within}{difference(paired, family(arm))})"
     change = signed(arm.auroc - base.auroc)
     overlap = (
         None not in (arm.low, arm.high, base.low, base.high)

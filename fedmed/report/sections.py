@@ -226,6 +226,12 @@ def _gap_row(arm: Arm, base: Arm | None, attribute: str, gaps: Sequence[Json]) -
     change = groups.change(arm, base, attribute, "auroc_gap") if base and arm is not base else None
     return {
         "arm": arm.name,
+        "quiet": arm.blind or arm.weak,
+        "why": "not shown to be better than chance"
+        if arm.blind
+        else "no meaningful protection"
+        if arm.weak
+        else "",
         "worst": min(known, key=lambda one: one[0] or 0.0) if known else None,
         "change": change.change if change else Estimate(),
         "pearson": arm.metric("fairness", attribute, "pearson_size_auroc"),

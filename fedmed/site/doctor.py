@@ -11,9 +11,9 @@ import numpy as np
 
 from fedmed.base.errors import RunError, UserError
 from fedmed.base.opening import is_folder, present
-from fedmed.config import Settings
+from fedmed.config import ARMS, Settings
 from fedmed.privacy.ledger.ledger import Ledger
-from fedmed.privacy.ledger.policy import read_policy
+from fedmed.privacy.ledger.policy import Policy, read_policy
 from fedmed.privacy.ledger.report import regular
 from fedmed.site.connection import NAME, Connection, read_connection
 from fedmed.site.file import SiteFile, read_site
@@ -42,7 +42,7 @@ def examine(path: Path, look: Look = knock) -> list[Check]:
         return [Check("site file", False, str(error)), *_skipped(rest, "site file")]
     return [
         Check("site file", True, f"{site.where}: {site.name}"),
-        _policy(site),
+        *_policy(site),
         *_connection(site, look),
         *_data(site),
         _device(site),
@@ -72,19 +72,41 @@ def _skipped(names: Iterable[str], because: str) -> list[Check]:
     return [Check(name, False, text, skipped=True) for name in names]
 
 
-def _policy(site: SiteFile) -> Check:
+def _policy(site: SiteFile) -> Iterator[Check]:
     try:
         policy = read_policy(site.policy)
     except UserError as error:
-        return Check("policy", False, str(error))
+        yield Check("policy", False, str(error))
+        return
     if not policy.public_size:
         text = f"{site.policy}: public-size is missing; declare a size that everybody may know"
-        return Check("policy", False, text)
+        yield Check("policy", False, text)
+        return
     if not policy.maximum_epsilon and not policy.arms:
         text = f"{site.policy}: neither maximum-epsilon nor arms: anything may be asked; set one"
-        return Check("policy", False, text)
+        yield Check("policy", False, text)
+        return
     most = f"epsilon {policy.maximum_epsilon:g}" if policy.maximum_epsilon else "no epsilon"
-    return Check("policy", True, f"{most} at most, arms {', '.join(policy.arms) or 'as limited'}")
+    told = f"{most} at most, arms {', '.join(policy.arms) or 'as limited'}"
+    yield Check("policy", True, told)
+    yield from (Check("policy", True, text, note=True) for text in _remarks(policy))
+
+
+def _remarks(policy: Policy) -> Iterator[str]:
+    """What a policy allows, and what a reader of it may not expect."""
+    exact = [arm for arm in policy.arms if not ARMS[arm].noised_at_home]
+    if exact:
+        yield (
+            f"arms {', '.join(exact)}: updates leave without noise, so they protect nobody from "
+            "the server"
+        )
+    if policy.delta * policy.public_size >= 1.0:
+        yield (
+            f"delta {policy.delta:g} is no less than 1 / public-size: one of {policy.public_size} "
+            "patients could be given away whole; choose a smaller delta"
+        )
+    if not policy.apps:
+        yield "apps is empty: the node runs whatever app the server sends; name its SHA-256"
 
 
 def _connection(site: SiteFile, look: Look) -> Iterator[Check]:
@@ -153,7 +175,7 @@ def _data(site: SiteFile) -> Iterator[Check]:
         yield Check("patients", False, text)
     else:
         yield Check("patients", True, f"{len(shared)}, each in one split only")
-    yield _cohort(site, int(training.table["patient_id"].nunique()))
+    yield from _cohort(site, int(training.table["patient_id"].nunique()))
 
 
 def _look(images: list[tuple[str, Any]]) -> None:
@@ -175,18 +197,25 @@ def _readable(path: str, key: str) -> None:
         )
 
 
-def _cohort(site: SiteFile, patients: int) -> Check:
+def _cohort(site: SiteFile, patients: int) -> Iterator[Check]:
     try:
-        least = read_policy(site.policy).minimum_cohort
+        policy = read_policy(site.policy)
     except UserError:
-        (check,) = _skipped(("cohort",), "policy")
-        return check
+        yield from _skipped(("cohort",), "policy")
+        return
+    least = policy.minimum_cohort
     if patients < least:
         text = f"{patients} training patients, and the policy's minimum-cohort is {least}: " + (
             "the guard will not start; lower it, or add patients"
         )
-        return Check("cohort", False, text)
-    return Check("cohort", True, f"{patients} training patients; minimum-cohort is {least}")
+        yield Check("cohort", False, text)
+        return
+    yield Check("cohort", True, f"{patients} training patients; minimum-cohort is {least}")
+    declared = policy.public_size
+    if declared and not 0.5 <= patients / declared <= 2.0:
+        text = f"public-size is {declared}, and {patients} patients are in training: updates are "
+        text += "divided by the declared size, so that they are far too small or too large"
+        yield Check("cohort", True, text, note=True)
 
 
 def _device(site: SiteFile) -> Check:

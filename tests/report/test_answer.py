@@ -35,7 +35,7 @@ def difference(size: float, low: float, high: float, **others: Any) -> dict[str,
     return {"difference": {"value": size, "low": low, "high": high, "seeds": 1}, **others}
 
 
-def test_three_sentences_with_a_clear_loss_and_a_clear_widening(
+def test_four_sentences_with_a_clear_loss_and_a_clear_widening(
     make_runs: ModuleType, tmp_path: Path
 ) -> None:
     sentences = told(
@@ -48,7 +48,8 @@ def test_three_sentences_with_a_clear_loss_and_a_clear_widening(
             ),
         },
     )
-    assert len(sentences) == 3
+    assert len(sentences) == 4
+    assert "find 0.841 under none" in sentences[3]
     assert f"(−0.100, 95{SPACE}% interval −0.140 to −0.060)" in sentences[1]
     assert sentences[2].endswith(
         ". Privacy widens the AUROC gap between age bands most clearly under dp-sgd: 0.050 without "
@@ -92,7 +93,7 @@ def test_an_interval_without_zero_is_never_called_no_change(
 ) -> None:
     """Holm's no is told as what it is, beside the interval that looks at one arm alone."""
     loss = difference(-0.03, -0.058, -0.002, p=0.03, p_holm=0.3, minimum_detectable=0.04)
-    (_, costs, _) = told(make_runs, tmp_path, {"auroc": loss})
+    (_, costs, *_) = told(make_runs, tmp_path, {"auroc": loss})
     assert (
         f"(−0.030, 95{SPACE}% interval −0.058 to −0.002, p 0.30 after Holm over 11 "
         "comparisons, 0.03 alone: not shown once all comparisons are counted)" in costs
@@ -134,7 +135,7 @@ def test_gaps_that_cannot_be_measured_are_said_with_the_reason(
         metrics = make_runs.enrich(make_runs.evaluate(make_runs.table(2.0, 0)))
         make_runs.write_arm(tmp_path, name, 0, metrics=without_groups(metrics, note))
     sentences = answer(summarise(load(tmp_path)))
-    assert len(sentences) == 3
+    assert len(sentences) == 4
     assert sentences[2] == f"Gaps between sexes or age bands could not be compared: {why}."
 
 
@@ -153,9 +154,9 @@ def test_without_an_arm_without_privacy_nothing_is_said_of_its_price(
 ) -> None:
     for name in ("dp-sgd", "central-fixed"):  # 20.4 per hospital is no meaningful protection
         make_runs.write_arm(tmp_path, name, 0)
-    assert "there is no arm without privacy" in answer(summarise(load(tmp_path)))[-1]
+    assert "there is no arm without privacy" in answer(summarise(load(tmp_path)))[-2]
     make_runs.write_comparison(tmp_path, baseline="dp-sgd")
-    first, *_, last = answer(summarise(load(tmp_path)))
+    first, *_, last, _ = answer(summarise(load(tmp_path)))
     assert first.startswith("No arm is without privacy: the others are compared with dp-sgd (ε")
     assert "there is no arm without privacy" in last
 

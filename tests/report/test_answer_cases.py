@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support import goes_red
+from support.answer_alone import TOGETHER
 from support.answer_cases import Case
 from support.answer_costs import COSTS
 from support.answer_gaps import GAPS
@@ -16,10 +17,10 @@ from fedmed.privacy.statement import meaning
 from fedmed.report import ranking
 from fedmed.report.answer import answer, cautions, unprotected
 from fedmed.report.arms import Arm, summarise
-from fedmed.report.evidence import Estimate
+from fedmed.report.evidence import Difference, Estimate
 from fedmed.report.load import load
 
-CASES = [*COSTS, *GAPS]
+CASES = [*COSTS, *GAPS, *TOGETHER]
 NAMES = {case.name: case for case in CASES}
 BEST = re.compile(r"(\S+)(?: \([^)]*\))? keeps the most")
 
@@ -68,6 +69,14 @@ def test_what_is_said_of_a_planted_comparison_is_true(name: str, tmp_path: Path)
         (
             "chance is judged with the luck of training",
             (Estimate, "outer", property(lambda self: (self.low, self.high))),
+        ),
+        (
+            "what only one test of many shows is not shown",
+            (Difference, "distinguishable", property(lambda self: self.change.excludes_zero)),
+        ),
+        (
+            "what a model at chance finds is not told",
+            (Arm, "blind", property(lambda self: False)),
         ),
         (
             "six equal arms have no best and no worst",

@@ -20,6 +20,7 @@ class Planted:
 
     `groups` are AUROCs by attribute and group; `change` is the AUROC's difference from the
     baseline and `gaps` those of gaps by "attribute quantity": value, low, high, p, p after Holm.
+    `alone` is that from hospitals alone, who reach 0.75 within hospitals.
     `films` is the cap of images per patient; `images` those of the 100 test patients.
     """
 
@@ -40,6 +41,8 @@ class Planted:
     groups: Mapping[str, Mapping[str, Values]] = field(default_factory=dict)
     change: Sequence[float | None] = ()
     gaps: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    alone: Sequence[float | None] = ()
+    sensitivity: Values | None = None
     hospitals: Sequence[Json] = ()
     source: str = "predictions"
 
@@ -145,6 +148,21 @@ def _comparison(arms: Sequence[Planted], baseline: str) -> Json:
         "by_arm": {arm.name: _by_arm(arm) for arm in arms},
         "differences": rows,
         "family": {"method": "Holm", "size": len(rows)},
+        "alone": [_alone(arm) for arm in arms if arm.alone],
+    }
+
+
+def _alone(arm: Planted) -> Json:
+    value, low, high, p, p_holm = arm.alone
+    return {
+        "arm": arm.name,
+        "alone": "local-only",
+        "quantity": "within_hospital_auroc",
+        "before": 0.75,
+        "after": 0.75 + (value or 0.0),
+        "difference": {"value": value, "low": low, "high": high, "seeds": arm.seeds},
+        "p": p,
+        "p_holm": p_holm,
     }
 
 
@@ -152,10 +170,10 @@ def _by_arm(arm: Planted) -> Json:
     value, low, high = arm.values
     both = arm.outer or (None, None)
     told = {"value": value, "low": low, "high": high, "seeds": arm.seeds}
-    return {
-        "seeds": list(range(arm.seeds)),
-        "metrics": {"auroc": {**told, "both_low": both[0], "both_high": both[1]}},
-    }
+    metrics: Json = {"auroc": {**told, "both_low": both[0], "both_high": both[1]}}
+    if arm.sensitivity is not None:
+        metrics["sensitivity"] = dict(zip(("value", "low", "high"), arm.sensitivity, strict=True))
+    return {"seeds": list(range(arm.seeds)), "metrics": metrics}
 
 
 def _row(

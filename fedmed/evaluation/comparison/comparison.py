@@ -13,6 +13,7 @@ from scipy.special import ndtr, ndtri
 from fedmed.base.errors import UserError
 from fedmed.evaluation import fairness
 from fedmed.evaluation.comparison import correlations
+from fedmed.evaluation.comparison.alone import against_alone
 from fedmed.evaluation.comparison.endpoint import Endpoint, judged
 from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
 from fedmed.evaluation.comparison.splitting import split
@@ -68,9 +69,9 @@ def compare(
     validation rows, or with `redraw_threshold` chooses it anew in every resample; all see the same
     resamples of patients. `epsilons` by arm (None: no guarantee) and `units` (whose data an epsilon
     protects) serve the correlation with gaps, within a unit. `schemes` by arm says which arms are
-    compared within hospitals (:func:`_headlines`), `between` which split an arm's cost
-    (:func:`splitting.split`), `primary` which change was named beforehand. The result does not
-    depend on `threads` (None: all cores). `progress` is told the share that is done.
+    compared within hospitals (:func:`_headlines`) and which with a hospital alone, `between` which
+    split an arm's cost (:func:`splitting.split`), `primary` which change was named beforehand. The
+    result does not depend on `threads` (None: all cores). `progress` is told the share done.
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -100,6 +101,7 @@ def compare(
         "family": _adjusted(found),
         "primary": judged(primary, found),
         "splits": split(panel, paired, baseline, between or {}, headlines),
+        "alone": against_alone(panel, paired, schemes or {}, epsilons),
         "correlations": [
             *correlations.by_target(by_target, paired.runs, baseline),
             *correlations.epsilon_and_gap(by_arm, epsilons, units or {}),

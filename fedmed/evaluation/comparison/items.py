@@ -37,12 +37,13 @@ class Item:
         """Whether its difference is one of the family that p-values are adjusted over.
 
         `place` of the table of metrics says which of them: those of arms that are trained by the
-        baseline's scheme, or by another. None: nothing of the arm is.
+        baseline's scheme, or by another, whose gaps are not asked after. None: nothing of the arm.
         """
         if place is None:
             return False
         if self.kind == "gap":
-            return self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE
+            asked = self.attribute in HEADLINE_ATTRIBUTES and self.name in HEADLINE
+            return asked and place == "headline"
         return self.kind == "metric" and self.name in shown(place)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from fedmed.evaluation.intervals.estimates import cut_difference, difference, estimate, p_value
-from fedmed.evaluation.intervals.intervals import p_both
+from fedmed.evaluation.comparison.changes import change
 from fedmed.evaluation.intervals.quantity import Quantity
 from fedmed.evaluation.measuring.panel import Panel
 from fedmed.evaluation.metrics import Place, shown
@@ -53,17 +52,4 @@ def split(
 
 
 def _step(quantity: Quantity, paired: Paired, one: str, other: str) -> Json:
-    """The change from one arm to another, with its interval and p-value, which no other adjusts."""
-    change, (after, before) = difference(quantity, paired.runs[other], paired.runs[one])
-    told = estimate(change)
-    p = p_value(change)
-    if told["both_low"] is not None:
-        p = p_both(change, told["low"], told["high"])
-    return {
-        "from": one,
-        "to": other,
-        "before": before,
-        "after": after,
-        "difference": cut_difference(told),
-        "p": p,
-    }
+    return {"from": one, "to": other, **change(quantity, paired, one, other)}
