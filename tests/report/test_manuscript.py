@@ -141,17 +141,34 @@ def test_methods_say_the_settings_and_cite_what_they_name(
         "1e-5; trusted: the hospital.",
         "Each arm was trained once (seed 0), so that no interval holds the luck of training.",
         r"bias-corrected and accelerated (BCa) bootstrap intervals \cite{efron1987} over patients, "
-        "2,000 resamples, paired between arms.",
+        "2,000 resamples, paired between arms; where few events were seen those of rates are after "
+        r"Agresti and Coull \cite{agresti1998}, and those of AUROC after Newcombe "
+        r"\cite{newcombe2006}.",
         r"The p-values of the 3 headline differences from none were adjusted after Holm "
         r"\cite{holm1979}.",
     ):
         assert part in text, part
     keys = cited(text)
     assert keys == [
-        "mcmahan2017", "beutel2020", "dwork2006", "abadi2016", "efron1987", "holm1979", "fedmed",
+        "mcmahan2017", "beutel2020", "dwork2006", "abadi2016", "efron1987", "agresti1998",
+        "newcombe2006", "holm1979", "fedmed",
     ]  # fmt: skip
     entries = re.findall(r"^@\w+\{([^,]+),$", bibliography(keys), re.MULTILINE)
     assert entries == keys
+
+
+def test_methods_name_the_settings_that_are_an_arm_s_own(
+    made: tuple[Comparison, list[Arm]],
+) -> None:
+    comparison, arms = made
+    run = arms[-1].runs[0]
+    own = {"train.learning-rate": 0.05, "train.rounds": 3, "model.name": "x_1", "run.seed": 7}
+    changed = replace(arms[-1], runs=[replace(run, config=own)])
+    shared = replace(comparison, base={"train.learning-rate": 0.01, "train.rounds": 3, **{
+        "model.name": "resnet18", "run.seed": 1}})  # fmt: skip
+    text = methods(shared, [*arms[:-1], changed])
+    assert r" Its own settings: learning-rate 0.05 and name x\_1." in text
+    assert text.count("Its own settings") == 1
 
 
 def test_methods_say_nothing_that_was_not_recorded(tmp_path: Path) -> None:

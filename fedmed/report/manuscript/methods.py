@@ -16,6 +16,7 @@ from fedmed.report.reading import Json, number, table
 from fedmed.report.words import guarantee, listed, thousands
 
 _CITED: Final = re.compile(r"\\cite\{([^}]*)\}")
+_SETTINGS: Final = ("train.", "model.")
 _SCHEMES: Final = {
     "pooled": "on all data in one place",
     "local-only": "at each hospital alone",
@@ -27,7 +28,7 @@ def methods(comparison: Comparison, arms: Sequence[Arm]) -> str:
     sentences = [
         *_data(comparison, arms),
         *_training(comparison.base),
-        *_arms(arms),
+        *_arms(comparison.base, arms),
         *_evaluation(arms),
         f"Everything was computed with fedmed {escaped(fedmed.__version__)} \\cite{{fedmed}}.",
     ]
@@ -94,13 +95,25 @@ def _training(base: Json) -> list[str]:
     return told
 
 
-def _arms(arms: Sequence[Arm]) -> list[str]:
+def _own(base: Json, arm: Arm) -> str:
+    """The settings of training and model in which an arm differs from the others, as a sentence."""
+    settings = arm.runs[0].config
+    own = [
+        f"{key.partition('.')[2]} {escaped(str(value))}"
+        for key, value in settings.items()
+        if key.startswith(_SETTINGS) and base.get(key, value) != value
+    ]
+    return f" Its own settings: {listed(own)}." if own else ""
+
+
+def _arms(base: Json, arms: Sequence[Arm]) -> list[str]:
     told = []
     for arm in arms:
         where = _SCHEMES.get(arm.scheme)
         if not arm.private:
             how = where or "together"
-            told.append(f"Arm {escaped(arm.name)} trained {how}, without privacy.")
+            text = f"Arm {escaped(arm.name)} trained {how}, without privacy."
+            told.append(text + _own(base, arm))
             continue
         work = f" \\cite{{{OF_ARMS[arm.kind]}}}" if arm.kind in OF_ARMS else ""
         kind = f"{escaped(arm.kind)}{work}{f' {where}' if where else ''}"
@@ -111,7 +124,10 @@ def _arms(arms: Sequence[Arm]) -> list[str]:
         accountant = str(arm.statement.get("accountant") or "none")
         if accountant != "none" and arm.epsilon is not None:
             text += f" Its accountant: {escaped(accountant)}."
-        told.append(text)
+        relation = arm.statement.get("neighbouring")
+        if relation and arm.epsilon is not None:
+            text += f" Neighbouring data sets: {escaped(str(relation))}."
+        told.append(text + _own(base, arm))
     return told
 
 
@@ -135,7 +151,9 @@ def _evaluation(arms: Sequence[Arm]) -> list[str]:
     resamples = f", {thousands(evidence.resamples)} resamples" if evidence.resamples else ""
     told.append(
         f"Intervals of 95\\,\\% are {escaped(method)} bootstrap intervals{cite} over "
-        f"{escaped(evidence.unit)}s{resamples}, paired between arms."
+        f"{escaped(evidence.unit)}s{resamples}, paired between arms; where few events were seen "
+        "those of rates are after Agresti and Coull \\cite{agresti1998}, and those of AUROC after "
+        "Newcombe \\cite{newcombe2006}."
     )
     size = number(evidence.family.get("size"))
     if size:

@@ -93,6 +93,30 @@ _ENTRIES: Final = {
             "year": "1987",
         },
     ),
+    "agresti1998": (
+        "article",
+        {
+            "author": "Agresti, Alan and Coull, Brent A.",
+            "title": "Approximate Is Better than ``Exact'' for Interval Estimation of Binomial "
+            "Proportions",
+            "journal": "The American Statistician",
+            "volume": "52",
+            "pages": "119--126",
+            "year": "1998",
+        },
+    ),
+    "newcombe2006": (
+        "article",
+        {
+            "author": "Newcombe, Robert G.",
+            "title": "Confidence Intervals for an Effect Size Measure Based on the "
+            "{Mann--Whitney} Statistic. Part 2: Asymptotic Methods and Evaluation",
+            "journal": "Statistics in Medicine",
+            "volume": "25",
+            "pages": "559--573",
+            "year": "2006",
+        },
+    ),
     "holm1979": (
         "article",
         {
