@@ -164,8 +164,8 @@ def test_methods_name_the_settings_that_are_an_arm_s_own(
     run = arms[-1].runs[0]
     own = {"train.learning-rate": 0.05, "train.rounds": 3, "model.name": "x_1", "run.seed": 7}
     changed = replace(arms[-1], runs=[replace(run, config=own)])
-    shared = replace(comparison, base={"train.learning-rate": 0.01, "train.rounds": 3, **{
-        "model.name": "resnet18", "run.seed": 1}})  # fmt: skip
+    shared = replace(comparison, base={"train.learning-rate": 0.01, "train.rounds": 3,
+        "model.name": "resnet18", "run.seed": 1})  # fmt: skip
     text = methods(shared, [*arms[:-1], changed])
     assert r" Its own settings: learning-rate 0.05 and name x\_1." in text
     assert text.count("Its own settings") == 1
