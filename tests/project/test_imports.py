@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FEDMED = ROOT / "fedmed"
 ORDER = (  # each uses only those before it
-    *("base", "config", "models", "evaluation", "privacy", "data", "federation", "training"),
+    *("base", "config", "models", "evaluation", "secure_sum", "privacy", "data", "federation"),
+    "training",
     *(
         "site",
         "report",
@@ -86,6 +87,7 @@ def test_two_modules_are_loose() -> None:
         ("fedmed.config", ("torch", "flwr", "pandas")),
         ("fedmed", ("torch", "flwr", "pandas", "scipy", "numpy")),
         ("fedmed.evaluation", ("torch", "flwr", "pandas", "scipy")),
+        ("fedmed.secure_sum", ("torch", "flwr", "pandas", "scipy", "fedmed.privacy")),
         ("fedmed.evaluation.evaluated", ("torch", "flwr")),
         ("fedmed.privacy", ("torch", "flwr", "pandas", "scipy")),
         ("fedmed.privacy.plans.solving", ("torch", "flwr", "pandas")),

@@ -74,7 +74,12 @@ def test_the_lock_covers_what_the_project_asks_for() -> None:
     goes_red(covers, re.sub(r"^mypy==.*$", "", LOCK, flags=re.MULTILINE))
 
 
-IMPORTED_AS = {"dp-accounting": "dp_accounting", "pillow": "PIL", "vl-convert-python": "vl_convert"}
+IMPORTED_AS = {
+    "dp-accounting": "dp_accounting",
+    "pillow": "PIL",
+    "pycryptodome": "Crypto",
+    "vl-convert-python": "vl_convert",
+}
 PLUGINS = {"h11", "pylibjpeg", "pylibjpeg-openjpeg"}  # uvicorn and pydicom find them by name
 
 
