@@ -6,10 +6,18 @@ To add an arm, add its row here and, where no kind of plan fits, a plan in ``fed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-PlanKind = Literal["none", "image", "gradient", "unnoised", "update"]
-Place = Literal["nowhere", "images", "gradients", "updates", "sum"]
+PlanKind = Literal["none", "image", "gradient", "unnoised", "summed", "update"]
+Place = Literal["nowhere", "images", "gradients", "shares", "updates", "sum"]
 
 _TRAINING = ("privacy.noise-multiplier", "privacy.maximum-noise-to-signal", "privacy.clipping-norm")
+_CLIPPED = (
+    *("privacy.unit", "privacy.engine", "privacy.clipping", "privacy.physical-batch-size"),
+    "train.views",
+)
+_LOCAL = (
+    *("train.local-epochs", "train.batch-size", "train.proximal", "train.ema"),
+    *("train.weighting", "train.server-optimizer", "train.server-learning-rate"),
+)
 _IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
 
 
@@ -17,12 +25,13 @@ _IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
 class Arm:
     """What an arm is: its plan, where its noise enters, and which keys not all arms read.
 
-    ``noise`` is a place: at the hospital, but for ``sum``, which is noised at the server.
+    ``noise`` is a place: at the hospital, but for ``sum``, which is noised at the server. Of
+    ``shares`` each hospital adds one to a sum that nobody sees the parts of.
     ``protects`` is False where no epsilon is claimed. ``own`` says whether a site may choose the
     arm by itself, ``stacks`` whether images may be noised under it (``privacy.image-mechanism``).
-    ``reads`` are keys that not all arms read. ``enters``, ``unit``, ``relation`` (what differs
-    between neighbouring data sets) and ``trusted`` are words, for tables that people read: what is
-    counted comes from a plan's facts.
+    ``reads`` are keys that only some arms read, ``ignores`` those that all others do. ``enters``,
+    ``unit``, ``relation`` (what differs between neighbouring data sets) and ``trusted`` are words,
+    for tables that people read: what is counted comes from a plan's facts.
     """
 
     name: str
@@ -32,6 +41,7 @@ class Arm:
     own: bool = False
     stacks: bool = False
     reads: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
     enters: str
     unit: str
     relation: str = "none"
@@ -46,7 +56,7 @@ class Arm:
     @property
     def samples(self) -> bool:
         """Whether its batches are Poisson samples of patients, or of images."""
-        return self.plan in ("gradient", "unnoised")
+        return self.plan in ("gradient", "unnoised", "summed")
 
     @property
     def at_server(self) -> bool:
@@ -57,6 +67,16 @@ class Arm:
     def noised_at_home(self) -> bool:
         """Whether what leaves a hospital is noised there, under a claim."""
         return self.protects and not self.at_server
+
+    @property
+    def protects_alone(self) -> bool:
+        """Whether a hospital's own noise is the whole of its guarantee."""
+        return self.noised_at_home and self.noise != "shares"
+
+    @property
+    def one_noise(self) -> bool:
+        """Whether all hospitals have one noise between them, so that none has its own settings."""
+        return self.noise in ("sum", "shares")
 
 
 _ROWS = (
@@ -117,6 +137,36 @@ _ROWS = (
         unit="patient (or image)",
         relation="add or remove one patient; add, remove or replace one image",
         trusted="the hospital",
+    ),
+    Arm(
+        name="distributed-dp-sgd",
+        plan="summed",
+        noise="shares",
+        stacks=True,
+        reads=(
+            *("privacy.epsilon", *_TRAINING, "privacy.image-mechanism", *_CLIPPED),
+            *("train.sampling-rate", "privacy.threshold", "privacy.colluding"),
+        ),
+        ignores=_LOCAL,
+        enters="clipped gradients, every step: each hospital adds a share, under a secure sum",
+        unit="patient (or image)",
+        relation="add or remove one patient; add, remove or replace one image",
+        trusted="the hospital, and all but `privacy.colluding` of the others",
+    ),
+    Arm(
+        name="central-dp-sgd",
+        plan="summed",
+        noise="sum",
+        stacks=True,
+        reads=(
+            *("privacy.epsilon", *_TRAINING, "privacy.image-mechanism", *_CLIPPED),
+            "train.sampling-rate",
+        ),
+        ignores=_LOCAL,
+        enters="the sum of clipped gradients, every step, at the server",
+        unit="patient (or image)",
+        relation="add or remove one patient; add, remove or replace one image",
+        trusted="the hospital and the server",
     ),
     Arm(
         name="clipped-sgd",
@@ -188,6 +238,9 @@ ARMS: dict[str, Arm] = {arm.name: arm for arm in _ROWS}
 READ_BY: dict[str, tuple[str, ...]] = {
     key: tuple(arm.name for arm in _ROWS if key in arm.reads)
     for key in dict.fromkeys(key for arm in _ROWS for key in arm.reads)
+} | {
+    key: tuple(arm.name for arm in _ROWS if key not in arm.ignores)
+    for key in dict.fromkeys(key for arm in _ROWS for key in arm.ignores)
 }
 """Which arms (or image mechanisms) read a key; keys that are absent are read by all."""
 

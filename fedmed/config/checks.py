@@ -236,7 +236,7 @@ def check_privacy(privacy: Privacy, data: Data) -> None:
             f"privacy.laplace-scale: {privacy.laplace_scale:g} is too near the resolution of "
             "float32 images; give 1e-05 or more, or 0 to have it from privacy.epsilon"
         )
-    if row.plan in ("gradient", "update") and not 1e-4 <= privacy.epsilon <= 1e4:
+    if row.plan in ("gradient", "summed", "update") and not 1e-4 <= privacy.epsilon <= 1e4:
         raise ValueError(
             f"privacy.epsilon: {privacy.epsilon:g} is outside 0.0001 to 10000, where {arm} can be "
             "accounted; choose one inside"

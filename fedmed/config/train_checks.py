@@ -1,6 +1,7 @@
 """What training needs of the other tables: a weighting, a norm and a precision that fit the arm."""
 
 from fedmed.config.arms import ARMS
+from fedmed.config.names import kebab
 from fedmed.config.tables import Data, Model, Privacy, Train
 
 
@@ -18,11 +19,13 @@ def check_train(train: Train, data: Data, privacy: Privacy) -> None:
             f"train.weighting: 'size' tells the hospitals' sizes, which {arm.name} does not "
             "protect; declare them in privacy.public-size, or use 'equal'"
         )
-    if train.scheme != "federated" and arm.plan == "update":
+    if train.scheme != "federated" and arm.plan in ("update", "summed"):
         raise ValueError(
             f"train.scheme: '{train.scheme}' has no exchange of updates for {arm.name} to "
             "protect; use 'federated'"
         )
+    if arm.plan == "summed":
+        _check_summed(train, arm.name)
     if train.minimum_hospitals > data.hospitals:
         raise ValueError(
             f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
@@ -33,6 +36,20 @@ def check_train(train: Train, data: Data, privacy: Privacy) -> None:
             f"train.views: {train.views} views of an image are all the same without "
             "augmentation; set train.augment, or train.views = 1"
         )
+
+
+def _check_summed(train: Train, arm: str) -> None:
+    """The server takes the step, by ``train.optimizer``: nothing else moves the model."""
+    plain = Train()
+    keys = ("proximal", "ema", "server_optimizer", "server_learning_rate")
+    for key in keys:
+        if getattr(train, key) != getattr(plain, key):
+            raise ValueError(
+                f"train.{kebab(key)}: {arm} takes one step of train.optimizer at the server and "
+                "does not read it; remove it"
+            )
+    if train.weighting == "size":
+        raise ValueError(f"train.weighting: {arm} sums over patients, not hospitals; use 'equal'")
 
 
 def check_norm(model: Model) -> None:

@@ -13,13 +13,14 @@ from fedmed.coordinator.central import CentralGaussian
 from fedmed.coordinator.history import History
 from fedmed.coordinator.joining import Participants
 from fedmed.coordinator.strategies import Averaging, FederationStrategy, LocalOnly, Start
+from fedmed.coordinator.summed import CentralSum, SecureSum, make_secret
 from fedmed.coordinator.summing import Arrays
 from fedmed.experiment.directory import RunDirectory
 from fedmed.federation import messages
 from fedmed.federation.members import public_sizes
 from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.ledger import Ledger
-from fedmed.privacy.plans import UpdatePlan, part
+from fedmed.privacy.plans import SummedPlan, UpdatePlan, part
 from fedmed.privacy.plans.making import noise_source
 
 HALF = 0.5  # most of the weight of one hospital that declares its own size
@@ -46,6 +47,11 @@ class Setup:
         plan = part(next(iter(self.participants.plans.values())), UpdatePlan)
         return plan if plan is not None and plan.placement == "server" else None
 
+    @property
+    def summed_plan(self) -> SummedPlan | None:
+        """The plan of a sum over all hospitals' patients; None for any other arm."""
+        return part(next(iter(self.participants.plans.values())), SummedPlan)
+
 
 def make_strategy(setup: Setup, model: nn.Module) -> FederationStrategy:
     """The strategy of the settings after the last whole round; the history is resumed with it.
@@ -69,11 +75,13 @@ def make_strategy(setup: Setup, model: nn.Module) -> FederationStrategy:
         roster=setup.participants,
         wire=settings.run.wire,
         # The central arms clip every update in any case.
-        bounds=_bounds(setup, initial) if plan is None else None,
+        bounds=_bounds(setup, initial) if plan is None and not setup.summed_plan else None,
         recall=None if setup.in_process else lambda: _recalled(directory, history),
     )
     if settings.train.scheme == "local-only":
         return LocalOnly(start, owners)
+    if (summed := setup.summed_plan) is not None:
+        return _summed(setup, start, owners["global"], summed)
     if plan is not None:
         return _central(setup, start, owners["global"], plan)
     return _averaging(setup, start, owners["global"])
@@ -88,6 +96,19 @@ def _central(setup: Setup, start: Start, model: Arrays, plan: UpdatePlan) -> Cen
         noise_source(setup.settings),
         clipping_norm=setup.directory.clipping_norm(),
     )
+
+
+def _summed(setup: Setup, start: Start, model: Arrays, plan: SummedPlan) -> CentralSum | SecureSum:
+    units = {
+        name: own.units
+        for name, each in setup.participants.plans.items()
+        if (own := part(each, SummedPlan)) is not None
+    }
+    if plan.placement == "shares":
+        make_secret(setup.directory.path)
+        return SecureSum(start, model, plan, units, sorted(setup.participants.expected))
+    ledger, source = _server_ledger(setup, plan), noise_source(setup.settings)
+    return CentralSum(start, model, plan, units, ledger, source)
 
 
 def _averaging(setup: Setup, start: Start, model: Arrays) -> Averaging:
@@ -136,15 +157,15 @@ def _recalled(directory: RunDirectory, history: History) -> Arrays:
     return kept[2]["global"]
 
 
-def _server_ledger(setup: Setup, plan: UpdatePlan) -> Ledger:
+def _server_ledger(setup: Setup, plan: UpdatePlan | SummedPlan) -> Ledger:
     """The server's own ledger, with this run's plan opened in it."""
     settings, directory = setup.settings, setup.directory
     ledger = Ledger(files.ledger_path(settings.run.ledgers, directory.path, None))
     ledger.open_plan(
         directory.run,
         Charge(
-            account="server/hospital",
-            unit="hospital",
+            account=f"server/{plan.unit}",
+            unit=plan.unit,
             arm=settings.privacy.arm,
             relation=plan.facts(settings.train.scheme).relation,
             step=plan.step,

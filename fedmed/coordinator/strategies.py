@@ -126,6 +126,10 @@ class FederationStrategy(Strategy):
         """Arrays of its model's names, shapes and dtypes; their numbers mean nothing."""
         return self.model_for(hospital)
 
+    def read(self, message: Message, hospital: str) -> Reply:
+        """A hospital's answer, checked; it is emptied."""
+        return messages.read_reply(message, hospital, self.form_of(hospital), self.wire)
+
     @abstractmethod
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
         """Take in a round's updates as they come, in any order; the model changes after the last.
@@ -221,7 +225,7 @@ class FederationStrategy(Strategy):
                 continue
             size += messages.size_of(message)
             self.park()
-            reply = messages.read_reply(message, hospital, self.form_of(hospital), self.wire)
+            reply = self.read(message, hospital)
             del message  # its bytes are a second copy
             if reply.error is not None:
                 failed[hospital] = reply.error

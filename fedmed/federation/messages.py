@@ -12,6 +12,8 @@ query      ``reply``           hospital's name (public), whether its policy take
 train      ``model``           trainable parameters of the global model, float32
 train      ``frozen``          buffers that no training changes (empty with group norm): with the
                                first message alone, and again to a hospital that lost them
+train      ``request``         of a secure sum: the run's name, ``phase`` and ``text``, alone
+reply      ``sum``             ``text``: the member's answer to it
 train      ``request``         the run's name, round number; ``frozen``: where the buffers are not
                                there, their fingerprint
 reply      ``update``          change of the trainable parameters, noised where the arm says so,
@@ -79,13 +81,17 @@ __all__ = [
     "pack",
     "parameters_of",
     "part_of",
+    "phase_content",
     "query_content",
     "read_frozen",
     "read_histograms",
     "read_join",
+    "read_phase",
     "read_reply",
+    "read_sum",
     "request_fingerprint",
     "size_of",
+    "sum_content",
     "take_arrays",
     "train_content",
     "unpack",
@@ -233,6 +239,27 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
     return Histograms(hospital, {n: given[n].numpy() for n in spec.families}, clustering)
 
 
+def phase_content(run: str, phase: str, text: str) -> RecordDict:
+    """Content of a message of a secure sum."""
+    return RecordDict({"request": ConfigRecord({"run": run, "phase": phase, "text": text})})
+
+
+def sum_content(hospital: str, text: str) -> RecordDict:
+    """Content of a member's answer to it."""
+    return RecordDict(
+        {"reply": ConfigRecord({"hospital": hospital}), "sum": ConfigRecord({"text": text})}
+    )
+
+
+def read_phase(message: Message, hospital: str) -> str | None:
+    """The text of a member's answer; None where there is none, or it is another's."""
+    if message.has_error() or not message.has_content() or "sum" not in message.content:
+        return None
+    if not _is_from(message.content, hospital):
+        return None
+    return str(_settings(message.content, "sum").get("text", ""))
+
+
 def error_of(message: Message) -> str | None:
     """The code of an answer that is an error, or None."""
     if message.has_error() or not message.has_content():
@@ -270,6 +297,33 @@ def update_content(reply: Reply, wire: str = "float32", *, spend: bool = False) 
     if metrics:
         content["metrics"] = MetricRecord(metrics)
     return content
+
+
+def read_sum(message: Message, hospital: str, count: int, *, masked: bool) -> Reply:
+    """A checked sum of whole numbers, with the note of a masked one; else an error code.
+
+    The message is emptied: what is read is in the answer alone.
+    """
+    if message.has_error():
+        return Reply(hospital, error="no-answer")
+    content = message.content
+    if "error" in content:
+        return Reply(hospital, error=_code(content))
+    try:
+        update = take_arrays(part_of(content, "update", ArrayRecord), "float32")
+    except Exception:  # bytes from outside: numpy and zipfile raise many kinds
+        return Reply(hospital, error="bad-update")
+    vector, note = update.get("sum"), update.get("note")
+    fits = (
+        update.keys() == ({"sum", "note"} if masked else {"sum"})
+        and vector is not None
+        and vector.dtype == torch.int32
+        and tuple(vector.shape) == (count,)
+        and (note is None or (note.dtype == torch.uint8 and note.dim() == 1))
+    )
+    if not fits or not _is_from(content, hospital):
+        return Reply(hospital, error="bad-update")
+    return Reply(hospital, update)
 
 
 def read_reply(

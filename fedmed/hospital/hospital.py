@@ -28,17 +28,23 @@ from fedmed.federation.members import (
     make_member_plan,
     member_shard,
     patients_of,
+    trained_parameters,
 )
+from fedmed.federation.sums import packed, packed_masked
+from fedmed.hospital import secure_sums
 from fedmed.hospital.rounds import NotFinite, Round, rehearse
+from fedmed.hospital.secure_sums import Sums
 from fedmed.privacy.ledger.deciding import against_evaluation, decide, request_for
 from fedmed.privacy.ledger.filtering import OverBudget
 from fedmed.privacy.ledger.ledger import CohortChanged, Ledger
 from fedmed.privacy.ledger.policy import SIMULATION, Policy, load_policy, read_policy
+from fedmed.privacy.mechanisms.grid import Vector
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.updates import finite
-from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, part
+from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, SummedPlan, part
 from fedmed.privacy.plans.evaluation import evaluation_plan
 from fedmed.privacy.plans.making import noise_source
+from fedmed.secure_sum import NotMet, SumRefused
 from fedmed.site import own_settings
 from fedmed.training.local import LocalResult, pick_device
 
@@ -102,8 +108,11 @@ class Hospital:
         round_number: int,
         parameters: dict[str, Tensor],
         frozen: dict[str, Tensor],
+        sums: Sums | None = None,
     ) -> Reply:
         """One round of ``run``: train, then clip and noise as the plan says.
+
+        Where a secure sum hides what leaves, ``sums`` has this member's side of it.
 
         Under a plan of the hospital's own (``dp-sgd``, ``local-update``) the spend is reserved
         before the shard is read, and a request that was answered gets the stored bytes. What goes
@@ -111,6 +120,11 @@ class Hospital:
         see :mod:`fedmed.hospital.rounds`. Raises :class:`Refusal`.
         """
         model = model_for(self.settings, parameters, frozen)
+        summed = part(self.plan, SummedPlan)
+        if summed is not None and summed.payer != "hospital":
+            turn = Round(self.name, self.settings, self.plan, self.source, round_number)
+            vector = self._step(turn, model, parameters, summed)
+            return Reply(self.name, packed(vector))
         if self.plan.payer != "hospital":
             update, result = self._update(model, round_number, parameters, "")
             if isinstance(self.plan, NoPrivacy):
@@ -122,7 +136,7 @@ class Hospital:
         charge = request_for(self.settings, owner, self.plan, self.policy, self.shard.fingerprint())
         with ledger_failures(self.ledger, self.name):
             stored = self.ledger.answered(run, round_number, model_hash)
-            if stored is not None:
+            if stored is not None and (sums is None or sums.current(stored, self.name)):
                 return Reply(self.name, exchange.unpack(stored))
             self.ledger.open_plan(run, charge, self.policy.limit)
             # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.
@@ -135,12 +149,46 @@ class Hospital:
                 limit=self.policy.limit,
                 repeatable=self.source.reproducible,
             )
+        if summed is not None:
+            update = self._masked(model, run, round_number, parameters, model_hash, summed, sums)
+            with ledger_failures(self.ledger, self.name):
+                self.ledger.commit(entry, exchange.pack(update), cohort=self.shard.fingerprint())
+            return Reply(self.name, update)
         update, result = self._update(model, round_number, parameters, model_hash)
         if part(self.plan, GradientPlan) and result.steps != self.plan.steps_per_round:
             raise Refusal("plan")  # what was not accounted is not released
         with ledger_failures(self.ledger, self.name):
             self.ledger.commit(entry, exchange.pack(update), cohort=self.shard.fingerprint())
         return Reply(self.name, update)
+
+    def _masked(
+        self,
+        model: nn.Module,
+        run: str,
+        round_number: int,
+        parameters: dict[str, Tensor],
+        model_hash: str,
+        plan: SummedPlan,
+        sums: Sums | None,
+    ) -> dict[str, Tensor]:
+        """The step's noised sum under its masks."""
+        if sums is None:
+            raise Refusal("plan")
+        turn = Round(self.name, self.settings, self.plan, self.source, round_number, model_hash)
+        vector = self._step(turn, model, parameters, plan)
+        with summing(self.name):
+            terms = secure_sums.terms(run, sums.names(self.settings), plan, len(vector))
+            with sums.opened(terms, self.name) as member:
+                return packed_masked(member.mask(round_number, vector))
+
+    def _step(
+        self, turn: Round, model: nn.Module, parameters: dict[str, Tensor], plan: SummedPlan
+    ) -> Vector:
+        try:
+            return turn.step(model, self.shard, parameters, plan)
+        except (RunError, UserError) as error:
+            log.error("%s: %s", self.name, error)
+            raise Refusal("plan") from error
 
     def _update(
         self,
@@ -216,6 +264,19 @@ def name_of(settings: Settings, index: int) -> str:
     return names[index]
 
 
+@contextlib.contextmanager
+def summing(name: str) -> Iterator[None]:
+    """What a secure sum refuses is logged here, at the hospital; only the code leaves it."""
+    try:
+        yield
+    except NotMet as error:
+        log.warning("%s: %s", name, error)
+        raise Refusal("meeting") from error
+    except SumRefused as error:
+        log.error("%s: secure sum: %s", name, error)
+        raise Refusal("sum") from error
+
+
 @dataclass(frozen=True)
 class Terms:
     """What a hospital answers from before it looks at its data: its policy, ledger and plan.
@@ -233,6 +294,22 @@ class Terms:
     def patients(self) -> int:
         """How many the policy takes the cohort to have: as declared, else as counted."""
         return self.policy.public_size or patients_of(self.settings, self.name)
+
+
+def in_sum(sums: Sums, terms: Terms, run: str, phase: str, text: str) -> str:
+    """A member's answer to one message of a secure sum; raises :class:`Refusal`.
+
+    Nothing of its data enters: only keys, and who else answered.
+    """
+    plan = part(terms.plan, SummedPlan)
+    if plan is None or plan.placement != "shares" or phase not in secure_sums.PHASES:
+        raise Refusal("plan")
+    model, data = terms.settings.model, terms.settings.data
+    count = trained_parameters(model, data.image_size, data.dimensions, data.outputs)
+    with refusing("plan", terms.name), summing(terms.name):
+        about = secure_sums.terms(run, sums.names(terms.settings), plan, count)
+        with sums.opened(about, terms.name) as member:
+            return secure_sums.answer(member, phase, text)
 
 
 def fixed_split(settings: Settings) -> bool:
@@ -367,7 +444,7 @@ def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:
     """Tell the hospital's own log where its declared size makes delta a promise of little."""
     privacy = settings.privacy
     units = len(shard.patients()) if privacy.unit == "patient" else len(shard)
-    if settings.arm.plan == "gradient" and units and privacy.delta >= 1 / units:
+    if settings.arm.plan in ("gradient", "summed") and units and privacy.delta >= 1 / units:
         log.warning(
             "%s: privacy.delta = %g is not below one over the true number of %ss, so that the "
             "guarantee means little; declare a larger public-size in the policy",

@@ -19,13 +19,23 @@ from fedmed.base.errors import RunError, UserError
 from fedmed.config import Settings
 from fedmed.data.form import Form
 from fedmed.data.shard import Shard
+from fedmed.privacy.mechanisms.grid import Vector
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.updates import GaussianNoise, Update, clip, finite
-from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, UnnoisedPlan, UpdatePlan, part
+from fedmed.privacy.plans import (
+    GradientPlan,
+    ImagePlan,
+    Plan,
+    SummedPlan,
+    UnnoisedPlan,
+    UpdatePlan,
+    part,
+)
 from fedmed.training.cached_features import featured
 from fedmed.training.local import (
     LocalResult,
     check_engine,
+    clipped_sum,
     train_plain,
     train_private,
     train_unnoised,
@@ -88,6 +98,36 @@ class Round:
                 result.dropped,
             )
         return update, result
+
+    def step(
+        self, model: nn.Module, shard: Shard, parameters: dict[str, Tensor], plan: SummedPlan
+    ) -> Vector:
+        """One step's clipped sum on the plan's grid, with a share of the noise where it has one.
+
+        As :meth:`update`, it raises nothing that depends on ``shard``: what goes wrong with the
+        data is a sum of nobody's gradients, noised all the same.
+        """
+        self._check(model)
+        grid = plan.grid(sum(value.numel() for value in parameters.values()))
+        context = (self.name, self.number, self.model_hash)
+        with timing.measured("training"):
+            try:
+                shard = self._featured(model, shard)
+                sums, result = clipped_sum(model, shard, self.settings, plan, self.source, context)
+            except Exception as error:
+                log.error("%s: step %d failed: %s", self.name, self.number, type(error).__name__)
+                sums, result = _zeros(parameters), LocalResult(0, None)
+            if not finite(sums):
+                log.warning("%s: step %d: a sum of no numbers is 0", self.name, self.number)
+                sums = _zeros(parameters)
+            flat = torch.cat([sums[name].detach().cpu().float().flatten() for name in parameters])
+            vector = grid.rounded(flat.numpy())
+            if plan.placement == "shares":
+                vector = grid.noised(vector, self.source.key("share", *context))
+        if result.dropped:  # private: for the hospital's own log, never for a message
+            text = "%s: step %d left out %d gradients that were not finite"
+            log.warning(text, self.name, self.number, result.dropped)
+        return vector
 
     def _change(
         self, model: nn.Module, shard: Shard, parameters: dict[str, Tensor]
@@ -160,6 +200,9 @@ def rehearse(settings: Settings, plan: Plan, model: nn.Module) -> None:
     :class:`UserError` or :class:`RunError` for settings that cannot be trained with.
     """
     gradient, nobodies = part(plan, GradientPlan), made_up(settings, 2, plan)
+    if isinstance(gradient, SummedPlan):
+        # As under dp-sgd, with whose noise nothing leaves either.
+        plan = gradient = _as_local(gradient)
     if gradient is not None:
         # Both are in the batch, whatever the sampler draws.
         plan = replace(gradient, steps_per_round=1, units=gradient.expected_batch, declared=True)
@@ -171,6 +214,20 @@ def rehearse(settings: Settings, plan: Plan, model: nn.Module) -> None:
         raise
     except Exception as error:
         raise RunError(f"made-up images cannot be trained on ({error}); check [model]") from error
+
+
+def _as_local(plan: SummedPlan) -> GradientPlan:
+    """The plan of ``dp-sgd`` with the same clipping and whole noise."""
+    return GradientPlan(
+        unit=plan.unit,
+        units=plan.units,
+        expected_batch=plan.expected_batch,
+        steps_per_round=1,
+        rounds=1,
+        clipping_norm=plan.clipping_norm,
+        noise_multiplier=plan.noise_multiplier,
+        delta=plan.delta,
+    )
 
 
 def made_up(settings: Settings, images: int, plan: Plan) -> Shard:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedmed import config
+from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.federation import messages
 from fedmed.federation.exchange import Buffers
 from fedmed.federation.messages import Reply
 from fedmed.hospital import histograms
-from fedmed.hospital.hospital import Refusal, Site, hospital_for, review
+from fedmed.hospital.hospital import Refusal, Site, hospital_for, in_sum, review, terms_for
+from fedmed.hospital.secure_sums import SimulatedSums
 
 log = logging.getLogger("fedmed.hospital")
 _BUFFERS = Buffers()  # this process's, whichever hospital trains in it
@@ -29,12 +31,17 @@ def query(message: Message, context: Context) -> RecordDict:
 
 
 def train(message: Message, context: Context) -> RecordDict:
-    """Train one round and answer with the update, or with an error code."""
+    """Train one round and answer with the update, or with an error code.
+
+    A message of a secure sum is answered with another one.
+    """
 
     def answer() -> RecordDict:
-        hospital = hospital_for(*_member(context), context.run_id, _site(context))
         content = message.content
         request = messages.part_of(content, "request", ConfigRecord)
+        if "phase" in request:
+            return _summing(request, context)
+        hospital = hospital_for(*_member(context), context.run_id, _site(context))
         frozen = _BUFFERS.find(messages.read_frozen(content))
         if frozen is None:
             raise Refusal("buffers")
@@ -44,10 +51,25 @@ def train(message: Message, context: Context) -> RecordDict:
             int(str(request["round"])),
             messages.decode_arrays(messages.part_of(content, "model", ArrayRecord)),
             frozen,
+            _sums(context, hospital.settings),
         )
         return messages.update_content(reply, hospital.settings.run.wire, spend=True)
 
     return _guarded(answer)
+
+
+def _summing(request: ConfigRecord, context: Context) -> RecordDict:
+    """A member's answer to a message of a secure sum."""
+    settings, index = _member(context)
+    terms = terms_for(settings, index, context.run_id, _site(context))
+    phase, text = str(request["phase"]), str(request["text"])
+    sums = _sums(context, terms.settings)
+    told = in_sum(sums, terms, str(request["run"]), phase, text)
+    return messages.sum_content(terms.name, told)
+
+
+def _sums(context: Context, settings: config.Settings) -> SimulatedSums:
+    return SimulatedSums(files.run_folder(settings.run.out, context.run_id))
 
 
 def evaluate(message: Message, context: Context) -> RecordDict:

@@ -10,10 +10,19 @@ the server's. See docs/secure-sum.md for what it defends, and what not.
 """
 
 from fedmed.secure_sum.collector import Collector
-from fedmed.secure_sum.errors import SumRefused
+from fedmed.secure_sum.errors import NotMet, SumRefused
 from fedmed.secure_sum.identities import Identity, read_public
 from fedmed.secure_sum.member import Member
-from fedmed.secure_sum.messages import Hello, Masked, Opened, Signed, Unmasking
+from fedmed.secure_sum.messages import (
+    Hello,
+    Masked,
+    Note,
+    Opened,
+    Signed,
+    Unmasking,
+    hellos_text,
+    read_hellos,
+)
 from fedmed.secure_sum.terms import Terms
 
 __all__ = [
@@ -22,10 +31,14 @@ __all__ = [
     "Identity",
     "Masked",
     "Member",
+    "NotMet",
+    "Note",
     "Opened",
     "Signed",
     "SumRefused",
     "Terms",
     "Unmasking",
+    "hellos_text",
+    "read_hellos",
     "read_public",
 ]

@@ -3,3 +3,7 @@
 
 class SumRefused(Exception):
     """A message that this protocol does not allow: one line that names it; nothing was unmasked."""
+
+
+class NotMet(SumRefused):
+    """A member that has no keys for this meeting (any more): the members must meet again."""

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fedmed.secure_sum import masks, shares
-from fedmed.secure_sum.errors import SumRefused
+from fedmed.secure_sum.errors import NotMet, SumRefused
 from fedmed.secure_sum.identities import Identity, verified
 from fedmed.secure_sum.masks import Vector
 from fedmed.secure_sum.messages import Hello, Masked, Note, Opened, Signed, Unmasking
@@ -74,7 +74,7 @@ class Member:
         is pinned.
         """
         if not self._key:
-            raise SumRefused("no meeting was begun")
+            raise NotMet("no meeting was begun")
         own, found = X25519PrivateKey.from_private_bytes(self._key), {}
         for name in self._others():
             hello = hellos.get(name)
@@ -99,7 +99,7 @@ class Member:
         others have given the pair's masks away, is still covered.
         """
         if len(self._secrets) < len(self._others()):
-            raise SumRefused("the members have not met")
+            raise NotMet("the members have not met")
         if step <= self.step:
             raise SumRefused(f"step {step} after step {self.step}: a mask is used once")
         if vector.dtype != np.uint32 or vector.shape != (self.terms.count,):

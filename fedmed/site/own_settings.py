@@ -90,13 +90,13 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
     """
     used = with_own(asked, own, f"{hospital}'s settings")
     before, after = asked.privacy, used.privacy
-    if own and asked.arm.at_server and set(own) & {k for k in OWN if "privacy." in k}:
+    if own and asked.arm.one_noise and set(own) & {k for k in OWN if "privacy." in k}:
         raise UserError(
-            f"{hospital} has {sorted(own)[0]} of its own, but the noise of {before.arm} is the "
-            "server's, one for all hospitals; remove it there, or choose another arm"
+            f"{hospital} has {sorted(own)[0]} of its own, but the noise of {before.arm} is one "
+            "for all hospitals; remove it there, or choose another arm"
         )
     if after.arm != before.arm:
-        if not used.arm.noised_at_home:
+        if not used.arm.protects_alone:
             raise UserError(
                 f"{hospital} asks for the arm {after.arm} of its own, which adds no noise there; "
                 f"use {before.arm} or an arm that noises images, gradients or updates at the "

@@ -20,7 +20,7 @@ from fedmed.privacy.gradients.engine import binary
 from fedmed.privacy.gradients.memory import keep_freed_memory
 from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.noise import NoiseSource
-from fedmed.privacy.plans import GradientPlan, Sampling, UnnoisedPlan
+from fedmed.privacy.plans import GradientPlan, Sampling, SummedPlan, UnnoisedPlan
 from fedmed.training.augmentation import augment, seeded
 from fedmed.training.optimiser import LocalSteps
 
@@ -145,6 +145,37 @@ def train_private(
         engine.close()
 
 
+def clipped_sum(
+    model: nn.Module,
+    shard: Shard,
+    settings: Settings,
+    plan: SummedPlan,
+    source: NoiseSource,
+    context: tuple[str | int, ...],
+) -> tuple[dict[str, Tensor], LocalResult]:
+    """One step's sum of clipped gradients of a Poisson sample, by name; the model stays as it is.
+
+    Nothing is noised here: a caller adds noise, or trusts whoever does. Raises as
+    :func:`train_private` does.
+    """
+    units, views = _units(shard, plan.sampling), settings.train.views
+    keep_freed_memory()
+    model.train()
+    engine = _engine(model, settings)
+    labels = torch.from_numpy(shard.labels).to(next(model.parameters()).device)
+    try:
+        images, answers = _sampled(
+            model, shard, settings, units, plan.rate, labels, source, (*context, 0),
+            source.numpy("sampling", *context),
+        )  # fmt: skip
+        batch = engine.clipped_sum(images, answers, plan.clipping_norm, views)
+        if batch.sensitivity > plan.clipping_norm:
+            raise RunError("the engine's sensitivity is above the plan's; nothing was noised")
+    finally:
+        engine.close()
+    return batch.gradients, LocalResult(1, None, batch.dropped)
+
+
 def train_unnoised(
     model: nn.Module,
     shard: Shard,
@@ -198,20 +229,18 @@ def sampled_steps(
     keep_freed_memory()
     device = next(model.parameters()).device
     model.train()
-    parameters, train, data = trainable(model), settings.train, settings.data
-    steps = LocalSteps(parameters.values(), train, round_number, sampling.steps_per_round)
+    parameters = trainable(model)
+    steps = LocalSteps(parameters.values(), settings.train, round_number, sampling.steps_per_round)
     labels = torch.from_numpy(shard.labels).to(device)
     sampler = source.numpy("sampling", *context)
     dropped = taken = 0
     for step in range(sampling.steps_per_round):
         if taken >= sampling.steps_per_round:
             raise RunError("a step beyond the plan was about to be taken; nothing is released")
-        rows = poisson_batch(units, sampling.rate, sampler)
-        images = to_input(shard.images[rows], settings.model.channels, device, data.dimensions)
-        draws = source.numpy("augmentation", *context, step)
-        images = augment(images, train.augment, train.views, draws)
-        answers = labels[torch.from_numpy(rows).to(device)]
-        gradients, lost = gradient(images, answers.repeat_interleave(train.views, dim=0), step)
+        images, answers = _sampled(
+            model, shard, settings, units, sampling.rate, labels, source, (*context, step), sampler
+        )
+        gradients, lost = gradient(images, answers, step)
         taken += 1
         for name, parameter in parameters.items():
             parameter.grad = gradients[name]
@@ -219,6 +248,27 @@ def sampled_steps(
         dropped += lost
     steps.finish()
     return LocalResult(taken, None, dropped)
+
+
+def _sampled(
+    model: nn.Module,
+    shard: Shard,
+    settings: Settings,
+    units: list[NDArray[np.int64]],
+    rate: float,
+    labels: Tensor,
+    source: NoiseSource,
+    context: tuple[str | int, ...],
+    sampler: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """A Poisson batch as the model takes it, every view of each image, and its labels."""
+    train, device = settings.train, next(model.parameters()).device
+    rows = poisson_batch(units, rate, sampler)
+    images = to_input(shard.images[rows], settings.model.channels, device, settings.data.dimensions)
+    draws = source.numpy("augmentation", *context)
+    images = augment(images, train.augment, train.views, draws)
+    answers = labels[torch.from_numpy(rows).to(device)]
+    return images, answers.repeat_interleave(train.views, dim=0)
 
 
 def _engine(model: nn.Module, settings: Settings) -> Engine:

@@ -26,8 +26,8 @@ class Privacy(Section):
     keep; a plan above it is impossible. 0: from `privacy.epsilon`. Else 0.01 or more."""
 
     delta: Annotated[float, within(1e-12, 0.999)] = 1e-5
-    """Must be below 1/patients of every hospital (`dp-sgd`) or 1/hospitals (update arms). The image
-    arms are pure (delta 0); their statement also gives epsilon at this delta."""
+    """Must be below 1/patients of every hospital (`dp-sgd` and its kin) or 1/hospitals (update
+    arms). The image arms are pure (delta 0); their statement also gives epsilon at this delta."""
 
     unit: Literal["patient", "image"] = "patient"
     """`dp-sgd`: whose data one epsilon protects. `image` needs `privacy.images-per-patient`."""
@@ -44,6 +44,15 @@ class Privacy(Section):
     clipping_norm: Annotated[float, within(1e-6, 1e6), Unit("L2 norm")] = 1.0
     """Bound on one unit's gradient (`dp-sgd`) or on one hospital's update (update arms).
     `central-adaptive`: of the first round."""
+
+    colluding: Annotated[int, Field(ge=0, le=254), Unit("hospitals")] = 1
+    """`distributed-dp-sgd`: how many hospitals may take the server's side, and tell it their shares
+    of the noise. Each share is as much larger as those that are left need it."""
+
+    threshold: Annotated[int, Field(ge=0, le=255), Unit("hospitals")] = 0
+    """`distributed-dp-sgd`: the fewest hospitals whose sum is unmasked. A step with fewer is given
+    up, and what was reserved stays spent. Shares of the noise are so large that as few suffice:
+    fewer than all of them cost accuracy. 0: all."""
 
     clip_quantile: Annotated[float, within(1e-3, 0.999), Unit("share of the updates")] = 0.5
     """`central-adaptive`: which quantile of the updates' lengths the clipping norm follows."""

@@ -24,8 +24,13 @@ class Train(Section):
     """Images in a step. Under `dp-sgd`: the expected number of patients (or images) in a Poisson
     batch."""
 
+    sampling_rate: Annotated[float, within(1e-6, 1), Unit("probability")] = 0.1
+    """`central-dp-sgd` and `distributed-dp-sgd`: with which probability each patient (or image) is
+    in a step's batch, the same at every hospital. A round is one step of all of them."""
+
     optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
-    """The hospital's optimiser. Its state never outlives a round."""
+    """The hospital's optimiser. Its state never outlives a round. `central-dp-sgd` and
+    `distributed-dp-sgd`: the server's, on the noised sum; its state is that of the run."""
 
     learning_rate: Annotated[float, within(1e-12, 1e3)] = 0.01
     """The hospital's learning rate."""

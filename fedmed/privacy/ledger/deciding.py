@@ -17,7 +17,7 @@ from fedmed.privacy.ledger.filtering import (
 )
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
-from fedmed.privacy.plans import ImagePlan, Plan
+from fedmed.privacy.plans import ImagePlan, Plan, SummedPlan, part
 from fedmed.privacy.plans.evaluation import EvaluationPlan, evaluation_request, ledger_run
 
 
@@ -76,6 +76,12 @@ def decide(
         return _no(f"the policy does not allow the arm {arm}")
     if settings.privacy.reproducible_noise and not policy.allow_reproducible_noise:
         return _no("the policy does not allow reproducible noise")
+    summed = part(plan, SummedPlan)
+    if summed is not None and 0 < policy.honest_hospitals < summed.honest:
+        return _no(
+            f"the plan counts on {summed.honest} honest hospitals, and the policy on "
+            f"{policy.honest_hospitals}"
+        )
     if patients < policy.minimum_cohort:
         return _no("the cohort is smaller than the policy's minimum")
     if policy.limit is None or (run and ledger.opened(run)):

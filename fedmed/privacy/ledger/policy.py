@@ -33,6 +33,9 @@ class Policy(Section):
     maximum_epsilon: Annotated[float, within(0, 1e9)] = 0.0  # 0 = none
     delta: Annotated[float, within(1e-12, 0.01)] = 1e-5
     arms: list[str] = []  # empty = every arm that the limit allows
+    honest_hospitals: Annotated[int, Field(ge=0, le=255)] = (
+        0  # a guarantee may count on so many hospitals' shares of the noise; 0 = on any number
+    )
     minimum_cohort: Annotated[int, Field(ge=0, le=10**9)] = 0  # patients in training
     public_size: Annotated[int, Field(ge=0, lt=10**9)] = (
         0  # declared number of units; 0 = see the settings
@@ -88,7 +91,7 @@ class Policy(Section):
         """Whether the arm as such may be asked for."""
         if self.arms:
             return arm in self.arms
-        return not self.maximum_epsilon or ARMS[arm].noised_at_home
+        return not self.maximum_epsilon or ARMS[arm].protects_alone
 
 
 SIMULATION = Policy(allow_reproducible_noise=True)

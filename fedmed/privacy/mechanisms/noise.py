@@ -59,6 +59,13 @@ class NoiseSource:
         text = "|".join(str(part) for part in ("fedmed-noise", self.seed, *context))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
+    def key(self, *context: str | int) -> bytes:
+        """32 bytes for noise of whole numbers."""
+        if self.seed is None:
+            return secrets.token_bytes(32)
+        text = "|".join(str(part) for part in ("fedmed-noise", self.seed, *context))
+        return hashlib.sha256(text.encode()).digest()
+
     def numpy(self, *context: str | int) -> np.random.Generator:
         """Generator for sampling, views of images and Laplace noise."""
         return np.random.Generator(AESCounter(key=self._key(context)))

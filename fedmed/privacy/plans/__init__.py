@@ -4,6 +4,7 @@ from fedmed.privacy.plans.base import Plan, Words, part
 from fedmed.privacy.plans.gradient import GradientPlan, Sampling
 from fedmed.privacy.plans.image import ImagePlan, NoPrivacy
 from fedmed.privacy.plans.stacked import StackedPlan
+from fedmed.privacy.plans.summed import SummedPlan
 from fedmed.privacy.plans.unnoised import UnnoisedPlan
 from fedmed.privacy.plans.update import AdaptiveClipping, UpdatePlan
 
@@ -15,6 +16,7 @@ __all__ = [
     "Plan",
     "Sampling",
     "StackedPlan",
+    "SummedPlan",
     "UnnoisedPlan",
     "UpdatePlan",
     "Words",

@@ -25,7 +25,8 @@ def relation_of(unit: Literal["patient", "image"]) -> Relation:
 class Sampling:
     """Poisson samples of a hospital's units, and how many of them a round takes.
 
-    ``units`` may differ from the shard's where they were ``declared``.
+    ``units`` may differ from the shard's where they were ``declared``. The rate is that of the
+    expected batch, or the one that is the same at every hospital (``given_rate``).
     """
 
     unit: Literal["patient", "image"]
@@ -33,11 +34,12 @@ class Sampling:
     expected_batch: int
     steps_per_round: int
     declared: bool = False
+    given_rate: float | None = None
 
     @property
     def rate(self) -> float:
         """Probability of each unit to be in a step's batch."""
-        return self.expected_batch / self.units
+        return self.expected_batch / self.units if self.given_rate is None else self.given_rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,12 @@ from fedmed.privacy.plans import (
     Plan,
     Sampling,
     StackedPlan,
+    SummedPlan,
     UnnoisedPlan,
     UpdatePlan,
 )
 from fedmed.privacy.plans.gradient import relation_of
+from fedmed.privacy.plans.summed import KEPT
 
 __all__ = [
     "AdaptiveClipping",
@@ -31,6 +33,7 @@ __all__ = [
     "NoPrivacy",
     "Plan",
     "StackedPlan",
+    "SummedPlan",
     "UnnoisedPlan",
     "UpdatePlan",
     "declared_size",
@@ -62,11 +65,12 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
     training: GradientPlan | UpdatePlan
     if settings.arm.control:
         return _unnoised_plan(settings, units, hospital, declared)
-    if settings.arm.plan == "gradient":
+    if settings.arm.plan in ("gradient", "summed"):
         public = declared or declared_size(settings, hospital)
         # The hospital's true number must keep delta small too, whatever it declares.
         _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
-        training = _gradient_plan(settings, public or units, hospital, public is not None)
+        make = _gradient_plan if settings.arm.plan == "gradient" else _summed_plan
+        training = make(settings, public or units, hospital, public is not None)
     else:
         training = _update_plan(settings)
     training.check_noise(_FLOAT32)
@@ -200,6 +204,43 @@ def _gradient_plan(settings: Settings, units: int, hospital: str, declared: bool
         delta=privacy.delta,
         images_per_patient=privacy.images_per_patient,
     )
+
+
+def _summed_plan(settings: Settings, units: int, hospital: str, declared: bool) -> SummedPlan:
+    privacy, train = settings.privacy, settings.train
+    _check_delta(privacy.delta, units, f"{privacy.unit}s", hospital)
+    everybody = settings.data.hospitals
+    relation = relation_of(privacy.unit)
+    noise, delta = privacy.noise_multiplier, privacy.delta * KEPT
+    if not noise:
+        noise = accounting.noise_multiplier(
+            privacy.epsilon, delta, train.sampling_rate, train.rounds, relation
+        )
+    plan = SummedPlan(
+        placement="server" if settings.arm.at_server else "shares",
+        unit=privacy.unit,
+        units=units,
+        declared=declared,
+        rate=train.sampling_rate,
+        expected_batch=max(1, round(train.sampling_rate * units)),
+        steps_per_round=1,
+        rounds=train.rounds,
+        clipping_norm=privacy.clipping_norm,
+        noise_multiplier=noise,
+        delta=privacy.delta,
+        images_per_patient=privacy.images_per_patient,
+        hospitals=everybody,
+        threshold=privacy.threshold or everybody,
+        colluding=privacy.colluding,
+    )
+    spent = plan.epsilon()
+    if privacy.noise_multiplier and spent > privacy.epsilon:
+        raise UserError(
+            f"privacy.noise-multiplier = {noise:g} gives epsilon {spent:.4g} in {train.rounds} "
+            f"steps, above privacy.epsilon = {privacy.epsilon:g}; raise privacy.epsilon to "
+            f"{up(spent, 4):.6g}, or lower train.rounds or train.sampling-rate"
+        )
+    return plan
 
 
 def _gradient_noise(privacy: Privacy, question: solve.Question, hospital: str) -> float:

@@ -21,11 +21,13 @@ is replaced."""
 Changes = Literal["nothing", "data", "pixels", "voxels", "update"]
 """What of the unit differs between neighbours."""
 
-Noise = Literal["images", "gradients", "updates", "sum", "histograms"]
-"""Where noise enters: on the sum of updates at the server, on all others at the hospital."""
+Noise = Literal["images", "gradients", "shares", "updates", "sum", "histograms"]
+"""Where noise enters: on the sum at the server, on all others at the hospital. ``shares`` are each
+hospital's part of one noise on a secure sum."""
 
-Party = Literal["hospital", "pool", "server", "recipients", "everyone"]
-"""Who must be trusted; ``pool`` holds pooled data, ``recipients`` get a hospital's model."""
+Party = Literal["hospital", "pool", "server", "others", "recipients", "everyone"]
+"""Who must be trusted; ``pool`` holds pooled data, ``recipients`` get a hospital's model, and of
+the ``others``, the hospitals that share the noise, all but a number that is stated."""
 
 Sampling = Literal["shuffled", "everyone", "once", "poisson"]
 """Who takes part in a step: shuffled batches, everybody, everybody in one release, or a Poisson
@@ -35,6 +37,7 @@ _PARTIES: Final[dict[Party, str]] = {
     "hospital": "the hospital",
     "pool": "whoever holds the pooled data",
     "server": "the server",
+    "others": "all but a stated number of the other hospitals",
     "recipients": "everyone who gets a hospital's model",
     "everyone": "everyone",
 }
