@@ -105,7 +105,8 @@ def _summed(setup: Setup, start: Start, model: Arrays, plan: SummedPlan) -> Cent
         if (own := part(each, SummedPlan)) is not None
     }
     if plan.placement == "shares":
-        make_secret(setup.directory.path)
+        if not setup.settings.data.site_names:
+            make_secret(setup.directory.path)
         return SecureSum(start, model, plan, units, sorted(setup.participants.expected))
     ledger, source = _server_ledger(setup, plan), noise_source(setup.settings)
     return CentralSum(start, model, plan, units, ledger, source)

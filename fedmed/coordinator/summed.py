@@ -183,6 +183,8 @@ class SecureSum(SummedGradients):
                 with _answer_of(reply.hospital):
                     collector.add(reply.hospital, masked_of(reply.update or {}))
                 del reply
+            if not collector.enough and "budget" in {f["code"] for f in self.report.failures}:
+                raise BudgetSpent
             return self._unmasked(collector), collector.survivors
         except SumRefused as error:
             if self.train.on_failure == "stop":

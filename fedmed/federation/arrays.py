@@ -35,7 +35,8 @@ def decode_arrays(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def encode_update(update: dict[str, Tensor], wire: str, *, spend: bool = False) -> ArrayRecord:
-    """An update as it travels: float32, or bfloat16 as the int16 of the same bits.
+    """An update as it travels: float32, or bfloat16 as the int16 of the same bits; integers as they
+    are.
 
     With ``spend`` it is emptied on the way, so that there are never two copies of all. numpy, and
     so Flower, knows no bfloat16. Rounding comes after clipping and noise: it is post-processing.
@@ -44,7 +45,7 @@ def encode_update(update: dict[str, Tensor], wire: str, *, spend: bool = False) 
     record = ArrayRecord()
     for name in list(update):
         value = update.pop(name) if spend else update[name]
-        if wire == "bfloat16":
+        if wire == "bfloat16" and value.is_floating_point():
             value = value.to(torch.bfloat16).view(torch.int16)
         record[name] = _encode(value)
     return record

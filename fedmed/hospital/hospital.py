@@ -136,7 +136,7 @@ class Hospital:
         charge = request_for(self.settings, owner, self.plan, self.policy, self.shard.fingerprint())
         with ledger_failures(self.ledger, self.name):
             stored = self.ledger.answered(run, round_number, model_hash)
-            if stored is not None and (sums is None or sums.current(stored, self.name)):
+            if stored is not None and (sums is None or sums.current(stored, run, self.name)):
                 return Reply(self.name, exchange.unpack(stored))
             self.ledger.open_plan(run, charge, self.policy.limit)
             # No step beyond the plan, whatever the server asks: interrupted rounds count as taken.

@@ -25,6 +25,9 @@ def relay(message: Message, context: Context, kind: str) -> RecordDict:
         return messages.join_content(asking.query(socket, config, run, run_id))
 
     def train() -> RecordDict:
+        if "phase" in request:
+            phase, text = str(request["phase"]), str(request["text"])
+            return messages.sum_content(*asking.in_sum(socket, config, run, run_id, phase, text))
         round_number = int(str(request["round"]))
         model = messages.decode_arrays(messages.part_of(content, "model", ArrayRecord))
         frozen = messages.read_frozen(content)

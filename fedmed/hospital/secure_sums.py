@@ -41,8 +41,8 @@ class Sums(Protocol):
         """The member, as its last message left it; what it becomes is kept."""
         ...
 
-    def current(self, stored: bytes, name: str) -> bool:
-        """Whether an answer that was kept is of the present meeting; of others nothing opens."""
+    def current(self, stored: bytes, run: str, name: str) -> bool:
+        """Whether a kept answer can be used: no masked one of a meeting that is over."""
         ...
 
 
@@ -68,11 +68,11 @@ class SimulatedSums:
         yield member
         write_text(path, member.to_json())
 
-    def current(self, stored: bytes, name: str) -> bool:
+    def current(self, stored: bytes, run: str, name: str) -> bool:
         """See :class:`Sums`."""
-        path = member_file(self.folder, name)
+        path, meeting = member_file(self.folder, name), meeting_of(stored)
         held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        return meeting_of(stored) == held.get("meeting")
+        return meeting is None or meeting == held.get("meeting")
 
 
 def terms(run: str, names: Sequence[str], plan: SummedPlan, count: int) -> Terms:

@@ -38,7 +38,7 @@ class Member:
     identity: Identity
     peers: Mapping[str, bytes]
     meeting: int = 0
-    step: int = 0  # the last that was masked
+    step: int = 0  # the last that was masked in this meeting
     _key: bytes = b""  # private, X25519, of this meeting
     _secrets: dict[str, bytes] = field(default_factory=dict)  # shared with each peer
     _own_share: bytes = b""
@@ -60,7 +60,7 @@ class Member:
             raise SumRefused(f"meeting {meeting} after meeting {self.meeting}")
         key = X25519PrivateKey.generate()
         self.meeting, self._key, self._secrets = meeting, key.private_bytes_raw(), {}
-        self._own_share, self._signed = b"", ()
+        self.step, self._own_share, self._signed = 0, b"", ()  # masks are of their meeting
         public = key.public_key().public_bytes_raw()
         text = self.terms.signed_text("hello", self.name, meeting, public)
         return Hello(

@@ -53,6 +53,14 @@ def train(
     return Reply(header["hospital"], arrays, header["loss"], header["images"])
 
 
+def in_sum(
+    path: str, config: Mapping[str, Scalar], run: str, run_id: int, phase: str, text: str
+) -> tuple[str, str]:
+    """The site's name and its answer in a secure sum; raises :class:`GuardRefusal`."""
+    header, _ = _ask(path, _request("sum", config, run, run_id, phase=phase, text=text))
+    return str(header["hospital"]), str(header["text"])
+
+
 def evaluate(
     path: str,
     config: Mapping[str, Scalar],
@@ -83,7 +91,7 @@ def _ask(
     try:
         header, body = exchange(path, *write_request(request), seconds=seconds)
         about = header.get("arrays")
-        kinds = (*DTYPES, torch.float64)
+        kinds = (*DTYPES, torch.float64, torch.int32, torch.uint8)
         arrays = {} if about is None else read_arrays(body, about["names"], kinds)
     except (OSError, BadFrame) as error:
         raise GuardRefusal("guard") from error

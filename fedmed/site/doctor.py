@@ -19,6 +19,7 @@ from fedmed.site.connection import NAME, Connection, read_connection
 from fedmed.site.file import SiteFile, read_site
 from fedmed.site.reach import Check, knock
 from fedmed.site.settings import site_settings
+from fedmed.site.sum_keys import read_identity, read_peers
 
 SPACE: Final = 2 * 2**30
 """Bytes that should be free beside the ledger: decoded images and the last replies lie there."""
@@ -89,6 +90,16 @@ def _policy(site: SiteFile) -> Iterator[Check]:
     most = f"epsilon {policy.maximum_epsilon:g}" if policy.maximum_epsilon else "no epsilon"
     told = f"{most} at most, arms {', '.join(policy.arms) or 'as limited'}"
     yield Check("policy", True, told)
+    if "distributed-dp-sgd" in policy.arms:
+        try:
+            read_identity(site)
+            peers = read_peers(site)
+        except UserError as error:
+            yield Check("policy", False, f"distributed-dp-sgd: {error}")
+            return
+        names = ", ".join(sorted(peers)) or "nobody yet"
+        told = f"secure sums: the keys of {names} are pinned in {site.sum_peers}"
+        yield Check("policy", True, told, note=True)
     yield from (Check("policy", True, text, note=True) for text in _remarks(policy))
 
 

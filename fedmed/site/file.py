@@ -53,7 +53,14 @@ OWN: Final = (
 MACHINE: Final = ("privacy.engine", "privacy.physical-batch-size", "run.device", "run.threads")
 """Keys of the site's machine, which change no guarantee."""
 
-_KEYS: Final = ("name", "policy", "ledger", "audit", "socket", "peers", "data", "settings")
+SUM_KEY: Final = "state/sum.key"
+SUM_PEERS: Final = "sum-peers.toml"
+"""Where the keys of secure sums are, unless the site's file says otherwise."""
+
+_KEYS: Final = (
+    *("name", "policy", "ledger", "audit", "socket", "peers", "sum-key", "sum-peers"),
+    *("data", "settings"),
+)
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "run": Run,
     "train": Train,
@@ -67,7 +74,8 @@ class SiteFile:
     """The content of a ``site.toml``, its paths absolute.
 
     ``data`` and ``settings`` have dotted keys, as Flower's run config has them. ``peers`` are the
-    user ids that may connect to ``socket``; empty stands for the guard's own user.
+    user ids that may connect to ``socket``; empty stands for the guard's own user. ``sum_key`` and
+    ``sum_peers`` need only be there where the site takes part in secure sums.
     """
 
     where: Path
@@ -76,6 +84,8 @@ class SiteFile:
     ledger: Path
     audit: Path
     socket: Path
+    sum_key: Path
+    sum_peers: Path
     peers: tuple[int, ...] = ()
     data: dict[str, Scalar] = field(default_factory=dict, hash=False)
     settings: dict[str, Scalar] = field(default_factory=dict, hash=False)
@@ -96,7 +106,7 @@ def read_site(path: Path) -> SiteFile:
             "commas or spaces around it"
         )
     here = expanded(path).absolute().parent
-    audit = _text(path, given, "audit") if "audit" in given else ""
+    audit = _or(path, given, "audit", "")
     ledger = here / expanded(texts["ledger"])
     return SiteFile(
         where=expanded(path).absolute(),
@@ -105,6 +115,8 @@ def read_site(path: Path) -> SiteFile:
         ledger=ledger,
         audit=here / expanded(audit) if audit else ledger.with_suffix(".audit.jsonl"),
         socket=here / expanded(texts["socket"]),
+        sum_key=here / expanded(_or(path, given, "sum-key", SUM_KEY)),
+        sum_peers=here / expanded(_or(path, given, "sum-peers", SUM_PEERS)),
         peers=_peers(path, given.get("peers", [])),
         data=_data(path, _table(path, given, "data")),
         settings=_settings(path, _table(path, given, "settings")),
@@ -125,6 +137,10 @@ def _text(path: Path, given: dict[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise UserError(f'{path}: {key} is missing or no text; set {key} = "..."')
     return value
+
+
+def _or(path: Path, given: dict[str, Any], key: str, default: str) -> str:
+    return _text(path, given, key) if key in given else default
 
 
 def _table(path: Path, given: dict[str, Any], key: str) -> dict[str, Any]:

@@ -19,9 +19,12 @@ from fedmed.site.authority import fingerprint, read_authority
 from fedmed.site.certs import new, write_secret
 from fedmed.site.compose import GROUP, GUARD, NODE, compose
 from fedmed.site.connection import NAME, new_key, read_connection, split_address
-from fedmed.site.file import read_site
+from fedmed.site.file import SUM_KEY, read_site
+from fedmed.site.sum_keys import PEERS, template, write_identity
 
-_FILES: Final = ("site.toml", "policy.toml", NAME, "compose.yaml", "keys", "state", "run")
+_FILES: Final = (
+    *("site.toml", "policy.toml", NAME, "compose.yaml", PEERS, "keys", "state", "run"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +71,13 @@ def make_site(folder: Path, wish: Wish) -> str:
     texts["compose.yaml"] = compose(wish.name, paths)
     write_secret(folder / "keys" / "node", private)
     files.write_bytes(folder / "keys" / "node.pub", public + b"\n")
+    texts[PEERS] = template(wish.name, write_identity(folder))
     for name, text in texts.items():
         files.write_text(folder / name, text)
     if authority:
         files.write_bytes(folder / "ca.crt", authority)
     with files.disk_errors(folder):
-        (folder / "state").mkdir(mode=0o700)
+        (folder / "state").chmod(0o700)  # the guard's alone: its key of secure sums is there
         (folder / "run").mkdir()
         (folder / "run").chmod(0o2750)  # the socket is for the group
         if os.geteuid() == 0:
@@ -102,7 +106,7 @@ def steps(folder: Path, wish: Wish) -> list[str]:
     if os.geteuid() != 0:
         todo.append(
             f"let the containers' users own their files: {here} && sudo chown "
-            f"{NODE}:{GROUP} keys/node && sudo chown {GUARD}:{GROUP} state run"
+            f"{NODE}:{GROUP} keys/node && sudo chown -R {GUARD}:{GROUP} state run"
         )
     return [
         *todo,
@@ -220,4 +224,5 @@ def _readable(path: Path, option: str) -> None:
 def _hand_over(folder: Path) -> None:
     os.chown(folder / "keys" / "node", NODE, GROUP)
     os.chown(folder / "state", GUARD, GROUP)
+    os.chown(folder / SUM_KEY, GUARD, GROUP)
     os.chown(folder / "run", GUARD, GROUP)

@@ -13,12 +13,13 @@ from torch import Tensor
 from fedmed.config import Scalar
 from fedmed.site.wire import BadFrame
 
-KINDS: Final = ("status", "app", "query", "train", "evaluate")
+KINDS: Final = ("status", "app", "query", "train", "sum", "evaluate")
 _KEYS: Final = {
     "status": (),
     "app": ("app",),
     "query": ("version", "config", "run", "run-id"),
     "train": ("version", "config", "run", "run-id", "round", "buffers", "model", "frozen"),
+    "sum": ("version", "config", "run", "run-id", "phase", "text"),
     "evaluate": ("version", "config", "run", "run-id", "edges", "model", "frozen"),
 }
 _MOST_KEYS, _MOST_ARRAYS, _MOST_EDGES, _LARGEST = 1000, 10_000, 5000, 1e300
@@ -30,7 +31,8 @@ class Request:
     """One request, of the right form; whether it is granted is another question.
 
     ``config`` is the flat run config as the app has it: what the researcher asks for.
-    ``buffers`` is the fingerprint of what would be ``frozen`` and did not come again.
+    ``phase`` and ``text`` are a message of a secure sum. ``buffers`` is the fingerprint of what
+    would be ``frozen`` and did not come again.
     """
 
     kind: str
@@ -41,6 +43,8 @@ class Request:
     round_number: int = 0
     edges: tuple[float, ...] = ()
     app: str = ""
+    phase: str = ""
+    text: str = ""
     buffers: str = ""
     model: dict[str, Tensor] = field(default_factory=dict)
     frozen: dict[str, Tensor] = field(default_factory=dict)
@@ -57,6 +61,8 @@ def write_request(request: Request) -> tuple[dict[str, Any], bytes]:
         "round": request.round_number,
         "edges": list(request.edges),
         "app": request.app,
+        "phase": request.phase,
+        "text": request.text,
         "buffers": request.buffers,
         # Their order is that of noise and of fingerprints, and safetensors keeps none.
         "model": {"bytes": len(model), "names": list(request.model)},
@@ -102,6 +108,8 @@ def read_request(header: dict[str, Any], body: bytes) -> Request:
         round_number=header.get("round", 0),
         edges=tuple(float(edge) for edge in header.get("edges", ())),
         app=header.get("app", ""),
+        phase=header.get("phase", ""),
+        text=header.get("text", ""),
         buffers=header.get("buffers", ""),
         model=parts[0],
         frozen=parts[1],
@@ -182,6 +190,8 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "round": _whole(1_000_000),
     "edges": _edges,
     "app": _like(r"[0-9a-f]{64}"),
+    "phase": _like(r"hello|meet|sign|open"),
+    "text": lambda value: isinstance(value, str),  # within the header's own limit
     "buffers": _like(r"([0-9a-f]{64})?"),
     "model": _about_arrays,
     "frozen": _about_arrays,

@@ -19,6 +19,7 @@ from fedmed.federation.exchange import Buffers
 from fedmed.hospital import histograms, hospital
 from fedmed.hospital.guard import caches
 from fedmed.hospital.guard.counting import Requests
+from fedmed.hospital.guard.sums import GuardSums
 from fedmed.hospital.hospital import Refusal, Terms, refusing
 from fedmed.privacy.ledger.deciding import decide, request_for
 from fedmed.privacy.ledger.filtering import Charge
@@ -55,6 +56,10 @@ class Guard:
     _last: Settings | None = field(default=None, repr=False)
     _buffers: Buffers = field(default_factory=Buffers, repr=False)
     _told_of_too_many: float = field(default=-math.inf, repr=False)
+    _sums: GuardSums = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sums = GuardSums(self.site)
 
     @classmethod
     def open(cls, site: SiteFile) -> "Guard":
@@ -97,6 +102,7 @@ class Guard:
             about: dict[str, Any] = {"kind": request.kind, "peer": peer}
             about |= {"run": request.run, "run-id": request.run_id} if request.run else {}
             about |= {"round": request.round_number} if request.kind == "train" else {}
+            about |= {"phase": request.phase} if request.phase else {}
             about |= {"app": request.app} if request.app else {}
             arm = request.config.get("privacy.arm", "")
             about |= {"arm": str(arm)[:40]} if arm else {}
@@ -173,6 +179,10 @@ class Guard:
         where = hospital.Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
         if request.kind == "query":
             return self._joining(request, both, where), {}, told
+        if request.kind == "sum":
+            terms = hospital.terms_for(settings, 0, 0, where)
+            text = hospital.in_sum(self._sums, terms, request.run, request.phase, request.text)
+            return {"hospital": terms.name, "text": text}, {}, told
         frozen = self._buffers.find(request.buffers or request.frozen)
         if frozen is None:
             raise Refusal("buffers")
@@ -195,7 +205,9 @@ class Guard:
             counts = {n: torch.from_numpy(c) for n, c in (evaluated.counts or {}).items()}
             reply = {"hospital": evaluated.hospital, "clustering": evaluated.clustering}
             return reply, counts, told
-        trained = member.train(request.run, request.round_number, request.model, request.frozen)
+        trained = member.train(
+            request.run, request.round_number, request.model, request.frozen, self._sums
+        )
         reply = {"hospital": trained.hospital, "loss": trained.loss, "images": trained.images}
         return reply, trained.update or {}, told
 
@@ -259,6 +271,8 @@ class Guard:
         """The answer that the ledger paid for before; else whether it would pay for a new one."""
         with hospital.ledger_failures(self.ledger, self.site.name):
             stored = self.ledger.answered(run, number, model)
+            if stored is not None and not self._sums.current(stored, run, terms.name):
+                stored = None
             if stored is None:
                 self.ledger.rehearse(
                     run,

@@ -1,0 +1,232 @@
+"""Central and distributed DP-SGD in one process: the same sums, dropouts, lost keys, refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support import refuses
+
+from fedmed.base.errors import RunError
+from fedmed.config import Settings
+from fedmed.coordinator import stepping
+from fedmed.coordinator.evaluation import initial_model
+from fedmed.federation.sums import member_file
+from fedmed.hospital import hospital as module
+from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.launch import run_inline
+from fedmed.privacy.gradients.noise import SumNoise
+from fedmed.privacy.mechanisms.grid import Grid
+from fedmed.privacy.statement.contents import check as check_statement
+from fedmed.training import local
+
+ASKED: dict[str, Any] = {
+    "data.patients": 80,
+    "data.image-size": 16,
+    "data.hospitals": 4,
+    "model.name": "resnet9",
+    "model.trains": "head",
+    "train.rounds": 3,
+    "train.sampling-rate": 0.5,
+    "train.learning-rate": 0.1,
+    "privacy.epsilon": 8.0,
+    "privacy.delta": 1e-3,
+    "run.device": "cpu",
+}
+
+
+def asked(arm: str, **changes: Any) -> Settings:
+    return Settings().replaced({**ASKED, "privacy.arm": arm, **changes})
+
+
+def run(folder: Path, arm: str, on_round: Callable[..., None] = lambda *_: None, **changes: Any
+        ) -> dict[str, Any]:  # fmt: skip
+    result: dict[str, Any] = run_inline(asked(arm, **changes), folder, arm, on_round)
+    return result
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> torch.Tensor:
+    arrays = load_file(folder / "model.safetensors")
+    return torch.cat([arrays[name].flatten().double() for name in sorted(arrays)])
+
+
+def everybody(units: list[np.ndarray], rate: float, rng: np.random.Generator) -> np.ndarray:
+    """A batch of all patients, each with the first image: the same under every arm and seed."""
+    return np.array([rows[0] for rows in units])
+
+
+def test_distributed_gives_the_weights_of_central_with_that_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit: the masks leave nothing, and the sum of the shares is the server's noise."""
+    whole = {"train.sampling-rate": 1.0}
+    monkeypatch.setattr(local, "poisson_batch", everybody)
+    noised, added = Grid.noised, []
+
+    def noticed(self: Grid, vector: np.ndarray, key: bytes | None = None) -> np.ndarray:
+        result = noised(self, vector, key)
+        added.append(result - vector)
+        return result
+
+    monkeypatch.setattr(Grid, "noised", noticed)
+    run(tmp_path / "distributed", "distributed-dp-sgd", **whole)
+    shares = [sum(added[k : k + 4], np.zeros_like(added[0])) for k in range(0, 12, 4)]
+    monkeypatch.setattr(Grid, "noised", lambda self, vector, key=None: vector + shares.pop(0))
+    run(tmp_path / "central", "central-dp-sgd", **whole)
+    mine, theirs = weights(tmp_path / "distributed"), weights(tmp_path / "central")
+    assert torch.equal(mine, theirs)
+    assert len(added) == 12
+    assert not shares
+    # The noise is what was told: another share of one hospital is another model.
+    assert float((mine - weights_before(tmp_path)).abs().max()) > 1e-3
+
+
+def weights_before(folder: Path) -> torch.Tensor:
+    state = initial_model(asked("central-dp-sgd")).state_dict()
+    arrays = load_file(folder / "central" / "model.safetensors")
+    return torch.cat([state[name].flatten().double() for name in sorted(arrays)])
+
+
+def test_central_takes_the_step_of_pooled_clipped_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise and with everybody in the batch both are one step on the mean of all."""
+    monkeypatch.setattr(Grid, "noised", lambda self, vector, key=None: vector)
+    monkeypatch.setattr(local, "poisson_batch", everybody)
+    monkeypatch.setattr(
+        SumNoise,
+        "noised_mean",
+        lambda self, sums, deviation, batch: {n: v / batch for n, v in sums.items()},
+    )
+    one = {"train.rounds": 1, "train.momentum": 0.0}
+    run(tmp_path / "central", "central-dp-sgd", **one, **{"train.sampling-rate": 1.0})
+    patients = 0
+    for each in json.loads((tmp_path / "central" / "privacy.json").read_text())["hospitals"]:
+        patients += each["size"]
+    run(
+        tmp_path / "pooled", "dp-sgd", **one,
+        **{"train.scheme": "pooled", "train.batch-size": patients, "train.local-epochs": 1.0},
+    )  # fmt: skip
+    moved = weights(tmp_path / "pooled") - weights_before(tmp_path)
+    apart = weights(tmp_path / "pooled") - weights(tmp_path / "central")
+    assert float(moved.norm()) > 0.01
+    assert float(apart.norm()) < 0.01 * float(moved.norm())  # the grid's half steps
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, gone: dict[int, set[str]]) -> None:
+    """Hospitals that are not there in some steps."""
+    train = Hospital.train
+
+    def absent(self: Hospital, name: str, number: int, *rest: Any) -> Any:
+        if self.name in gone.get(number, set()):
+            raise Refusal("memory")
+        return train(self, name, number, *rest)
+
+    monkeypatch.setattr(Hospital, "train", absent)
+
+
+def test_who_is_gone_in_a_step_ends_no_run_and_too_few_unmask_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {1: {"hospital-2"}, 2: {"hospital-1", "hospital-3"}}
+    failing(monkeypatch, gone)
+    loose = {"train.on-failure": "continue", "privacy.threshold": 3, "privacy.colluding": 0}
+    result = run(tmp_path / "run", "distributed-dp-sgd", **loose)
+    lines = history(tmp_path / "run")
+    assert [line["hospitals"] for line in lines] == [0, 3, 2, 4]
+    assert [line.get("given_up") for line in lines] == [None, None, 1.0, None]
+    assert lines[2]["auroc"] == lines[1]["auroc"] != lines[3]["auroc"]
+    # What was reserved stays spent: who answered the step that was given up paid for it.
+    taken = {each["hospital"]: each["steps"] for each in statement(tmp_path / "run")["hospitals"]}
+    assert taken == {"hospital-1": 2, "hospital-2": 2, "hospital-3": 2, "hospital-4": 3}
+    assert result["rounds"] == 3
+
+
+def statement(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "privacy.json").read_text())
+    check_statement(told)
+    return told
+
+
+def test_below_the_threshold_a_run_that_must_not_go_on_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, {2: {"hospital-1"}})
+    refuses(
+        lambda: run(tmp_path / "run", "distributed-dp-sgd"), "hospital-1: memory", error=RunError
+    )
+    monkeypatch.undo()
+    again = run(tmp_path / "run", "distributed-dp-sgd")  # the step that broke off was paid for
+    lines = history(tmp_path / "run")
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert again["rounds"] == 2
+    assert max(each["steps"] for each in statement(tmp_path / "run")["hospitals"]) == 3
+
+
+def test_a_member_that_lost_its_keys_makes_all_meet_again(tmp_path: Path) -> None:
+    def lose(number: int, *_: Any) -> None:
+        if number == 1:
+            path = member_file(tmp_path / "run", "hospital-3")
+            held = json.loads(path.read_text())
+            path.write_text(json.dumps({**held, "key": "", "secrets": {}}))
+
+    loose = {"train.on-failure": "continue", "privacy.threshold": 3, "privacy.colluding": 0}
+    run(tmp_path / "run", "distributed-dp-sgd", lose, **loose)
+    lines = history(tmp_path / "run")
+    assert [line["hospitals"] for line in lines] == [0, 4, 3, 4]
+    assert lines[2]["failures"] == [{"hospital": "hospital-3", "code": "meeting"}]
+
+
+def test_statements_name_whom_to_trust(tmp_path: Path) -> None:
+    for arm, trust in (
+        ("distributed-dp-sgd", "the hospital and all but a stated number of the other hospitals"),
+        ("central-dp-sgd", "the hospital and the server"),
+    ):
+        run(tmp_path / arm, arm, **{"train.rounds": 1})
+        told = statement(tmp_path / arm)
+        assert told["trust"] == trust
+        assert told["unit"] == "patient"
+        assert told["epsilon"] == pytest.approx(8.0, abs=0.05)
+        own = [text for text in told["not_covered"] if "its own share alone" in text]
+        assert len(own) == (arm == "distributed-dp-sgd")
+
+
+def test_another_arm_takes_no_part_in_a_sum() -> None:
+    terms = module.terms_for(asked("dp-sgd"), 0, 1)
+    with pytest.raises(Refusal) as caught:
+        module.in_sum(None, terms, "r", "hello", "1")  # type: ignore[arg-type]
+    assert caught.value.code == "plan"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam"])
+def test_the_server_s_optimiser_is_one_over_the_run(optimizer: str) -> None:
+    """Ten steps of :class:`ServerSteps`, its state written down between them, are torch's own."""
+    train = Settings().replaced(
+        {"train.optimizer": optimizer, "train.rounds": 10, "train.schedule": "cosine",
+         "train.learning-rate": 0.1, "train.weight-decay": 0.01}
+    ).train  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    arrays = {"a": torch.randn(3, 2, generator=generator), "b": torch.randn(4, generator=generator)}
+    own = [torch.nn.Parameter(value.clone()) for value in arrays.values()]
+    torchs = stepping.make_optimizer(own, train)
+    state: dict[str, Any] = {}
+    for number in range(1, 11):
+        gradients = {n: torch.randn(v.shape, generator=generator) for n, v in arrays.items()}
+        steps = stepping.ServerSteps(train, state)
+        arrays = steps.step(arrays, {n: g.clone() for n, g in gradients.items()}, number)
+        state = {key: {n: v.clone() for n, v in each.items()} for key, each in steps.state.items()}
+        for group in torchs.param_groups:
+            group["lr"] = 0.1 * stepping.schedule(train, number - 1, 10)
+        for parameter, gradient in zip(own, gradients.values(), strict=True):
+            parameter.grad = gradient
+        torchs.step()
+    for value, wanted in zip(arrays.values(), own, strict=True):
+        torch.testing.assert_close(value, wanted.detach(), rtol=1e-6, atol=1e-7)
