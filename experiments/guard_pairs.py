@@ -35,7 +35,8 @@ SIZE: Final = 16
 PATIENTS: Final = 24  # of whom 16 are trained on, one film each
 TARGETS: Final = ("p0", "p16")  # trained on, and tested on
 ARMS: Final = (
-    "dp-sgd", "local-update", "central-fixed", "central-adaptive", "pixel-laplace", "dp-pix",
+    "dp-sgd", "central-dp-sgd", "local-update", "central-fixed", "central-adaptive",
+    "pixel-laplace", "dp-pix",
 )  # fmt: skip
 Variant = Literal["whole", "absent", "ill", "film", "test-absent", "test-film"]
 VARIANTS: Final[tuple[Variant, ...]] = ("absent", "ill", "film", "test-absent", "test-film")
@@ -195,7 +196,7 @@ def arrays_of(header: dict[str, Any], body: bytes) -> dict[str, Tensor]:
     about = header.get("arrays")
     if about is None:
         return {}
-    return read_arrays(body, about["names"], (torch.float32, torch.float64))
+    return read_arrays(body, about["names"], (torch.float32, torch.float64, torch.int32))
 
 
 def form(header: dict[str, Any], arrays: dict[str, Tensor]) -> dict[str, Any]:

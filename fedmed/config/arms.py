@@ -148,10 +148,10 @@ _ROWS = (
             *("train.sampling-rate", "privacy.threshold", "privacy.colluding"),
         ),
         ignores=_LOCAL,
-        enters="clipped gradients, every step: each hospital adds a share, under a secure sum",
+        enters="clipped gradients, every step, a share at each hospital",
         unit="patient (or image)",
         relation="add or remove one patient; add, remove or replace one image",
-        trusted="the hospital, and all but `privacy.colluding` of the others",
+        trusted="the hospital, most others",
     ),
     Arm(
         name="central-dp-sgd",
@@ -166,7 +166,7 @@ _ROWS = (
         enters="the sum of clipped gradients, every step, at the server",
         unit="patient (or image)",
         relation="add or remove one patient; add, remove or replace one image",
-        trusted="the hospital and the server",
+        trusted="the hospital, the server",
     ),
     Arm(
         name="clipped-sgd",

@@ -357,7 +357,11 @@ class Averaging(FederationStrategy):
     def _step(self, mean: Arrays) -> None:
         if not finite(mean):
             raise RunError("the sum of the updates is not finite; nothing is aggregated")
-        self.parameters = self.optimizer.step(self.parameters, mean, spend=True)
+        self.become(self.optimizer.step(self.parameters, mean, spend=True))
+
+    def become(self, model: Arrays) -> None:
+        """The next global model."""
+        self.parameters = model
 
     def state(self) -> dict[str, Arrays]:
         """The server optimiser's."""

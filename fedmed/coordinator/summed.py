@@ -84,7 +84,7 @@ class SummedGradients(Averaging):
             start += form.numel()
         if not bool(torch.isfinite(flat).all()):
             raise RunError("the sum of the gradients is not finite; nothing is aggregated")
-        self.parameters = self.steps.step(self.parameters, gradient, round_number)
+        self.become(self.steps.step(self.parameters, gradient, round_number))
 
     @abstractmethod
     def total(
@@ -243,15 +243,15 @@ class SecureSum(SummedGradients):
             for name, text in asked.items()
             if name in nodes
         ]
-        found: dict[str, str] = {}
+        answers: dict[str, str] = {}
         if self._grid is None:
-            return found
+            return answers
         for message in self._grid.send_and_receive(out, timeout=self.train.timeout):
             name = self.members.get(message.metadata.src_node_id, "")
             told = messages.read_phase(message, name) if name in asked else None
             if told is not None:
-                found[name] = told
-        return found
+                answers[name] = told
+        return answers
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def answer(arms: Sequence[Arm]) -> list[str]:
         told = [*([] if base is None else [base]), *(arm for arm in protected if arm is not base)]
         sentences += together.against_alone(told)
         sentences += gap_words.sentences(protected, base)
-        sentences += together.found(told)
+        sentences += together.sensitivity(told)
     elif base is None:
         sentences.append(_baselines(measured))
     return sentences

@@ -54,7 +54,7 @@ def _named(those: Sequence[Difference]) -> str:
     )
 
 
-def found(arms: Sequence[Arm]) -> list[str]:
+def sensitivity(arms: Sequence[Arm]) -> list[str]:
     """The share of the ill that arms which know something find at their thresholds."""
     seeing = [(arm, arm.measure("sensitivity")) for arm in arms if not arm.blind]
     known = [(arm, told) for arm, told in seeing if told.value is not None]

@@ -75,7 +75,7 @@ class Member:
         """
         if not self._key:
             raise NotMet("no meeting was begun")
-        own, found = X25519PrivateKey.from_private_bytes(self._key), {}
+        own, shared = X25519PrivateKey.from_private_bytes(self._key), {}
         for name in self._others():
             hello = hellos.get(name)
             if hello is None:
@@ -87,10 +87,10 @@ class Member:
                     "for these members, numbers, grid and threshold"
                 )
             try:
-                found[name] = own.exchange(X25519PublicKey.from_public_bytes(hello.public))
+                shared[name] = own.exchange(X25519PublicKey.from_public_bytes(hello.public))
             except ValueError as error:
                 raise SumRefused(f"{name}: its key is none") from error
-        self._secrets = found
+        self._secrets = shared
 
     def mask(self, step: int, vector: Vector) -> Masked:
         """The vector under its masks, which takes its memory; steps go forward.
@@ -157,18 +157,18 @@ class Member:
                 f"{len(good)} signatures on these survivors, below the threshold of "
                 f"{self.terms.threshold}: nothing is unmasked"
             )
-        found = {self.name: self._own_share}
+        told = {self.name: self._own_share}
         for name in chosen:
             if name == self.name:
                 continue
             try:
                 cipher = self._cipher(name, self.name, asked.step)
-                found[name] = cipher.decrypt(_NONCE, asked.boxes.get(name, b""), None)
+                told[name] = cipher.decrypt(_NONCE, asked.boxes.get(name, b""), None)
             except InvalidTag as error:
                 raise SumRefused(f"the share of {name} does not verify") from error
         gone = [name for name in self.terms.members if name not in chosen]
         pairs = {name: self._pair(name, asked.step) for name in gone}
-        return Opened(name=self.name, step=asked.step, shares=found, pairs=pairs)
+        return Opened(name=self.name, step=asked.step, shares=told, pairs=pairs)
 
     def to_json(self) -> str:
         """What it holds between messages, private keys too: for a file of its own site alone."""

@@ -91,8 +91,9 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
     used = with_own(asked, own, f"{hospital}'s settings")
     before, after = asked.privacy, used.privacy
     if own and asked.arm.one_noise and set(own) & {k for k in OWN if "privacy." in k}:
+        whose = "the server's, one" if asked.arm.at_server else "one"
         raise UserError(
-            f"{hospital} has {sorted(own)[0]} of its own, but the noise of {before.arm} is one "
+            f"{hospital} has {sorted(own)[0]} of its own, but the noise of {before.arm} is {whose} "
             "for all hospitals; remove it there, or choose another arm"
         )
     if after.arm != before.arm:

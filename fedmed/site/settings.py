@@ -40,8 +40,9 @@ def site_settings(site: SiteFile, requested: Mapping[str, Scalar]) -> Both:
     arm = str(site.settings.get("privacy.arm", asked.privacy.arm))
     own = {key: value for key, value in site.settings.items() if key not in MACHINE}
     if asked.arm.one_noise and own:
+        whose = "the server's, one" if asked.arm.at_server else "one"
         raise UserError(
-            f"the noise of {asked.privacy.arm} is one for all hospitals, and the "
+            f"the noise of {asked.privacy.arm} is {whose} for all hospitals, and the "
             f"site has {min(own)} of its own; remove it, or do not take part"
         )
     if arm != asked.privacy.arm:

@@ -166,7 +166,7 @@ def clipped_sum(
     try:
         images, answers = _sampled(
             model, shard, settings, units, plan.rate, labels, source, (*context, 0),
-            source.numpy("sampling", *context),
+            _sampler(settings, source, context),
         )  # fmt: skip
         batch = engine.clipped_sum(images, answers, plan.clipping_norm, views)
         if batch.sensitivity > plan.clipping_norm:
@@ -232,7 +232,7 @@ def sampled_steps(
     parameters = trainable(model)
     steps = LocalSteps(parameters.values(), settings.train, round_number, sampling.steps_per_round)
     labels = torch.from_numpy(shard.labels).to(device)
-    sampler = source.numpy("sampling", *context)
+    sampler = _sampler(settings, source, context)
     dropped = taken = 0
     for step in range(sampling.steps_per_round):
         if taken >= sampling.steps_per_round:
@@ -248,6 +248,13 @@ def sampled_steps(
         dropped += lost
     steps.finish()
     return LocalResult(taken, None, dropped)
+
+
+def _sampler(
+    settings: Settings, source: NoiseSource, context: tuple[str | int, ...]
+) -> np.random.Generator:
+    """Who is in a batch is drawn in secret: amplification rests on it."""
+    return source.numpy("sampling", *context)
 
 
 def _sampled(

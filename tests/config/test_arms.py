@@ -7,7 +7,15 @@ import pytest
 from fedmed.config import ARMS, READ_BY, Settings
 from fedmed.config.arms import Arm
 from fedmed.privacy.mechanisms.images import MECHANISMS
-from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, UnnoisedPlan, UpdatePlan
+from fedmed.privacy.plans import (
+    GradientPlan,
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    SummedPlan,
+    UnnoisedPlan,
+    UpdatePlan,
+)
 from fedmed.privacy.plans.making import make_plan
 from fedmed.privacy.statement.facts import neighbours
 
@@ -16,12 +24,14 @@ PLANS = {
     "image": ImagePlan,
     "gradient": GradientPlan,
     "unnoised": UnnoisedPlan,
+    "summed": SummedPlan,
     "update": UpdatePlan,
 }
 
 
 def plan_of(name: str) -> Plan:
     own = {"privacy.arm": name, "privacy.epsilon": 8.0, "privacy.delta": 1e-3}
+    own["data.hospitals"] = 5
     return make_plan(Settings().replaced(own), 500, "hospital-1")
 
 
@@ -34,7 +44,7 @@ def agrees(row: Arm, plan: Plan) -> None:
     if row.protects:
         assert facts.unit in row.unit
         assert neighbours(facts.unit, facts.relation, facts.changes) in row.relation
-        assert row.trusted in ("nobody", *(f"the {party}" for party in facts.trusted))
+        assert all(party in row.trusted for party in facts.trusted)
         assert (row.trusted == "nobody") == (not facts.trusted)
     else:
         assert row.unit == row.relation == "none"

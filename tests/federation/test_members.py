@@ -197,7 +197,7 @@ def test_sizes_weigh_where_nothing_is_protected_or_they_are_declared(arm: str) -
     """Sabotage: an arm that protects sizes weighs by the true ones."""
     by_size = {"train.weighting": "size", "privacy.arm": arm, "privacy.epsilon": 8.0}
     sizes = "hospital-1=40,hospital-2=30"
-    if ARMS[arm].at_server:
+    if ARMS[arm].one_noise:
         for declared in ("", sizes):
             with pytest.raises(UserError, match=r"train\.weighting.*use 'equal'"):
                 SETTINGS.replaced({**by_size, "privacy.public-size": declared})

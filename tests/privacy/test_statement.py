@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support import ADAPTIVE, goes_red, gradient_plan, make, update_plan
+from support import ADAPTIVE, goes_red, gradient_plan, make, summed_plan, update_plan
 
 from fedmed.config import ARMS
 from fedmed.privacy import accounting
@@ -26,6 +26,11 @@ PLANS: dict[str, tuple[Plan, str, str]] = {
     "none": (NoPrivacy(), "none", "everyone"),
     "pixel-laplace": (ImagePlan(mechanism=PixelLaplace(2.0, 256)), "image", "nobody"),
     "dp-sgd": (gradient_plan(), "patient", "the hospital"),
+    "distributed-dp-sgd": (
+        summed_plan("shares"),
+        *("patient", "the hospital and all but a stated number of the other hospitals"),
+    ),
+    "central-dp-sgd": (summed_plan("server"), "patient", "the hospital and the server"),
     "clipped-sgd": (
         UnnoisedPlan(sampling=gradient_plan().sampling, clipping_norm=1.0),
         *("none", "everyone"),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,13 @@ from fedmed.coordinator import results
 from fedmed.data.shard import Shard
 from fedmed.federation import members
 from fedmed.privacy.ledger.filtering import Charge
-from fedmed.privacy.plans import AdaptiveClipping, GradientPlan, Plan, UpdatePlan
+from fedmed.privacy.plans import (
+    AdaptiveClipping,
+    GradientPlan,
+    Plan,
+    SummedPlan,
+    UpdatePlan,
+)
 
 SIZE = 16
 ADAPTIVE = AdaptiveClipping(quantile=0.5, rate=0.2, share_of_budget=0.1)
@@ -122,6 +128,25 @@ def update_plan(placement: str, **changes: Any) -> UpdatePlan:
         "delta": 1e-5,
     }
     return UpdatePlan(**(values | changes))
+
+
+def summed_plan(placement: Literal["server", "shares"], **changes: Any) -> SummedPlan:
+    """Eight steps over five hospitals, of which one may be against the others."""
+    values: dict[str, Any] = {
+        "unit": "patient",
+        "units": 20,
+        "rate": 0.2,
+        "expected_batch": 4,
+        "steps_per_round": 1,
+        "rounds": 8,
+        "clipping_norm": 1.0,
+        "noise_multiplier": 1.0,
+        "delta": 1e-5,
+        "hospitals": 5,
+        "threshold": 5,
+        "colluding": 1,
+    }
+    return SummedPlan(placement=placement, **(values | changes))
 
 
 def account_request(plan: Plan, account: str = "server/hospital", **changes: Any) -> Charge:

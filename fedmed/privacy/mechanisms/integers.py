@@ -71,12 +71,12 @@ class _Table:
 
     def draw(self, stream: _Stream, count: int) -> Integers:
         words = stream.words(count)
-        found = np.searchsorted(self.upper, words, side="right")
+        entry = np.searchsorted(self.upper, words, side="right")
         # A word that equals an entry's upper half needs the lower half to decide.
-        below = np.maximum(found, 1) - 1
+        below = np.maximum(entry, 1) - 1
         for place in np.flatnonzero(self.upper[below] == words):
-            found[place] = self._decided(int(words[place]), stream)
-        return found.astype(np.int64) - self.reach
+            entry[place] = self._decided(int(words[place]), stream)
+        return entry.astype(np.int64) - self.reach
 
     def _decided(self, word: int, stream: _Stream) -> int:
         whole = (word << 64) | int(stream.words(1)[0])
