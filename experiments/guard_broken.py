@@ -44,8 +44,18 @@ def not_finite_refused() -> Iterator[None]:
             raise rounds.NotFinite
         return made, result
 
+    step = rounds.Round.step
+
+    def refusing_step(self: rounds.Round, model: Any, shard: Any, *given: Any) -> Any:
+        seen, context = self._featured(model, shard), (self.name, self.number, self.model_hash)
+        plan = given[-1]
+        if rounds.clipped_sum(model, seen, self.settings, plan, self.source, context)[1].dropped:
+            raise rounds.NotFinite
+        return step(self, model, shard, *given)
+
     with (
         mock.patch.object(rounds.Round, "_change", refusing),
+        mock.patch.object(rounds.Round, "step", refusing_step),
         mock.patch.object(rounds.Round, "protects", False),
     ):
         yield

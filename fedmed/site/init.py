@@ -77,7 +77,6 @@ def make_site(folder: Path, wish: Wish) -> str:
     if authority:
         files.write_bytes(folder / "ca.crt", authority)
     with files.disk_errors(folder):
-        (folder / "state").chmod(0o700)  # the guard's alone: its key of secure sums is there
         (folder / "run").mkdir()
         (folder / "run").chmod(0o2750)  # the socket is for the group
         if os.geteuid() == 0:

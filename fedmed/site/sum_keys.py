@@ -25,6 +25,8 @@ def read_identity(site: SiteFile) -> Identity:
     """The site's own key; raises :class:`UserError` naming the file and the remedy."""
     try:
         return Identity.from_pem(read_bytes(site.sum_key, MIB, "make it with fedmed site init"))
+    except FileNotFoundError as error:
+        raise UserError(f"{site.sum_key} is missing; make it with fedmed site init") from error
     except SumRefused as error:
         raise UserError(f"{site.sum_key}: {error}; make it with fedmed site init") from error
 
@@ -62,6 +64,8 @@ def template(name: str, public: str) -> str:
 def write_identity(folder: Path) -> str:
     """A fresh key in a site's folder, for its owner alone; returns its public line."""
     identity = Identity.new()
+    with files.disk_errors(folder):
+        (folder / SUM_KEY).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_secret(folder / SUM_KEY, identity.pem)
     files.write_text(folder / PUBLIC, identity.public_line + "\n")
     return identity.public_line

@@ -74,7 +74,9 @@ def site(folder: Path, *others: str) -> Any:
     (folder / "state" / "sum.key").write_bytes(identity.pem)
     peers = {name: Identity.derived(b"peers", name) for name in others}
     lines = [f'"{name}" = "{peer.public_line}"' for name, peer in peers.items()]
-    (folder / "sum-peers.toml").write_text("\n".join([template("a", identity.public_line), *lines, ""]))
+    (folder / "sum-peers.toml").write_text(
+        "\n".join([template("a", identity.public_line), *lines, ""])
+    )
     (folder / "site.toml").write_text(
         'name = "a"\npolicy = "p.toml"\nledger = "state/l.sqlite"\nsocket = "g.sock"\n'
         '[data]\nsource = "phantom"\n'
