@@ -18,11 +18,12 @@ from fedmed.report.words import epsilon_text, fixed, interval, listed, too_weak
 
 UNITS: Final = ("image", "patient", "hospital")
 _DASHES: Final = {"federated": [1, 0], "pooled": [7, 4], "local-only": [2, 3]}
+_POINTS: Final = 3  # epsilons of a curve
 _APART: Final = 0.035  # share of the axis between arms at the same epsilon
 
 
 def panels(arms: Sequence[Arm]) -> list[Figure]:
-    """A panel for each unit for which an arm claims a finite epsilon."""
+    """A panel for each unit for which an arm claims a finite epsilon, those with a curve first."""
     baselines = [arm for arm in arms if arm.plain and arm.auroc is not None]
     claimed = [arm for arm in arms if arm.epsilon and arm.axis_epsilon and arm.auroc is not None]
     shared = chart.limits(
@@ -32,12 +33,15 @@ def panels(arms: Sequence[Arm]) -> list[Figure]:
             for value in (arm.low, arm.auroc, arm.high, *arm.estimate.outer)
         ]
     )
-    drawn = []
-    for unit in UNITS:
-        chosen = [arm for arm in claimed if arm.unit == unit]
-        if chosen:
-            drawn.append(_panel(unit, chosen, baselines, shared, arms))
-    return drawn
+    by_unit = {unit: [arm for arm in claimed if arm.unit == unit] for unit in UNITS}
+    first = sorted((unit for unit in UNITS if by_unit[unit]), key=lambda u: not _curve(by_unit[u]))
+    return [_panel(unit, by_unit[unit], baselines, shared, arms) for unit in first]
+
+
+def _curve(arms: Sequence[Arm]) -> bool:
+    """Whether one kind of arm stands at three epsilons or more: what each of them buys shows."""
+    kinds = [(arm.kind, arm.scheme) for arm in arms]
+    return any(kinds.count(kind) >= _POINTS for kind in kinds)
 
 
 def _panel(

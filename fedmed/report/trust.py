@@ -13,7 +13,8 @@ from fedmed.privacy.statement.facts import Facts
 from fedmed.report.arms import Arm
 from fedmed.report.words import listed, too_weak
 
-IMAGES, GRADIENTS, UPDATES, SUM = "images", "gradients", "updates", "sum"
+IMAGES, GRADIENTS, SHARES = "images", "gradients", "shares"
+UPDATES, SUM = "updates", "sum"
 _SHIFT: Final = "brightness-shift"
 _SHIFTED: Final = (
     "The brightness of every image is shifted once. That gives no guarantee: the difference "
@@ -22,9 +23,11 @@ _SHIFTED: Final = (
 _NOISE: Final = {
     IMAGES: "noise on every image, once, before training",
     GRADIENTS: "noise on the clipped gradients, in every step",
+    SHARES: "a share of the noise on its clipped sum, in every step",
     UPDATES: "noise on the clipped update, before it leaves",
     SUM: "noise on the sum of clipped updates, every round",
 }
+_SUM_OF_GRADIENTS: Final = "noise on the sum of clipped gradients, in every step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,8 @@ def _stages(arm: Arm, about: Facts) -> list[Stage]:
     everyone = not {"everyone", "recipients"}.isdisjoint(about.trusted)
     hospital = everyone or not {"hospital", "pool"}.isdisjoint(about.trusted)
     server = everyone or "server" in about.trusted
-    early = any(place in noise for place in (IMAGES, GRADIENTS, UPDATES))
+    early = any(place in noise for place in (IMAGES, GRADIENTS, SHARES, UPDATES))
+    summed = SHARES in noise or (SUM in noise and arm.unit != "hospital")
     at_home = tuple(_NOISE[place] for place in noise if place != SUM)
     patient = Stage(
         name="Patient",
@@ -126,6 +130,8 @@ def _stages(arm: Arm, about: Facts) -> list[Stage]:
             noised=claimed and bool(noise),
         )
         return [patient, holder, world]
+    if summed:
+        return [patient, *_sum(noise, claimed, hospital, server, at_home), world]
     shift = "shifts their brightness, " if arm.kind == _SHIFT else ""
     member = Stage(
         name="Hospital",
@@ -145,6 +151,41 @@ def _stages(arm: Arm, about: Facts) -> list[Stage]:
         noised=claimed and bool(noise),
     )
     return [patient, member, middle, world]
+
+
+def _sum(
+    noise: tuple[str, ...], claimed: bool, hospital: bool, server: bool, at_home: tuple[str, ...]
+) -> list[Stage]:
+    """Hospitals whose clipped sums are added up: in the open at the server, or under masks."""
+    masked = SHARES in noise
+    member = Stage(
+        name="Hospital",
+        sees="sees its images, sums clipped gradients",
+        trusted=hospital,
+        noise=at_home,
+        passes="its share under a mask" if masked else "exact clipped sum",
+        noised=claimed and masked,
+    )
+    middle = Stage(
+        name="Server",
+        sees="sees the noised sum of all, and of no hospital alone"
+        if masked
+        else "sees each hospital's exact sum, adds up",
+        trusted=server,
+        noise=(_SUM_OF_GRADIENTS,) if SUM in noise else (),
+        passes="noised model",
+        noised=claimed,
+    )
+    if not masked:
+        return [member, middle]
+    others = Stage(
+        name="Other hospitals",
+        sees="take masks away for those who answered; most add their own noise",
+        trusted=True,
+        passes="masks that cancel in the sum",
+        noised=claimed,
+    )
+    return [member, others, middle]
 
 
 def _update(noise: tuple[str, ...]) -> str:

@@ -22,6 +22,8 @@ ARMS: dict[str, tuple[str, str, str, float | None, float | None, float, str]] = 
     "pixel-laplace": ("pixel-laplace", "federated", "image", 8192.0, 0.0, 1.3, "nobody"),
     "dp-sgd": ("dp-sgd", "federated", "patient", 8.0, 1e-5, 1.5, "the hospital"),
     "central-fixed": ("central-fixed", "federated", "hospital", 20.4, 1e-5, 1.0, "the server"),
+    "distributed": ("distributed-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "most others"),
+    "central": ("central-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "the server"),
     "local-update": ("local-update", "federated", "hospital", 41.7, 1e-5, 0.02, "nobody"),
     "pooled": ("none", "pooled", "none", None, None, 2.4, "everyone"),
     "local-only": ("none", "local-only", "none", None, None, 1.7, "nobody"),
@@ -323,6 +325,11 @@ def facts(name: str) -> dict[str, Any]:
     relation, changes, noise, trusted, sampling = {
         "pixel-laplace": ("replace", "pixels", ["images"], [], "once"),
         "dp-sgd": ("add-or-remove", "data", ["gradients"], ["hospital"], "poisson"),
+        "distributed-dp-sgd": (
+            *("add-or-remove", "data", ["shares"]),
+            *(["hospital", "others"], "poisson"),
+        ),
+        "central-dp-sgd": ("add-or-remove", "data", ["sum"], ["hospital", "server"], "poisson"),
         "central-fixed": ("zero-out", "update", ["sum"], ["server"], "everyone"),
         "local-update": ("replace", "data", ["updates"], [], "everyone"),
     }.get(kind, ("none", "nothing", [], ["everyone"], "shuffled"))

@@ -56,6 +56,31 @@ def test_each_model_of_trust(
     assert sorted(passing) == bare
 
 
+def test_under_a_secure_sum_the_server_sees_no_hospital_alone(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    stages = one(make_runs, tmp_path, "distributed")
+    assert list(stages) == ["Patient", "Hospital", "Other hospitals", "Server", "Everyone else"]
+    trusted = [name for name, stage in stages.items() if stage.trusted]
+    assert trusted == ["Hospital", "Other hospitals"]
+    assert stages["Server"].sees == "sees the noised sum of all, and of no hospital alone"
+    assert stages["Hospital"].noise == ("a share of the noise on its clipped sum, in every step",)
+    assert stages["Hospital"].noised
+    assert stages["Patient"].protected == "patient"
+    assert not stages["Server"].noise
+
+
+def test_a_server_that_adds_the_noise_sees_exact_sums(
+    make_runs: ModuleType, tmp_path: Path
+) -> None:
+    stages = one(make_runs, tmp_path, "central")
+    assert [name for name, stage in stages.items() if stage.trusted] == ["Hospital", "Server"]
+    assert stages["Server"].sees == "sees each hospital's exact sum, adds up"
+    assert stages["Server"].noise == ("noise on the sum of clipped gradients, in every step",)
+    assert not stages["Hospital"].noised
+    assert stages["Server"].noised
+
+
 def test_the_server_of_a_central_arm_sees_exact_updates(
     make_runs: ModuleType, tmp_path: Path
 ) -> None:
