@@ -22,11 +22,14 @@ ARMS: dict[str, tuple[str, str, str, float | None, float | None, float, str]] = 
     "pixel-laplace": ("pixel-laplace", "federated", "image", 8192.0, 0.0, 1.3, "nobody"),
     "dp-sgd": ("dp-sgd", "federated", "patient", 8.0, 1e-5, 1.5, "the hospital"),
     "central-fixed": ("central-fixed", "federated", "hospital", 20.4, 1e-5, 1.0, "the server"),
-    "distributed": ("distributed-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "most others"),
-    "central": ("central-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "the server"),
     "local-update": ("local-update", "federated", "hospital", 41.7, 1e-5, 0.02, "nobody"),
     "pooled": ("none", "pooled", "none", None, None, 2.4, "everyone"),
     "local-only": ("none", "local-only", "none", None, None, 1.7, "nobody"),
+}
+# In no comparison of all arms.
+SUMS: dict[str, tuple[str, str, str, float | None, float | None, float, str]] = {
+    "distributed": ("distributed-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "most others"),
+    "central": ("central-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "the server"),
 }
 
 
@@ -270,7 +273,7 @@ def spent(kind: str, epsilon: float | None, share: float) -> float | None:
 
 def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes: Any) -> None:
     """Write the folder of one finished arm and seed; `changes` replace keys of result.json."""
-    kind, scheme, unit, epsilon, delta, strength, trust = ARMS[name]
+    kind, scheme, unit, epsilon, delta, strength, trust = {**ARMS, **SUMS}[name]
     folder = directory / name / f"seed-{seed}"
     flat = {"train.rounds": rounds, "train.scheme": scheme, "privacy.arm": kind, "run.seed": seed}
     write(folder / "config.json", {"arm": name, "seed": seed, "config": flat})
@@ -321,7 +324,7 @@ def write_arm(directory: Path, name: str, seed: int, rounds: int = 4, **changes:
 
 def facts(name: str) -> dict[str, Any]:
     """The typed facts of an arm."""
-    kind, scheme, unit, *_ = ARMS[name]
+    kind, scheme, unit, *_ = {**ARMS, **SUMS}[name]
     relation, changes, noise, trusted, sampling = {
         "pixel-laplace": ("replace", "pixels", ["images"], [], "once"),
         "dp-sgd": ("add-or-remove", "data", ["gradients"], ["hospital"], "poisson"),
@@ -347,7 +350,7 @@ def facts(name: str) -> dict[str, Any]:
 
 def statement(name: str, **changes: Any) -> dict[str, Any]:
     """A statement that keeps the schema; `changes` replace its keys."""
-    kind, scheme, unit, epsilon, delta, _, trust = ARMS[name]
+    kind, scheme, unit, epsilon, delta, _, trust = {**ARMS, **SUMS}[name]
     claimed = epsilon is not None
     sampled = kind == "dp-sgd"
     claim = f"epsilon = {epsilon:g} per {unit}" if claimed else "no claim"
