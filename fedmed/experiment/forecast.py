@@ -187,7 +187,10 @@ def _seconds(
     for member in members:
         units = units_of(settings, member) if private else images_of(settings, member)
         seen = max(1.0, train.local_epochs * units)
-        seconds += train.rounds * (seen / train.batch_size * fixed + seen * each)
+        steps = seen / train.batch_size
+        if settings.arm.plan == "summed":
+            seen, steps = train.sampling_rate * units, 1.0
+        seconds += train.rounds * (steps * fixed + seen * each)
     return seconds
 
 
