@@ -329,7 +329,14 @@ def test_files_that_are_named_exist(page: Path) -> None:
     named = r"`((?:fedmed|clients|server|experiments)/[\w/.-]*|[\w-]+\.(?:lock|toml))`"
     for name in re.findall(named, text):
         # pyproject.toml and the lock lie in the root; experiments may be named by their file alone.
-        own = ("mine.toml", "NAME.toml", "site.toml", "policy.toml", "connection.toml")
+        own = (
+            "mine.toml",
+            "NAME.toml",
+            "site.toml",
+            "policy.toml",
+            "connection.toml",
+            "sum-peers.toml",
+        )
         assert (ROOT / name).exists() or name in own, name
     for target in re.findall(r"`?make ([\w-]+)`", text):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
