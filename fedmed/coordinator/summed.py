@@ -150,7 +150,7 @@ class SecureSum(SummedGradients):
             threshold=plan.threshold,
             colluding=plan.colluding,
             count=self.count,
-            about=self.grid.digest(),
+            about=plan.agreed(self.count),
         )
         self.meeting = 0
         self._met = False

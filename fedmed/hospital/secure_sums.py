@@ -87,7 +87,7 @@ def terms(run: str, names: Sequence[str], plan: SummedPlan, count: int) -> Terms
         threshold=plan.threshold,
         colluding=plan.colluding,
         count=count,
-        about=plan.grid(count).digest(),
+        about=plan.agreed(count),
     )
 
 

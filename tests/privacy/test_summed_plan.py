@@ -116,6 +116,18 @@ def test_what_the_grid_cannot_carry_is_refused() -> None:
         planned(**{"privacy.noise-multiplier": 9000.0}).grid(11_000_000)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"train.sampling-rate": 0.4}, {"train.rounds": 51}, {"privacy.epsilon": 1.1},
+     {"privacy.delta": 2e-5}, {"privacy.colluding": 0}, {"privacy.clipping-norm": 1.5},
+     {"privacy.unit": "image", "privacy.images-per-patient": 2}],
+)  # fmt: skip
+def test_hospitals_with_another_plan_do_not_sum_together(change: dict[str, Any]) -> None:
+    """Their terms have another digest, so that no peer takes their signed keys."""
+    assert planned(**change).agreed(500) != planned().agreed(500)
+    assert planned().agreed(500) == planned().agreed(500) != planned().agreed(501)
+
+
 def test_a_policy_counts_on_so_many_honest_hospitals(tmp_path: Any) -> None:
     plan, ledger = planned(), Ledger(tmp_path / "l.sqlite")
 

@@ -1,5 +1,7 @@
 """DP-SGD over all hospitals together: one noise on the sum of their clipped gradients."""
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -104,6 +106,12 @@ class SummedPlan(GradientPlan):
                 f"numbers add {extra:.2g} to it; raise it, or train fewer parameters"
             )
         return grid
+
+    def agreed(self, coordinates: int) -> str:
+        """Digest of what all hospitals must have alike: the grid, and what their noise rests on."""
+        rests_on = [self.unit, self.rate.hex(), self.steps, self.delta.hex(), self.honest]
+        told = [self.grid(coordinates).digest(), self.images_per_patient, *rests_on]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def check_noise(self, grid: float = 2.0**-52) -> None:
         """Nothing: whole numbers lose no noise in rounding; :meth:`grid` checks their range."""
