@@ -211,7 +211,7 @@ def test_statements_name_whom_to_trust(tmp_path: Path) -> None:
 def test_another_arm_takes_no_part_in_a_sum() -> None:
     terms = module.terms_for(asked("dp-sgd", **{"train.batch-size": 4}), 0, 1)
     with pytest.raises(Refusal) as caught:
-        module.in_sum(None, terms, "r", "hello", "1")  # type: ignore[arg-type]
+        module.in_sum(None, terms, "r", "hello", "1")  # type: ignore[arg-type]  # refused before it is asked
     assert caught.value.code == "plan"
 
 

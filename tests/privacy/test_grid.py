@@ -11,7 +11,7 @@ from fedmed.privacy.mechanisms.grid import ROUNDING, Grid, added_delta
 
 def grid(**changes: object) -> Grid:
     given = {"coordinates": 500, "clipping_norm": 1.0, "multiplier": 2.0, "hospitals": 5}
-    return Grid(**{**given, "shares": 4, **changes})  # type: ignore[arg-type]
+    return Grid(**{**given, "shares": 4, **changes})  # type: ignore[arg-type]  # by name
 
 
 def test_rounding_comes_back_within_half_a_step() -> None:

@@ -42,7 +42,7 @@ def test_draws_follow_the_law(deviation: float) -> None:
     """Chi-square over 60 cells of 200,000 draws; false alarm 1e-6, with a fixed key none."""
 
     def check(draw: object = discrete_gaussian) -> None:
-        drawn = draw(deviation, 200_000, bytes(range(32)))  # type: ignore[operator]
+        drawn = draw(deviation, 200_000, bytes(range(32)))  # type: ignore[operator]  # a draw, or a broken one
         edges = np.unique(np.round(norm.ppf(np.linspace(0, 1, 61)[1:-1]) * deviation))
         reach = math.ceil(9 * deviation)
         cells = np.searchsorted(edges, np.arange(-reach, reach + 1), side="left")
@@ -77,7 +77,7 @@ def test_a_word_on_an_entry_is_decided_by_its_lower_half() -> None:
         exact = table.exact[place]
         upper, lower = exact >> 64, exact & (2**64 - 1)
         for low, wanted in ((lower - 1, place), (lower, place + 1)):
-            drawn = table.draw(Planted(upper, low), 1)  # type: ignore[arg-type]
+            drawn = table.draw(Planted(upper, low), 1)  # type: ignore[arg-type]  # words that are planted
             assert drawn[0] == wanted - table.reach
 
 

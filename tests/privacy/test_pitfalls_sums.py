@@ -99,7 +99,7 @@ def test_pitfall_44_a_server_that_relays_keys_of_its_own(monkeypatch: pytest.Mon
             Hello(name="b", meeting=1, public=bytes(range(32)), signature=between.sign(text))
         )
         for key in keys:
-            assert refused(lambda key=key: everybody["a"].meet({**told, "b": key}))  # type: ignore[misc]
+            assert refused(lambda key=key: everybody["a"].meet({**told, "b": key}))  # type: ignore[misc]  # the default binds this turn
         assert refused(lambda: everybody["a"].mask(1, np.zeros(7, np.uint32)))
         everybody["a"].meet(told)
         # A hello of an earlier meeting, which the server kept, is none of this one.
@@ -127,8 +127,8 @@ def test_pitfall_44_two_sets_of_survivors_in_one_step(monkeypatch: pytest.Monkey
         for name in "abcd":
             without_e.add(name, sent[name])
         for name in "abcd":
-            assert refused(lambda name=name: everybody[name].sign(1, list("abcd")))  # type: ignore[misc]
-            assert refused(lambda name=name: everybody[name].open(without_e.ask(name)))  # type: ignore[misc]
+            assert refused(lambda name=name: everybody[name].sign(1, list("abcd")))  # type: ignore[misc]  # the default binds this turn
+            assert refused(lambda name=name: everybody[name].open(without_e.ask(name)))  # type: ignore[misc]  # the default binds this turn
 
     check()
     sign = Member.sign

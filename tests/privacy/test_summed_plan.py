@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from support import refuses
+from support import goes_red, refuses
 
 from fedmed.base.errors import UserError
 from fedmed.config import Settings
@@ -12,6 +12,7 @@ from fedmed.privacy import accounting
 from fedmed.privacy.ledger.deciding import decide
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
+from fedmed.privacy.mechanisms.step import Mechanism, gaussian
 from fedmed.privacy.plans import SummedPlan, part
 from fedmed.privacy.plans.making import make_plan
 
@@ -74,6 +75,27 @@ def test_against_all_others_the_share_alone_holds() -> None:
     (told, *_) = plan.words("federated").not_covered
     assert f"its own share alone, for which epsilon is {math.ceil(alone * 100) / 100:g}" in told
     assert planned("central-dp-sgd").words("federated").not_covered == ()
+
+
+def test_a_replaced_image_is_told_the_share_alone_as_a_replacement() -> None:
+    """Under a cap one image more takes another's place: twice what an added one changes."""
+    image = {"privacy.unit": "image", "privacy.images-per-patient": 2}
+
+    def check(plan: SummedPlan) -> None:
+        wanted = accounting.epsilon(plan.noise_multiplier / 2, 0.5, 50, 1e-5, "replace-one")
+        assert plan.epsilon_alone() == pytest.approx(wanted, rel=0.01)
+        assert plan.epsilon_alone() >= wanted
+
+    check(planned(**image))
+
+    class Added(SummedPlan):
+        @property
+        def step(self) -> Mechanism:
+            return gaussian(self.noise_multiplier, self.sampling_rate)
+
+    goes_red(check, Added(**vars(planned(**image))))
+    tiny = {"privacy.noise-multiplier": 0.04, "privacy.epsilon": 1e4, "train.rounds": 1}
+    assert math.isinf(planned(**tiny).epsilon_alone())
 
 
 @pytest.mark.parametrize(

@@ -301,11 +301,10 @@ class Guard:
     def _check_named(self, settings: Settings) -> None:
         """What the site itself does not noise leaves only if the policy names the arm."""
         arm = settings.arm
-        if not arm.protects_alone:
-            if arm.name not in self.policy.arms:
-                log.warning("the policy does not name %s, which rests on others", arm.name)
-                raise Refusal("policy")
-        elif settings.privacy.reproducible_noise and not self.policy.allow_reproducible_noise:
+        if not arm.protects_alone and arm.name not in self.policy.arms:
+            log.warning("the policy does not name %s, which rests on others", arm.name)
+            raise Refusal("policy")
+        if settings.privacy.reproducible_noise and not self.policy.allow_reproducible_noise:
             log.warning("the policy does not allow reproducible noise")
             raise Refusal("policy")
 

@@ -3,14 +3,13 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from fedmed.base.errors import UserError
 from fedmed.base.rounding import up_text
 from fedmed.privacy import accounting
-from fedmed.privacy.mechanisms.grid import ROUNDING, Grid, added_delta
-from fedmed.privacy.mechanisms.step import gaussian
+from fedmed.privacy.mechanisms.grid import ROUNDING, SMEARED, Grid, added_delta
 from fedmed.privacy.plans.base import Payer, Words
 from fedmed.privacy.plans.gradient import GradientPlan, Sampling
 from fedmed.privacy.statement.facts import Facts
@@ -129,9 +128,18 @@ class SummedPlan(GradientPlan):
         return super().per_patient(taken, (delta or self.delta) * KEPT)
 
     def epsilon_alone(self, taken: int | None = None) -> float:
-        """Epsilon against the server together with all other hospitals: of one share alone."""
-        alone = self.noise_multiplier / math.sqrt(self.honest)
-        mechanism = gaussian(alone, self.sampling_rate)
+        """Epsilon against the server together with all other hospitals: of one share alone.
+
+        Of the plan's own relation: a replaced image costs more than one that is added. Infinite
+        where the smeared part of the share (``grid.SMEARED``) is all of it.
+        """
+        # The share has SMEARED / honest on top of its part of the noise, and alone it needs all of
+        # SMEARED; a sensitivity is that of one coordinate at least.
+        lacking = SMEARED * (1 - 1 / self.honest) * (ROUNDING / (1 + ROUNDING)) ** 2
+        square = self.noise_multiplier**2 / self.honest - lacking
+        if square <= 0:
+            return math.inf
+        mechanism = replace(self.step, noise=math.sqrt(square))
         count = self.steps if taken is None else taken
         return accounting.composed_epsilon(((mechanism, count),), self.delta * KEPT)
 
