@@ -99,17 +99,13 @@ def _central(setup: Setup, start: Start, model: Arrays, plan: UpdatePlan) -> Cen
 
 
 def _summed(setup: Setup, start: Start, model: Arrays, plan: SummedPlan) -> CentralSum | SecureSum:
-    units = {
-        name: own.units
-        for name, each in setup.participants.plans.items()
-        if (own := part(each, SummedPlan)) is not None
-    }
+    plans = setup.participants.plans
     if plan.placement == "shares":
         if not setup.settings.data.site_names:
             make_secret(setup.directory.path)
-        return SecureSum(start, model, plan, units, sorted(setup.participants.expected))
+        return SecureSum(start, model, plan, plans, sorted(setup.participants.expected))
     ledger, source = _server_ledger(setup, plan), noise_source(setup.settings)
-    return CentralSum(start, model, plan, units, ledger, source)
+    return CentralSum(start, model, plan, plans, ledger, source)
 
 
 def _averaging(setup: Setup, start: Start, model: Arrays) -> Averaging:

@@ -25,7 +25,7 @@ from fedmed.privacy.ledger.filtering import OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.mechanisms.grid import Vector
 from fedmed.privacy.mechanisms.noise import NoiseSource
-from fedmed.privacy.plans import SummedPlan
+from fedmed.privacy.plans import Plan, SummedPlan, part
 from fedmed.secure_sum import (
     Collector,
     Hello,
@@ -49,15 +49,16 @@ def make_secret(folder: Path) -> None:
 class SummedGradients(Averaging):
     """One step of FedSGD each round: a noised sum, over the expected batch of those who answered.
 
-    ``units`` are the hospitals' public sizes. The divisor is public, whoever answered, and what the
-    server does with the noised gradient is post-processing.
+    ``plans`` are the hospitals', of whom some may join later: their public sizes are in them. The
+    divisor is public, whoever answered, and what the server does with the noised gradient is
+    post-processing.
     """
 
     def __init__(
-        self, start: Start, initial: Arrays, plan: SummedPlan, units: Mapping[str, int]
+        self, start: Start, initial: Arrays, plan: SummedPlan, plans: Mapping[str, Plan]
     ) -> None:
         super().__init__(start, initial, {})
-        self.plan, self.units = plan, dict(units)
+        self.plan, self.plans = plan, plans
         self.steps = ServerSteps(start.train, start.state)
         self.count = sum(value.numel() for value in self._form.values())
         self.grid = plan.grid(self.count)
@@ -77,7 +78,7 @@ class SummedGradients(Averaging):
         if total is None:
             return
         flat = torch.from_numpy(self.grid.opened(total))
-        flat /= self.plan.rate * sum(self.units[name] for name in names)
+        flat /= self.expected_batch(names)
         gradient, start = {}, 0
         for name, form in self._form.items():
             gradient[name] = flat[start : start + form.numel()].view(form.shape).to(form.dtype)
@@ -85,6 +86,11 @@ class SummedGradients(Averaging):
         if not bool(torch.isfinite(flat).all()):
             raise RunError("the sum of the gradients is not finite; nothing is aggregated")
         self.become(self.steps.step(self.parameters, gradient, round_number))
+
+    def expected_batch(self, names: Iterable[str]) -> float:
+        """Units in a batch of these hospitals, by the sizes that they declared."""
+        own = [part(self.plans[name], SummedPlan) for name in names]
+        return self.plan.rate * sum(plan.units for plan in own if plan is not None)
 
     @abstractmethod
     def total(
@@ -101,11 +107,11 @@ class CentralSum(SummedGradients):
         start: Start,
         initial: Arrays,
         plan: SummedPlan,
-        units: Mapping[str, int],
+        plans: Mapping[str, Plan],
         ledger: Ledger,
         source: NoiseSource,
     ) -> None:
-        super().__init__(start, initial, plan, units)
+        super().__init__(start, initial, plan, plans)
         self.ledger, self.source = ledger, source
 
     def total(
@@ -140,10 +146,10 @@ class SecureSum(SummedGradients):
         start: Start,
         initial: Arrays,
         plan: SummedPlan,
-        units: Mapping[str, int],
+        plans: Mapping[str, Plan],
         names: Sequence[str],
     ) -> None:
-        super().__init__(start, initial, plan, units)
+        super().__init__(start, initial, plan, plans)
         self.terms = Terms(
             run=start.run,
             members=tuple(names),

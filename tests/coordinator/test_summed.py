@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import ArrayRecord
 from safetensors.torch import load_file
-from support import refuses
+from support import refuses, summed_plan
 
 from fedmed.base.errors import RunError
 from fedmed.config import Settings
 from fedmed.coordinator import stepping
 from fedmed.coordinator.evaluation import initial_model
+from fedmed.coordinator.strategies import Start
+from fedmed.coordinator.summed import CentralSum
 from fedmed.federation.sums import member_file
 from fedmed.hospital import hospital as module
 from fedmed.hospital.hospital import Hospital, Refusal
 from fedmed.launch import run_inline
 from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.grid import Grid
+from fedmed.privacy.plans import Plan
 from fedmed.privacy.statement.contents import check as check_statement
 from fedmed.training import local
 
@@ -206,6 +210,17 @@ def test_statements_name_whom_to_trust(tmp_path: Path) -> None:
         assert told["epsilon"] == pytest.approx(8.0, abs=0.05)
         own = [text for text in told["not_covered"] if "its own share alone" in text]
         assert len(own) == (arm == "distributed-dp-sgd")
+
+
+def test_a_hospital_that_joins_late_is_in_the_divisor() -> None:
+    """Its plan comes when it joins: the sizes are not those of the first step."""
+    plans: dict[str, Plan] = {"a": summed_plan("server", units=30)}
+    model = {"w": torch.zeros(3)}
+    start = Start(asked("central-dp-sgd").train, {2: "a"}, ArrayRecord())
+    strategy = CentralSum(start, model, summed_plan("server"), plans, None, None)  # type: ignore[arg-type]  # no step is taken
+    assert strategy.expected_batch(["a"]) == pytest.approx(0.2 * 30)
+    plans["b"] = summed_plan("server", units=50)
+    assert strategy.expected_batch(["a", "b"]) == pytest.approx(0.2 * 80)
 
 
 def test_another_arm_takes_no_part_in_a_sum() -> None:
