@@ -181,7 +181,7 @@ def test_a_hospital_that_raises_is_a_code_in_the_history(
         model: Any, shard: Any, settings: Settings, context: tuple[Any, ...], number: int
     ) -> Any:
         if context == ("hospital-2", 2):
-            raise RuntimeError("patient 4711 has a scar")
+            raise RuntimeError("patient Umbrella has a scar")
         return original(model, shard, settings, context, number)
 
     monkeypatch.setattr(fedmed.hospital.rounds, "train_plain", fail)
@@ -196,7 +196,7 @@ def test_a_hospital_that_raises_is_a_code_in_the_history(
     second = json.loads(text.splitlines()[2])
     assert second["failures"] == [{"hospital": "hospital-2", "code": "internal"}]
     assert second.get("failed", False) == (policy == "stop")
-    assert "4711" not in "".join(p.read_text() for p in out.rglob("*.json*"))
+    assert "Umbrella" not in "".join(p.read_text() for p in out.rglob("*.json*"))
 
 
 def test_a_nan_update_is_refused_where_nothing_is_protected_and_zero_elsewhere(
