@@ -5,10 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from support import SIZE, goes_red, tiny_network
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmed.base.errors import UserError
+from fedmed.config import Settings
+from fedmed.coordinator.evaluation import initial_model
 from fedmed.privacy.gradients import preflight
+from fedmed.privacy.gradients.bookkeeping import BookkeepingEngine
 from fedmed.privacy.gradients.engine import Options
 from fedmed.privacy.gradients.loop import LoopEngine, norm_of
 
@@ -76,7 +79,7 @@ def test_the_pair_is_secret_and_holds_nothing_of_the_batch() -> None:
         (first, answers), (second, _) = seen[0], seen[-1]
         assert not torch.equal(first, second)
         assert 0.8 < float(first.std()) < 1.2  # 512 normal draws: outside by chance below 1e-9
-        assert bool(((answers == 0) | (answers == 1)).all())
+        assert bool(((answers == -1) | (answers == 2)).all())
 
     check(IMAGES, LABELS)
     check(IMAGES.fill_(7.0), torch.full((4,), 0.25))
@@ -86,3 +89,28 @@ def test_the_pair_is_secret_and_holds_nothing_of_the_batch() -> None:
 def test_public_seeds_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedmed.privacy.gradients.preflight.secrets.randbits", lambda _: 1)
     goes_red(test_the_pair_is_secret_and_holds_nothing_of_the_batch)
+
+
+def test_a_model_that_is_sure_is_not_refused() -> None:
+    """Logits of 20 leave gradients of rounding alone for the answers that it is sure of."""
+    asked = {"data.image-size": 16, "model.name": "resnet9", "model.trains": "head"}
+    sure = initial_model(Settings().replaced(asked))
+    head = sure.get_submodule("fc")
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.fill_(0.01)
+        head.weight.mul_(20.0 / sure(torch.randn(64, 1, 16, 16)).mean())
+    engine = BookkeepingEngine(sure, 8)
+
+    def check(answers: tuple[float, float]) -> None:
+        for _ in range(10):
+            pair = torch.randn(2, 1, 16, 16)
+            assert not preflight._problem(
+                sure, engine.unclipped, pair, torch.tensor(answers), Options()
+            )
+
+    check((-1.0, 2.0))
+    goes_red(check, (0.0, 1.0))
+    for _ in range(5):  # of the labels 0 and 1 one in six is refused
+        preflight.check_against_loop(sure, engine.unclipped, IMAGES, LABELS, Options())
+    engine.close()
