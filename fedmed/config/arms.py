@@ -16,7 +16,7 @@ _CLIPPED = (
 )
 _LOCAL = (
     *("train.local-epochs", "train.batch-size", "train.proximal", "train.ema"),
-    *("train.weighting", "train.server-optimizer", "train.server-learning-rate"),
+    *("train.weighting", "train.server-optimizer", "train.server-learning-rate", "train.trim"),
 )
 _IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
 
@@ -210,6 +210,7 @@ _ROWS = (
         plan="update",
         noise="sum",
         stacks=True,
+        ignores=("train.trim",),
         reads=("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
         enters="the sum of clipped updates, at the server",
         unit="hospital",
@@ -221,6 +222,7 @@ _ROWS = (
         plan="update",
         noise="sum",
         stacks=True,
+        ignores=("train.trim",),
         reads=(
             *("privacy.epsilon", *_TRAINING, "privacy.image-mechanism"),
             *("privacy.clip-quantile", "privacy.clip-rate", "privacy.clip-share"),

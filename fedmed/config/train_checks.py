@@ -26,6 +26,8 @@ def check_train(train: Train, data: Data, privacy: Privacy) -> None:
         )
     if arm.plan == "summed":
         _check_summed(train, arm.name)
+    if train.trim:
+        _check_trim(train, data, privacy)
     if train.minimum_hospitals > data.hospitals:
         raise ValueError(
             f"train.minimum-hospitals: {train.minimum_hospitals} is more than "
@@ -35,6 +37,24 @@ def check_train(train: Train, data: Data, privacy: Privacy) -> None:
         raise ValueError(
             f"train.views: {train.views} views of an image are all the same without "
             "augmentation; set train.augment, or train.views = 1"
+        )
+
+
+def _check_trim(train: Train, data: Data, privacy: Privacy) -> None:
+    """A trimmed mean needs updates that the server sees, and more hospitals than it leaves out."""
+    if "train.trim" in ARMS[privacy.arm].ignores:
+        raise ValueError(
+            f"train.trim: the noise of {privacy.arm} is for a sum over all hospitals, and a "
+            "trimmed mean is none; remove it"
+        )
+    if train.scheme != "federated":
+        return  # a baseline of the same experiment has nobody to leave out
+    if train.weighting == "size":
+        raise ValueError("train.trim: a trimmed mean has no weights; use train.weighting = 'equal'")
+    if 2 * train.trim >= data.hospitals:
+        raise ValueError(
+            f"train.trim: {train.trim} at both ends leave nobody of data.hospitals = "
+            f"{data.hospitals}; use {(data.hospitals - 1) // 2} at most"
         )
 
 

@@ -1,4 +1,4 @@
-"""How far one hospital may move the model: the length of its update, and its weight."""
+"""How far one hospital may move the model: the length of its update, its weight, its numbers."""
 
 import math
 import shutil
@@ -13,8 +13,9 @@ from safetensors import safe_open
 from fedmed.config import Settings
 from fedmed.experiment.directory import WAITING, save_arrays
 from fedmed.federation.messages import Reply
+from fedmed.privacy.mechanisms.grid import Grid
 from fedmed.privacy.mechanisms.updates import norm
-from fedmed.privacy.plans import GradientPlan, Plan, UpdatePlan, part
+from fedmed.privacy.plans import GradientPlan, Plan, SummedPlan, UpdatePlan, part
 
 HELD: Final = 8
 """Updates of a first round that wait on the disk until there is something to compare with."""
@@ -163,9 +164,7 @@ def planned_bounds(
             length = update.clipping_norm + _noise(update.noise_standard_deviation, parameters)
         elif gradient is not None and _plain(settings):
             steps, batch = gradient.steps_per_round, gradient.expected_batch
-            mean = _HONEST * steps * batch
-            # P(Poisson(m) >= m + x) <= exp(-x^2 / (2 (m + x / 3))): no more units in all steps.
-            units = mean + _TAIL * math.sqrt(mean) + _TAIL**2 / 3
+            units = most_units(steps * batch)
             deviation = gradient.noise_standard_deviation * math.sqrt(steps)
             length = gradient.clipping_norm * units + _noise(deviation, parameters)
             train = settings.train
@@ -174,6 +173,26 @@ def planned_bounds(
             continue
         bounds[name] = length * _ROUNDED
     return bounds
+
+
+def most_units(expected: float) -> float:
+    """Units that Poisson samples of so many declared ones hold at most, but for :data:`MISSED`.
+
+    P(Poisson(m) >= m + x) <= exp(-x^2 / (2 (m + x / 3))), for twice as many units as declared.
+    """
+    mean = _HONEST * expected
+    return mean + _TAIL * math.sqrt(mean) + _TAIL**2 / 3
+
+
+def largest_number(plan: SummedPlan, units: float, grid: Grid) -> int:
+    """What a coordinate of one hospital's rounded sum can hold, in steps of the grid.
+
+    Each of its units adds the clipping norm at most. No whole number in a sum is moved further
+    than another by a cut at it, so that the sensitivity stays as it is, whatever is sent.
+    """
+    most = min(most_units(plan.rate * units), _HONEST * units)
+    length = most * plan.clipping_norm * _ROUNDED
+    return min(grid.limit, math.ceil(length / grid.step))
 
 
 def _plain(settings: Settings) -> bool:

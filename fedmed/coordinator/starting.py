@@ -115,7 +115,8 @@ def _averaging(setup: Setup, start: Start, model: Arrays) -> Averaging:
     if not deployed:
         sizes = public_sizes(settings) if settings.train.weighting == "size" else {}
     share = settings.train.largest_share or (HALF if deployed else 1.0)
-    return Averaging(start, model, sizes, largest_share=share)
+    trim = settings.train.trim if settings.train.scheme == "federated" else 0
+    return Averaging(start, model, sizes, largest_share=share, trim=trim)
 
 
 def _initial(setup: Setup, initial: Arrays) -> Owners:

@@ -16,7 +16,7 @@ from fedmed.base.errors import RunError
 from fedmed.config import Train
 from fedmed.coordinator.bounds import Bounds, capped
 from fedmed.coordinator.optimizers import ServerOptimizer
-from fedmed.coordinator.summing import Arrays, WeightedSum
+from fedmed.coordinator.summing import Arrays, TrimmedSum, WeightedSum
 from fedmed.federation import messages
 from fedmed.federation.messages import Reply
 from fedmed.privacy.mechanisms.updates import finite, norm
@@ -288,7 +288,8 @@ class FederationStrategy(Strategy):
 class Averaging(FederationStrategy):
     """Federated averaging (McMahan et al. 2017) of updates, weighted equally or by size.
 
-    By size no hospital has more than ``largest_share`` of the weight of a round's members.
+    By size no hospital has more than ``largest_share`` of the weight of a round's members. With
+    ``trim`` so many numbers at both ends of each coordinate are left out.
     """
 
     def __init__(
@@ -298,9 +299,11 @@ class Averaging(FederationStrategy):
         sizes: Mapping[str, int],
         *,
         largest_share: float = 1.0,
+        trim: int = 0,
     ) -> None:
         super().__init__(start)
         self.largest_share = largest_share
+        self.trim = trim
         self._form = {n: torch.empty_like(v, device="meta") for n, v in initial.items()}
         self._parameters: Arrays | None = initial
         self.recall = start.recall
@@ -340,8 +343,9 @@ class Averaging(FederationStrategy):
         return {"global": self.parameters}
 
     def combine(self, round_number: int, replies: Iterable[Reply]) -> None:
-        """Give the weighted mean of the updates to the server's optimiser."""
-        total, weights = WeightedSum(), self._weights()
+        """Give the weighted, or trimmed, mean of the updates to the server's optimiser."""
+        total = TrimmedSum(self.trim) if self.trim else WeightedSum()
+        weights = self._weights()
         for reply in replies:
             total.add(reply.hospital, reply.update or {}, weights[reply.hospital])
             del reply  # or its update would stay until the next one is there

@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from fedmed.base.errors import RunError
 from fedmed.base.files import write_bytes
+from fedmed.coordinator.bounds import believed, largest_number
 from fedmed.coordinator.stepping import ServerSteps
 from fedmed.coordinator.strategies import Averaging, BudgetSpent, Start
 from fedmed.coordinator.summing import Arrays
@@ -89,8 +90,16 @@ class SummedGradients(Averaging):
 
     def expected_batch(self, names: Iterable[str]) -> float:
         """Units in a batch of these hospitals, by the sizes that they declared."""
-        own = [part(self.plans[name], SummedPlan) for name in names]
-        return self.plan.rate * sum(plan.units for plan in own if plan is not None)
+        units = self.units()
+        return self.plan.rate * sum(units[name] for name in names)
+
+    def units(self) -> dict[str, float]:
+        """Units of every hospital, declared ones believed as far as the others' allow."""
+        own = {name: part(plan, SummedPlan) for name, plan in self.plans.items()}
+        units = {name: plan.units for name, plan in own.items() if plan is not None}
+        trusted = believed(units, self.train.update_bound)
+        declared = {name for name, plan in own.items() if plan is not None and plan.declared}
+        return {name: trusted[name] if name in declared else float(units[name]) for name in units}
 
     @abstractmethod
     def total(
@@ -100,7 +109,11 @@ class SummedGradients(Averaging):
 
 
 class CentralSum(SummedGradients):
-    """The server adds the noise, once, and pays for the step from its own ledger."""
+    """The server adds the noise, once, and pays for the step from its own ledger.
+
+    No hospital's numbers are larger than those of a sum over what it declares can be: what is
+    larger is cut (:func:`largest_number`), and the server's own log alone says whose it was.
+    """
 
     def __init__(
         self,
@@ -119,8 +132,9 @@ class CentralSum(SummedGradients):
     ) -> tuple[Vector | None, Sequence[str]]:
         """See :meth:`SummedGradients.total`."""
         total, names = np.zeros(self.count, dtype=np.uint32), []
+        units = self.units()
         for reply in replies:
-            total += vector_of(reply.update or {})
+            total += self._cut(vector_of(reply.update or {}), reply.hospital, units)
             names.append(reply.hospital)
             del reply
         model = messages.fingerprint(self.parameters)
@@ -131,6 +145,14 @@ class CentralSum(SummedGradients):
         except OverBudget as error:
             raise BudgetSpent from error
         return self.grid.noised(total, self.source.key("central", round_number, model)), names
+
+    def _cut(self, vector: Vector, hospital: str, units: Mapping[str, float]) -> Vector:
+        limit = largest_number(self.plan, units[hospital], self.grid)
+        numbers = vector.view(np.int32)
+        cut = np.clip(numbers, -limit, limit)
+        if not np.array_equal(cut, numbers):
+            log.warning("%s sent numbers above what its size can give: cut", hospital)
+        return cut.view(np.uint32)
 
 
 class SecureSum(SummedGradients):

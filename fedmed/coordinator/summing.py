@@ -53,6 +53,52 @@ class WeightedSum:
         return mean
 
 
+class TrimmedSum:
+    """Sum of updates without the ``trim`` smallest and largest numbers of each coordinate.
+
+    Yin et al. (2018), Definition 2. Of ``trim`` hospitals that send what they like, no coordinate
+    leaves the range of the others' numbers. Memory is that of 2 ``trim`` + 1 updates, however many
+    hospitals there are: what is in the middle of those seen so far never becomes extreme again.
+    """
+
+    def __init__(self, trim: int) -> None:
+        self._trim = trim
+        self._middle = WeightedSum()
+        self._low: list[Arrays] = []
+        self._high: list[Arrays] = []
+
+    @property
+    def weight(self) -> float:
+        """How many numbers are left in each coordinate."""
+        return self._middle.weight
+
+    def add(self, hospital: str, update: Mapping[str, Tensor], weight: float = 1.0) -> None:
+        """Fold one hospital's update in; it is not changed. All weigh the same."""
+        if weight != 1.0:
+            raise RunError(f"{hospital} has the weight {weight} in a trimmed mean; use 'equal'")
+        left = {name: value.clone() for name, value in update.items()}
+        for held, first, second in (
+            (self._low, torch.minimum, torch.maximum),
+            (self._high, torch.maximum, torch.minimum),
+        ):
+            for kept in held:
+                for name, value in left.items():
+                    kept[name], left[name] = first(kept[name], value), second(kept[name], value)
+            if len(held) < self._trim:
+                held.append(left)
+                return
+        self._middle.add(hospital, left)
+
+    def over(self, divisor: float) -> Arrays:
+        """See :meth:`WeightedSum.over`; raises where nobody is left in the middle."""
+        if not self.weight:
+            raise RunError(
+                f"train.trim = {self._trim} leaves none of the {len(self._low) + len(self._high)} "
+                "updates that came; lower it, or wait for more hospitals"
+            )
+        return self._middle.over(divisor)
+
+
 def _zeros(forms: Mapping[str, tuple[torch.Size, torch.dtype]]) -> Arrays:
     """Zeros of these names, shapes and dtypes, one after the other in fresh pages."""
     sizes = {name: shape.numel() * dtype.itemsize for name, (shape, dtype) in forms.items()}

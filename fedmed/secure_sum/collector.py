@@ -93,7 +93,7 @@ class Collector:
             raise SumRefused(
                 f"{silent[0]} left before it gave its masks with {gone[0]}, who was gone"
             )
-        keys = [(self._own(name), True) for name in self.survivors]
+        keys = [(key, True) for key in self._own()]
         order = self.terms.members.index
         for lost in gone:
             for name in self.survivors:
@@ -102,13 +102,14 @@ class Collector:
         masks.add(self._total, keys)
         return self._total
 
-    def _own(self, name: str) -> bytes:
-        """The key of a survivor's own mask, from a threshold of its shares."""
+    def _own(self) -> list[bytes]:
+        """The keys of the survivors' own masks, each from a threshold of its shares."""
         tellers = list(self._opened)[: self.terms.threshold]
-        secret = shares.joined(
-            {teller: self._opened[teller].shares[name] for teller in tellers}, self.terms.members
-        )
-        text = committed(self.terms, self.meeting, self.step, name, secret)
-        if text != self._notes[name].commitment:
-            raise SumRefused(f"the shares of {name}'s mask do not verify")
-        return self_key(self.terms, self.meeting, self.step, name, secret)
+        told = {teller: self._opened[teller].shares for teller in tellers}
+        keys = []
+        for name, secret in shares.joined(told, self.terms.members).items():
+            text = committed(self.terms, self.meeting, self.step, name, secret)
+            if text != self._notes[name].commitment:
+                raise SumRefused(f"the shares of {name}'s mask do not verify")
+            keys.append(self_key(self.terms, self.meeting, self.step, name, secret))
+        return keys

@@ -147,6 +147,19 @@ def test_a_wrong_key_or_value_is_one_line_with_the_key(
             {"train.weighting": "size", "privacy.arm": "central-fixed"},
             ["train.weighting", "'equal'"],
         ),
+        (
+            {"train.trim": 1, "privacy.arm": "central-adaptive", "data.hospitals": 5},
+            ["train.trim", "central-adaptive", "remove it"],
+        ),
+        (
+            {"train.trim": 1, "privacy.arm": "distributed-dp-sgd", "data.hospitals": 5},
+            ["train.trim", "distributed-dp-sgd", "remove it"],
+        ),
+        ({"train.trim": 2, "data.hospitals": 4}, ["train.trim", "data.hospitals = 4", "use 1"]),
+        (
+            {"train.trim": 1, "data.hospitals": 5, "train.weighting": "size"},
+            ["train.trim", "'equal'"],
+        ),
         ({"train.scheme": "pooled", "privacy.arm": "local-update"}, ["train.scheme", "local-up"]),
         (
             {"train.scheme": "local-only", "privacy.arm": "central-fixed"},

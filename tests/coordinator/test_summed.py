@@ -1,6 +1,7 @@
 """Central and distributed DP-SGD in one process: the same sums, dropouts, lost keys, refusals."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from support import refuses, summed_plan
 from fedmed.base.errors import RunError
 from fedmed.config import Settings
 from fedmed.coordinator import stepping
+from fedmed.coordinator.bounds import largest_number, most_units
 from fedmed.coordinator.evaluation import initial_model
 from fedmed.coordinator.strategies import Start
 from fedmed.coordinator.summed import CentralSum
 from fedmed.federation.sums import member_file
 from fedmed.hospital import hospital as module
 from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.rounds import Round
 from fedmed.launch import run_inline
 from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.grid import Grid
@@ -221,6 +224,54 @@ def test_a_hospital_that_joins_late_is_in_the_divisor() -> None:
     assert strategy.expected_batch(["a"]) == pytest.approx(0.2 * 30)
     plans["b"] = summed_plan("server", units=50)
     assert strategy.expected_batch(["a", "b"]) == pytest.approx(0.2 * 80)
+
+
+def test_a_huge_declared_size_makes_no_step_small() -> None:
+    """Ten times the median of the others' at most: else one hospital could stop all learning."""
+    plans: dict[str, Plan] = {
+        name: summed_plan("server", units=units, declared=True)
+        for name, units in {"a": 20, "b": 30, "c": 10**9}.items()
+    }
+    start = Start(asked("central-dp-sgd").train, {}, ArrayRecord())
+    strategy = CentralSum(start, {"w": torch.zeros(3)}, summed_plan("server"), plans, None, None)  # type: ignore[arg-type]  # no step is taken
+    assert strategy.expected_batch(plans) == pytest.approx(0.2 * (20 + 30 + 300))
+    counted = {name: summed_plan("server", units=plan.units) for name, plan in plans.items()}  # type: ignore[attr-defined]  # all are summed
+    strategy.plans = counted
+    assert strategy.expected_batch(plans) == pytest.approx(0.2 * (50 + 10**9)), "they are true"
+
+
+def test_no_hospital_adds_more_than_its_patients_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """2^30 in every coordinate is as much as the largest sum of what it declares, and is logged."""
+    plan = summed_plan("server", units=30)
+    grid = plan.grid(3)
+    limit = largest_number(plan, 30, grid)
+    # 12 of 60 patients are expected in a batch; of 60 no more than the tail allows, and no more.
+    assert limit * grid.step == pytest.approx(min(most_units(6), 60) * 1.01, rel=0.01)
+    assert limit < grid.limit
+    many = largest_number(summed_plan("server", units=3000), 3000, grid)
+    assert many * grid.step == pytest.approx(most_units(600) * 1.01, rel=0.01)
+
+    sums: list[torch.Tensor] = []
+    step, noised = Round.step, Grid.noised
+
+    def hostile(self: Round, *given: Any) -> np.ndarray:
+        vector = step(self, *given)
+        return np.full_like(vector, 2**30) if self.name == "hospital-2" else vector
+
+    def noticed(self: Grid, vector: np.ndarray, key: bytes | None = None) -> np.ndarray:
+        sums.append(torch.from_numpy(self.opened(vector)))
+        return noised(self, vector, key)
+
+    monkeypatch.setattr(Round, "step", hostile)
+    monkeypatch.setattr(Grid, "noised", noticed)
+    with caplog.at_level(logging.WARNING):
+        run(tmp_path / "run", "central-dp-sgd")
+    assert caplog.text.count("hospital-2 sent numbers above what its size can give") == 3
+    assert len(sums) == 3
+    for total in sums:  # 12 patients or so at each of four
+        assert 20 < float(total.median()) < 40
 
 
 def test_another_arm_takes_no_part_in_a_sum() -> None:

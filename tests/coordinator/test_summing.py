@@ -10,7 +10,7 @@ from support import goes_red
 from torch import Tensor
 
 from fedmed.base.errors import RunError
-from fedmed.coordinator.summing import WeightedSum
+from fedmed.coordinator.summing import TrimmedSum, WeightedSum
 
 Updates = dict[str, dict[str, Tensor]]
 
@@ -117,3 +117,47 @@ def test_nothing_is_no_sum() -> None:
         WeightedSum().over(1.0)
     with pytest.raises(RunError, match="weight nan"):
         WeightedSum().add("a", {"w": torch.ones(1)}, math.nan)
+
+
+# A trimmed mean.
+
+
+def trimmed(given: Updates, trim: int) -> Tensor:
+    total = TrimmedSum(trim)
+    for name, update in given.items():
+        total.add(name, update)
+    return total.over(total.weight)["w"]
+
+
+@pytest.mark.parametrize(("count", "trim"), [(3, 1), (5, 2), (7, 1), (20, 4), (9, 4)])
+def test_a_trimmed_mean_is_that_of_the_sorted_numbers(count: int, trim: int) -> None:
+    given = updates(count, seed=count)
+    ordered = torch.stack([one["w"] for one in given.values()]).double().sort(0).values
+    expected = ordered[trim : count - trim].mean(0)
+    assert torch.allclose(trimmed(given, trim).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_who_sends_what_they_like_stays_within_the_others_numbers() -> None:
+    given = updates(5)
+    honest = torch.stack([given[name]["w"] for name in ("h0", "h1", "h2", "h3")])
+    for sent in (3e38, -3e38, 1e10):
+        given["h4"] = {"w": torch.full((1000,), sent)}
+
+        def check(kind: Callable[[Updates], Tensor]) -> None:
+            mean = kind(given)
+            assert bool((mean >= honest.min(0).values).all())
+            assert bool((mean <= honest.max(0).values).all())
+
+        check(lambda told: trimmed(told, 1))
+        goes_red(check, lambda told: summed(told, tuple(told)))
+
+
+def test_trimming_changes_no_update_and_needs_a_middle() -> None:
+    given = updates(4)
+    before = {name: update["w"].clone() for name, update in given.items()}
+    with pytest.raises(RunError, match=r"train.trim = 2 leaves none of the 4 updates that came"):
+        trimmed(given, 2)
+    trimmed(given, 1)
+    assert all(torch.equal(given[name]["w"], before[name]) for name in given)
+    with pytest.raises(RunError, match=r"h0 has the weight 2.0 in a trimmed mean"):
+        TrimmedSum(1).add("h0", given["h0"], 2.0)

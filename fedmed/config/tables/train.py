@@ -84,6 +84,12 @@ class Train(Section):
     and the history [says whose](deploy.md#what-one-hospital-cannot-do-to-the-others). Where the
     plan says how long an update can be, that counts instead."""
 
+    trim: Annotated[int, Field(ge=0, le=499), Unit("hospitals")] = 0
+    """Hospitals that a trimmed mean leaves out: in every coordinate the so many smallest and the so
+    many largest numbers (Yin et al. 2018). As many may send what they like, and the others' numbers
+    bound it. 0: the mean. See
+    [deploy.md](deploy.md#what-one-hospital-cannot-do-to-the-others)."""
+
     server_optimizer: Literal["average", "momentum", "adam"] = "average"
     """What the server makes of the averaged update: FedAvg, server momentum, or FedAdam. It comes
     after any noise."""
