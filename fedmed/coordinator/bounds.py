@@ -32,11 +32,11 @@ _HONEST: Final = 2  # a shard holds at most so many times the units that were de
 class Bounds:
     """Cuts updates that are longer than they may be, and says whose.
 
-    A hospital whose plan says how long its update can be (``planned``) is held to that. Any other
-    may send ``factor`` times the median norm of the others' last updates, of which an even number
-    has the upper median. Beside fewer than two others that says little: an update as long as the
-    model is then let through as well. Norms and order are those of the hospitals' list, so that a
-    sum is the same wherever hospitals run. Of one member alone nothing is cut.
+    Everyone may send ``factor`` times the median norm of the others' last updates, of which an even
+    number has the upper median, and nobody more than its plan says an update can be (``planned``).
+    Beside fewer than two others a median says little: an update as long as the model is then let
+    through as well. Norms and order are those of the hospitals' list, so that a sum is the same
+    wherever hospitals run. Of one member alone nothing is cut.
     """
 
     factor: float
@@ -60,9 +60,9 @@ class Bounds:
             yield from replies
             return
         self._planned = self.planned()
-        known = [len(self._others(name, names)) for name in names - self._planned.keys()]
-        own = model() if known and min(known) < 2 else 0.0
-        comparable = not known or min(known) >= min(2, len(names) - 1)
+        known = min(len(self._others(name, names)) for name in names)
+        own = model() if known < 2 else 0.0
+        comparable = known >= min(2, len(names) - 1)
         waiting = _Waiting(self.spool)
         try:
             for reply in replies:
@@ -90,12 +90,10 @@ class Bounds:
             del reply
 
     def _limit(self, hospital: str, names: set[str], own: float) -> float:
-        if hospital in self._planned:
-            return self._planned[hospital]
         others = self._others(hospital, names)
         if len(others) < 2:
             others.append(own / self.factor)
-        return self.factor * _upper_median(others)
+        return min(self.factor * _upper_median(others), self._planned.get(hospital, math.inf))
 
     def _others(self, hospital: str, names: set[str]) -> list[float]:
         return [size for name, size in self.norms.items() if name != hospital and name in names]

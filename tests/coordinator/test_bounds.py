@@ -193,7 +193,7 @@ def test_local_update_is_bounded_by_clipping_norm_and_noise(dimension: int) -> N
     found = planned_bounds(settings, {"h": plan}, dimension)
     check_planned(found, plan, dimension)
     goes_red(check_planned, {"h": 0.5}, plan, dimension)
-    strategy_bounds = Bounds(1.0, lambda: found)
+    strategy_bounds = Bounds(1e3, lambda: found)
     taken = lengths(strategy_bounds, {"h": 1e9, "other": 1.0, "third": 1.0})
     assert taken["h"] == pytest.approx(found["h"])
 

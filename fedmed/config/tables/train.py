@@ -81,8 +81,8 @@ class Train(Section):
 
     update_bound: Annotated[float, Field(ge=1, le=1e6), Unit("times")] = 10.0
     """An update longer than so many times the median norm of the other hospitals' is cut to that,
-    and the history [says whose](deploy.md#what-one-hospital-cannot-do-to-the-others). Where the
-    plan says how long an update can be, that counts instead."""
+    and the history [says whose](deploy.md#what-one-hospital-cannot-do-to-the-others); one longer
+    than its plan allows, to that. 1 clips to the median norm."""
 
     trim: Annotated[int, Field(ge=0, le=499), Unit("hospitals")] = 0
     """Hospitals that a trimmed mean leaves out: in every coordinate the so many smallest and the so

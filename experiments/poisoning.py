@@ -1,0 +1,149 @@
+"""What one hospital that poisons costs: each arm and each defence, on PneumoniaMNIST.
+
+    python -m experiments.poisoning --seeds 3 --json
+
+One of five hospitals sends 100 times its update (of a sum: its clipped sum), or has all its labels
+the wrong way round, in every round. Recorded is the test AUROC of the global model, by the mean, by
+updates no longer than the median of the others' (``train.update-bound = 1``) and by a trimmed mean
+(``train.trim = 1``). The hospital is outside the promise that it makes to its own patients: it
+changes what its guard would have sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+import fedmed
+from fedmed.config import Settings
+from fedmed.data.shard import Shard
+from fedmed.experiment.file import load_experiment
+from fedmed.hospital.rounds import Round
+from fedmed.launch import run_inline
+from fedmed.privacy.mechanisms.grid import Vector
+from fedmed.privacy.mechanisms.updates import Update
+from fedmed.privacy.plans import SummedPlan
+from fedmed.training.local import LocalResult
+
+Attack = Literal["none", "scaled", "flipped"]
+RESULT: Final = Path(__file__).parent / "results" / "poisoning.json"
+EXPERIMENT: Final = Path(__file__).parent / "central-local.toml"
+FACTOR: Final = 100
+ATTACKS: Final[tuple[Attack, ...]] = ("none", "scaled", "flipped")
+DEFENCES: Final[dict[str, dict[str, Any]]] = {
+    "mean": {},
+    "bound 1": {"train.update-bound": 1.0},
+    "trim 1": {"train.trim": 1},
+}
+ARMS: Final = ("none", "local-8", "local-update", "central-8", "distributed-8")
+SUMMED: Final = ("central-8", "distributed-8")  # nobody sees one hospital's update
+
+
+@contextmanager
+def attacked(kind: Attack, hospital: str) -> Iterator[None]:
+    """Inside, this hospital of a simulation in this process attacks in every round."""
+    update, step = Round.update, Round.step
+
+    def hostile(
+        self: Round, model: nn.Module, shard: Shard, parameters: dict[str, Tensor]
+    ) -> tuple[Update, LocalResult]:
+        if self.name != hospital:
+            return update(self, model, shard, parameters)
+        sent, result = update(self, model, _given(kind, shard), parameters)
+        return {n: FACTOR * v if kind == "scaled" else v for n, v in sent.items()}, result
+
+    def hostile_step(
+        self: Round,
+        model: nn.Module,
+        shard: Shard,
+        parameters: dict[str, Tensor],
+        plan: SummedPlan,
+    ) -> Vector:
+        if self.name != hospital:
+            return step(self, model, shard, parameters, plan)
+        vector = step(self, model, _given(kind, shard), parameters, plan)
+        return vector * np.uint32(FACTOR) if kind == "scaled" else vector
+
+    setattr(Round, "update", hostile)  # noqa: B010 -- a method, which mypy takes no assignment to
+    setattr(Round, "step", hostile_step)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(Round, "update", update)  # noqa: B010
+        setattr(Round, "step", step)  # noqa: B010
+
+
+def _given(kind: Attack, shard: Shard) -> Shard:
+    """The shard that a hospital trains on: its own, or with all labels the wrong way round."""
+    if kind != "flipped":
+        return shard
+    return replace(shard, table=shard.table.assign(label=1 - shard.table["label"]))
+
+
+def settings_of(arm: str, seed: int) -> Settings:
+    """An arm of the experiment; ``local-update`` with the rounds and the recipe of ``none``."""
+    changes = {"run.seed": seed, "privacy.reproducible-noise": False}
+    known = load_experiment(EXPERIMENT, arms=["none" if arm == "local-update" else arm]).arms
+    settings: Settings = next(iter(known.values()))
+    if arm == "local-update":
+        changes |= {"privacy.arm": arm, "privacy.epsilon": 8.0, "privacy.delta": 1e-5}
+    return settings.replaced(changes)
+
+
+def auroc(settings: Settings, attack: Attack) -> float:
+    """Test AUROC of the global model of one run."""
+    with tempfile.TemporaryDirectory() as folder, attacked(attack, "hospital-1"):
+        result = run_inline(settings, Path(folder) / "run", "arm", lambda *_: None)
+    return float(result["metrics"]["auroc"])
+
+
+def main() -> None:
+    """Run all cases and print them; ``--json`` records them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arm", action="append", choices=ARMS)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for arm in arguments.arm or ARMS:
+        for defence, changes in DEFENCES.items():
+            if arm in SUMMED and changes:
+                continue
+            for attack in ATTACKS:
+                areas = [
+                    auroc(settings_of(arm, seed).replaced(changes), attack)
+                    for seed in range(arguments.seeds)
+                ]
+                row = {"arm": arm, "defence": defence, "attack": attack, "auroc": areas}
+                rows.append(row)
+                print(arm, defence, attack, " ".join(f"{area:.4f}" for area in areas), flush=True)
+    if arguments.json:
+        told = {
+            "rows": rows,
+            "factor": FACTOR,
+            "date": datetime.now(UTC).date().isoformat(),
+            "processors": os.cpu_count(),
+            "versions": {
+                **{name: version(name) for name in ("numpy", "torch", "flwr")},
+                "fedmed": fedmed.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        RESULT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
