@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedmed.report import absent, gap_words, ranking, together
+from fedmed.report import absent, gap_words, places, ranking, together
 from fedmed.report.arms import CHANCE, Arm, reference
 from fedmed.report.words import guarantee, interval, listed
 
 
 def answer(arms: Sequence[Arm]) -> list[str]:
-    """What training together reaches, what privacy costs, and what it does to groups.
+    """What training together reaches, what privacy and its place cost, what groups get of it.
 
     Arms are compared within one unit and at about one epsilon (:mod:`fedmed.report.ranking`); those
     without meaningful protection are left to :func:`unprotected`. A difference that its interval
@@ -26,6 +26,7 @@ def answer(arms: Sequence[Arm]) -> list[str]:
         sentences += ranking.costs(private, base)
         protected = [arm for arm in private if arm.meaningful]
         told = [*([] if base is None else [base]), *(arm for arm in protected if arm is not base)]
+        sentences += places.sentences(protected)
         sentences += together.against_alone(told)
         sentences += gap_words.sentences(protected, base)
         sentences += together.sensitivity(told)

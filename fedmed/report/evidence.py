@@ -121,6 +121,7 @@ class Evidence:
     notes: list[str]
     splits: list[Json] = field(default_factory=list)  # as in the file
     alone: list[Difference] = field(default_factory=list)  # from hospitals alone, not the baseline
+    places: list[Json] = field(default_factory=list)  # as in the file
     primary: Json = field(default_factory=dict)  # as in the file
 
     def estimate(self, arm: str, *path: str) -> Estimate | None:
@@ -201,7 +202,8 @@ def _evidence(comparison: Json) -> Evidence:
         correlations=rows(comparison, "correlations"),
         notes=texts(comparison, "notes"),
         splits=rows(comparison, "splits"),
-        alone=[_from_alone(row) for row in rows(comparison, "alone")],
+        alone=[change_from(row) for row in rows(comparison, "alone")],
+        places=rows(comparison, "places"),
         primary=table(comparison, "primary"),
     )
 
@@ -227,7 +229,8 @@ def _difference(row: Json) -> Difference:
     )
 
 
-def _from_alone(row: Json) -> Difference:
+def change_from(row: Json) -> Difference:
+    """A change from another arm than the baseline, as the file writes it."""
     return _difference(
         {**row, "kind": "metric", "baseline_value": row.get("before"), "value": row.get("after")}
     )

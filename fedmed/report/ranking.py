@@ -46,7 +46,7 @@ class Level:
         Its outer interval lies above all others, and above chance. For two intervals of 95 % and
         about one width that is a test at 0.6 % (Schenker & Gentleman 2001), and a stricter one for
         arms on the same images, so that the best of up to eight is not the best by luck
-        (Bonferroni). ``comparison.json`` tests arms against the baseline alone.
+        (Bonferroni). ``comparison.json`` tests arms against the baseline, and places of noise.
         """
         first, *others = self.arms
         low = first.estimate.outer[0]

@@ -11,16 +11,17 @@ from support.answer_alone import TOGETHER
 from support.answer_cases import Case
 from support.answer_costs import COSTS
 from support.answer_gaps import GAPS
+from support.answer_places import PLACES
 from support.planted import plant
 
 from fedmed.privacy.statement import meaning
-from fedmed.report import ranking
+from fedmed.report import places, ranking
 from fedmed.report.answer import answer, cautions, unprotected
 from fedmed.report.arms import Arm, summarise
 from fedmed.report.evidence import Difference, Estimate
 from fedmed.report.load import load
 
-CASES = [*COSTS, *GAPS, *TOGETHER]
+CASES = [*COSTS, *GAPS, *TOGETHER, *PLACES]
 NAMES = {case.name: case for case in CASES}
 BEST = re.compile(r"(\S+)(?: \([^)]*\))? keeps the most")
 
@@ -33,7 +34,8 @@ def text(arms: Sequence[Arm]) -> str:
 
 def check(case: Case, folder: Path) -> None:
     """What is said of a case is what it says."""
-    arms = summarise(load(plant(folder, case.arms, baseline=case.baseline)))
+    planted = plant(folder, case.arms, baseline=case.baseline, places=case.places)
+    arms = summarise(load(planted))
     told = text(arms)
     assert BEST.findall(told) == list(case.best)
     for part in case.must:
@@ -74,6 +76,19 @@ def test_what_is_said_of_a_planted_comparison_is_true(name: str, tmp_path: Path)
             "what only one test of many shows is not shown",
             (Difference, "distinguishable", property(lambda self: self.change.excludes_zero)),
         ),
+        (
+            "a loss that one test of three shows is not shown",
+            (Difference, "distinguishable", property(lambda self: self.change.excludes_zero)),
+        ),
+        (
+            "where local and central noise are at chance no loss is told",
+            (Arm, "blind", property(lambda self: False)),
+        ),
+        (
+            "of several epsilons the smallest is told, and a range of the others",
+            (places, "_WHOLE", 3),
+        ),
+        ("one training each is said of the places too", (places, "_trained", lambda *told: "")),
         (
             "what a model at chance finds is not told",
             (Arm, "blind", property(lambda self: False)),

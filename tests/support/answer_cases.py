@@ -63,6 +63,7 @@ class Case:
 
     `best` are the arms that the answer calls best, in its order. `must` are sentences or parts of
     them, `never` what is said nowhere. `baseline` is the one of comparison.json; "": there is none.
+    `places` are its differences between places of noise.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Case:
     must: Sequence[str]
     never: Sequence[str] = ()
     baseline: str = "none"
+    places: Sequence[Mapping[str, Any]] = ()
 
 
 LOST_5: Final = "(−0.050, 95 % interval −0.080 to −0.020)"

@@ -52,8 +52,17 @@ class Planted:
         return self.auroc if isinstance(self.auroc, tuple) else (self.auroc, None, None)
 
 
-def plant(folder: Path, arms: Sequence[Planted], *, baseline: str = "none") -> Path:
-    """Write the results of these arms; with ``comparison.json`` where `baseline` names one."""
+def plant(
+    folder: Path,
+    arms: Sequence[Planted],
+    *,
+    baseline: str = "none",
+    places: Sequence[Json] = (),
+) -> Path:
+    """Write the results of these arms; with ``comparison.json`` where `baseline` names one.
+
+    `places` are its differences between places of noise, guarantee by guarantee.
+    """
     for arm in arms:
         for seed in range(arm.seeds):
             write(folder / arm.name / f"seed-{seed}" / "result.json", _result(arm, seed))
@@ -61,7 +70,8 @@ def plant(folder: Path, arms: Sequence[Planted], *, baseline: str = "none") -> P
     about = {"arms": [arm.name for arm in arms], "seeds": [0], "title": "Planted"}
     write(folder / "experiment.json", about)
     if baseline:
-        write(folder / "comparison.json", _comparison(arms, baseline))
+        compared = {**_comparison(arms, baseline), "places": list(places)}
+        write(folder / "comparison.json", compared)
     return folder
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from fedmed.base.opening import is_folder
 from fedmed.config.arms import ARMS
 from fedmed.evaluation.comparison import endpoint
 from fedmed.evaluation.comparison.comparison import compare
+from fedmed.evaluation.comparison.places import Noised, noised
 from fedmed.evaluation.comparison.splitting import STEPS
 from fedmed.evaluation.intervals.resampling import Progress
 from fedmed.evaluation.measuring.measures import RESAMPLES, SEED
@@ -27,7 +28,7 @@ from fedmed.evaluation.tables import predictions
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 4  # of comparison.json; another makes it anew
+FORMAT: Final = 5  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 
@@ -52,11 +53,7 @@ class Runs:
 
     def epsilons(self) -> dict[str, float | None]:
         """The largest epsilon of each arm's runs, None where one has none."""
-        found: dict[str, float | None] = {}
-        for arm, by_seed in self.results.items():
-            each = [_number(result.get("epsilon")) for result in by_seed.values()]
-            found[arm] = None if None in each else max(e for e in each if e is not None)
-        return found
+        return self._largest("epsilon")
 
     def units(self) -> dict[str, str]:
         """Whose data each arm's epsilon protects."""
@@ -71,6 +68,30 @@ class Runs:
             arm: str(next(iter(by_seed.values())).get("scheme"))
             for arm, by_seed in self.results.items()
         }
+
+    def noised(self) -> dict[str, Noised]:
+        """Where each arm of federated DP-SGD adds its noise; others are left out."""
+        units, schemes = self.units(), self.schemes()
+        epsilons, deltas = self.epsilons(), self._largest("delta")
+        by_arm = {
+            arm: noised(
+                str(next(iter(by_seed.values())).get("arm")),
+                schemes[arm],
+                units[arm],
+                epsilons[arm],
+                deltas[arm],
+            )
+            for arm, by_seed in self.results.items()
+        }
+        return {arm: told for arm, told in by_arm.items() if told is not None}
+
+    def _largest(self, key: str) -> dict[str, float | None]:
+        """The largest number of each arm's runs, None where one has none."""
+        largest: dict[str, float | None] = {}
+        for arm, by_seed in self.results.items():
+            each = [_number(result.get(key)) for result in by_seed.values()]
+            largest[arm] = None if None in each else max(e for e in each if e is not None)
+        return largest
 
 
 def from_directory(
@@ -211,6 +232,7 @@ def _compared(
         runs.epsilons(),
         units=runs.units(),
         schemes=runs.schemes(),
+        noised=runs.noised(),
         between=runs.between,
         primary=runs.primary,
         redraw_threshold=runs.redraws,
@@ -250,6 +272,7 @@ def _made_from(runs: Runs, resamples: int, seed: int) -> Json:
         "epsilons": runs.epsilons(),
         "units": runs.units(),
         "schemes": runs.schemes(),
+        "noised": {arm: asdict(told) for arm, told in runs.noised().items()},
         "between": runs.between,
         "primary": None if runs.primary is None else runs.primary.to_dict(),
         "redraws": runs.redraws,
