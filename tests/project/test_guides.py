@@ -17,8 +17,8 @@ COUNTS = {"six": 6, "seven": 7, "eight": 8, "nine": 9}
 TERMS = (
     *("AUROC", "Chance", "Interval", "Within-hospital AUROC", "Sensitivity and specificity"),
     *("Differential privacy", "Unit of privacy", "Epsilon (ε)", "Neighbouring relation"),
-    *("Delta (δ)", "Who is trusted", "Epsilon of the whole study", "Ledger", "Fairness gap"),
-    *("Primary endpoint", "Detectable change"),
+    *("Delta (δ)", "Who is trusted", "Place of the noise", "Epsilon of the whole study", "Ledger"),
+    *("Fairness gap", "Primary endpoint", "Detectable change"),
     *("Groups that were not compared", "Many comparisons"),
 )
 

@@ -236,10 +236,11 @@ PLACES: Final = [
             "At ε = 1 per patient, δ = 1e-5, no difference is shown between noise at each hospital "
             "(local-1)",
             "At the 2 larger epsilons, 3 to 8 per patient, AUROC differs by −0.050 to −0.010 "
-            "(noise at each hospital minus noise at the server), +0.020 to +0.050 (noise in shares "
-            "of the hospitals minus noise at each hospital) and −0.010 (noise in shares of the hospitals "
-            "minus noise at the server). Of these is shown: noise at each hospital reaches less "
-            "than noise at the server at ε = 3; noise in shares of the hospitals reaches more than "
+            "(noise at each hospital minus noise at the server), +0.020 to +0.050 (noise in "
+            "shares of the hospitals minus noise at each hospital) and −0.010 (noise in shares "
+            "of the hospitals minus noise at the server). Of these is shown: noise at each "
+            "hospital reaches less than noise at the server at ε = 3; noise in shares of the "
+            "hospitals reaches more than "
             f"noise at each hospital at ε = 3 and 8. {RECIPES} over 9 comparisons.",
         ],
         never=["costs 0.0", "gives back", f"{AT_8}n"],
