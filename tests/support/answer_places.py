@@ -310,4 +310,15 @@ PLACES: Final = [
         places=[at(COSTS, PART, ALIKE, left_out=["other"])],
         must=["Of arms with noise at one place the first counts; left out: other."],
     ),
+    Case(
+        name="a damaged list of places says nothing",
+        arms=[NONE, *placed()],
+        places=[
+            {**at(COSTS, PART, ALIKE), "epsilon": "eight"},
+            {**at(COSTS, PART, ALIKE), "arms": {"central": ["central-8"], "local": "gone"}},
+            {**at(COSTS, PART, ALIKE), "differences": [_row("local-8", "central-8", COSTS, 3)]},
+        ],
+        must=["local-8"],
+        never=["noise at", "gives back", RECIPES],
+    ),
 ]
