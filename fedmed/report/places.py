@@ -79,7 +79,9 @@ class _Level:
             return f"({text})"
         if one.change.excludes_zero and one.p is not None:
             return f"({text}, {p_value(one.p)} alone: not shown once all comparisons are counted)"
-        if one.detectable is not None and abs(one.change.value or 0.0) < one.detectable:
+        if one.detectable is not None and one.detectable >= 1.0:  # AUROCs differ by less
+            text += "; no difference could have been seen"
+        elif one.detectable is not None and abs(one.change.value or 0.0) < one.detectable:
             text += f"; one under {one.detectable:.3f} could not be seen"
         return f"({text})"
 
@@ -256,7 +258,7 @@ def _shown(levels: Sequence[_Level]) -> str:
     if parts:
         return f"Of these is shown: {'; '.join(parts)}."
     changes = [one for level in levels for pair in level.changes if (one := level.change(pair))]
-    sizes = sorted(one.detectable for one in changes if one.detectable is not None)
+    sizes = sorted(min(1.0, one.detectable) for one in changes if one.detectable is not None)
     if not sizes:
         return "None of these differences is shown."
     reach = dict.fromkeys(f"{size:.3f}" for size in (sizes[0], sizes[-1]))

@@ -253,12 +253,12 @@ PLACES: Final = [
         ],
         places=[
             at(ALIKE, ALIKE, ALIKE, epsilon=1),
-            at(ALIKE, (*ALIKE[:5], 0.05), ALIKE, epsilon=3),
+            at(ALIKE, (*ALIKE[:5], 2.05), ALIKE, epsilon=3),
             at(COSTS, GAINS, COSTS),
         ],
         must=[
             "AUROC differs by −0.010 (noise at each hospital minus noise at the server), −0.010 (",
-            "None of these differences is shown; one under 0.036 to 0.050 could not be seen. At ε "
+            "None of these differences is shown; one under 0.036 to 1.000 could not be seen. At ε "
             "= 8 none is shown to be better than chance.",
         ],
         never=["Of these is shown"],
@@ -309,6 +309,13 @@ PLACES: Final = [
         arms=[NONE, *placed(), sgd("other")],
         places=[at(COSTS, PART, ALIKE, left_out=["other"])],
         must=["Of arms with noise at one place the first counts; left out: other."],
+    ),
+    Case(
+        name="a test that could have seen nothing says so, and no size above 1",
+        arms=[NONE, *placed()],
+        places=[at((*ALIKE[:5], 2.04), ALIKE, ALIKE)],
+        must=["(−0.010, −0.034 to +0.014, p 0.80; no difference could have been seen)"],
+        never=["under 2.0"],
     ),
     Case(
         name="a damaged list of places says nothing",
