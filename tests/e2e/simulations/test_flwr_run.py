@@ -109,3 +109,31 @@ def test_engine_ray_equals_inline_under_reproducible_dp_sgd(
     assert heard == [0, 1]
     assert result["epsilon"] is None  # reproducible noise claims nothing
     assert json.loads((on_ray / "privacy.json").read_text())["steps_taken"] > 0
+
+
+def test_secure_sums_on_ray_equal_those_of_one_process_bit_for_bit(
+    simulation: RaySimulation, tmp_path: Path
+) -> None:
+    """Members keep their keys between processes, and the sum of whole numbers has no order."""
+    settings = Settings().replaced(
+        {
+            **SMALL,
+            "data.hospitals": 3,
+            "data.image-size": 16,
+            "model.name": "resnet9",
+            "model.stem": "auto",
+            "model.trains": "head",
+            "train.local-epochs": 2.0,
+            "train.sampling-rate": 0.5,
+            "train.learning-rate": 0.1,
+            "privacy.arm": "distributed-dp-sgd",
+            "privacy.delta": 1e-3,
+            "privacy.reproducible-noise": True,
+        }
+    )
+    on_ray, here = tmp_path / "ray", tmp_path / "inline"
+    simulation.run(settings, on_ray, "distributed-dp-sgd", quiet)
+    run_inline(settings, here, "distributed-dp-sgd", quiet)
+    mine, theirs = load_file(on_ray / "model.safetensors"), load_file(here / "model.safetensors")
+    assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    assert_moved(here, settings)
