@@ -65,9 +65,9 @@ class Results:
         ]
         return pd.DataFrame(rows)
 
-    def write_report(self) -> Path:
+    def write_report(self, *, paper: bool = False) -> Path:
         """See :func:`write_report`."""
-        return write_report(self.folder)
+        return write_report(self.folder, paper=paper)
 
     def __repr__(self) -> str:
         lines = [f"Results in {self.folder}"]
@@ -125,11 +125,12 @@ def run(
     return Results(folder, tuple(results))
 
 
-def write_report(folder: Path | str) -> Path:
+def write_report(folder: Path | str, *, paper: bool = False) -> Path:
     """Write ``summary.csv``, ``comparison.json`` and ``report.html`` from a comparison's files.
 
-    Returns the path of the page. What ``fedmed report`` does; raises :class:`UserError` for a
-    folder that holds no run, or whose runs cannot be compared.
+    With ``paper`` also the folder ``paper``: figures, tables, Methods and a .bib. Returns the path
+    of the page. What ``fedmed report`` does; raises :class:`UserError` for a folder that holds no
+    run, or whose runs cannot be compared.
     """
     directory = Path(folder)
     with held(directory):
@@ -137,7 +138,7 @@ def write_report(folder: Path | str) -> Path:
             compare.write(directory)
         finally:  # with the intervals of the comparison, and without one too
             write_summary(directory)
-        return build(directory)
+        return build(directory, paper=paper)
 
 
 def open_experiment(

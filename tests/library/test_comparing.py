@@ -65,7 +65,10 @@ def test_a_dict_and_its_file_are_one_comparison(content: dict[str, Any], tmp_pat
     fedmed.run(content, out=tmp_path / "b", progress=again)
     assert again.runs == [("none", True), ("dp-sgd", True)]
     page = two.write_report()
-    assert page == fedmed.write_report(str(tmp_path / "b")) == tmp_path / "b" / "report.html"
+    assert not (tmp_path / "b" / "paper").exists()
+    assert page == fedmed.write_report(str(tmp_path / "b"), paper=True)
+    assert page == tmp_path / "b" / "report.html"
+    assert (tmp_path / "b" / "paper" / "methods.tex").is_file()
     assert "dp-sgd" in page.read_text(encoding="utf-8")
 
 
