@@ -185,6 +185,7 @@ _MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "stem": (*_RESIDUAL, "probe"),
     "trains": (*_RESIDUAL, "squeezenet1_1"),
     "features": ("probe",),
+    "scales": ("probe",),
     "standardise": ("probe",),
     "components": ("probe",),
     "feature_size": ("probe", "squeezenet1_1"),
@@ -211,9 +212,10 @@ def check_model(model: Model, train: Train) -> None:
         raise ValueError("model.weights-origin: there are no weights; set model.weights")
     if model.name != "probe":
         return
-    if model.weights == "none":
+    if model.weights == "none" and model.features != "scattering":
         raise ValueError(
-            f"model.weights: a probe rests on pretrained features; give weights of {model.features}"
+            "model.weights: a probe rests on pretrained features; give weights of "
+            f"{model.features}, or set model.features = 'scattering', which has none"
         )
     if train.augment != "none":
         raise ValueError(

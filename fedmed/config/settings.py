@@ -22,6 +22,7 @@ from fedmed.config.checks import (
 from fedmed.config.flat import flatten, put, unflatten
 from fedmed.config.names import TRACKERS, Scalar
 from fedmed.config.reading import explain, widen
+from fedmed.config.scattering import check_scattering
 from fedmed.config.tables import Data, Evaluation, Model, Privacy, Run, Section, Train
 from fedmed.config.train_checks import check_norm, check_precision, check_train
 
@@ -50,6 +51,7 @@ class Settings(Section):
         check_targets(data, self.evaluation)
         check_volumes(data, self.model)
         check_model(self.model, train)
+        check_scattering(self.model, data)
         check_privacy(self.privacy, data)
         check_evaluation(self.evaluation, self.privacy, train, self.model)
         check_names("run.trackers", self.run.tracked_by, TRACKERS)

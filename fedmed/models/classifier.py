@@ -7,6 +7,7 @@ from torch import nn
 from fedmed.base.errors import UserError
 from fedmed.models.features import ResidualBody, SqueezeBody, seeded_head
 from fedmed.models.resnet import resnet
+from fedmed.models.scattering import Scattering
 from fedmed.models.stem import stem_of
 
 if TYPE_CHECKING:  # the networks themselves need torch and torchvision alone
@@ -28,7 +29,8 @@ def build(
     Input (batch, channels, image_size, image_size), for volumes one ``image_size`` more, float32;
     output (batch, ``outputs``). ``in_channels`` is ``model.channels`` unless given. With pretrained
     weights the first convolution is averaged over its input channels and the last layer is new.
-    What ``model.trains`` leaves out needs no gradient. Raises :class:`UserError` for
+    What ``model.trains`` leaves out needs no gradient. Scattering takes each channel on its own.
+    Raises :class:`UserError` for
     weights that do not fit, and for images that the architecture does not take.
     """
     channels = in_channels or model.channels
@@ -40,6 +42,9 @@ def build(
                 "use model.name = 'probe', or 'resnet18'"
             )
         network = _squeezenet(channels, model.feature_size or image_size)
+    elif body == "scattering":
+        side = model.feature_size or image_size
+        network = Scattering(side, model.scales, dimensions, channels=channels)
     else:
         network = _residual(model, body, image_size, seed, channels, dimensions, outputs)
     if model.weights != "none":
@@ -48,7 +53,7 @@ def build(
         key = "model.features" if model.name == "probe" else "model.name"
         load_weights(network, model.weights, body, key)
     if model.name in ("probe", "squeezenet1_1"):
-        if body != "squeezenet1_1":
+        if body in ("resnet18", "resnet9"):
             network = ResidualBody(network)
         network = seeded_head(
             seed,

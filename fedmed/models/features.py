@@ -1,4 +1,4 @@
-"""Networks whose features come from pretrained weights: SqueezeNet, and the linear probe."""
+"""Networks whose features are fixed: SqueezeNet of pretrained weights, and the linear probe."""
 
 from typing import Any, Literal
 
@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, interpolate, layer_norm
 from torchvision.models import squeezenet1_1
 
-Pooling = Literal["mean", "stages", "grid"]
+from fedmed.models.scattering import Scattering
+
+Pooling = Literal["mean", "stages", "grid", "all"]
 Standard = Literal["layer", "validation"]
 # ImageNet's, per channel, on pixels in [0, 1]: public.
 IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -71,12 +73,14 @@ class FeatureNetwork(nn.Module):
     ``forward`` takes images (batch, channels, *sides) or features (batch, n) that were pooled
     before. ``feature_size`` is the side that images are enlarged to first; 0 = as they are.
 
-    ``standard`` "layer" gives each feature vector mean 0 and length 1 on its own. "validation"
+    ``standard`` "layer" gives each feature vector length 1 on its own, and mean 0; scattering's by
+    :meth:`Scattering.standardised`. "validation"
     subtracts ``centre`` and multiplies by ``project`` (n, k), both set by :func:`standardise` from
     features of public images; k = ``components``, or n where that is 0.
 
     ``pooling`` says what a feature vector is: the "mean" of the last stage over positions, the
-    means of the last three "stages", or the means of the last one over a "grid" of 2 x 2 parts.
+    means of the last three "stages", the means of the last one over a "grid" of 2 x 2 parts, or
+    "all" positions of scattering.
 
     A flat body sees a volume (batch, channels, depth, height, width) as three images, its means
     along each axis, as an X-ray tube would from three sides; the three vectors are averaged.
@@ -100,13 +104,13 @@ class FeatureNetwork(nn.Module):
         self.body = body
         self.pooling = pooling
         self.feature_size = feature_size
-        self.width = WIDTHS[pooling]
+        self.width = body.width(pooling) if isinstance(body, Scattering) else WIDTHS[pooling]
         self.standard = standard
         kept = self.width
         if standard == "validation":
             kept = components or self.width
             self.register_buffer("centre", torch.zeros(self.width))
-            self.register_buffer("project", torch.eye(self.width)[:, :kept].clone())
+            self.register_buffer("project", torch.eye(self.width, kept))
         self.fc: nn.Module = nn.Linear(hidden or kept, outputs)
         if hidden:
             self.fc = nn.Sequential(nn.Linear(kept, hidden), nn.Mish(), self.fc)
@@ -126,6 +130,8 @@ class FeatureNetwork(nn.Module):
             images = interpolate(images, sides, mode=mode, align_corners=False)
         stages: list[Tensor] = self.body(images)
         maps = stages[-1]
+        if self.pooling == "all":
+            return maps.flatten(1)
         if self.pooling == "stages":
             return torch.cat([stage.flatten(2).mean(2) for stage in stages], 1)
         if self.pooling == "grid":
@@ -137,7 +143,9 @@ class FeatureNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, outputs)."""
         features = self.pooled(x) if x.dim() > 2 else x
-        if self.standard == "layer":
+        if self.standard == "layer" and isinstance(self.body, Scattering):
+            features = self.body.standardised(features)
+        elif self.standard == "layer":
             features = layer_norm(features, features.shape[1:]) / features.shape[1] ** 0.5
         else:
             features = (features - self.centre) @ self.project

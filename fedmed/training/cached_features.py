@@ -42,12 +42,14 @@ def featured(
     """The shard with features (n, width) float32 in the place of its images.
 
     They are the present images' own: noised images have other features than clean ones, which are
-    post-processing of the noise. The cache is keyed by the pixels, the body's weights and how they
-    are pooled, and lies where shards lie. A model that is not :func:`is_fixed` gets its images.
+    post-processing of the noise. The cache is keyed by the pixels, the body, its weights and how
+    they are pooled, and lies where shards lie. A model that is not :func:`is_fixed` gets its
+    images.
     """
     if not isinstance(model, FeatureNetwork) or not is_fixed(model, augment):
         return shard
-    words = (VERSION, fingerprint(model.body.state_dict()), model.pooling, model.feature_size)
+    body = fingerprint(model.body.state_dict())
+    words = (VERSION, body, model.body, model.pooling, model.feature_size)
     key = hashlib.sha256("|".join(map(str, (*words, channels, _digest(shard.images)))).encode())
     path = files.home() / "cache" / "features" / f"{key.hexdigest()[:32]}.npy"
     if not path.is_file():

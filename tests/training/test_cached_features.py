@@ -13,6 +13,7 @@ from torch import Tensor
 from fedmed.config import Settings
 from fedmed.models import build, without_weights
 from fedmed.models.features import FeatureNetwork
+from fedmed.models.scattering import Scattering
 from fedmed.training import cached_features as module
 from fedmed.training.cached_features import compute, featured, is_fixed
 from fedmed.training.local import predict, train_plain
@@ -169,3 +170,24 @@ def test_keys_that_a_model_does_not_read_are_refused(
     changes: dict[str, Any], words: list[str]
 ) -> None:
     refuses(lambda: Settings().replaced(changes), *words)
+
+
+def test_scattering_is_cached_by_its_scales_as_it_has_no_weights() -> None:
+    """A key of weights alone would hand out the features of other scales, sides and dimensions."""
+    keys = {"model.weights": "none", "model.features": "scattering", "model.feature-size": 0}
+    shard = tiny_shard()
+
+    def check() -> None:
+        for scales, width in ((2, 81), (3, 217)):
+            settings = PROBE.replaced(keys | {"model.scales": scales})
+            model = build(settings.model, 16, 3)
+            assert is_fixed(model)
+            given = featured(model, shard, 1)
+            assert given.images.shape == (24, width)
+            expected = compute(model, shard.images, 1)  # type: ignore[arg-type]  # a probe
+            assert np.array_equal(given.images, expected)
+
+    check()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scattering, "extra_repr", lambda _: "")
+        goes_red(check)

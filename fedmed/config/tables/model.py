@@ -46,18 +46,22 @@ class Model(Section):
     trains: Literal["all", "last-block", "head"] = "all"
     """What training changes. The rest is neither sent by hospitals nor noised."""
 
-    features: Literal["squeezenet1_1", "resnet18", "resnet9"] = "squeezenet1_1"
-    """`probe`: whose features."""
+    features: Literal["squeezenet1_1", "resnet18", "resnet9", "scattering"] = "squeezenet1_1"
+    """`probe`: whose features. [Scattering](recipe.md#scattering) has no weights."""
+
+    scales: Annotated[int, Field(ge=1, le=6), Unit("octaves")] = 2
+    """`scattering`: how many times the side is halved: J of the literature."""
 
     feature_size: Annotated[int, Field(ge=0, le=1024), Unit("pixels")] = 0
     """`probe`, `squeezenet1_1`: the side that images are enlarged to first. 0: as they are."""
 
-    pooling: Literal["mean", "stages", "grid"] = "mean"
+    pooling: Literal["mean", "stages", "grid", "all"] = "mean"
     """`probe`, `squeezenet1_1`: the means of the last stage over positions (512 numbers), of the
-    last three stages (896), or of the last one over 2 x 2 parts (2,048)."""
+    last three stages (896), or of the last one over 2 x 2 parts (2,048). `scattering`: the means
+    of its maps (81 numbers of an image), over 2 x 2 parts (324), or all positions."""
 
     standardise: Literal["layer", "validation"] = "layer"
-    """`probe`: each feature vector on its own to mean 0 and length 1, or all by the principal
+    """`probe`: each feature vector on its own to length 1, or all by the principal
     components of the server's validation images, which are public."""
 
     components: Annotated[int, Field(ge=0, le=4096), Unit("components")] = 0

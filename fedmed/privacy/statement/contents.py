@@ -283,6 +283,8 @@ def _sizes(plans: Mapping[str, Plan]) -> str:
 
 def _public(settings: Settings, weights: Weights | None) -> str:
     text = describe(weights)
+    if settings.model.name == "probe" and settings.model.features == "scattering":
+        text += "; its features are wavelet scattering, which no data are behind"
     if settings.model.standardise == "validation":
         text += "; features are standardised by those of the server's validation images"
     return text
