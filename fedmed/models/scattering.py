@@ -19,16 +19,19 @@ from fedmed.config.scattering import ANGLES, AXES, parts_of, paths_of
 _SIGMA, _XI = 0.8, 3 * math.pi / 4  # pixels and radians per pixel, at the finest scale
 _SLANT = 4 / ANGLES  # in the plane: width of the envelope along the wave over that across it
 _ALIASES = range(-1, 2)  # periods of a sampled filter's spectrum that are not 0 in float32
+_FLOOR = 0.01  # grey levels from black to white are 4
 _AT_ONCE = 1 << 20  # complex numbers: 8 MB
 
 
 class Scattering(nn.Module):
     """Orders 0, 1 and 2 of the scattering of an image or a volume, at ``scales`` = J octaves.
 
-    ``forward`` takes (batch, ``channels``, *sides) float32 with all sides equal to ``side``, at
-    least 2^J. It returns one stage, (batch, channels x paths, *maps) float32 with sides of ``side``
-    // 2^J: per channel the image, its moduli ``|x * psi_1|`` and ``||x * psi_1| * psi_2|`` of
-    coarser psi_2, each averaged by a Gaussian of 0.8 x 2^(J-1) pixels. Borders are mirrored.
+    :meth:`maps` takes (batch, ``channels``, *sides) float32 with all sides equal to ``side``, at
+    least 2^J. It returns (batch, channels x paths, *maps) float32 with sides of ``side`` // 2^J:
+    per channel the image, its moduli ``|x * psi_1|`` and ``||x * psi_1| * psi_2|`` of coarser
+    psi_2, each averaged by a Gaussian of 0.8 x 2^(J-1) pixels. Borders are mirrored. ``forward``
+    gives the same as one stage, with 1/2 log(0.01 + s) in the place of each s of orders 1 and 2:
+    contrast differs by factors, and rare strong edges would rule the rest.
 
     A wavelet of octave j is a Morlet: a Gaussian of 0.8 x 2^j pixels times a wave of 3/4 pi / 2^j
     radians per pixel, less the Gaussian times what makes the mean 0. In the plane there are 8
@@ -65,10 +68,18 @@ class Scattering(nn.Module):
         return self.channels * paths_of(self.scales, self.dimensions) * parts
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(batch, channels, *sides) -> (batch, channels x paths, *maps), logarithms."""
+        parts = [
+            torch.cat([part[:, :1], _logarithm(part[:, 1:])], 1)
+            for part in self.maps(images).chunk(self.channels, 1)
+        ]
+        return [torch.cat(parts, 1)]
+
+    def maps(self, images: Tensor) -> Tensor:
         """(batch, channels, *sides) -> (batch, channels x paths, *maps)."""
         with torch.autocast(images.device.type, enabled=False):
             planes = [self._scattered(plane) for plane in images.flatten(0, 1).float()]
-        return [torch.stack(planes).view(len(images), -1, *planes[0].shape[1:])]
+        return torch.stack(planes).view(len(images), -1, *planes[0].shape[1:])
 
     def standardised(self, features: Tensor) -> Tensor:
         """Features (batch, n), each vector on its own: of length 1 at most, no trained number.
@@ -137,6 +148,11 @@ class Scattering(nn.Module):
 
     def _buffer(self, name: str) -> Tensor:
         return self.get_buffer(f"_{name}")
+
+
+def _logarithm(values: Tensor) -> Tensor:
+    """Of numbers from 0 on; rounding may leave a little less."""
+    return 0.5 * torch.log(_FLOOR + values.clamp(min=0))
 
 
 def padded_side(side: int, scales: int) -> int:
