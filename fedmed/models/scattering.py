@@ -30,8 +30,9 @@ class Scattering(nn.Module):
     least 2^J. It returns (batch, channels x paths, *maps) float32 with sides of ``side`` // 2^J:
     per channel the image, its moduli ``|x * psi_1|`` and ``||x * psi_1| * psi_2|`` of coarser
     psi_2, each averaged by a Gaussian of 0.8 x 2^(J-1) pixels. Borders are mirrored. ``forward``
-    gives the same as one stage, with 1/2 log(0.01 + s) in the place of each s of orders 1 and 2:
-    contrast differs by factors, and rare strong edges would rule the rest.
+    gives them as one stage: 4 s of order 0, and 2 log((0.01 + s) / c) of orders 1 and 2, as
+    contrast differs by factors and rare strong edges would rule the rest. The c are what films
+    have, 0.07 and 0.016: numbers are around 0, as is the noise that an engine's check makes up.
 
     A wavelet of octave j is a Morlet: a Gaussian of 0.8 x 2^j pixels times a wave of 3/4 pi / 2^j
     radians per pixel, less the Gaussian times what makes the mean 0. In the plane there are 8
@@ -69,11 +70,16 @@ class Scattering(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(batch, channels, *sides) -> (batch, channels x paths, *maps), logarithms."""
-        parts = [
-            torch.cat([part[:, :1], _logarithm(part[:, 1:])], 1)
-            for part in self.maps(images).chunk(self.channels, 1)
-        ]
-        return [torch.cat(parts, 1)]
+        maps = self.maps(images)
+        maps = maps.view(len(maps), self.channels, -1, *maps.shape[2:])
+        zeroth, first, second = torch.split(maps, self._orders(), 2)
+        orders = [4 * zeroth, _logarithm(first, 0.07), _logarithm(second, 0.016)]
+        return [torch.cat(orders, 2).flatten(1, 2)]
+
+    def _orders(self) -> list[int]:
+        """Maps of orders 0, 1 and 2."""
+        first = self.scales * self.count
+        return [1, first, paths_of(self.scales, self.dimensions) - 1 - first]
 
     def maps(self, images: Tensor) -> Tensor:
         """(batch, channels, *sides) -> (batch, channels x paths, *maps)."""
@@ -92,8 +98,7 @@ class Scattering(nn.Module):
         maps = features.reshape(len(features), self.channels, paths, -1)
         if maps.shape[-1] == 1:
             return layer_norm(features, features.shape[1:]) / math.sqrt(features.shape[1])
-        shares = [1, self.scales * self.count, paths - 1 - self.scales * self.count]
-        shares = [share for share in shares if share]
+        shares = [share for share in self._orders() if share]
         parts = self.channels * len(shares) * maps.shape[-1]
         weights = [1 / math.sqrt(parts * share) for share in shares for _ in range(share)]
         maps = layer_norm(maps, maps.shape[-1:]) * maps.new_tensor(weights)[:, None]
@@ -150,9 +155,9 @@ class Scattering(nn.Module):
         return self.get_buffer(f"_{name}")
 
 
-def _logarithm(values: Tensor) -> Tensor:
-    """Of numbers from 0 on; rounding may leave a little less."""
-    return 0.5 * torch.log(_FLOOR + values.clamp(min=0))
+def _logarithm(values: Tensor, typical: float) -> Tensor:
+    """About 0 for numbers of a film; of numbers from 0 on, but for rounding."""
+    return 2 * torch.log((_FLOOR + values.clamp(min=0)) / typical)
 
 
 def padded_side(side: int, scales: int) -> int:

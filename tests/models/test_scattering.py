@@ -237,8 +237,9 @@ def test_poolings_of_maps(dimensions: Literal[2, 3], pooling: str, width: int) -
     assert features.shape == (1, width)
     assert network.width == width
     assert network(features).shape == (1, 1)
-    maps = scattered(image)
-    maps = torch.cat([maps[:1], 0.5 * torch.log(0.01 + maps[1:])])
+    maps, count = scattered(image), 2 * (8 if dimensions == 2 else 6)
+    first, second = ((0.01 + maps[part]) for part in (slice(1, 1 + count), slice(1 + count, None)))
+    maps = torch.cat([4 * maps[:1], 2 * torch.log(first / 0.07), 2 * torch.log(second / 0.016)])
     if pooling == "mean":
         torch.testing.assert_close(features[0], maps.flatten(1).mean(1))
     if pooling == "all":
@@ -293,6 +294,18 @@ def test_components_of_public_images() -> None:
     kept = (public - network.centre) @ network.project
     assert float(kept.mean(0).abs().max()) < 1e-4
     assert float(kept.square().sum(1).mean()) == pytest.approx(1, rel=0.1)
+
+
+def test_numbers_of_a_film_are_around_0() -> None:
+    """A check of the engine makes up noise around 0; where films are far from it, logits of noise
+    are so large that rounding is all that is left of their gradients."""
+    network = probe(32)
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    film = (columns - 16).abs() / 8 - 1 + 0.15 * torch.sin(rows * 1.5)  # two lungs, ribs
+    features = network.pooled((film + 0.1 * smooth(32)[0, 0])[None, None])[0].view(81, 64)
+    orders = [features[:1], features[1:17], features[17:]]
+    assert all(abs(float(order.mean())) < 1.5 for order in orders), orders
+    assert all(0.1 < float(order.std()) < 5 for order in orders)
 
 
 def test_a_smaller_image_is_enlarged_first() -> None:
