@@ -9,7 +9,7 @@ ANGLES: Final = 8
 """Directions in the plane."""
 AXES: Final = 6
 """Directions in space: the axes through opposite corners of an icosahedron."""
-_LARGEST_CUBE: Final = 128  # 300 MB and 4 s a volume; eight times that at 256
+_LARGEST_CUBE: Final = 128  # 400 MB and some seconds a volume; eight times that at 256
 _MOST_NUMBERS: Final = 65_536  # of one image: 256 KB in the cache
 _MOST_PROJECTED: Final = 4096  # numbers whose components are all kept
 _UNREAD: Final = ("norm", "activation", "weight_standardisation", "stem")

@@ -1,6 +1,7 @@
 """An experiment that pretrains: once, without privacy, on other data, and said in the statement."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,36 @@ def test_a_pretraining_that_fails_stops_the_comparison(
     with pytest.raises(RunError):
         run(written(tmp_path), out)
     assert not (out / "none").exists()
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+def test_every_arm_trains_a_head_on_scattering(hidden: int, tmp_path: Path) -> None:
+    names = ["none", "pixel-laplace", "dp-sgd", "local-update", "central-fixed"]
+    names += ["central-dp-sgd", "distributed-dp-sgd", "pooled", "local-only"]
+    text = re.sub(r"arms = .*", f"arms = {json.dumps(names)}", PROBE)
+    text = text.replace("image-size = 32", "image-size = 16").replace(
+        "hospitals = 2", "hospitals = 3"
+    )
+    text = text.replace('weights = "weights.npz"', f'features = "scattering"\nhidden = {hidden}')
+    text = text.replace('pooling = "stages"', 'pooling = "all"')
+    path = tmp_path / "scattering.toml"
+    path.write_text(text)
+    results = {result["name"]: result for result in run(path, tmp_path / "out")}
+    assert list(results) == names
+    assert all(0 < result["metrics"]["auroc"] <= 1 for result in results.values())
+    sent = load_file(tmp_path / "out" / "distributed-dp-sgd" / "seed-0" / "model.safetensors")
+    assert not [name for name in sent if name.startswith("body.")]
+    told = (tmp_path / "out" / "distributed-dp-sgd" / "seed-0" / "privacy.json").read_text()
+    assert "its features are wavelet scattering, which no data are behind" in told
+
+
+def test_a_pretraining_beside_scattering_is_of_a_network(tmp_path: Path) -> None:
+    """Scattering has nothing to train: the arm that starts from weights says of which network."""
+    text = TEXT.replace('name = "resnet9"\nweights = "pretrain"', 'name = "probe"')
+    text = text.replace('weights-origin = "a phantom, nobody\'s"\n', 'features = "scattering"\n', 1)
+    text = re.sub(r"(?s)\[arm.dp-sgd.model\].*?\[pretrain.data\]", "[pretrain.data]", text)
+    text = text.replace('"dp-sgd", "scratch"', '"dp-sgd"')
+    text += '[arm.dp-sgd.model]\nfeatures = "resnet18"\nweights = "pretrain"\n'
+    pretrain = load_experiment(written(tmp_path, text)).pretrain
+    assert pretrain is not None
+    assert pretrain.model.name == "resnet18"
