@@ -48,7 +48,7 @@ DEFENCES: Final[dict[str, dict[str, Any]]] = {
     "bound 1": {"train.update-bound": 1.0},
     "trim 1": {"train.trim": 1},
 }
-ARMS: Final = ("none", "local-8", "local-update", "central-8", "distributed-8")
+ARMS: Final = ("none", "local-8", "central-8", "distributed-8")
 SUMMED: Final = ("central-8", "distributed-8")  # nobody sees one hospital's update
 
 
@@ -94,13 +94,8 @@ def _given(kind: Attack, shard: Shard) -> Shard:
 
 
 def settings_of(arm: str, seed: int) -> Settings:
-    """An arm of the experiment; ``local-update`` with the rounds and the recipe of ``none``."""
-    changes = {"run.seed": seed, "privacy.reproducible-noise": False}
-    known = load_experiment(EXPERIMENT, arms=["none" if arm == "local-update" else arm]).arms
-    settings: Settings = next(iter(known.values()))
-    if arm == "local-update":
-        changes |= {"privacy.arm": arm, "privacy.epsilon": 8.0, "privacy.delta": 1e-5}
-    return settings.replaced(changes)
+    """An arm of the experiment."""
+    return load_experiment(EXPERIMENT, arms=[arm]).settings(arm, seed)
 
 
 def auroc(settings: Settings, attack: Attack) -> float:
@@ -111,7 +106,7 @@ def auroc(settings: Settings, attack: Attack) -> float:
 
 
 def main() -> None:
-    """Run all cases and print them; ``--json`` records them."""
+    """Run all cases and print them; ``--json`` records them, beside the arms that the record has."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arm", action="append", choices=ARMS)
@@ -124,13 +119,15 @@ def main() -> None:
                 continue
             for attack in ATTACKS:
                 areas = [
-                    auroc(settings_of(arm, seed).replaced(changes), attack)
+                    round(auroc(settings_of(arm, seed).replaced(changes), attack), 4)
                     for seed in range(arguments.seeds)
                 ]
                 row = {"arm": arm, "defence": defence, "attack": attack, "auroc": areas}
                 rows.append(row)
                 print(arm, defence, attack, " ".join(f"{area:.4f}" for area in areas), flush=True)
     if arguments.json:
+        kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+        rows = [row for row in kept if row["arm"] not in {one["arm"] for one in rows}] + rows
         told = {
             "rows": rows,
             "factor": FACTOR,

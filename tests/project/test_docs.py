@@ -173,7 +173,7 @@ def same_output(told: str, printed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "output"), shown("plan.md", "--patients") + shown("plan.md", "quickstart.toml")
+    ("line", "output"), shown("plan.md", "--patients") + shown("plan.md", "every-kind.toml")
 )
 def test_the_plans_of_the_guide_are_what_the_command_prints(
     line: list[str], output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

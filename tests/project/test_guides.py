@@ -13,7 +13,7 @@ from fedmed.evaluation.intervals.intervals import detectable
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 READING = (ROOT / "docs" / "reading-a-report.md").read_text(encoding="utf-8")
-COUNTS = {"six": 6, "seven": 7, "eight": 8, "nine": 9}
+COUNTS = {"seven": 7, "nine": 9, "twelve": 12, "thirteen": 13, "fifteen": 15}
 TERMS = (
     *("AUROC", "Chance", "Interval", "Within-hospital AUROC", "Sensitivity and specificity"),
     *("Differential privacy", "Unit of privacy", "Epsilon (ε)", "Neighbouring relation"),
@@ -33,7 +33,7 @@ def test_readme_stays_one_page_and_opens_the_way_of_each_reader() -> None:
 
 
 def test_readme_counts_the_arms_that_make_run_trains() -> None:
-    """Sabotage: "every arm", while the quickstart has seven of ten."""
+    """Sabotage: "every arm", while the quickstart has some of them."""
 
     def true(text: str) -> None:
         (said,) = re.findall(r"train (\w+) arms", text)
@@ -41,7 +41,7 @@ def test_readme_counts_the_arms_that_make_run_trains() -> None:
         assert COUNTS.get(said) == len(file["arms"])
 
     true(README)
-    goes_red(true, README.replace("seven arms", "eight arms"))
+    goes_red(true, README.replace("twelve arms", "thirteen arms"))
 
 
 def test_the_size_of_the_download_is_the_recorded_one() -> None:
