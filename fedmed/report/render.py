@@ -30,6 +30,7 @@ from fedmed.report import (
     papers_figures,
     people,
     sections,
+    short,
     spending,
     statements,
     trust,
@@ -132,6 +133,7 @@ def _summary(comparison: Comparison, arms: list[Arm], base: Arm | None) -> dict[
     """The answer, and the table of arms."""
     return {
         "legend": sections.legend(arms),
+        "short": short.in_short(arms),
         "answer": [*answer.answer(arms), *endpoint.sentences(comparison.evidence)],
         "unprotected": answer.unprotected(arms),
         "cautions": answer.cautions(arms),
