@@ -6,8 +6,8 @@ To add an arm, add its row here and, where no kind of plan fits, a plan in ``fed
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-PlanKind = Literal["none", "image", "gradient", "unnoised", "summed", "update"]
-Place = Literal["nowhere", "images", "gradients", "shares", "updates", "sum"]
+PlanKind = Literal["none", "image", "features", "gradient", "unnoised", "summed", "update"]
+Place = Literal["nowhere", "images", "features", "gradients", "shares", "updates", "sum"]
 
 _TRAINING = ("privacy.noise-multiplier", "privacy.maximum-noise-to-signal", "privacy.clipping-norm")
 _CLIPPED = (
@@ -17,6 +17,12 @@ _CLIPPED = (
 _LOCAL = (
     *("train.local-epochs", "train.batch-size", "train.proximal", "train.ema"),
     *("train.weighting", "train.server-optimizer", "train.server-learning-rate", "train.trim"),
+)
+_STEPS = (  # of training, where a head is solved for
+    *("train.local-epochs", "train.batch-size", "train.optimizer", "train.learning-rate"),
+    *("train.schedule", "train.warmup", "train.momentum", "train.weight-decay"),
+    *("train.proximal", "train.augment", "train.precision", "train.ema"),
+    *("train.server-optimizer", "train.server-learning-rate"),
 )
 _IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
 
@@ -57,6 +63,11 @@ class Arm:
     def samples(self) -> bool:
         """Whether its batches are Poisson samples of patients, or of images."""
         return self.plan in ("gradient", "unnoised", "summed")
+
+    @property
+    def once(self) -> bool:
+        """Whether its noise enters once, before training, and gives a pure epsilon."""
+        return self.plan in ("image", "features")
 
     @property
     def at_server(self) -> bool:
@@ -122,6 +133,18 @@ _ROWS = (
         unit="none",
         trusted="everyone",
         unclaimed="no DP claim",
+    ),
+    Arm(
+        name="feature-laplace",
+        plan="features",
+        noise="features",
+        own=True,
+        reads=("privacy.epsilon", "privacy.clipping-norm"),
+        ignores=_STEPS,
+        enters="a short vector and the label of each patient, once, at the hospital",
+        unit="patient",
+        relation="replace one patient's data",
+        trusted="nobody",
     ),
     Arm(
         name="dp-sgd",

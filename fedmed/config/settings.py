@@ -19,6 +19,7 @@ from fedmed.config.checks import (
     check_targets,
     check_volumes,
 )
+from fedmed.config.feature_checks import check_features
 from fedmed.config.flat import flatten, put, unflatten
 from fedmed.config.names import TRACKERS, Scalar
 from fedmed.config.reading import explain, widen
@@ -53,6 +54,7 @@ class Settings(Section):
         check_model(self.model, train)
         check_scattering(self.model, data)
         check_privacy(self.privacy, data)
+        check_features(self.model, data, train, self.privacy, self.evaluation)
         check_evaluation(self.evaluation, self.privacy, train, self.model)
         check_names("run.trackers", self.run.tracked_by, TRACKERS)
         return self

@@ -69,7 +69,8 @@ def make_member_plan(settings: Settings, member: str, policy: Policy | None = No
 def check_patients_known(settings: Settings) -> None:
     """Raise :class:`UserError` where one patient is protected and some image has none."""
     network, privacy = load_network(settings.data), settings.privacy
-    if network.unknown_patients and settings.arm.samples and privacy.unit == "patient":
+    counted = settings.arm.samples or settings.arm.plan == "features"
+    if network.unknown_patients and counted and privacy.unit == "patient":
         raise UserError(
             f"privacy.unit = 'patient': {network.unknown_patients} images of {network.cohort.name} "
             "have no patient, so none can be protected; supply patient_id (data.index), set "

@@ -41,12 +41,22 @@ from fedmed.privacy.ledger.policy import SIMULATION, Policy, load_policy, read_p
 from fedmed.privacy.mechanisms.grid import Vector
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.updates import finite
-from fedmed.privacy.plans import GradientPlan, ImagePlan, NoPrivacy, Plan, SummedPlan, part
+from fedmed.privacy.plans import (
+    FeaturePlan,
+    GradientPlan,
+    ImagePlan,
+    NoPrivacy,
+    Plan,
+    Released,
+    SummedPlan,
+    part,
+)
 from fedmed.privacy.plans.evaluation import evaluation_plan
 from fedmed.privacy.plans.making import noise_source
 from fedmed.secure_sum import NotMet, SumRefused
 from fedmed.site import own_settings
 from fedmed.training.local import LocalResult, pick_device
+from fedmed.training.released_features import released_features
 
 log = logging.getLogger("fedmed.hospital")
 
@@ -126,7 +136,7 @@ class Hospital:
             vector = self._step(turn, model, parameters, summed)
             return Reply(self.name, packed(vector))
         if self.plan.payer != "hospital":
-            update, result = self._update(model, round_number, parameters, "")
+            update, result = self._released(model)._update(model, round_number, parameters, "")
             if isinstance(self.plan, NoPrivacy):
                 loss = result.loss if math.isfinite(result.loss or 0.0) else None
                 return Reply(self.name, update, loss, len(self.shard))
@@ -160,6 +170,27 @@ class Hospital:
         with ledger_failures(self.ledger, self.name):
             self.ledger.commit(entry, exchange.pack(update), cohort=self.shard.fingerprint())
         return Reply(self.name, update)
+
+    def _released(self, model: nn.Module) -> "Hospital":
+        """The hospital with what it released of its patients, where that needs ``model``.
+
+        Paid for before it is drawn; what was released before by the same features is free.
+        """
+        plan = part(self.plan, FeaturePlan)
+        if plan is None:
+            return self
+        with ledger_failures(self.ledger, self.name), refusing("data", self.name):
+            shard = released_features(
+                model,
+                self.shard,
+                self.settings,
+                plan,
+                self.source,
+                before=lambda release, new: _pay(
+                    self.ledger, self.settings, plan, self.policy, self.shard, release, new
+                ),
+            )
+        return replace(self, shard=shard)
 
     def _masked(
         self,
@@ -457,29 +488,30 @@ def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:
 def _pay(
     ledger: Ledger,
     settings: Settings,
-    image: ImagePlan,
+    plan: Released,
     policy: Policy,
     shard: Shard,
     release: str,
     new: str,
 ) -> None:
-    """Write a release of images down before it is drawn; a known one costs nothing again.
+    """Write a release down before it is drawn; a known one costs nothing again.
 
-    Images that are ``new`` to a known release cost once more: every image is then over-counted,
-    and none is noised for nothing.
+    Images, or patients, that are ``new`` to a known release cost once more: every one is then
+    over-counted, and none is noised for nothing.
     """
-    request = request_for(settings, ledger.path.stem, image, policy, shard.fingerprint())
+    request = request_for(settings, ledger.path.stem, plan, policy, shard.fingerprint())
     if request.step is None:
         # The policy names the arm: it is wanted without a guarantee for the account's unit.
         ledger.note("released without a guarantee", arm=settings.privacy.arm, release=release)
         return
-    if ledger.steps(release):
-        if not new:
+    last = ledger.last_reserved(release)
+    if last is not None:
+        if not new or last == (0, new):  # or paid for, and a crash came before it was drawn
             return
         release = f"{release}:{new}"
-    request = replace(request, arm=image.mechanism.key)
+    request = replace(request, arm=plan.mechanism.key)
     ledger.open_plan(release, request, policy.limit)
-    ledger.reserve(release, 0, "", 1, limit=policy.limit, repeatable=True)
+    ledger.reserve(release, 0, new, 1, limit=policy.limit, repeatable=True)
 
 
 @contextlib.contextmanager

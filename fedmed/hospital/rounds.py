@@ -23,6 +23,7 @@ from fedmed.privacy.mechanisms.grid import Vector
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.updates import GaussianNoise, Update, clip, finite
 from fedmed.privacy.plans import (
+    FeaturePlan,
     GradientPlan,
     ImagePlan,
     Plan,
@@ -40,6 +41,7 @@ from fedmed.training.local import (
     train_private,
     train_unnoised,
 )
+from fedmed.training.released_features import fit_released
 
 log = logging.getLogger("fedmed.hospital")
 
@@ -135,9 +137,13 @@ class Round:
         """What local training changes: under DP-SGD noised in every step, else as it is."""
         settings, gradient = self.settings, part(self.plan, GradientPlan)
         unnoised = part(self.plan, UnnoisedPlan)
-        shard = self._featured(model, shard)
+        features = part(self.plan, FeaturePlan)
+        if features is None:
+            shard = self._featured(model, shard)
         context = (self.name, self.number, self.model_hash)
-        if gradient is not None:
+        if features is not None:
+            result = fit_released(model, shard, features)
+        elif gradient is not None:
             result = train_private(
                 model, shard, settings, gradient, self.source, context, self.number
             )
@@ -233,7 +239,7 @@ def _as_local(plan: SummedPlan) -> GradientPlan:
 def made_up(settings: Settings, images: int, plan: Plan) -> Shard:
     """A shard of ``images`` patients that do not exist, one grey image each, as training has them.
 
-    That is uint8, or float32 where ``plan`` noises images.
+    That is uint8, or float32 where ``plan`` noises images or features.
     """
     data = settings.data
     shape = (images, *Form.of(data).shape)
@@ -242,6 +248,9 @@ def made_up(settings: Settings, images: int, plan: Plan) -> Shard:
     table["patient_id"] = table["image"].astype("string")
     for name in data.targets:
         table[f"label:{name}"] = labels
+    if part(plan, FeaturePlan) is not None:
+        vectors = np.zeros((images, settings.model.components), dtype=np.float32)
+        return Shard(f"made-up-{images}", vectors, table)
     if part(plan, ImagePlan) is not None:
         return Shard(f"made-up-{images}", np.full(shape, 0.5, dtype=np.float32), table)
     return Shard(f"made-up-{images}", np.full(shape, 128, dtype=np.uint8), table)

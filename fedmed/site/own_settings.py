@@ -114,7 +114,7 @@ def check_own(asked: Settings, own: Mapping[str, Scalar], hospital: str) -> Sett
             f"weaker than the {before.noise_multiplier:g} that was asked for; raise it, or remove "
             "it"
         )
-    elif after.delta > before.delta and used.arm.plan != "image":
+    elif after.delta > before.delta and not used.arm.once:
         raise UserError(
             f"{hospital} has privacy.delta = {after.delta:g} of its own, weaker than the "
             f"{before.delta:g} that was asked for; lower it, or remove it"

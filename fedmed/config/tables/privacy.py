@@ -19,7 +19,7 @@ class Privacy(Section):
     """The budget of the whole run, from which the noise follows. Image arms use it only where
     `privacy.laplace-scale` is 0: `pixel-laplace` per image, `dp-pix` for `privacy.neighbourhood`
     pixels, `brightness-shift` as a scale of 1/epsilon. `dp-sgd` and the update arms take 0.0001 to
-    10,000."""
+    10,000; `feature-laplace` 0.01 to 64, of which two fifths are the label's."""
 
     noise_multiplier: Annotated[float, within(0, 1e4), Unit("times the sensitivity")] = 0.0
     """`dp-sgd` and update arms: the noise itself. `privacy.epsilon` is then the limit that it must
@@ -27,7 +27,8 @@ class Privacy(Section):
 
     delta: Annotated[float, within(1e-12, 0.999)] = 1e-5
     """Must be below 1/patients of every hospital (`dp-sgd` and its kin) or 1/hospitals (update
-    arms). The image arms are pure (delta 0); their statement also gives epsilon at this delta."""
+    arms). The image arms and `feature-laplace` are pure (delta 0); their statement also gives
+    epsilon at this delta."""
 
     unit: Literal["patient", "image"] = "patient"
     """`dp-sgd`: whose data one epsilon protects. `image` needs `privacy.images-per-patient`."""
@@ -41,9 +42,10 @@ class Privacy(Section):
     the check of delta rest on it, and `train.weighting = "size"` too. Empty: the exact number,
     which then counts as public. A hospital's policy takes precedence."""
 
-    clipping_norm: Annotated[float, within(1e-6, 1e6), Unit("L2 norm")] = 1.0
+    clipping_norm: Annotated[float, within(1e-6, 1e6), Unit("L2 norm; `feature-laplace`: L1")] = 1.0
     """Bound on one unit's gradient (`dp-sgd`) or on one hospital's update (update arms).
-    `central-adaptive`: of the first round."""
+    `central-adaptive`: of the first round. `feature-laplace`: on a patient's vector; the server's
+    validation images have vectors of a root mean square length of 1."""
 
     colluding: Annotated[int, Field(ge=0, le=254), Unit("hospitals")] = 1
     """`distributed-dp-sgd`: how many hospitals may take the server's side, and tell it their shares

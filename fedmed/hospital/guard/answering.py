@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmed import __version__, models
 from fedmed.base.errors import RunError, UserError
 from fedmed.config import ARMS, Settings
+from fedmed.data.pools import path_of
 from fedmed.data.remembering import forget
 from fedmed.federation import exchange
 from fedmed.federation.exchange import Buffers
@@ -25,13 +26,15 @@ from fedmed.privacy.ledger.deciding import decide, request_for
 from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy, read_policy
-from fedmed.privacy.plans import ImagePlan, part
+from fedmed.privacy.plans import FeaturePlan, ImagePlan, part
 from fedmed.privacy.plans.evaluation import ledger_run
+from fedmed.privacy.plans.making import noise_source
 from fedmed.site import own_settings
 from fedmed.site.file import SiteFile
 from fedmed.site.requests import Request, read_request, write_arrays
 from fedmed.site.settings import Both, site_settings
 from fedmed.site.wire import BadFrame, check_header
+from fedmed.training.released_features import release_name
 
 log = logging.getLogger("fedmed.guard")
 
@@ -241,9 +244,7 @@ class Guard:
             )
         if not decision.accepts:
             raise Refusal("policy")
-        image = part(terms.plan, ImagePlan)
-        if image is not None and not caches.room_for_pool(image.mechanism.key):
-            raise Refusal("requests")
+        self._check_release(terms, model)
         if terms.plan.payer != "hospital":
             return None
         name = exchange.fingerprint(request.model)
@@ -252,6 +253,20 @@ class Guard:
         return self._check_room(
             terms, request.run, charge, request.round_number, name, terms.plan.steps_per_round
         )
+
+    def _check_release(self, terms: Terms, model: nn.Module) -> None:
+        """Room for what is noised once: on the disk, and where it is new by its features on the
+        account: a server may send as many projections as it likes, each of them is another."""
+        image, features = part(terms.plan, ImagePlan), part(terms.plan, FeaturePlan)
+        kind = image.mechanism.key if image is not None else ""
+        if features is not None:
+            kind = release_name(model, terms.settings, features.mechanism)
+        if kind and not caches.room_for_pool(kind):
+            raise Refusal("requests")
+        if features is None or path_of(kind, noise_source(terms.settings)).exists():
+            return
+        charge = request_for(terms.settings, self.ledger.path.stem, features, terms.policy)
+        self._check_room(terms, kind, charge, 0, "", 1)
 
     def _check_round(self, request: Request, model: str) -> None:
         """Rounds go forward: an earlier one, or the same with another model, is no round of it."""

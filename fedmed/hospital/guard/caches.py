@@ -8,7 +8,9 @@ from fedmed.base import files
 
 MOST_SHARDS: Final = 16  # a training and an evaluation shard for each form that was asked for
 MOST_FEATURES: Final = 16
-MOST_POOLS: Final = 16  # of noised images; a pool is the release itself, and never removed
+MOST_POOLS: Final = (
+    16  # of noised images or patients; a pool is the release itself, and never removed
+)
 
 
 def prune(*, shards: bool) -> None:
@@ -23,10 +25,15 @@ def prune(*, shards: bool) -> None:
     _keep(cache / "features", MOST_FEATURES - 1)
 
 
-def room_for_pool(mechanism: str) -> bool:
-    """Whether images may be noised by this mechanism: a new one needs room for its pool."""
+def room_for_pool(kind: str) -> bool:
+    """Whether a release of this kind may be drawn: a new one needs room for its pool.
+
+    ``kind`` is an image mechanism's key, or a name of :func:`released_features.release_name`.
+    """
     known = [path.name for path in (files.home() / "released").glob("*.sqlite")]
-    return len(known) < MOST_POOLS or any(name.startswith(f"{mechanism}-") for name in known)
+    return len(known) < MOST_POOLS or any(
+        name.startswith((f"{kind}-", f"{kind}.")) for name in known
+    )
 
 
 def _keep(folder: Path, most: int) -> None:

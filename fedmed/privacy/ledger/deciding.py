@@ -17,7 +17,7 @@ from fedmed.privacy.ledger.filtering import (
 )
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
-from fedmed.privacy.plans import ImagePlan, Plan, SummedPlan, part
+from fedmed.privacy.plans import ImagePlan, Plan, Released, SummedPlan, part
 from fedmed.privacy.plans.evaluation import EvaluationPlan, evaluation_request, ledger_run
 
 
@@ -87,7 +87,7 @@ def decide(
     if policy.limit is None or (run and ledger.opened(run)):
         return Decision(accepts=True)
     for item in plan.parts:
-        if item.payer != "hospital" and not isinstance(item, ImagePlan):
+        if item.payer != "hospital" and not isinstance(item, Released):
             continue
         request = request_for(settings, ledger.path.stem, item, policy)
         if request.step is None:
@@ -97,8 +97,8 @@ def decide(
                 continue
             return _no(f"{arm} gives one {request.unit} no guarantee that the limit could count")
         opened, total = ledger.state(request.account)
-        if isinstance(item, ImagePlan) and any(p["arm"] == item.mechanism.key for p in opened):
-            continue  # released before: only images that are new will cost
+        if isinstance(item, Released) and _released_before(item, opened):
+            continue  # only what is new will cost, or features that come with the model
         try:
             admit(request, policy.limit, opened, total)
         except OverBudget as error:
@@ -132,7 +132,10 @@ def against_evaluation(
     try:
         for item in training.parts:
             before = request_for(settings, owner, item, policy)
-            if item.payer != "hospital" or before.account != request.account:
+            released = isinstance(item, Released)
+            if before.account != request.account or not (released or item.payer == "hospital"):
+                continue
+            if released and _released_before(item, opened):
                 continue
             if not ledger.opened(run):
                 sole = admit(before, policy.limit, opened, total)
@@ -142,6 +145,11 @@ def against_evaluation(
     except OverBudget as error:
         return f"histograms of evaluation patients after this training: {error}"
     return ""
+
+
+def _released_before(plan: Plan, opened: list[dict[str, Any]]) -> bool:
+    """Whether the account paid for a release by the plan's mechanism."""
+    return isinstance(plan, Released) and any(p["arm"] == plan.mechanism.key for p in opened)
 
 
 def _no(reason: str) -> Decision:

@@ -5,13 +5,14 @@ import math
 
 import numpy as np
 from dp_accounting import (
+    ComposedDpEvent,
     DpEvent,
     GaussianDpEvent,
     LaplaceDpEvent,
     PoissonSampledDpEvent,
     SelfComposedDpEvent,
 )
-from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
+from dp_accounting.dp_event import MixtureOfGaussiansDpEvent, RandomizedResponseDpEvent
 from dp_accounting.rdp import RdpAccountant
 from numpy.typing import NDArray
 from scipy.special import logsumexp
@@ -24,6 +25,10 @@ def event(mechanism: Mechanism, count: int) -> DpEvent:
     """``count`` such steps, as dp-accounting composes them under the mechanism's relation."""
     if mechanism.kind == "laplace":
         return SelfComposedDpEvent(LaplaceDpEvent(mechanism.noise), mechanism.group * count)
+    if mechanism.kind == "pure":
+        # The chance of a random one of two answers; its accountant composes no event with itself.
+        answer = RandomizedResponseDpEvent(2 * _lie(mechanism), 2)
+        return ComposedDpEvent([answer] * count)
     if mechanism.kind == "group-gaussian":
         present = range(mechanism.group + 1)
         weights = [float(binom.pmf(j, mechanism.group, mechanism.rate)) for j in present]
@@ -44,6 +49,8 @@ def renyi(mechanism: Mechanism) -> tuple[float, ...]:
         return tuple(_mixture_rdp(mechanism, order) for order in ORDERS)
     if mechanism.kind == "laplace":
         return tuple(mechanism.group * _laplace_rdp(mechanism.noise, order) for order in ORDERS)
+    if mechanism.kind == "pure":
+        return tuple(_pure_rdp(mechanism, order) for order in ORDERS)
     accountant = RdpAccountant(ORDERS)
     accountant.compose(event(mechanism, 1))
     return tuple(float(value) for value in accountant._rdp)
@@ -56,6 +63,19 @@ def _laplace_rdp(scale: float, order: int) -> float:
         math.log((order - 1) / (2 * order - 1)) - order / scale,
     ]
     return float(logsumexp(terms)) / (order - 1)
+
+
+def _lie(mechanism: Mechanism) -> float:
+    """With which probability randomised response of the same epsilon tells no truth."""
+    return 1 / (1 + math.exp(mechanism.pure_epsilon()))
+
+
+def _pure_rdp(mechanism: Mechanism, order: int) -> float:
+    """Rényi divergence of randomised response (Mironov 2017, Proposition 5)."""
+    epsilon = mechanism.pure_epsilon()
+    truth, lie = -math.log1p(math.exp(-epsilon)), -epsilon - math.log1p(math.exp(-epsilon))
+    terms = [order * truth + (1 - order) * lie, order * lie + (1 - order) * truth]
+    return min(epsilon, float(logsumexp(terms)) / (order - 1))
 
 
 def _mixture_rdp(mechanism: Mechanism, order: int) -> float:

@@ -69,7 +69,7 @@ class _Table:
         upper = np.array([min(value >> 64, 2**64 - 1) for value in exact], dtype=np.uint64)
         return cls(reach, exact, upper)
 
-    def draw(self, stream: _Stream, count: int) -> Integers:
+    def draw(self, stream: Stream, count: int) -> Integers:
         words = stream.words(count)
         entry = np.searchsorted(self.upper, words, side="right")
         # A word that equals an entry's upper half needs the lower half to decide.
@@ -78,12 +78,12 @@ class _Table:
             entry[place] = self._decided(int(words[place]), stream)
         return entry.astype(np.int64) - self.reach
 
-    def _decided(self, word: int, stream: _Stream) -> int:
+    def _decided(self, word: int, stream: Stream) -> int:
         whole = (word << 64) | int(stream.words(1)[0])
         return bisect_right(self.exact, whole)
 
 
-class _Stream:
+class Stream:
     """Random words of 64 bits: AES-256 in counter mode."""
 
     def __init__(self, key: bytes) -> None:
@@ -116,7 +116,7 @@ def discrete_gaussian(deviation: float, count: int, key: bytes | None = None) ->
     """
     if not SMALLEST <= deviation <= LARGEST:
         raise ValueError(f"a deviation of {deviation} is not from {SMALLEST} to {LARGEST}")
-    stream = _Stream(secrets.token_bytes(32) if key is None else key)
+    stream = Stream(secrets.token_bytes(32) if key is None else key)
     fine, coarse = _tables(deviation)
     drawn = np.empty(count, dtype=np.int64)
     for start in range(0, count, _PIECE):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
 
-Kind = Literal["gaussian", "laplace", "group-gaussian", "replace-gaussian"]
+Kind = Literal["gaussian", "laplace", "group-gaussian", "replace-gaussian", "pure"]
 Relation = Literal["add-or-remove", "replace-one"]
 # Whole orders only: the fractional ones do not converge at small noise.
 ORDERS: Final = (*range(2, 33), 40, 48, 64, 96, 128, 256, 512)
@@ -25,7 +25,9 @@ class Mechanism:
     everybody). ``group-gaussian``: the same seen from a person with ``group`` records, each sampled
     on its own. ``replace-gaussian``: the same where another record takes one's place. ``laplace``:
     ``group`` coordinates, each with Laplace noise of scale ``noise`` x its sensitivity, all of
-    which one record may change at once.
+    which one record may change at once. ``pure``: any mechanism of epsilon 1 / ``noise`` at delta 0
+    where one record replaces another, counted as the worst of them, which is randomised response
+    (Kairouz et al. 2015, Theorem 3.1).
     """
 
     kind: Kind
@@ -46,7 +48,8 @@ class Mechanism:
     @property
     def relation(self) -> Relation:
         """Between which data sets ``event`` tells apart."""
-        return "replace-one" if self.kind == "replace-gaussian" else "add-or-remove"
+        replaced = self.kind in ("replace-gaussian", "pure")
+        return "replace-one" if replaced else "add-or-remove"
 
     def event(self, count: int) -> "DpEvent":
         """``count`` such steps, as dp-accounting composes them under ``relation``."""
@@ -63,7 +66,7 @@ class Mechanism:
 
     def pure_epsilon(self) -> float:
         """Epsilon of one step at delta 0; infinite for Gaussian noise."""
-        return self.group / self.noise if self.kind == "laplace" else math.inf
+        return self.group / self.noise if self.kind in ("laplace", "pure") else math.inf
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
@@ -103,3 +106,12 @@ def laplace(noise: float, coordinates: int) -> Mechanism:
     2048.0
     """
     return Mechanism(kind="laplace", noise=noise, group=coordinates)
+
+
+def pure(epsilon: float) -> Mechanism:
+    """A mechanism of pure ``epsilon``, of which nothing more is known.
+
+    >>> pure(8.0).pure_epsilon()
+    8.0
+    """
+    return Mechanism(kind="pure", noise=1 / epsilon)

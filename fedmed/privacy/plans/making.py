@@ -9,10 +9,12 @@ from fedmed.base.rounding import up
 from fedmed.config import ARMS, Privacy, Settings
 from fedmed.privacy import accounting
 from fedmed.privacy.accounting import solve
+from fedmed.privacy.mechanisms.features import FeatureLaplace
 from fedmed.privacy.mechanisms.images import MECHANISMS, ImageMechanism, Wanted
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.plans import (
     AdaptiveClipping,
+    FeaturePlan,
     GradientPlan,
     ImagePlan,
     NoPrivacy,
@@ -28,6 +30,7 @@ from fedmed.privacy.plans.summed import KEPT
 
 __all__ = [
     "AdaptiveClipping",
+    "FeaturePlan",
     "GradientPlan",
     "ImagePlan",
     "NoPrivacy",
@@ -65,6 +68,8 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
     training: GradientPlan | UpdatePlan
     if settings.arm.control:
         return _unnoised_plan(settings, units, hospital, declared)
+    if settings.arm.plan == "features":
+        return _feature_plan(settings, units, hospital, declared)
     if settings.arm.plan in ("gradient", "summed"):
         public = declared or declared_size(settings, hospital)
         # The hospital's true number must keep delta small too, whatever it declares.
@@ -75,6 +80,26 @@ def make_plan(settings: Settings, units: int, hospital: str, declared: int | Non
         training = _update_plan(settings)
     training.check_noise(_FLOAT32)
     return training if images is None else StackedPlan(image=images, training=training)
+
+
+def _feature_plan(
+    settings: Settings, units: int, hospital: str, declared: int | None
+) -> FeaturePlan:
+    privacy, public = settings.privacy, declared or declared_size(settings, hospital)
+    if units < 1:
+        raise UserError(
+            f"{hospital} holds no patients; lower data.hospitals or change the partition"
+        )
+    return FeaturePlan(
+        mechanism=FeatureLaplace(
+            epsilon=privacy.epsilon,
+            norm=privacy.clipping_norm,
+            components=settings.model.components,
+        ),
+        units=public or units,
+        declared=public is not None,
+        images_per_patient=privacy.images_per_patient,
+    )
 
 
 def noise_source(settings: Settings) -> NoiseSource:

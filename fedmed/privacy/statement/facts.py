@@ -21,7 +21,7 @@ is replaced."""
 Changes = Literal["nothing", "data", "pixels", "voxels", "update"]
 """What of the unit differs between neighbours."""
 
-Noise = Literal["images", "gradients", "shares", "updates", "sum", "histograms"]
+Noise = Literal["images", "features", "gradients", "shares", "updates", "sum", "histograms"]
 """Where noise enters: on the sum at the server, on all others at the hospital. ``shares`` are each
 hospital's part of one noise on a secure sum."""
 

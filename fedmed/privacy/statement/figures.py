@@ -12,7 +12,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedmed.privacy import accounting
-from fedmed.privacy.plans import GradientPlan, ImagePlan, Plan, StackedPlan, part
+from fedmed.privacy.plans import (
+    FeaturePlan,
+    GradientPlan,
+    ImagePlan,
+    Plan,
+    Released,
+    StackedPlan,
+    part,
+)
 from fedmed.privacy.statement.facts import Facts
 
 
@@ -56,7 +64,7 @@ class Figures(Strict):
     epsilon_rdp: float | None = Field(ge=0, description="the same by Rényi accounting, looser")
     epsilon_replace_one: float | None = Field(ge=0)
     epsilon_patient: float | None = Field(ge=0, description="per patient, under a smaller unit")
-    epsilon_at_delta: float | None = Field(ge=0, description="of an image arm, at privacy.delta")
+    epsilon_at_delta: float | None = Field(ge=0, description="of a release once, at privacy.delta")
     epsilon_with_noised_images: float | None = Field(
         ge=0, description="where noised images and model are both seen (stacked mechanisms)"
     )
@@ -121,7 +129,7 @@ def differ(plans: Iterable[Plan], scheme: str) -> bool:
 def member(name: str, spend: Spend, *, scheme: str, stated: float, asked: float) -> MemberRecord:
     """One member's figures at the ``stated`` delta; of images also at the one ``asked`` for."""
     plan, taken = spend.plan, spend.taken
-    gradient, cap = part(plan, GradientPlan), _cap(plan)
+    gradient, cap = part(plan, GradientPlan) or part(plan, FeaturePlan), _cap(plan)
     spent, delta = plan.spent(taken), at(plan, stated)
     known: dict[str, Any] = {"mu": None, "advantage": None, "tpr_at_fpr_001": None}
     rdp = None
@@ -142,14 +150,16 @@ def member(name: str, spend: Spend, *, scheme: str, stated: float, asked: float)
         epsilon_rdp=rdp,
         epsilon_replace_one=plan.replace_one(taken, delta),
         epsilon_patient=plan.per_patient(taken, delta),
-        epsilon_at_delta=plan.at_delta(asked, taken) if isinstance(plan, ImagePlan) else None,
+        epsilon_at_delta=plan.at_delta(asked, taken) if isinstance(plan, Released) else None,
         epsilon_with_noised_images=plan.composed(taken, delta)
         if isinstance(plan, StackedPlan)
         else None,
         epsilon_by_pixels=_by_pixels(plan, taken),
         **known,
         images_per_patient=cap or None,
-        noise_multiplier=plan.step.noise if plan.step and plan.step.kind != "laplace" else None,
+        noise_multiplier=plan.step.noise
+        if plan.step and plan.step.kind not in ("laplace", "pure")
+        else None,
         sampling_rate=plan.step.rate if plan.step else 1.0,
         steps=taken,
         steps_planned=plan.steps,
@@ -198,5 +208,5 @@ def _by_pixels(plan: Plan, taken: int) -> dict[str, float]:
 
 def _cap(plan: Plan) -> int:
     """Images of one patient that a hospital uses at most; 0 where there is no cap."""
-    capped = part(plan, GradientPlan) or part(plan, ImagePlan)
+    capped = part(plan, GradientPlan) or part(plan, ImagePlan) or part(plan, FeaturePlan)
     return capped.images_per_patient if capped else 0
