@@ -3,11 +3,13 @@
 import dataclasses
 
 import pytest
+from support import needed_by
 
 from fedmed.config import ARMS, READ_BY, Settings
 from fedmed.config.arms import Arm
 from fedmed.privacy.mechanisms.images import MECHANISMS
 from fedmed.privacy.plans import (
+    FeaturePlan,
     GradientPlan,
     ImagePlan,
     NoPrivacy,
@@ -22,6 +24,7 @@ from fedmed.privacy.statement.facts import neighbours
 PLANS = {
     "none": NoPrivacy,
     "image": ImagePlan,
+    "features": FeaturePlan,
     "gradient": GradientPlan,
     "unnoised": UnnoisedPlan,
     "summed": SummedPlan,
@@ -32,7 +35,7 @@ PLANS = {
 def plan_of(name: str) -> Plan:
     own = {"privacy.arm": name, "privacy.epsilon": 8.0, "privacy.delta": 1e-3}
     own["data.hospitals"] = 5
-    return make_plan(Settings().replaced(own), 500, "hospital-1")
+    return make_plan(Settings().replaced(own | needed_by(name)), 500, "hospital-1")
 
 
 def agrees(row: Arm, plan: Plan) -> None:
@@ -76,7 +79,7 @@ def test_a_row_that_tells_something_else_is_found(name: str, change: dict[str, s
 
 def test_only_arms_that_noise_at_the_hospital_are_a_sites_own_choice() -> None:
     assert [arm.name for arm in ARMS.values() if arm.own] == [
-        *("pixel-laplace", "dp-pix", "dp-sgd", "local-update")
+        *("pixel-laplace", "dp-pix", "feature-laplace", "dp-sgd", "local-update")
     ]
     assert all(arm.noised_at_home for arm in ARMS.values() if arm.own)
 

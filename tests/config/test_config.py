@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import refuses
+from support import needed_by, refuses
 
 from fedmed import config
 from fedmed.base.errors import UserError
@@ -250,7 +250,8 @@ def test_settings_that_contradict_each_other_name_key_and_remedy(
 
 def test_every_arm_has_settings() -> None:
     for arm in ARMS:
-        assert Settings().replaced({"privacy.arm": arm}).privacy.arm == arm
+        given = {"privacy.arm": arm, **needed_by(arm)}
+        assert Settings().replaced(given).privacy.arm == arm
 
 
 def test_whole_numbers_stand_for_fractions_and_not_the_other_way() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support import accepted_choices, goes_red, make, refuses, use_tiny_models
+from support import accepted_choices, goes_red, make, needed_by, refuses, use_tiny_models
 
 from fedmed.base.errors import UserError
 from fedmed.config import ARMS, Data, Settings
@@ -196,6 +196,7 @@ def test_a_declared_size_takes_the_place_of_the_exact_one() -> None:
 def test_sizes_weigh_where_nothing_is_protected_or_they_are_declared(arm: str) -> None:
     """Sabotage: an arm that protects sizes weighs by the true ones."""
     by_size = {"train.weighting": "size", "privacy.arm": arm, "privacy.epsilon": 8.0}
+    by_size |= needed_by(arm)
     sizes = "hospital-1=40,hospital-2=30"
     if ARMS[arm].one_noise:
         for declared in ("", sizes):

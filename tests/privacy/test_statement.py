@@ -5,14 +5,24 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support import ADAPTIVE, goes_red, gradient_plan, make, summed_plan, update_plan
+from support import (
+    ADAPTIVE,
+    goes_red,
+    gradient_plan,
+    make,
+    needed_by,
+    summed_plan,
+    update_plan,
+)
 
 from fedmed.config import ARMS
 from fedmed.privacy import accounting
+from fedmed.privacy.mechanisms.features import FeatureLaplace
 from fedmed.privacy.mechanisms.images import BrightnessShift, DPPix, PixelLaplace
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.step import Mechanism, gaussian, group_gaussian, laplace
 from fedmed.privacy.plans.making import (
+    FeaturePlan,
     ImagePlan,
     NoPrivacy,
     Plan,
@@ -25,6 +35,10 @@ from fedmed.privacy.statement.contents import Spend, check, schema, statement
 PLANS: dict[str, tuple[Plan, str, str]] = {
     "none": (NoPrivacy(), "none", "everyone"),
     "pixel-laplace": (ImagePlan(mechanism=PixelLaplace(2.0, 256)), "image", "nobody"),
+    "feature-laplace": (
+        FeaturePlan(mechanism=FeatureLaplace(epsilon=4.0, norm=1.0, components=3), units=24),
+        *("patient", "nobody"),
+    ),
     "dp-sgd": (gradient_plan(), "patient", "the hospital"),
     "distributed-dp-sgd": (
         summed_plan("shares"),
@@ -50,7 +64,7 @@ CLAIMING = [arm for arm, (_, unit, _) in PLANS.items() if unit != "none"]
 
 def state(arm: str, taken: int, source: NoiseSource | None = None, **train: Any) -> dict[str, Any]:
     plan = PLANS[arm][0]
-    settings = make(privacy={"arm": arm}, train=train)
+    settings = make(train=train).replaced({"privacy.arm": arm, **needed_by(arm)})
     spends = {"hospital-1": Spend(plan, taken), "hospital-2": Spend(plan, 1)}
     return statement(settings, spends, "name", source or NoiseSource())
 

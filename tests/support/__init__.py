@@ -12,7 +12,7 @@ from torch import nn
 
 import fedmed.models
 from fedmed.base.errors import UserError
-from fedmed.config import Settings
+from fedmed.config import ARMS, Settings
 from fedmed.coordinator import results
 from fedmed.data.shard import Shard
 from fedmed.federation import members
@@ -26,6 +26,13 @@ from fedmed.privacy.plans import (
 )
 
 SIZE = 16
+PROBE = {
+    "model.name": "probe",
+    "model.features": "scattering",
+    "model.standardise": "validation",
+    "model.components": 3,
+}
+"""What ``feature-laplace`` is run with."""
 ADAPTIVE = AdaptiveClipping(quantile=0.5, rate=0.2, share_of_budget=0.1)
 
 
@@ -55,6 +62,11 @@ def make(**sections: dict[str, Any]) -> Settings:
     for name, values in sections.items():
         flat |= {f"{name}.{key}": value for key, value in values.items()}
     return Settings().replaced(flat)
+
+
+def needed_by(arm: str) -> dict[str, Any]:
+    """Dotted keys without which the arm's settings are refused."""
+    return PROBE if ARMS[arm].plan == "features" else {}
 
 
 def tiny_network(seed: int = 0) -> nn.Module:

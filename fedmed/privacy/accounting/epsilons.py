@@ -306,12 +306,12 @@ def _interval(spent: Spent, size: float, accuracy: float) -> float:
     """Discretisation interval for an epsilon of about ``size``.
 
     Each of T sampled steps overstates the loss by about the interval squared over two (measured:
-    0.1 to 0.6 of it); a Laplace coordinate's own loss must be resolved besides.
+    0.1 to 0.6 of it); the loss of a Laplace coordinate or an answer must be resolved besides.
     """
     sampled = sum(count for m, count in spent if m.rate < 1)
     wanted = min(size / 100, math.sqrt(2 * accuracy * size / max(1, sampled)))
     for mechanism, count in spent:
-        if mechanism.kind == "laplace" and count:
+        if mechanism.kind in ("laplace", "pure") and count:
             # Many coordinates make a long grid: then fewer points for each.
             points = min(100.0, max(4.0, 200_000 / (mechanism.group * count)))
             wanted = min(wanted, 1 / mechanism.noise / points, 10.0)
