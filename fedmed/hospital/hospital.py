@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -179,15 +179,15 @@ class Hospital:
         plan = part(self.plan, FeaturePlan)
         if plan is None:
             return self
-        with ledger_failures(self.ledger, self.name), refusing("data", self.name):
+        with refusing("data", self.name):
             shard = released_features(
                 model,
                 self.shard,
                 self.settings,
                 plan,
                 self.source,
-                before=lambda release, new: _pay(
-                    self.ledger, self.settings, plan, self.policy, self.shard, release, new
+                before=_payment(
+                    self.ledger, self.settings, plan, self.policy, self.shard, self.name
                 ),
             )
         return replace(self, shard=shard)
@@ -450,15 +450,13 @@ def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None 
             _warn_of_delta(settings, name, shard)
     image = part(plan, ImagePlan)
     if image is not None:
-        with ledger_failures(ledger, name), refusing("data", name):
+        with refusing("data", name):
             shard = released_shard(
                 shard,
                 image.mechanism,
                 source,
                 clip=settings.privacy.clip_released,
-                before=lambda release, new: _pay(
-                    ledger, settings, image, policy, shard, release, new
-                ),
+                before=_payment(ledger, settings, image, policy, shard, name),
             )
     return Hospital(name, settings, shard, plan, ledger, source, policy)
 
@@ -483,6 +481,18 @@ def _warn_of_delta(settings: Settings, name: str, shard: Shard) -> None:
             privacy.delta,
             privacy.unit,
         )
+
+
+def _payment(
+    ledger: Ledger, settings: Settings, plan: Released, policy: Policy, shard: Shard, name: str
+) -> Callable[[str, str], None]:
+    """What pays for a release of that name and what is new of it; raises :class:`Refusal`."""
+
+    def before(release: str, new: str) -> None:
+        with ledger_failures(ledger, name):  # not for a reason of the data's
+            _pay(ledger, settings, plan, policy, shard, release, new)
+
+    return before
 
 
 def _pay(

@@ -43,7 +43,9 @@ def noise_law(rate: float, bits: int) -> Law:
     """Of the difference of two such numbers, modulo 2^bits."""
     one = geometric_law(digits(rate, bits))
     size = 1 << bits
-    return [sum((one[(z + n) % size] * one[n] for n in range(size)), Fraction(0)) for z in range(size)]
+    return [
+        sum((one[(z + n) % size] * one[n] for n in range(size)), Fraction(0)) for z in range(size)
+    ]
 
 
 def worst_ratio(law: Law, distance: int) -> float:
