@@ -1,4 +1,4 @@
-"""Releases of features at a hospital and its guard: policy, ledger, and what a run makes of them."""
+"""Releases of features at a hospital and its guard: policy, ledger, and the head that fits."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedmed.hospital.guard import caches
 from fedmed.hospital.guard.answering import Guard
 from fedmed.hospital.hospital import Refusal
 from fedmed.models.features import FeatureNetwork
-from fedmed.privacy.ledger.deciding import against_evaluation, decide, request_for
+from fedmed.privacy.ledger.deciding import against_evaluation, decide
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
 from fedmed.privacy.mechanisms.noise import NoiseSource
@@ -107,7 +107,7 @@ def test_histograms_come_after_what_the_release_will_cost(tmp_path: Path) -> Non
     settings = settings_of(**{"evaluation.where": "both", "evaluation.epsilon": 2.0})
     ledger, plan = Ledger(tmp_path / "hospital-1.sqlite"), plan_of(settings)
     free = NoPrivacy()  # a training that costs nothing leaves room
-    for limit, training, refused in ((8.0, plan, True), (8.0, free, False), (40.0, plan, False)):
+    for limit, training, refused in ((8.0, plan, True), (8.0, free, False), (900.0, plan, False)):
         policy = Policy(maximum_epsilon=limit, evaluation="shared")
         against = against_evaluation(
             settings, training, evaluation_plan(settings), policy, ledger, "r", fixed_split=True

@@ -1,4 +1,4 @@
-"""Where a release of features goes wrong: each mistake's test, and the broken code that fails it."""
+"""Where a release of features goes wrong: each mistake's test, and broken code that fails it."""
 
 import math
 from collections.abc import Iterator

@@ -1,8 +1,10 @@
 """What a patient gives away once: a short noised vector of features, and a noised label."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,10 @@ from fedmed.privacy.mechanisms.geometric import (
     variance,
 )
 from fedmed.privacy.mechanisms.integers import Integers
-from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.step import Mechanism, pure
+
+if TYPE_CHECKING:  # it loads torch, and a plan needs none
+    from fedmed.privacy.mechanisms.noise import NoiseSource
 
 LEVELS: Final = 2**16
 """Steps of the grid in a clipping norm: a vector is rounded to multiples of norm / LEVELS."""
@@ -43,7 +47,7 @@ class Released:
         return self.steps.astype("<i8").tobytes() + bytes([self.answer])
 
     @classmethod
-    def of(cls, data: bytes) -> "Released":
+    def of(cls, data: bytes) -> Released:
         """The release of :meth:`packed`."""
         return cls(np.frombuffer(data[:-1], dtype="<i8").astype(np.int64), bool(data[-1]))
 
