@@ -294,7 +294,7 @@ def _refuse_unread(name: str, own: dict[str, Any], path: Path) -> None:
     """An arm's own table may only hold keys that the arm reads."""
     named = config.flatten(_NAMED.get(name, {}))
     arm = str(own.get("privacy.arm", named.get("privacy.arm", "none")))
-    kinds = {arm, str(own.get("privacy.image-mechanism", "none"))}
+    kinds = {arm, str(own.get("privacy.image-mechanism", arm))}  # "none" is an arm as well
     for key in own:
         readers = config.READ_BY.get(key)
         if readers is not None and not kinds & set(readers):
