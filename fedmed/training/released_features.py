@@ -54,7 +54,8 @@ def released_features(
     source: NoiseSource,
     before: Callable[[str, str], None],
 ) -> Shard:
-    """The shard with a row per place of the plan: noised vectors (n, k) float32, noised labels.
+    """The shard with a row per place of the plan: noised vectors (n, k) float32, signed by their
+    labels, and noised labels.
 
     A patient who was released before by this mechanism, body and projection, with the same films
     and label, shows the same noise again. ``before`` hears, before any noise is drawn, the name of
@@ -88,24 +89,24 @@ def released_features(
 def fit_released(model: nn.Module, shard: Shard, plan: FeaturePlan) -> LocalResult:
     """Set the head of ``model`` to the linear discriminant of a released shard, in one step.
 
-    With vectors z (n, k), unbiased labels y and the covariance V of public images, which the
-    projection tells, the slope is w = V^-1 mean((z - mean z) (y - mean y)): noise has mean 0 and is
-    independent of all else, so that the mean is unbiased, and V holds none that would have to be
-    taken out. A logit is 4 (P - 1/2) for the probability P that least squares fit (its tangent at
-    a half). Whatever was released is finite, and so is the head.
+    With features x around the mean of public images, labels y and the covariance V of public
+    images, which the projection tells, least squares have the slope w = V^-1 cov(x, y). As
+    cov(x, y) = E[(2 y - 1) x] / 2 - (E[y] - 1/2) E[x], it is half the mean of the signed vectors
+    (n, k) that were released, where the hospital's patients are like the public images in the mean
+    (E[x] = 0). Noise has mean 0, so that this is unbiased; V holds none that would have to be taken
+    out. A logit is 4 (P - 1/2) for the probability P that was fitted (its tangent at a half), whose
+    mean is that of the unbiased labels. Whatever was released is finite, and so is the head.
     """
     network = _network(model)
-    vectors = shard.images.astype(np.float64)
     answers = plan.mechanism.unbiased(shard.labels.astype(np.float64))
-    centre, share = vectors.mean(0), float(answers.mean())
-    together = ((vectors - centre) * (answers - share)[:, None]).mean(0)
-    slope = together / public_variance(network)
+    share = float(np.clip(answers.mean(), 0.0, 1.0))
+    slope = shard.images.astype(np.float64).mean(0) / 2 / public_variance(network)
     head = network.fc
     if not isinstance(head, nn.Linear):
         raise RunError("a head with a hidden layer cannot be solved for; set model.hidden = 0")
     with torch.no_grad():
         head.weight.copy_(_tensor(_SLOPE * slope[None], head.weight))
-        head.bias.copy_(_tensor(_SLOPE * np.array([share - 0.5 - centre @ slope]), head.bias))
+        head.bias.copy_(_tensor(_SLOPE * np.array([share - 0.5]), head.bias))
     return LocalResult(1, None)
 
 

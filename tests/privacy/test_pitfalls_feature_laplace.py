@@ -172,9 +172,12 @@ def check_clipped_before_the_noise() -> None:
     near, far = np.array([0.1, 0.2, -0.1]), np.array([1e9, -1e12, 1e3])
     for key in "abc":
         moved = MECHANISM.release(far, True, KNOWN, key).steps
-        moved = moved - MECHANISM.release(near, True, KNOWN, key).steps
-        assert moved.tolist() == (MECHANISM.rounded(far) - MECHANISM.rounded(near)).tolist()
+        moved = moved - MECHANISM.release(near, False, KNOWN, key).steps
+        assert moved.tolist() == (MECHANISM.rounded(far) + MECHANISM.rounded(near)).tolist()
         assert np.abs(moved).sum() <= 2 * LEVELS
+        # The furthest apart: the same films with the other label.
+        both = [MECHANISM.release(far, label, KNOWN, key).steps for label in (True, False)]
+        assert 1.999 * LEVELS < np.abs(both[0] - both[1]).sum() <= 2 * LEVELS
 
 
 def test_a_vector_that_is_clipped_after_its_noise_or_never(monkeypatch: pytest.MonkeyPatch) -> None:

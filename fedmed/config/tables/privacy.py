@@ -19,7 +19,7 @@ class Privacy(Section):
     """The budget of the whole run, from which the noise follows. Image arms use it only where
     `privacy.laplace-scale` is 0: `pixel-laplace` per image, `dp-pix` for `privacy.neighbourhood`
     pixels, `brightness-shift` as a scale of 1/epsilon. `dp-sgd` and the update arms take 0.0001 to
-    10,000; `feature-laplace` 0.01 to 64, of which two fifths are the label's."""
+    10,000; `feature-laplace` 0.01 to 64, of which a tenth is the label's."""
 
     noise_multiplier: Annotated[float, within(0, 1e4), Unit("times the sensitivity")] = 0.0
     """`dp-sgd` and update arms: the noise itself. `privacy.epsilon` is then the limit that it must

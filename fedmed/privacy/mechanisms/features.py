@@ -25,8 +25,9 @@ if TYPE_CHECKING:  # it loads torch, and a plan needs none
 LEVELS: Final = 2**16
 """Steps of the grid in a clipping norm: a vector is rounded to multiples of norm / LEVELS."""
 
-LABEL_SHARE: Final = 0.4
-"""The label's share of epsilon; chosen on synthetic patients."""
+LABEL_SHARE: Final = 0.1
+"""The label's share of epsilon: it tells the level of a score alone, and the vector its direction.
+Chosen on synthetic patients."""
 
 MOST_COMPONENTS: Final = 64
 SMALLEST, LARGEST = 0.01, 64.0
@@ -57,11 +58,12 @@ class FeatureLaplace:
     """Local randomiser of one patient, pure ``epsilon`` where the patient's data are replaced.
 
     A vector is clipped to L1 norm ``norm``, in whole steps of a grid: at most :data:`LEVELS` in
-    all, so that two vectors are 2 x LEVELS steps apart at most. Discrete Laplace noise of rate
-    ``vector_epsilon`` / (2 x LEVELS) in each of ``components`` coordinates changes the probability
-    of any result by e^``vector_epsilon`` (Dwork et al. 2006), randomised response that of the
-    label by e^``label_epsilon``; both are drawn apart, so that their epsilons add up. Nothing is
-    assumed of where the vector comes from. Raises ``ValueError`` outside the ranges of this module.
+    all, and its sign is turned where the label is 0, which changes no length. So two patients'
+    vectors are 2 x LEVELS steps apart at most, whatever their films and labels. Discrete Laplace
+    noise of rate ``vector_epsilon`` / (2 x LEVELS) in each of ``components`` coordinates changes
+    the probability of any result by e^``vector_epsilon`` (Dwork et al. 2006), randomised response
+    that of the label by e^``label_epsilon``; both are drawn apart, so that their epsilons add up.
+    Nothing is assumed of where the vector comes from. Raises ``ValueError`` outside the ranges of this module.
     """
 
     epsilon: float
@@ -124,8 +126,8 @@ class FeatureLaplace:
         """What is done, in one line."""
         return (
             f"discrete Laplace noise of deviation {self.deviation:.3g} on {self.components} "
-            f"features per patient, clipped to L1 norm {self.norm:g} (epsilon "
-            f"{self.vector_epsilon:.3g}), and randomised response to the label (epsilon "
+            f"features per patient, clipped to L1 norm {self.norm:g} and signed by the label "
+            f"(epsilon {self.vector_epsilon:.3g}), and randomised response to the label (epsilon "
             f"{self.label_epsilon:.3g})"
         )
 
@@ -157,6 +159,7 @@ class FeatureLaplace:
     ) -> Released:
         """One patient's release; ``vector`` (k,) of any numbers, ``context`` tells it from all."""
         steps, answers = self.rounded(vector), np.array([answer])
+        steps = steps if answer else -steps
         return Released(
             discrete_laplace(steps, self.rate, self.bits, source.key("features", *context)),
             bool(turned(answers, self.label_epsilon, source.key("label", *context))[0]),
