@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
+from fedmed.config import ARMS
 from fedmed.report import chart, spending
 from fedmed.report.arms import Arm
 from fedmed.report.chart import Figure, Rows
@@ -26,7 +27,7 @@ def cost(arm: Arm) -> dict[str, Any]:
     """
     total, other = arm.cost("seconds", "total"), arm.cost("seconds", "other")
     memory, rounds, traffic = arm.cost("peak_memory_bytes"), arm.cost("rounds"), _traffic(arm)
-    once = arm.unit == "image" and arm.kind != "dp-sgd"
+    once = arm.kind in ARMS and ARMS[arm.kind].once
     per_round = None
     if arm.epsilon is not None and rounds and not once:
         per_round = arm.epsilon / rounds

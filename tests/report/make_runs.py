@@ -29,6 +29,7 @@ ARMS: dict[str, tuple[str, str, str, float | None, float | None, float, str]] = 
 # In no comparison of all arms.
 SUMS: dict[str, tuple[str, str, str, float | None, float | None, float, str]] = {
     "distributed": ("distributed-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "most others"),
+    "features": ("feature-laplace", "federated", "patient", 8.0, 0.0, 1.6, "nobody"),
     "central": ("central-dp-sgd", "federated", "patient", 8.0, 1e-5, 1.6, "the server"),
 }
 

@@ -63,7 +63,8 @@ class FeatureLaplace:
     noise of rate ``vector_epsilon`` / (2 x LEVELS) in each of ``components`` coordinates changes
     the probability of any result by e^``vector_epsilon`` (Dwork et al. 2006), randomised response
     that of the label by e^``label_epsilon``; both are drawn apart, so that their epsilons add up.
-    Nothing is assumed of where the vector comes from. Raises ``ValueError`` outside the ranges of this module.
+    Nothing is assumed of where the vector comes from. Raises ``ValueError`` outside the ranges of
+    this module.
     """
 
     epsilon: float
