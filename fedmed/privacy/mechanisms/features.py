@@ -26,8 +26,7 @@ LEVELS: Final = 2**16
 """Steps of the grid in a clipping norm: a vector is rounded to multiples of norm / LEVELS."""
 
 LABEL_SHARE: Final = 0.1
-"""The label's share of epsilon: it tells the level of a score alone, and the vector its direction.
-Chosen on synthetic patients."""
+"""The label's share of epsilon: small, as it tells the level of scores alone."""
 
 MOST_COMPONENTS: Final = 64
 SMALLEST, LARGEST = 0.01, 64.0
