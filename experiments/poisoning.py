@@ -106,7 +106,7 @@ def auroc(settings: Settings, attack: Attack) -> float:
 
 
 def main() -> None:
-    """Run all cases and print them; ``--json`` records them, beside the arms that the record has."""
+    """Run all cases and print them; ``--json`` records them beside arms that it had before."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arm", action="append", choices=ARMS)
