@@ -78,7 +78,9 @@ def released_features(
             answer = bool((shard.labels[patients[place][1]] >= 0.5).any())
             return mechanism.release(vectors[place], answer, source, *context).packed()
 
-        drawn = [Released.of(value) for value in pool.values(items, draw)]
+        # By what was drawn, and not by patients: a place says nothing of who has it, and sums of
+        # floating point rest on the order.
+        drawn = [Released.of(value) for value in sorted(pool.values(items, draw))]
     steps = np.stack([one.steps for one in drawn])
     answers = np.array([one.answer for one in drawn], dtype=np.int64)
     names = pd.Series([f"place-{place}" for place in range(len(drawn))], dtype="string")

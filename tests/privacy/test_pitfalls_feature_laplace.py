@@ -107,6 +107,26 @@ def test_a_patient_with_two_films_is_released_once(monkeypatch: pytest.MonkeyPat
     goes_red(check_one_patient_changes_one_row, 24)
 
 
+def test_the_order_of_places_tells_nothing_of_who_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One patient less would move all later ones: the rows are a function of their set alone."""
+
+    def check() -> None:
+        rows = release(two_films(), places=12)
+        steps = np.rint(rows[:, :-1] / MECHANISM.width).astype(np.int64)
+        drawn = [
+            Released(one, bool(label)).packed()
+            for one, label in zip(steps, rows[:, -1], strict=True)
+        ]
+        assert drawn == sorted(drawn)
+        assert len(set(drawn)) == 12
+
+    check()
+    monkeypatch.setattr(released, "sorted", list, raising=False)
+    goes_red(check)
+
+
 def test_how_many_there_are_is_fixed_in_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """A patient who is added takes one place, whether some are free or all are taken."""
 
