@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
-import fedmed
+from experiments.recording import record
 from fedmed.config import Settings
 from fedmed.experiment.file import load_experiment
 from fedmed.hospital.hospital import Hospital, Refusal
@@ -50,11 +47,8 @@ def absent(probability: float, seed: int) -> Iterator[None]:
             raise Refusal("memory")
         return train(self, *given)
 
-    setattr(Hospital, "train", sometimes)  # noqa: B010 -- a method: mypy takes no assignment to it
-    try:
+    with mock.patch.object(Hospital, "train", sometimes):
         yield
-    finally:
-        setattr(Hospital, "train", train)  # noqa: B010
 
 
 def one_run(settings: Settings, probability: float) -> tuple[float, Counter[int], int]:
@@ -84,18 +78,7 @@ def main() -> None:
             rows.append({**row, "hospitals": dict(sorted(there.items()))})
             print(json.dumps(rows[-1]), flush=True)
     if arguments.json:
-        told = {
-            "rows": rows,
-            "settings": {"arm": ARM, **CHANGES},
-            "date": datetime.now(UTC).date().isoformat(),
-            "processors": os.cpu_count(),
-            "versions": {
-                **{name: version(name) for name in ("numpy", "torch", "flwr")},
-                "fedmed": fedmed.__version__,
-                "python": platform.python_version(),
-            },
-        }
-        RESULT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        record(RESULT, {"rows": rows, "settings": {"arm": ARM, **CHANGES}})
 
 
 if __name__ == "__main__":

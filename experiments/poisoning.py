@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
+from unittest import mock
 
 import numpy as np
 from torch import Tensor, nn
 
-import fedmed
+from experiments.recording import record
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.experiment.file import load_experiment
@@ -77,13 +74,11 @@ def attacked(kind: Attack, hospital: str) -> Iterator[None]:
         vector = step(self, model, _given(kind, shard), parameters, plan)
         return vector * np.uint32(FACTOR) if kind == "scaled" else vector
 
-    setattr(Round, "update", hostile)  # noqa: B010 -- a method, which mypy takes no assignment to
-    setattr(Round, "step", hostile_step)  # noqa: B010
-    try:
+    with (
+        mock.patch.object(Round, "update", hostile),
+        mock.patch.object(Round, "step", hostile_step),
+    ):
         yield
-    finally:
-        setattr(Round, "update", update)  # noqa: B010
-        setattr(Round, "step", step)  # noqa: B010
 
 
 def _given(kind: Attack, shard: Shard) -> Shard:
@@ -128,18 +123,7 @@ def main() -> None:
     if arguments.json:
         kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
         rows = [row for row in kept if row["arm"] not in {one["arm"] for one in rows}] + rows
-        told = {
-            "rows": rows,
-            "factor": FACTOR,
-            "date": datetime.now(UTC).date().isoformat(),
-            "processors": os.cpu_count(),
-            "versions": {
-                **{name: version(name) for name in ("numpy", "torch", "flwr")},
-                "fedmed": fedmed.__version__,
-                "python": platform.python_version(),
-            },
-        }
-        RESULT.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        record(RESULT, {"rows": rows, "factor": FACTOR})
 
 
 if __name__ == "__main__":
