@@ -24,7 +24,8 @@ from unittest import mock
 from experiments.recording import record
 from fedmed.config import Settings
 from fedmed.experiment.file import load_experiment
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.launch import run_inline
 
 RESULT: Final = Path(__file__).parent / "results" / "dropouts.json"

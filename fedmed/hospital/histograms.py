@@ -18,15 +18,9 @@ from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec, chosen, cluster
 from fedmed.evaluation.tables.groups import UNKNOWN, age_band
 from fedmed.federation import exchange
 from fedmed.federation.exchange import Histograms
-from fedmed.hospital.hospital import (
-    Hospital,
-    Refusal,
-    Terms,
-    fixed_split,
-    ledger_failures,
-    model_for,
-    refusing,
-)
+from fedmed.hospital.hospital import Hospital, model_for
+from fedmed.hospital.refusals import Refusal, ledger_failures, refusing
+from fedmed.hospital.terms import Terms, fixed_split
 from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.policy import SIMULATION
 from fedmed.privacy.plans.evaluation import (

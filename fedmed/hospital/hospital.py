@@ -1,43 +1,37 @@
 """One hospital: its shard, its plan, its ledger, and one round of training."""
 
-import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fedmed import models
-from fedmed.base import files
 from fedmed.base.errors import RunError, UserError
 from fedmed.config import Data, Model, Settings
 from fedmed.data.brightness import findings, tabled
 from fedmed.data.form import Form
-from fedmed.data.network import load_network, member_names
 from fedmed.data.released import released_shard
 from fedmed.data.remembering import remembered
 from fedmed.data.shard import Shard
 from fedmed.federation import exchange
-from fedmed.federation.exchange import Joining, Reply
+from fedmed.federation.exchange import Reply
 from fedmed.federation.members import (
     check_patients_known,
-    make_member_plan,
     member_shard,
-    patients_of,
-    trained_parameters,
 )
 from fedmed.federation.sums import packed, packed_masked
 from fedmed.hospital import secure_sums
+from fedmed.hospital.refusals import Refusal, ledger_failures, refusing, summing
 from fedmed.hospital.rounds import NotFinite, Round, rehearse
 from fedmed.hospital.secure_sums import Sums
-from fedmed.privacy.ledger.deciding import against_evaluation, decide, request_for
-from fedmed.privacy.ledger.filtering import OverBudget
-from fedmed.privacy.ledger.ledger import CohortChanged, Ledger
-from fedmed.privacy.ledger.policy import SIMULATION, Policy, load_policy, read_policy
+from fedmed.hospital.terms import Site, terms_for
+from fedmed.privacy.ledger.deciding import decide, request_for
+from fedmed.privacy.ledger.ledger import Ledger
+from fedmed.privacy.ledger.policy import SIMULATION, Policy
 from fedmed.privacy.mechanisms.grid import Vector
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.privacy.mechanisms.updates import finite
@@ -51,53 +45,11 @@ from fedmed.privacy.plans import (
     SummedPlan,
     part,
 )
-from fedmed.privacy.plans.evaluation import evaluation_plan
 from fedmed.privacy.plans.making import noise_source
-from fedmed.secure_sum import NotMet, SumRefused
-from fedmed.site import own_settings
 from fedmed.training.local import LocalResult, pick_device
 from fedmed.training.released_features import released_features
 
 log = logging.getLogger("fedmed.hospital")
-
-
-class Refusal(Exception):
-    """A hospital's refusal: a code from ``fedmed.federation.exchange.ERRORS`` and nothing else."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a site keeps its own policy and ledger: what its node was started with.
-
-    Empty in a simulation, where the settings say (``run.policies``, ``run.ledgers``). What a site
-    names here, no setting that comes with a request can replace.
-    """
-
-    policy: str = ""
-    ledger: str = ""
-    audit: str = ""  # the ledger's log; empty = beside it
-
-    def rules(self, settings: Settings, name: str) -> Policy:
-        """The policy that holds; raises :class:`UserError` for a file that cannot be used."""
-        if self.policy:
-            return read_policy(Path(self.policy))
-        return load_policy(settings.run.policies, name)
-
-    def open_ledger(self, settings: Settings, name: str, run_id: int) -> Ledger:
-        """The ledger that pays."""
-        if self.ledger:
-            return Ledger(Path(self.ledger), Path(self.audit) if self.audit else None)
-        if self.policy:
-            raise UserError(
-                "the node names a policy but no ledger, so that every run would have a fresh "
-                "budget; start it with ledger as well"
-            )
-        folder = files.run_folder(settings.run.out, run_id)
-        return Ledger(files.ledger_path(settings.run.ledgers, folder, name))
 
 
 @dataclass(frozen=True)
@@ -265,153 +217,6 @@ def model_for(
     return model
 
 
-@contextlib.contextmanager
-def ledger_failures(ledger: Ledger, name: str) -> Iterator[None]:
-    """A ledger that cannot be used is a refusal: without a record nothing is released."""
-    try:
-        yield
-    except OverBudget as error:
-        log.warning("%s: %s", name, error)
-        with contextlib.suppress(RunError, UserError):
-            ledger.note("refused", reason=str(error))
-        raise Refusal("policy" if error.by_policy else "budget") from error
-    except CohortChanged as error:
-        log.error("%s: %s", name, error)
-        raise Refusal("data") from error
-    except (RunError, UserError) as error:
-        log.error("%s", error)
-        raise Refusal("ledger") from error
-
-
-def name_of(settings: Settings, index: int) -> str:
-    """Name of the member with this partition id; raises :class:`Refusal` where data are missing."""
-    try:
-        names = member_names(settings)
-    except UserError as error:
-        log.error("data: %s", error)
-        raise Refusal("data") from error
-    if index >= len(names):
-        raise Refusal("plan")
-    return names[index]
-
-
-@contextlib.contextmanager
-def summing(name: str) -> Iterator[None]:
-    """What a secure sum refuses is logged here, at the hospital; only the code leaves it."""
-    try:
-        yield
-    except NotMet as error:
-        log.warning("%s: %s", name, error)
-        raise Refusal("meeting") from error
-    except SumRefused as error:
-        log.error("%s: secure sum: %s", name, error)
-        raise Refusal("sum") from error
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a hospital answers from before it looks at its data: its policy, ledger and plan.
-
-    Where the policy declares a size, the plan rests on that, and no row was read for it.
-    """
-
-    name: str
-    settings: Settings
-    plan: Plan
-    policy: Policy
-    ledger: Ledger
-
-    @property
-    def patients(self) -> int:
-        """How many the policy takes the cohort to have: as declared, else as counted."""
-        return self.policy.public_size or patients_of(self.settings, self.name)
-
-
-def in_sum(sums: Sums, terms: Terms, run: str, phase: str, text: str) -> str:
-    """A member's answer to one message of a secure sum; raises :class:`Refusal`.
-
-    Nothing of its data enters: only keys, and who else answered.
-    """
-    plan = part(terms.plan, SummedPlan)
-    if plan is None or plan.placement != "shares" or phase not in secure_sums.PHASES:
-        raise Refusal("plan")
-    model, data = terms.settings.model, terms.settings.data
-    count = trained_parameters(model, data.image_size, data.dimensions, data.outputs)
-    with refusing("plan", terms.name), summing(terms.name):
-        about = secure_sums.terms(run, sums.names(terms.settings), plan, count)
-        with sums.opened(about, terms.name) as member:
-            return secure_sums.answer(member, phase, text)
-
-
-def fixed_split(settings: Settings) -> bool:
-    """Whether the site itself says who is trained on; see ``Network.fixed_split``.
-
-    A deployed site's own file says so; in a simulation it shows in the table.
-    """
-    if settings.data.site_names:
-        return settings.data.split == "given"
-    return load_network(settings.data).fixed_split
-
-
-def terms_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Terms:
-    """The member's terms; raises :class:`Refusal` where there is no plan or no ledger."""
-    site = site or Site()
-    name = name_of(settings, index)
-    with refusing("plan", name):
-        settings = own_settings.own_settings(settings, name)
-        policy = site.rules(settings, name)
-        plan = make_member_plan(settings, name, policy)
-    with refusing("ledger", name):
-        return Terms(name, settings, plan, policy, site.open_ledger(settings, name, run_id))
-
-
-def review(
-    settings: Settings, index: int, run_id: int, site: Site | None = None, run: str = ""
-) -> Joining:
-    """Who this member is and whether its policy takes the plan of ``run``; no image is read.
-
-    Of a hospital that declares a size no row either: whoever asks learns nothing of its data.
-    Raises :class:`Refusal` where no plan or no decision can be made.
-    """
-    site, asked = site or Site(), settings
-    with refusing("plan", "a hospital"):
-        if settings.evaluation.train_metrics and (site.policy or site.ledger):
-            raise UserError(
-                "evaluation.train-metrics lets the server read training images, which is for "
-                "simulations; remove it"
-            )
-    terms = terms_for(settings, index, run_id, site)
-    name, settings, plan, policy, ledger = (
-        terms.name, terms.settings, terms.plan, terms.policy, terms.ledger,
-    )  # fmt: skip
-    with refusing("ledger", name):
-        decision = decide(settings, name, plan, policy, ledger, terms.patients, run)
-        if decision.accepts:
-            against = ""
-            if settings.evaluation.where != "server":
-                against = own_settings.against_evaluation(asked, settings) or against_evaluation(
-                    settings,
-                    plan,
-                    evaluation_plan(settings),
-                    policy,
-                    ledger,
-                    run,
-                    fixed_split=fixed_split(settings),
-                )
-            if against:
-                log.warning("%s will not evaluate: %s", name, against)
-                ledger.note("refused", reason=against, arm=settings.privacy.arm)
-            return Joining(
-                hospital=name,
-                public_size=policy.public_size,
-                evaluates=not against,
-                own=own_settings.difference(asked, settings),
-            )
-        log.warning("%s refuses: %s", name, decision.reason)
-        ledger.note("refused", reason=decision.reason, arm=settings.privacy.arm)
-    return Joining(hospital=name, accepts=False, rounds=decision.rounds, epsilon=decision.epsilon)
-
-
 @remembered(maxsize=128)
 def hospital_for(settings: Settings, index: int, run_id: int, site: Site | None = None) -> Hospital:
     """The member with this partition id, ready to train; kept by the process between rounds.
@@ -522,24 +327,6 @@ def _pay(
     request = replace(request, arm=plan.mechanism.key)
     ledger.open_plan(release, request, policy.limit)
     ledger.reserve(release, 0, new, 1, limit=policy.limit, repeatable=True)
-
-
-@contextlib.contextmanager
-def refusing(code: str, name: str) -> Iterator[None]:
-    """What goes wrong is logged here, at the hospital; only the code leaves it."""
-    try:
-        yield
-    except (UserError, RunError) as error:
-        log.error("%s: %s", name, error)
-        raise Refusal(code) from error
-    except (Refusal, MemoryError):
-        raise
-    except Exception as error:
-        if code != "data":
-            raise
-        # Whatever a reader raises, data decided it: one code, and it is counted as such.
-        log.error("%s: the data cannot be read: %s", name, type(error).__name__)
-        raise Refusal(code) from error
 
 
 @functools.lru_cache(maxsize=1)

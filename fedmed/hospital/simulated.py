@@ -13,8 +13,10 @@ from fedmed.federation import messages
 from fedmed.federation.exchange import Buffers
 from fedmed.federation.messages import Reply
 from fedmed.hospital import histograms
-from fedmed.hospital.hospital import Refusal, Site, hospital_for, in_sum, review, terms_for
+from fedmed.hospital.hospital import hospital_for
+from fedmed.hospital.refusals import Refusal
 from fedmed.hospital.secure_sums import SimulatedSums
+from fedmed.hospital.terms import Site, in_sum, review, terms_for
 
 log = logging.getLogger("fedmed.hospital")
 _BUFFERS = Buffers()  # this process's, whichever hospital trains in it

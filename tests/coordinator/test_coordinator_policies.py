@@ -22,6 +22,7 @@ from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Joining
 from fedmed.hospital import hospital as at_home
 from fedmed.hospital import simulated
+from fedmed.hospital.terms import Site, review
 from fedmed.launch import run_inline
 from fedmed.privacy.ledger import deciding
 from fedmed.privacy.ledger.ledger import Ledger
@@ -318,17 +319,17 @@ def test_no_run_config_moves_a_sites_policy_or_ledger(file: Path, tmp_path: Path
     own.write_text(LIMIT.format(0.5))
     given = load_experiment(file).settings("dp-sgd", 0)
     hostile = given.replaced({"run.policies": "", "run.ledgers": str(tmp_path / "fresh")})
-    mine = at_home.Site(policy=str(own), ledger=str(tmp_path / "site" / "l.sqlite"))
+    mine = Site(policy=str(own), ledger=str(tmp_path / "site" / "l.sqlite"))
 
-    def check(site: at_home.Site) -> None:
-        assert not at_home.review(hostile, 0, 1, site).accepts
+    def check(site: Site) -> None:
+        assert not review(hostile, 0, 1, site).accepts
         assert site.open_ledger(hostile, "hospital-1", 1).path == tmp_path / "site" / "l.sqlite"
 
     check(mine)
-    goes_red(check, at_home.Site())
+    goes_red(check, Site())
 
 
 def test_a_nodes_own_files_are_taken_from_how_it_was_started() -> None:
     config = {"partition-id": 0, "policy": "/site/policy.toml", "ledger": "/site/l.sqlite"}
     context = Context(1, 1, config, RecordDict(), {"run.policies": "", "run.ledgers": "/elsewhere"})
-    assert simulated._site(context) == at_home.Site("/site/policy.toml", "/site/l.sqlite")
+    assert simulated._site(context) == Site("/site/policy.toml", "/site/l.sqlite")

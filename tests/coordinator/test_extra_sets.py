@@ -15,7 +15,8 @@ from fedmed.coordinator.steps import extra_sets
 from fedmed.data.released import released_shard
 from fedmed.experiment.file import load_experiment
 from fedmed.experiment.run import run_experiment
-from fedmed.hospital.hospital import Refusal, Site, review
+from fedmed.hospital.refusals import Refusal
+from fedmed.hospital.terms import Site, review
 from fedmed.launch import run_inline
 from fedmed.privacy.mechanisms.images import PixelLaplace
 from fedmed.privacy.mechanisms.noise import NoiseSource

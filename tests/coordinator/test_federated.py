@@ -19,7 +19,7 @@ from fedmed.experiment.file import load_experiment
 from fedmed.experiment.run import run_experiment
 from fedmed.federation import messages
 from fedmed.hospital import histograms as counted
-from fedmed.hospital.hospital import Refusal
+from fedmed.hospital.refusals import Refusal
 from fedmed.launch import run_inline
 from fedmed.privacy import accounting
 from fedmed.privacy.ledger.ledger import Ledger

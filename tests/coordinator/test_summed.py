@@ -21,9 +21,10 @@ from fedmed.coordinator.evaluation import initial_model
 from fedmed.coordinator.strategies import Start
 from fedmed.coordinator.summed import CentralSum
 from fedmed.federation.sums import member_file
-from fedmed.hospital import hospital as module
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.hospital.rounds import Round
+from fedmed.hospital.terms import in_sum, terms_for
 from fedmed.launch import run_inline
 from fedmed.privacy.gradients.noise import SumNoise
 from fedmed.privacy.mechanisms.grid import Grid
@@ -275,9 +276,9 @@ def test_no_hospital_adds_more_than_its_patients_can(
 
 
 def test_another_arm_takes_no_part_in_a_sum() -> None:
-    terms = module.terms_for(asked("dp-sgd", **{"train.batch-size": 4}), 0, 1)
+    terms = terms_for(asked("dp-sgd", **{"train.batch-size": 4}), 0, 1)
     with pytest.raises(Refusal) as caught:
-        module.in_sum(None, terms, "r", "hello", "1")  # type: ignore[arg-type]  # refused before it is asked
+        in_sum(None, terms, "r", "hello", "1")  # type: ignore[arg-type]  # refused before it is asked
     assert caught.value.code == "plan"
 
 

@@ -23,7 +23,8 @@ from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Histograms
 from fedmed.hospital import histograms as module
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
 from fedmed.privacy.mechanisms.noise import NoiseSource

@@ -26,7 +26,9 @@ from fedmed.federation.inline import InlineGrid
 from fedmed.hospital import hospital as module
 from fedmed.hospital import rounds
 from fedmed.hospital import simulated as client_member
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital import terms as at_terms
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.privacy.ledger.filtering import OverBudget
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy
@@ -391,9 +393,10 @@ def raising(error: Exception) -> Callable[..., Any]:
 def test_a_hospital_that_cannot_begin_says_which_kind_of_reason(
     name: str, error: Exception, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
+    monkeypatch.setattr(at_terms, "member_names", lambda settings: ["hospital-1"])
     monkeypatch.setattr(module, "member_shard", lambda settings, hospital: tiny_shard())
-    monkeypatch.setattr(module, name, raising(error))
+    where = module if hasattr(module, name) else at_terms
+    monkeypatch.setattr(where, name, raising(error))
     reply = ask(client_app.app, settings_of("dp-sgd"))
     assert dict(reply.content.config_records["error"])["code"] == code
     assert SECRET.encode() not in message_to_proto(reply).SerializeToString()
@@ -413,9 +416,9 @@ def test_a_run_config_that_is_wrong_is_a_code() -> None:
 
 
 def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
-    monkeypatch.setattr(module, "make_member_plan", lambda *_: gradient_plan())
-    monkeypatch.setattr(module, "patients_of", lambda *_: 24)
+    monkeypatch.setattr(at_terms, "member_names", lambda settings: ["hospital-1"])
+    monkeypatch.setattr(at_terms, "make_member_plan", lambda *_: gradient_plan())
+    monkeypatch.setattr(at_terms, "patients_of", lambda *_: 24)
     reply = ask(client_app.app, settings_of("dp-sgd"), MessageType.QUERY)
     assert dict(reply.content.config_records["reply"]) == {
         "hospital": "hospital-1",
@@ -426,14 +429,14 @@ def test_a_query_is_answered_with_the_name(monkeypatch: pytest.MonkeyPatch) -> N
         "epsilon": 0.0,
         "version": __version__,
     }
-    monkeypatch.setattr(module, "member_names", raising(UserError(SECRET)))
+    monkeypatch.setattr(at_terms, "member_names", raising(UserError(SECRET)))
     refused = ask(client_app.app, settings_of("dp-sgd"), MessageType.QUERY)
     assert dict(refused.content.config_records["error"])["code"] == "data"
 
 
 def test_an_unexpected_error_in_a_query_is_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Called without a grid: Flower sends the text of whatever the app lets through."""
-    monkeypatch.setattr(module, "member_names", raising(ValueError(SECRET)))
+    monkeypatch.setattr(at_terms, "member_names", raising(ValueError(SECRET)))
     grid = InlineGrid(client_app.app, 1, settings_of("none").to_flat())
     message = Message(messages.query_content(RUN), 2, MessageType.QUERY)
     reply = client_app.app(message, grid._contexts[2])
@@ -450,9 +453,9 @@ def test_the_app_trains_a_round_and_shares_its_hospital(
         calls.append(name)
         return tiny_shard()
 
-    monkeypatch.setattr(module, "member_names", lambda settings: ["hospital-1"])
+    monkeypatch.setattr(at_terms, "member_names", lambda settings: ["hospital-1"])
     monkeypatch.setattr(module, "member_shard", shard)
-    monkeypatch.setattr(module, "make_member_plan", lambda *_: gradient_plan())
+    monkeypatch.setattr(at_terms, "make_member_plan", lambda *_: gradient_plan())
     settings = settings_of("dp-sgd").replaced({"run.out": str(tmp_path)})
     reply = messages.read_reply(ask(client_app.app, settings), "hospital-1", model())
     assert reply.update is not None

@@ -14,10 +14,11 @@ import fedmed.config.settings
 from fedmed.config import Settings
 from fedmed.data.released import released_shard
 from fedmed.data.shard import Shard
+from fedmed.federation.members import make_member_plan
 from fedmed.hospital import hospital as module
 from fedmed.hospital.guard import caches
 from fedmed.hospital.guard.answering import Guard
-from fedmed.hospital.hospital import Refusal
+from fedmed.hospital.refusals import Refusal, refusing
 from fedmed.models.features import FeatureNetwork
 from fedmed.privacy.ledger.deciding import against_evaluation, decide
 from fedmed.privacy.ledger.ledger import Ledger
@@ -135,7 +136,7 @@ def test_a_refusal_for_the_limit_is_not_said_to_be_the_datas(
         hospital(tmp_path, policy=policy).train("a run", 1, *sent(probe(settings_of())))
     assert refusal.value.code == "policy"
     settings = make(privacy={"arm": "pixel-laplace", "epsilon": 4.0})
-    plan = part(module.make_member_plan(settings, "hospital-1"), ImagePlan)
+    plan = part(make_member_plan(settings, "hospital-1"), ImagePlan)
     assert plan is not None
     small = Policy(unit="pixels", maximum_epsilon=0.1)
     pay = module._payment(
@@ -146,7 +147,7 @@ def test_a_refusal_for_the_limit_is_not_said_to_be_the_datas(
         two_films(),
         "h",
     )
-    with pytest.raises(Refusal) as refusal, module.refusing("data", "h"):
+    with pytest.raises(Refusal) as refusal, refusing("data", "h"):
         released_shard(two_films(), plan.mechanism, NoiseSource(), before=pay)
     assert refusal.value.code == "policy"
 

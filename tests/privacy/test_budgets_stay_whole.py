@@ -11,7 +11,7 @@ from fedmed.base.errors import UserError
 from fedmed.cli.commands import app
 from fedmed.experiment.file import load_experiment
 from fedmed.federation.members import make_plans
-from fedmed.hospital.hospital import Site
+from fedmed.hospital.terms import Site
 from fedmed.privacy import accounting
 from fedmed.privacy.ledger import deciding, filtering
 from fedmed.privacy.ledger.filtering import Charge

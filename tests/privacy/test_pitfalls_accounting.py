@@ -30,7 +30,8 @@ from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Reply
 from fedmed.hospital import hospital as module
 from fedmed.hospital import rounds
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.privacy import accounting
 from fedmed.privacy.accounting import solve
 from fedmed.privacy.ledger import filtering

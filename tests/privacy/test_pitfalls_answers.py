@@ -15,7 +15,7 @@ from experiments.guard_broken import not_finite_refused
 from experiments.guard_pairs import Site, Variant, form, request
 from fedmed.base.errors import UserError
 from fedmed.config import ARMS
-from fedmed.hospital import histograms, hospital, rounds
+from fedmed.hospital import histograms, rounds, terms
 from fedmed.privacy.gradients import bookkeeping
 from fedmed.privacy.plans import GradientPlan, part
 from fedmed.privacy.plans.making import make_plan
@@ -178,7 +178,7 @@ def test_pitfall_37_no_search_over_delta_finds_how_many_patients_there_are(
             histograms, "check_delta", lambda plan, _, name: real(plan, 25, name)
         )  # as if 25 patients had been counted
     else:
-        monkeypatch.setattr(hospital, "make_member_plan", _plan_of_exact_numbers(exact + 9))
+        monkeypatch.setattr(terms, "make_member_plan", _plan_of_exact_numbers(exact + 9))
     goes_red(check_codes, tmp_path / "exact")
 
 
@@ -205,6 +205,6 @@ def test_a_query_reads_no_row_of_the_data(
 
     check_accepts()
     monkeypatch.setattr(
-        hospital, "make_member_plan", lambda settings, name, _: hospital.patients_of(settings, name)
+        terms, "make_member_plan", lambda settings, name, _: terms.patients_of(settings, name)
     )
     goes_red(check_accepts)

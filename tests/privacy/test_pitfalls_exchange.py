@@ -32,7 +32,7 @@ from fedmed.federation import messages
 from fedmed.federation.inline import InlineGrid
 from fedmed.federation.messages import Reply
 from fedmed.hospital import hospital as module
-from fedmed.hospital import simulated
+from fedmed.hospital import simulated, terms
 from fedmed.hospital.hospital import Hospital
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import SIMULATION
@@ -173,7 +173,7 @@ def test_pitfall_32_no_veto_is_a_flag_that_foreign_code_reads(
     check_the_hospital_refuses(tmp_path / "a")
     module.hospital_for.cache_clear()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "load_policy", lambda *_: SIMULATION)  # as a flag could ask
+        patch.setattr(terms, "load_policy", lambda *_: SIMULATION)  # as a flag could ask
         goes_red(check_the_hospital_refuses, tmp_path / "b")
     ledger = Ledger(tmp_path / "ledger.sqlite")
     one = tiny_hospital("local-update", ledger=ledger)

@@ -26,7 +26,8 @@ from support.probes import (
 from fedmed.data.pools import Pool
 from fedmed.data.shard import Shard
 from fedmed.hospital import hospital as module
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.models.features import FeatureNetwork, standardise
 from fedmed.privacy.ledger.ledger import Ledger
 from fedmed.privacy.ledger.policy import Policy

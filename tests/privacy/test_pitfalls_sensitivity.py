@@ -26,7 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import fedmed.models
 from fedmed.federation import messages
 from fedmed.hospital import hospital as module
-from fedmed.hospital.hospital import Refusal
+from fedmed.hospital.refusals import Refusal
 from fedmed.privacy.gradients import ClippedSum, make_engine
 from fedmed.training import local
 

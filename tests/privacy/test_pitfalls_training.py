@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fedmed.config import Settings
 from fedmed.federation import exchange, messages
 from fedmed.hospital import rounds as module
-from fedmed.hospital.hospital import Refusal
+from fedmed.hospital.refusals import Refusal
 from fedmed.privacy.mechanisms.noise import NoiseSource
 from fedmed.training import local
 

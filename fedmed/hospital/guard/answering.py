@@ -21,7 +21,8 @@ from fedmed.hospital import histograms, hospital
 from fedmed.hospital.guard import caches
 from fedmed.hospital.guard.counting import Requests
 from fedmed.hospital.guard.sums import GuardSums
-from fedmed.hospital.hospital import Refusal, Terms, refusing
+from fedmed.hospital.refusals import Refusal, ledger_failures, refusing
+from fedmed.hospital.terms import Site, Terms, in_sum, review, terms_for
 from fedmed.privacy.ledger.deciding import decide, request_for
 from fedmed.privacy.ledger.filtering import Charge
 from fedmed.privacy.ledger.ledger import Ledger
@@ -179,18 +180,18 @@ class Guard:
             caches.prune(shards=True)
             self._buffers.forget()
             self._last = settings
-        where = hospital.Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
+        where = Site(str(self.site.policy), str(self.site.ledger), str(self.site.audit))
         if request.kind == "query":
             return self._joining(request, both, where), {}, told
         if request.kind == "sum":
-            terms = hospital.terms_for(settings, 0, 0, where)
-            text = hospital.in_sum(self._sums, terms, request.run, request.phase, request.text)
+            terms = terms_for(settings, 0, 0, where)
+            text = in_sum(self._sums, terms, request.run, request.phase, request.text)
             return {"hospital": terms.name, "text": text}, {}, told
         frozen = self._buffers.find(request.buffers or request.frozen)
         if frozen is None:
             raise Refusal("buffers")
         request = replace(request, frozen=frozen)
-        stored = self._check(request, hospital.terms_for(settings, 0, 0, where))
+        stored = self._check(request, terms_for(settings, 0, 0, where))
         self._buffers.keep(frozen)  # nothing else is kept of what came from outside
         # Until here no row of the data was read, and nothing that was refused was decoded.
         if stored is not None:
@@ -270,7 +271,7 @@ class Guard:
 
     def _check_round(self, request: Request, model: str) -> None:
         """Rounds go forward: an earlier one, or the same with another model, is no round of it."""
-        with hospital.ledger_failures(self.ledger, self.site.name):
+        with ledger_failures(self.ledger, self.site.name):
             if self.ledger.answered(request.run, request.round_number, model) is not None:
                 return
             last = self.ledger.last_reserved(request.run)
@@ -284,7 +285,7 @@ class Guard:
         self, terms: Terms, run: str, charge: Charge, number: int, model: str, steps: int
     ) -> bytes | None:
         """The answer that the ledger paid for before; else whether it would pay for a new one."""
-        with hospital.ledger_failures(self.ledger, self.site.name):
+        with ledger_failures(self.ledger, self.site.name):
             stored = self.ledger.answered(run, number, model)
             if stored is not None and not self._sums.current(stored, run, terms.name):
                 stored = None
@@ -300,8 +301,8 @@ class Guard:
                 )
             return stored
 
-    def _joining(self, request: Request, both: Both, where: hospital.Site) -> dict[str, Any]:
-        joining = hospital.review(both.used, 0, 0, where, request.run)
+    def _joining(self, request: Request, both: Both, where: Site) -> dict[str, Any]:
+        joining = review(both.used, 0, 0, where, request.run)
         if joining.accepts:
             against = own_settings.against_evaluation(both.asked, both.used)
             if against:

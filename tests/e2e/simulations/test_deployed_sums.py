@@ -14,7 +14,8 @@ from support.deployed import POLICY, SITES, Deployment, deployment, write_tables
 
 from fedmed.base.files import write_text
 from fedmed.config import Settings
-from fedmed.hospital.hospital import Hospital, Refusal
+from fedmed.hospital.hospital import Hospital
+from fedmed.hospital.refusals import Refusal
 from fedmed.launch import run_inline
 from fedmed.privacy.statement.contents import check as check_statement
 from fedmed.site.sum_keys import PEERS, write_identity
