@@ -162,6 +162,30 @@ class Common:
         return (self,)
 
 
+class Once(Common):
+    """What is drawn once, before anything is trained, under a pure guarantee."""
+
+    @property
+    def payer(self) -> Payer:
+        """Nobody, round by round: the hospital pays once, for the release."""
+        return "nobody"
+
+    @property
+    def delta(self) -> float:
+        """The guarantee is pure."""
+        return 0.0
+
+    @property
+    def steps(self) -> int:
+        """One release."""
+        return 1
+
+    @property
+    def steps_per_round(self) -> int:
+        """None: the release comes before the rounds."""
+        return 0
+
+
 def part(plan: Plan, kind: type[P]) -> P | None:
     """The plan's part of a kind, or None where it has none."""
     return next((item for item in plan.parts if isinstance(item, kind)), None)

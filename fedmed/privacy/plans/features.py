@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from fedmed.privacy import accounting
 from fedmed.privacy.mechanisms.features import FeatureLaplace
 from fedmed.privacy.mechanisms.step import Mechanism
-from fedmed.privacy.plans.base import Common, Payer, Words
+from fedmed.privacy.plans.base import Once, Words
 from fedmed.privacy.statement.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeaturePlan(Common):
+class FeaturePlan(Once):
     """Every patient is noised once, by ``mechanism``; training has nothing but the result.
 
     So many releases are made as the hospital has ``units`` in public, declared or counted: places
@@ -28,26 +28,6 @@ class FeaturePlan(Common):
     def unit(self) -> str:
         """A patient, with all films and the label."""
         return "patient"
-
-    @property
-    def payer(self) -> Payer:
-        """Nobody, round by round: the hospital pays once, for the release."""
-        return "nobody"
-
-    @property
-    def delta(self) -> float:
-        """The guarantee is pure."""
-        return 0.0
-
-    @property
-    def steps(self) -> int:
-        """One release."""
-        return 1
-
-    @property
-    def steps_per_round(self) -> int:
-        """None: the release comes before anything is trained."""
-        return 0
 
     @property
     def step(self) -> Mechanism:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedmed.privacy import accounting
 from fedmed.privacy.mechanisms.images import ImageMechanism
 from fedmed.privacy.mechanisms.step import Mechanism
-from fedmed.privacy.plans.base import Common, Payer, Words, everyone, leaving
+from fedmed.privacy.plans.base import Common, Once, Payer, Words, everyone, leaving
 from fedmed.privacy.statement.facts import Facts
 
 
@@ -78,7 +78,7 @@ class NoPrivacy(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagePlan(Common):
+class ImagePlan(Once):
     """Images are noised once, before training, by ``mechanism``; the labels are not.
 
     ``images_per_patient`` is the declared cap (0: none), with which the pixels of all of a
@@ -92,26 +92,6 @@ class ImagePlan(Common):
     def unit(self) -> str:
         """An image, or nobody where the mechanism claims nothing."""
         return "none" if self.mechanism.step is None else "image"
-
-    @property
-    def payer(self) -> Payer:
-        """Nobody, round by round: the hospital pays once, for the release."""
-        return "nobody"
-
-    @property
-    def delta(self) -> float:
-        """The guarantee is pure."""
-        return 0.0
-
-    @property
-    def steps(self) -> int:
-        """One release."""
-        return 1
-
-    @property
-    def steps_per_round(self) -> int:
-        """None: the release comes before the rounds."""
-        return 0
 
     @property
     def step(self) -> Mechanism | None:
