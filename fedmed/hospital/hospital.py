@@ -141,6 +141,7 @@ class Hospital:
                 before=_payment(
                     self.ledger, self.settings, plan, self.policy, self.shard, self.name
                 ),
+                member=self.name,
             )
         return replace(self, shard=shard)
 

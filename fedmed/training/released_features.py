@@ -53,6 +53,8 @@ def released_features(
     plan: FeaturePlan,
     source: NoiseSource,
     before: Callable[[str, str], None],
+    *,
+    member: str,
 ) -> Shard:
     """The shard with a row per place of the plan: noised vectors (n, k) float32, signed by their
     labels, and noised labels.
@@ -65,7 +67,8 @@ def released_features(
     mechanism = plan.mechanism
     patients = _taking_part(shard, plan.units)
     items = [_identity(shard, rows) for _, rows in patients]
-    items += [f"nobody-{place}" for place in range(plan.units - len(items))]
+    # Hospitals of a simulation have one pool: the same noise at two would show empty places.
+    items += [f"nobody-{member}-{place}" for place in range(plan.units - len(items))]
     with pools.opened(release_name(model, settings, mechanism), source) as pool:
         new = pool.new(items)
         before(pool.name, new)

@@ -121,7 +121,13 @@ def test_a_hospital_that_declares_more_or_fewer_tells_so_many(tmp_path: Path) ->
         plan = plan_of(settings_of(), 12, declared)
         assert (plan.units, plan.declared) == (declared, True)
         made = released.released_features(
-            probe(settings_of()), two_films(), settings_of(), plan, NoiseSource(1), lambda *_: None
+            probe(settings_of()),
+            two_films(),
+            settings_of(),
+            plan,
+            NoiseSource(1),
+            lambda *_: None,
+            member="h",
         )
         assert made.images.shape == (declared, 3)
         assert set(np.unique(made.labels)) <= {0.0, 1.0}

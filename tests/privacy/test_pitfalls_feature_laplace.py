@@ -51,12 +51,19 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module._model.cache_clear()
 
 
-def release(shard: Shard, network: FeatureNetwork | None = None, places: int = 12) -> NDArray[Any]:
+def release(
+    shard: Shard,
+    network: FeatureNetwork | None = None,
+    places: int = 12,
+    member: str = "hospital-1",
+) -> NDArray[Any]:
     """Rows (places, k + 1) of a first release with noise that is known: vectors and labels."""
     model, plan = network or probe(SETTINGS), plan_of(SETTINGS, places)
     with TemporaryDirectory() as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDMED_HOME", home)
-        made = released.released_features(model, shard, SETTINGS, plan, KNOWN, lambda *_: None)
+        made = released.released_features(
+            model, shard, SETTINGS, plan, KNOWN, lambda *_: None, member=member
+        )
     return np.column_stack([np.asarray(made.images), made.labels])
 
 
@@ -126,6 +133,18 @@ def test_the_order_of_places_tells_nothing_of_who_has_them(
     check()
     monkeypatch.setattr(released, "sorted", list, raising=False)
     goes_red(check)
+
+
+def test_empty_places_of_two_hospitals_are_not_alike() -> None:
+    """Hospitals of a simulation share a pool: equal rows at two of them would be nobody's."""
+
+    def check(other: str) -> None:
+        ours, theirs = (release(two_films(), places=20, member=m) for m in ("hospital-1", other))
+        patients = len(two_films().patients())
+        assert rows_that_differ(ours, theirs) == 20 - patients
+
+    check("hospital-2")
+    goes_red(check, "hospital-1")
 
 
 def test_how_many_there_are_is_fixed_in_public(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,9 +320,9 @@ def test_noise_that_is_drawn_before_it_is_paid_for(
     assert paid(hospital(tmp_path).ledger) == pytest.approx(EPSILON)
     real = released.released_features
 
-    def afterwards(*given: Any, before: Any) -> Shard:
+    def afterwards(*given: Any, before: Any, **named: Any) -> Shard:
         heard: list[Any] = []
-        made = real(*given, before=lambda *about: heard.append(about))
+        made = real(*given, before=lambda *about: heard.append(about), **named)
         before(*heard[0])
         return made
 
