@@ -28,8 +28,9 @@ from fedmed.federation import exchange
 from fedmed.hospital import hospital
 from fedmed.hospital.guard import answering
 from fedmed.hospital.guard.answering import Guard
+from fedmed.site.arrays import read_arrays
 from fedmed.site.file import read_site
-from fedmed.site.requests import Request, read_arrays
+from fedmed.site.requests import Request
 
 SIZE: Final = 16
 PATIENTS: Final = 24  # of whom 16 are trained on, one film each

@@ -5,16 +5,15 @@ import io
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 from torch import Tensor
 
-Part = TypeVar("Part", ArrayRecord, ConfigRecord, MetricRecord)
 _MAGIC: Final = np.lib.format.magic(1, 0)
 _BEFORE: Final = len(_MAGIC) + 2  # the header's length follows, in two bytes
 
@@ -73,18 +72,6 @@ def size_of(message: Message) -> int:
         return 0
     records = message.content.values()
     return sum(record.count_bytes() for record in records if isinstance(record, ArrayRecord))
-
-
-def part_of(content: RecordDict, name: str, kind: type[Part]) -> Part:
-    """One record of a message; raises ``KeyError`` where it is absent or of another kind.
-
-    Flower's own ``content.array_records`` and its like are parts of a cycle of references that
-    holds the whole message in memory until some later collection.
-    """
-    record = content.get(name)
-    if not isinstance(record, kind):
-        raise KeyError(name)
-    return record
 
 
 def _encode(tensor: Tensor) -> Array:

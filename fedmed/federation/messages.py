@@ -30,29 +30,25 @@ reply      ``error``           hospital's name and a code from ``ERRORS``, never
 =========  ==================  ====================================================================
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from fedmed.evaluation.pooled.histograms import Spec
+from fedmed.federation.answers import ERRORS, Histograms, Joining, Reply
 from fedmed.federation.arrays import (
     decode_arrays,
     encode_arrays,
     encode_update,
-    part_of,
     size_of,
     take_arrays,
 )
 from fedmed.federation.exchange import (
-    ERRORS,
-    Histograms,
-    Joining,
-    Reply,
     fingerprint,
     frozen_of,
     install,
@@ -61,7 +57,25 @@ from fedmed.federation.exchange import (
     request_fingerprint,
     unpack,
 )
+from fedmed.federation.talk import (
+    MOST_IMAGES,
+    code_of,
+    error_of,
+    is_from,
+    join_content,
+    part_of,
+    phase_content,
+    query_content,
+    read_join,
+    read_phase,
+    refusal_content,
+    sum_content,
+    within,
+)
 from fedmed.privacy.mechanisms.updates import finite
+
+if TYPE_CHECKING:
+    from fedmed.evaluation.pooled.histograms import Spec
 
 __all__ = [
     "ERRORS",
@@ -100,67 +114,6 @@ __all__ = [
 
 
 _LARGEST_LOSS: Final = torch.finfo(torch.float32).max
-_MOST_IMAGES: Final = 10**9
-_MOST_ROUNDS: Final = 10**6
-_LONGEST_WORD: Final = 200
-
-
-def query_content(run: str) -> RecordDict:
-    """Content of a query: which run asks."""
-    return RecordDict({"request": ConfigRecord({"run": run})})
-
-
-def join_content(answer: Joining) -> RecordDict:
-    """Content of a hospital's answer to a query."""
-    record = ConfigRecord(
-        {
-            "hospital": answer.hospital,
-            "accepts": answer.accepts,
-            "evaluates": answer.evaluates,
-            "rounds": answer.rounds,
-            "epsilon": answer.epsilon,
-            "public-size": answer.public_size,
-            "version": answer.version,
-        }
-    )
-    return RecordDict({"reply": record, "own": ConfigRecord(dict(answer.own))})
-
-
-def read_join(message: Message) -> Joining | str:
-    """A hospital's answer to a query, or the code of its error."""
-    if message.has_error():
-        # What a SuperNode answers for a bundle that it does not unpack.
-        return "app" if message.error.code == ErrorCode.INVALID_FAB else "no-answer"
-    if not message.has_content():
-        return "no-answer"
-    content = message.content
-    if "reply" not in content:
-        code = str(_settings(content, "error").get("code", ""))
-        return code if code in ERRORS else "no-answer"
-    try:
-        record = part_of(content, "reply", ConfigRecord)
-        own = _settings(content, "own")
-        answer = Joining(
-            hospital=str(record["hospital"]),
-            accepts=bool(record["accepts"]),
-            evaluates=bool(record["evaluates"]),
-            rounds=int(str(record["rounds"])),
-            epsilon=float(str(record["epsilon"])),
-            public_size=int(str(record["public-size"])),
-            own={k: v for k, v in own.items() if isinstance(v, str | int | float | bool)},
-            version=str(record.get("version", "unknown")),
-        )
-    except (KeyError, ValueError):
-        return "internal"
-    likely = (
-        0 < len(answer.hospital) <= _LONGEST_WORD
-        and len(answer.version) <= _LONGEST_WORD
-        and (answer.hospital + answer.version).isprintable()
-        and _within(answer.rounds, _MOST_ROUNDS)
-        and _within(answer.epsilon, math.inf)
-        and _within(answer.public_size, _MOST_IMAGES)
-    )
-    return answer if likely else "internal"
 
 
 def train_content(
@@ -221,7 +174,7 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
         return Histograms(hospital, error="no-answer")
     content = message.content
     if "error" in content:
-        return Histograms(hospital, error=_code(content))
+        return Histograms(hospital, error=code_of(content))
     try:
         given = decode_arrays(part_of(content, "histograms", ArrayRecord))
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
@@ -230,7 +183,7 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
         tuple(given[family].shape) == spec.shape(family) and given[family].dtype == torch.float64
         for family in spec.families
     )
-    if not fits or not finite(given) or not _is_from(content, hospital):
+    if not fits or not finite(given) or not is_from(content, hospital):
         return Histograms(hospital, error="bad-counts")
     told = _numbers(content, "clustering").get("clustering", 1.0)
     clustering = float(told) if isinstance(told, int | float) else math.nan
@@ -239,54 +192,15 @@ def read_histograms(message: Message, hospital: str, spec: Spec) -> Histograms:
     return Histograms(hospital, {n: given[n].numpy() for n in spec.families}, clustering)
 
 
-def phase_content(run: str, phase: str, text: str) -> RecordDict:
-    """Content of a message of a secure sum."""
-    return RecordDict({"request": ConfigRecord({"run": run, "phase": phase, "text": text})})
-
-
-def sum_content(hospital: str, text: str) -> RecordDict:
-    """Content of a member's answer to it."""
-    return RecordDict(
-        {"reply": ConfigRecord({"hospital": hospital}), "sum": ConfigRecord({"text": text})}
-    )
-
-
-def read_phase(message: Message, hospital: str) -> str | None:
-    """The text of a member's answer; None where there is none, or it is another's."""
-    if message.has_error() or not message.has_content() or "sum" not in message.content:
-        return None
-    if not _is_from(message.content, hospital):
-        return None
-    return str(_settings(message.content, "sum").get("text", ""))
-
-
-def error_of(message: Message) -> str | None:
-    """The code of an answer that is an error, or None."""
-    if message.has_error() or not message.has_content():
-        return "no-answer"
-    return _code(message.content) if "error" in message.content else None
-
-
-def _settings(content: RecordDict, name: str) -> ConfigRecord:
-    record = content.get(name)
-    return record if isinstance(record, ConfigRecord) else ConfigRecord()
-
-
 def _numbers(content: RecordDict, name: str) -> MetricRecord:
     record = content.get(name)
     return record if isinstance(record, MetricRecord) else MetricRecord()
 
 
-def _code(content: RecordDict) -> str:
-    code = str(_settings(content, "error").get("code", ""))
-    return code if code in ERRORS else "internal"
-
-
 def update_content(reply: Reply, wire: str = "float32", *, spend: bool = False) -> RecordDict:
     """Content of a hospital's answer; ``wire`` is ``run.wire``; ``spend`` empties its update."""
     if reply.error is not None:
-        error = ConfigRecord({"hospital": reply.hospital, "code": reply.error})
-        return RecordDict({"error": error})
+        return refusal_content(reply.hospital, reply.error)
     content = RecordDict({"reply": ConfigRecord({"hospital": reply.hospital})})
     content["update"] = encode_update(reply.update or {}, wire, spend=spend)
     metrics: dict[str, int | float | list[int] | list[float]] = {}
@@ -308,7 +222,7 @@ def read_sum(message: Message, hospital: str, count: int, *, masked: bool) -> Re
         return Reply(hospital, error="no-answer")
     content = message.content
     if "error" in content:
-        return Reply(hospital, error=_code(content))
+        return Reply(hospital, error=code_of(content))
     try:
         update = take_arrays(part_of(content, "update", ArrayRecord), "float32")
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
@@ -321,7 +235,7 @@ def read_sum(message: Message, hospital: str, count: int, *, masked: bool) -> Re
         and tuple(vector.shape) == (count,)
         and (note is None or (note.dtype == torch.uint8 and note.dim() == 1))
     )
-    if not fits or not _is_from(content, hospital):
+    if not fits or not is_from(content, hospital):
         return Reply(hospital, error="bad-update")
     return Reply(hospital, update)
 
@@ -339,7 +253,7 @@ def read_reply(
         return Reply(hospital, error="no-answer")
     content = message.content
     if "error" in content:
-        return Reply(hospital, error=_code(content))
+        return Reply(hospital, error=code_of(content))
     try:
         update = take_arrays(part_of(content, "update", ArrayRecord), wire)
     except Exception:  # bytes from outside: numpy and zipfile raise many kinds
@@ -349,11 +263,11 @@ def read_reply(
     )
     if not fits or not finite(update):
         return Reply(hospital, error="bad-update")
-    if not _is_from(content, hospital):
+    if not is_from(content, hospital):
         return Reply(hospital, error="bad-update")
     metrics = _numbers(content, "metrics")
     loss, images = metrics.get("loss"), metrics.get("images")
-    if not (_within(loss, _LARGEST_LOSS) and _within(images, _MOST_IMAGES)):
+    if not (within(loss, _LARGEST_LOSS) and within(images, MOST_IMAGES)):
         return Reply(hospital, error="bad-update")
     return Reply(
         hospital,
@@ -361,15 +275,3 @@ def read_reply(
         float(loss) if isinstance(loss, int | float) else None,
         int(images) if isinstance(images, int) else None,
     )
-
-
-def _is_from(content: RecordDict, hospital: str) -> bool:
-    """Whether an answer names no other hospital than the one that was asked."""
-    return _settings(content, "reply").get("hospital", "") in ("", hospital)
-
-
-def _within(value: object, limit: float) -> bool:
-    """Whether a number that may be absent is one from 0 to ``limit``; NaN is not."""
-    if value is None:
-        return True
-    return isinstance(value, int | float) and 0 <= value <= limit

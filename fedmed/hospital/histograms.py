@@ -17,7 +17,7 @@ from fedmed.data.shard import Shard
 from fedmed.evaluation.pooled.histograms import EVERYBODY, Spec, chosen, clustering, count
 from fedmed.evaluation.tables.groups import UNKNOWN, age_band
 from fedmed.federation import exchange
-from fedmed.federation.exchange import Histograms
+from fedmed.federation.answers import Histograms
 from fedmed.hospital.hospital import Hospital, model_for
 from fedmed.hospital.refusals import Refusal, ledger_failures, refusing
 from fedmed.hospital.terms import Terms, fixed_split

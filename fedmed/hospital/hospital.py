@@ -18,7 +18,7 @@ from fedmed.data.released import released_shard
 from fedmed.data.remembering import remembered
 from fedmed.data.shard import Shard
 from fedmed.federation import exchange
-from fedmed.federation.exchange import Reply
+from fedmed.federation.answers import Reply
 from fedmed.federation.members import (
     check_patients_known,
     member_shard,

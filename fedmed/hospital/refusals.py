@@ -13,7 +13,7 @@ log = logging.getLogger("fedmed.hospital")
 
 
 class Refusal(Exception):
-    """A hospital's refusal: a code from ``fedmed.federation.exchange.ERRORS`` and nothing else."""
+    """A hospital's refusal: a code from ``fedmed.federation.answers.ERRORS`` and nothing else."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)

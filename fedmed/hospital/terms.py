@@ -8,7 +8,7 @@ from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.config import Settings
 from fedmed.data.network import load_network, member_names
-from fedmed.federation.exchange import Joining
+from fedmed.federation.answers import Joining
 from fedmed.federation.members import (
     make_member_plan,
     patients_of,

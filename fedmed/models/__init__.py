@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from fedmed.base import lazy
 
 if TYPE_CHECKING:
-    from fedmed.models.classifier import build, trainable, without_weights
+    from fedmed.models.classifier import build, without_weights
+    from fedmed.models.trained import trainable
 else:
     __getattr__, __dir__ = lazy.attach(
-        __name__, {"classifier": ("build", "trainable", "without_weights")}
+        __name__, {"classifier": ("build", "without_weights"), "trained": ("trainable",)}
     )
 
 __all__ = ["build", "trainable", "without_weights"]

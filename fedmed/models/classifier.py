@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from fedmed.base.errors import UserError
+from fedmed.models.efficientnet import EfficientBody
 from fedmed.models.features import ResidualBody, SqueezeBody, seeded_head
 from fedmed.models.resnet import resnet
 from fedmed.models.scattering import Scattering
@@ -35,13 +36,17 @@ def build(
     """
     channels = in_channels or model.channels
     body = model.features if model.name == "probe" else model.name
+    if body in ("squeezenet1_1", "efficientnet_lite0") and channels not in (1, 3):
+        raise UserError(f"model: {body} takes 1 or 3 channels; use 'resnet18' for others")
     if body == "squeezenet1_1":
         if dimensions == 3 and model.name != "probe":
             raise UserError(
                 "model: SqueezeNet takes flat images; a probe looks at a volume from three sides: "
                 "use model.name = 'probe', or 'resnet18'"
             )
-        network = _squeezenet(channels, model.feature_size or image_size)
+        network = _squeezenet(model.feature_size or image_size)
+    elif body == "efficientnet_lite0":
+        network = EfficientBody()
     elif body == "scattering":
         side = model.feature_size or image_size
         network = Scattering(side, model.scales, dimensions, channels=channels)
@@ -69,14 +74,12 @@ def build(
     return network
 
 
-def _squeezenet(channels: int, size: int) -> nn.Module:
+def _squeezenet(size: int) -> nn.Module:
     if size < SMALLEST:
         raise UserError(
             f"model: SqueezeNet needs images of at least {SMALLEST} pixels, they have {size}; set "
             "model.feature-size"
         )
-    if channels not in (1, 3):
-        raise UserError("model: SqueezeNet takes 1 or 3 channels; use 'resnet18' for others")
     return SqueezeBody()
 
 
@@ -118,11 +121,6 @@ def _freeze(network: nn.Module, model: "Model", body: str) -> None:
     kept = ("fc.",) if trains == "head" else ("fc.", _LAST[body])
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name.startswith(kept))
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that training changes, by name: the only thing hospitals and server exchange."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def without_weights(model: "Model", image_size: int) -> "Model":

@@ -7,15 +7,13 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, interpolate, layer_norm
 from torchvision.models import squeezenet1_1
 
+from fedmed.models.scaling import scaled
 from fedmed.models.scattering import Scattering
 
-Pooling = Literal["mean", "stages", "grid", "all"]
+Pooling = Literal["mean", "stages", "middle", "grid", "all"]
 Standard = Literal["layer", "validation"]
 # ImageNet's, per channel, on pixels in [0, 1]: public.
-IMAGENET_MEAN, IMAGENET_SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MEAN, SPREAD = 0.5, 0.25
-"""What every image is scaled by: public, because statistics of private images are a release."""
-WIDTHS: dict[str, int] = {"mean": 512, "stages": 128 + 256 + 512, "grid": 4 * 512}
+_MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RIDGE = 1e-3  # of the largest variance: directions below it are no further enlarged
 
 
@@ -26,20 +24,18 @@ class SqueezeBody(nn.Module):
     constants, and scales it by ImageNet's. No norm: samples never meet.
     """
 
+    channels, flat = (128, 256, 512), True
+
     def __init__(self) -> None:
         super().__init__()
         self.features = squeezenet1_1().features
         for module in self.features.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False
-        pairs = list(zip(IMAGENET_MEAN, IMAGENET_SPREAD, strict=True))
-        self._scale = [SPREAD / spread for _, spread in pairs]
-        self._shift = [(MEAN - mean) / spread for mean, spread in pairs]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """What the last three stages leave: 128, 256 and 512 channels, each half the size."""
-        x = x.expand(-1, 3, -1, -1)
-        x = x * x.new_tensor(self._scale).view(3, 1, 1) + x.new_tensor(self._shift).view(3, 1, 1)
+        x = scaled(x.expand(-1, 3, -1, -1), _MEAN, _SPREAD)
         stages = []
         for number, layer in enumerate(self.features):
             x = layer(x)
@@ -50,6 +46,8 @@ class SqueezeBody(nn.Module):
 
 class ResidualBody(nn.Module):
     """A ResNet of :func:`fedmed.models.resnet.resnet` without its last layers."""
+
+    channels, flat = (128, 256, 512), False
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -79,8 +77,8 @@ class FeatureNetwork(nn.Module):
     features of public images; k = ``components``, or n where that is 0.
 
     ``pooling`` says what a feature vector is: the "mean" of the last stage over positions, the
-    means of the last three "stages", the means of the last one over a "grid" of 2 x 2 parts, or
-    "all" positions of scattering.
+    means of the last three "stages", of the two in the "middle" before the last, the means of the
+    last one over a "grid" of 2 x 2 parts, or "all" positions of scattering.
 
     A flat body sees a volume (batch, channels, depth, height, width) as three images, its means
     along each axis, as an X-ray tube would from three sides; the three vectors are averaged.
@@ -104,7 +102,7 @@ class FeatureNetwork(nn.Module):
         self.body = body
         self.pooling = pooling
         self.feature_size = feature_size
-        self.width = body.width(pooling) if isinstance(body, Scattering) else WIDTHS[pooling]
+        self.width = _width(body, pooling)
         self.standard = standard
         kept = self.width
         if standard == "validation":
@@ -117,7 +115,7 @@ class FeatureNetwork(nn.Module):
 
     def pooled(self, images: Tensor) -> Tensor:
         """Features (batch, n) of images."""
-        if images.dim() == 5 and isinstance(self.body, SqueezeBody):
+        if images.dim() == 5 and getattr(self.body, "flat", False):
             sides = [self._pooled(images.mean(axis)) for axis in (2, 3, 4)]
             return torch.stack(sides).mean(0)
         return self._pooled(images)
@@ -132,8 +130,9 @@ class FeatureNetwork(nn.Module):
         maps = stages[-1]
         if self.pooling == "all":
             return maps.flatten(1)
-        if self.pooling == "stages":
-            return torch.cat([stage.flatten(2).mean(2) for stage in stages], 1)
+        if self.pooling in ("stages", "middle"):
+            kept = stages if self.pooling == "stages" else stages[:-1]
+            return torch.cat([stage.flatten(2).mean(2) for stage in kept], 1)
         if self.pooling == "grid":
             if maps.dim() == 4:
                 return adaptive_avg_pool2d(maps, 2).flatten(1)
@@ -151,6 +150,15 @@ class FeatureNetwork(nn.Module):
             features = (features - self.centre) @ self.project
         result: Tensor = self.fc(features)
         return result
+
+
+def _width(body: nn.Module, pooling: Pooling) -> int:
+    """Numbers of an image."""
+    if isinstance(body, Scattering):
+        return body.width(pooling)
+    channels: tuple[int, ...] = body.channels  # type: ignore[assignment]
+    kept = {"stages": channels, "middle": channels[:-1], "grid": channels[-1:] * 4}
+    return sum(kept.get(pooling, channels[-1:]))
 
 
 def seeded_head(seed: int, body: nn.Module, **keys: Any) -> FeatureNetwork:

@@ -1,22 +1,28 @@
-"""How an app asks a site's guard: one connection for each request, no file of the site."""
+"""How an app asks a site's guard: one connection for each request, no file of the site.
+
+What carries no arrays needs no torch: an app's process is a new one for each message.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final
 
 from fedmed import __version__
-from fedmed.config import Scalar
-from fedmed.federation.exchange import ERRORS, Histograms, Joining, Reply
-from fedmed.site.requests import DTYPES, Request, read_arrays, write_request
+from fedmed.federation.answers import ERRORS, Histograms, Joining, Reply
+from fedmed.site.requests import Request, write_request
 from fedmed.site.wire import BadFrame, exchange
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedmed.config import Scalar
 
 _PATIENCE: Final = 24 * 3600.0  # seconds for one round of training; the server's timeout is shorter
 
 
 class GuardRefusal(Exception):
-    """A guard's refusal, or that there is none: a code from ``exchange.ERRORS``."""
+    """A guard's refusal, or that there is none: a code from ``answers.ERRORS``."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -90,11 +96,17 @@ def _ask(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         header, body = exchange(path, *write_request(request), seconds=seconds)
-        about = header.get("arrays")
-        kinds = (*DTYPES, torch.float64, torch.int32, torch.uint8)
-        arrays = {} if about is None else read_arrays(body, about["names"], kinds)
+        arrays = _arrays(body, header.get("arrays"))
     except (OSError, BadFrame) as error:
         raise GuardRefusal("guard") from error
     if "error" in header:
         raise GuardRefusal(str(header["error"]))
     return header, arrays
+
+
+def _arrays(body: bytes, about: Any) -> dict[str, Tensor]:
+    if about is None:
+        return {}
+    from fedmed.site.arrays import ANSWERS, read_arrays
+
+    return read_arrays(body, about["names"], ANSWERS)

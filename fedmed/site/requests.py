@@ -1,17 +1,21 @@
-"""What an app asks of a site's guard: the frame's header and arrays, every part of it checked."""
+"""What an app asks of a site's guard: the frame's header and arrays, every part of it checked.
+
+A request without arrays needs no torch.
+"""
+
+from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
-from torch import Tensor
-
-from fedmed.config import Scalar
 from fedmed.site.wire import BadFrame
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedmed.config import Scalar
 
 KINDS: Final = ("status", "app", "query", "train", "sum", "evaluate")
 _KEYS: Final = {
@@ -23,7 +27,6 @@ _KEYS: Final = {
     "evaluate": ("version", "config", "run", "run-id", "edges", "model", "frozen"),
 }
 _MOST_KEYS, _MOST_ARRAYS, _MOST_EDGES, _LARGEST = 1000, 10_000, 5000, 1e300
-DTYPES: Final = (torch.float32, torch.int64)  # of parameters and buffers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,11 @@ class Request:
 
 def write_request(request: Request) -> tuple[dict[str, Any], bytes]:
     """Header and body of a request."""
-    model, frozen = write_arrays(request.model), write_arrays(request.frozen)
+    model, frozen = b"", b""
+    if "model" in _KEYS[request.kind]:
+        from fedmed.site.arrays import write_arrays
+
+        model, frozen = write_arrays(request.model), write_arrays(request.frozen)
     values: dict[str, Any] = {
         "version": request.version,
         "config": request.config,
@@ -69,7 +76,7 @@ def write_request(request: Request) -> tuple[dict[str, Any], bytes]:
         "frozen": {"bytes": len(frozen), "names": list(request.frozen)},
     }
     header = {"kind": request.kind, **{key: values[key] for key in _KEYS[request.kind]}}
-    return header, model + frozen if "model" in header else b""
+    return header, model + frozen
 
 
 def read_request(header: dict[str, Any], body: bytes) -> Request:
@@ -90,6 +97,8 @@ def read_request(header: dict[str, Any], body: bytes) -> Request:
     else:
         if model["bytes"] + frozen["bytes"] != len(body):
             raise BadFrame("a body of another length than its parts")
+        from fedmed.site.arrays import read_arrays
+
         size = model["bytes"]
         parts = (
             read_arrays(body[:size], model["names"]),
@@ -114,36 +123,6 @@ def read_request(header: dict[str, Any], body: bytes) -> Request:
         model=parts[0],
         frozen=parts[1],
     )
-
-
-def write_arrays(arrays: Mapping[str, Tensor]) -> bytes:
-    """Arrays as safetensors bytes.
-
-    Of arrays that share their memory (Flower hands equal ones out as one) each is written.
-    """
-    apart: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in arrays.items():
-        value = value.contiguous()
-        apart[name] = value.clone() if value.data_ptr() in seen else value
-        seen.add(value.data_ptr())
-    return save_bytes(apart)
-
-
-def read_arrays(
-    data: bytes, names: list[str], dtypes: tuple[torch.dtype, ...] = DTYPES
-) -> dict[str, Tensor]:
-    """Arrays of safetensors bytes, in the order of ``names``; raises :class:`BadFrame`.
-
-    The format's reader checks every length, offset and shape against the bytes that are there.
-    """
-    try:
-        arrays = load_bytes(data)
-    except Exception as error:  # bytes from outside: the reader raises a kind of its own
-        raise BadFrame("arrays that are no safetensors") from error
-    if sorted(arrays) != sorted(names) or any(v.dtype not in dtypes for v in arrays.values()):
-        raise BadFrame("arrays of another name or kind")
-    return {name: arrays[name] for name in names}
 
 
 def _config(value: Any) -> bool:

@@ -12,7 +12,8 @@ import torch
 from support import refuses, tiny_network
 
 from fedmed.federation import exchange
-from fedmed.site.requests import Request, read_request, write_arrays, write_request
+from fedmed.site.arrays import write_arrays
+from fedmed.site.requests import Request, read_request, write_request
 from fedmed.site.wire import LARGEST_BODY, LARGEST_HEADER, BadFrame, read_frame, send_frame
 
 

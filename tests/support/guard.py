@@ -11,8 +11,9 @@ from fedmed import __version__
 from fedmed.config import Scalar
 from fedmed.federation import exchange
 from fedmed.hospital.guard.answering import Guard
+from fedmed.site.arrays import read_arrays
 from fedmed.site.file import read_site
-from fedmed.site.requests import Request, read_arrays, write_request
+from fedmed.site.requests import Request, write_request
 from support import SIZE, tiny_network
 
 POLICY = (

@@ -31,8 +31,9 @@ from fedmed.privacy.plans import FeaturePlan, ImagePlan, part
 from fedmed.privacy.plans.evaluation import ledger_run
 from fedmed.privacy.plans.making import noise_source
 from fedmed.site import own_settings
+from fedmed.site.arrays import write_arrays
 from fedmed.site.file import SiteFile
-from fedmed.site.requests import Request, read_request, write_arrays
+from fedmed.site.requests import Request, read_request
 from fedmed.site.settings import Both, site_settings
 from fedmed.site.wire import BadFrame, check_header
 from fedmed.training.released_features import release_name
