@@ -46,7 +46,8 @@ def chosen(lock: str, names: list[str]) -> str:
 def wanted(project: str) -> list[str]:
     """What an image needs: no ray, which is for simulations, and torch as it is there already."""
     tables = tomllib.loads(project)["project"]
-    lines = [*tables["dependencies"], *tables["optional-dependencies"]["opacus"]]
+    extras = (tables["optional-dependencies"][name] for name in ("imagenet", "opacus"))
+    lines = [*tables["dependencies"], *(line for extra in extras for line in extra)]
     lines = [line.replace("[simulation]", "") for line in lines]
     lines = [line.partition("==")[0] if line.startswith("torch") else line for line in lines]
     return [*lines, "hatchling", "editables"]

@@ -178,6 +178,7 @@ def check_volumes(data: Data, model: Model) -> None:
 
 
 _RESIDUAL = ("resnet18", "resnet9")
+_RESIDUAL_KEYS = ("norm", "activation", "weight_standardisation", "stem")
 _MODEL_KEYS: dict[str, tuple[str, ...]] = {
     "norm": (*_RESIDUAL, "probe"),
     "activation": (*_RESIDUAL, "probe"),
@@ -212,6 +213,11 @@ def check_model(model: Model, train: Train) -> None:
         raise ValueError("model.weights-origin: there are no weights; set model.weights")
     if model.name != "probe":
         return
+    for key in _RESIDUAL_KEYS if model.features not in _RESIDUAL else ():
+        if getattr(model, key) != getattr(default, key):
+            raise ValueError(
+                f"model.{kebab(key)}: features of {model.features} do not rest on it; remove it"
+            )
     if model.weights == "none" and model.features != "scattering":
         raise ValueError(
             "model.weights: a probe rests on pretrained features; give weights of "

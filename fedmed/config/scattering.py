@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from fedmed.config.names import kebab
 from fedmed.config.tables import Data, Model
 
 ANGLES: Final = 8
@@ -12,7 +11,6 @@ AXES: Final = 6
 _LARGEST_CUBE: Final = 128  # 400 MB and some seconds a volume; eight times that at 256
 _MOST_NUMBERS: Final = 65_536  # of one image: 256 KB in the cache
 _MOST_PROJECTED: Final = 4096  # numbers whose components are all kept
-_UNREAD: Final = ("norm", "activation", "weight_standardisation", "stem")
 
 
 def paths_of(scales: int, dimensions: int) -> int:
@@ -40,9 +38,6 @@ def check_scattering(model: Model, data: Data) -> None:
         raise ValueError(
             "model.weights: scattering has no weights; remove it, or choose other model.features"
         )
-    for key in _UNREAD:
-        if getattr(model, key) != Model.model_fields[key].default:
-            raise ValueError(f"model.{kebab(key)}: scattering does not read it; remove it")
     if model.channels != 1 and not data.slices:
         raise ValueError(
             f"model.channels: {model.channels} repeat the grey image, and scattering makes the "
@@ -66,7 +61,7 @@ def _check_sides(model: Model, data: Data) -> None:
             f"{key}: scattering of a cube of {side} does not fit into memory; set "
             f"model.feature-size to {_LARGEST_CUBE} or less"
         )
-    if model.pooling == "stages":
+    if model.pooling in ("stages", "middle"):
         raise ValueError(
             "model.pooling: scattering has maps of one size and no stages; use 'mean', 'grid' or "
             "'all'"

@@ -45,7 +45,8 @@ def pretraining(
     flat |= {f"model.{k}": outer[f"model.{k}"] for k in _ARCHITECTURE if f"model.{k}" in outer}
     if flat.get("model.name") == "probe":
         flat["model.name"] = outer.get("model.features", "squeezenet1_1")
-        if flat["model.name"] == "scattering":  # nothing to train; other arms may start from here
+        # Features that no training here makes; other arms may start from what it does.
+        if flat["model.name"] in ("scattering", "efficientnet_lite0"):
             del flat["model.name"]
     own = config.flatten(table)
     nested: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from fedmed.base import files
 from fedmed.base.errors import UserError
 from fedmed.base.opening import expanded
 from fedmed.config import Settings
+from fedmed.models.packaged import packaged_weights
 
 
 class Weights(BaseModel):
@@ -28,12 +29,12 @@ def weights_of(settings: Settings) -> Weights | None:
     model = settings.model
     if model.weights == "none":
         return None
-    if model.weights == "imagenet":
+    if model.weights == "imagenet" and not _packaged(settings):
         return Weights(
             name="imagenet", sha256=None, cohort=None, arm=None, declared=model.weights_origin
         )
     path = weights_path(settings)
-    result = _result_beside(path)
+    result = {} if _packaged(settings) else _result_beside(path)
     return Weights(
         name=path.name if model.weights != "pretrain" else f"pretrain/{path.name}",
         sha256=_sha256(path),
@@ -46,7 +47,14 @@ def weights_of(settings: Settings) -> Weights | None:
 def weights_path(settings: Settings) -> Path:
     """The file that ``model.weights`` names."""
     given = settings.model.weights
+    if _packaged(settings):
+        return packaged_weights()
     return expanded(settings.run.pretrained if given == "pretrain" else given)
+
+
+def _packaged(settings: Settings) -> bool:
+    model = settings.model
+    return model.weights == "imagenet" and model.features == "efficientnet_lite0"
 
 
 def describe(weights: Weights | None) -> str:

@@ -16,12 +16,19 @@ from fedmed.base.errors import UserError
 from fedmed.base.opening import MIB, expanded, present, read_bytes
 from fedmed.base.packed import check_zip
 from fedmed.base.parsing import check_tree, parse_json
+from fedmed.models.efficientnet import own_names
+from fedmed.models.packaged import packaged_weights
 
 MOST: Final = 512 * MIB
 """Bytes of a file of weights, packed or not: the largest model here has 45 MB of them."""
 
 _HEADER: Final = MIB  # of a safetensors file
-_WORDS = {"resnet18": "ResNet-18", "resnet9": "ResNet-9", "squeezenet1_1": "SqueezeNet 1.1"}
+_WORDS = {
+    "resnet18": "ResNet-18",
+    "resnet9": "ResNet-9",
+    "squeezenet1_1": "SqueezeNet 1.1",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+}
 _IMAGENET = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,
     "squeezenet1_1": SqueezeNet1_1_Weights.IMAGENET1K_V1,
@@ -46,12 +53,18 @@ def load_weights(
     another value of, or else the array that does not fit.
     """
     flat = not any(isinstance(module, nn.Conv3d) for module in network.modules())
-    if source == "imagenet" and (name not in _IMAGENET or not flat):
+    packed = name == "efficientnet_lite0"
+    if source == "imagenet" and not packed and (name not in _IMAGENET or not flat):
         raise UserError(
             f"model.weights: there are no ImageNet weights of {name} for these images; use "
             "'resnet18' or 'squeezenet1_1' on flat images, a file, or 'none'"
         )
-    arrays = _imagenet(name) if source == "imagenet" else _read(expanded(source))
+    if source == "imagenet":
+        arrays = _read(packaged_weights()) if packed else _imagenet(name)
+    else:
+        arrays = _read(expanded(source))
+    if packed:
+        arrays = own_names(arrays)
     given = {_plain(array): value for array, value in arrays.items()}
     state = network.state_dict()
     own = {_plain(full): full for full in state}
@@ -102,6 +115,8 @@ def _told(arrays: Mapping[str, Tensor]) -> dict[str, str | int]:
     first = arrays.get("conv1.weight")
     if any(array.startswith("features.") for array in arrays):
         settings["name"] = "squeezenet1_1"
+    elif any(array.lstrip("_").startswith("blocks.") for array in arrays):
+        settings["name"] = "efficientnet_lite0"
     elif first is not None and any(array.startswith("layer4.") for array in arrays):
         blocks = {int(b) for a in arrays if (b := a.split(".")[1]).isdigit() and a[:5] == "layer"}
         if max(blocks, default=-1) in _DEEPEST:

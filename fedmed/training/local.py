@@ -14,7 +14,7 @@ from fedmed.base.errors import RunError
 from fedmed.config import Settings
 from fedmed.data.shard import Shard
 from fedmed.models import trainable
-from fedmed.models.features import MEAN, SPREAD
+from fedmed.models.scaling import MEAN, SPREAD
 from fedmed.privacy.gradients import Clipping, Engine, Options, make_engine
 from fedmed.privacy.gradients.engine import binary
 from fedmed.privacy.gradients.memory import keep_freed_memory

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import squeezenet1_1
 
 from fedmed.config import Model
-from fedmed.models import build, features, trainable
+from fedmed.models import build, scaling, trainable
 from fedmed.models.features import FeatureNetwork, standardise
 
 
@@ -42,7 +42,7 @@ def pixels(count: int = 3) -> Tensor:
 
 
 def scaled(images: Tensor) -> Tensor:
-    return (images - features.MEAN) / features.SPREAD
+    return (images - scaling.MEAN) / scaling.SPREAD
 
 
 def test_features_are_torchvisions_on_imagenets_scale(path: Path, theirs: nn.Module) -> None:

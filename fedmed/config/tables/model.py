@@ -36,9 +36,10 @@ class Model(Section):
     `data.slices`, each slice is a channel."""
 
     weights: Annotated[str, Unit("`none`, `imagenet`, `pretrain`, or a path")] = "none"
-    """Starting weights: random, torchvision's ImageNet weights (downloaded), those of the
-    experiment's [`[pretrain]`](recipe.md#transfer), or a local `.pth`, `.safetensors` or `.npz`
-    file of the same architecture. A run's `model.safetensors` is one."""
+    """Starting weights: random, ImageNet's (torchvision's, downloaded; EfficientNet-Lite0's with
+    the extra `imagenet`), those of the experiment's [`[pretrain]`](recipe.md#transfer), or a local
+    `.pth`, `.safetensors` or `.npz` file of the same architecture. A run's `model.safetensors` is
+    one."""
 
     weights_origin: Annotated[str, Unit("text")] = ""
     """What the statement says of the weights: their data, and who declared them public."""
@@ -46,8 +47,11 @@ class Model(Section):
     trains: Literal["all", "last-block", "head"] = "all"
     """What training changes. The rest is neither sent by hospitals nor noised."""
 
-    features: Literal["squeezenet1_1", "resnet18", "resnet9", "scattering"] = "squeezenet1_1"
-    """`probe`: whose features. [Scattering](recipe.md#scattering) has no weights."""
+    features: Literal[
+        "squeezenet1_1", "efficientnet_lite0", "resnet18", "resnet9", "scattering"
+    ] = "squeezenet1_1"
+    """`probe`: whose features. EfficientNet-Lite0's install
+    [with pip](recipe.md#imagenets-features). [Scattering](recipe.md#scattering) has no weights."""
 
     scales: Annotated[int, Field(ge=1, le=6), Unit("octaves")] = 2
     """`scattering`: how many times the side is halved: J of the literature."""
@@ -55,10 +59,11 @@ class Model(Section):
     feature_size: Annotated[int, Field(ge=0, le=1024), Unit("pixels")] = 0
     """`probe`, `squeezenet1_1`: the side that images are enlarged to first. 0: as they are."""
 
-    pooling: Literal["mean", "stages", "grid", "all"] = "mean"
-    """`probe`, `squeezenet1_1`: the means of the last stage over positions (512 numbers), of the
-    last three stages (896), or of the last one over 2 x 2 parts (2,048). `scattering`: the means
-    of its maps (81 numbers of an image), over 2 x 2 parts (324), or all positions."""
+    pooling: Literal["mean", "stages", "middle", "grid", "all"] = "mean"
+    """`probe`, `squeezenet1_1`: the means of the last stage over positions (512 numbers; of
+    EfficientNet-Lite0 320), of the last three stages (896; 472), of the two before the last (384;
+    152), or of the last one over 2 x 2 parts (2,048; 1,280). `scattering`: the means of its maps
+    (81 numbers of an image), over 2 x 2 parts (324), or all positions."""
 
     standardise: Literal["layer", "validation"] = "layer"
     """`probe`: each feature vector on its own to length 1, or all by the principal
