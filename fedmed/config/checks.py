@@ -204,6 +204,11 @@ def check_model(model: Model, train: Train) -> None:
                 f"model.{kebab(key)}: the model '{model.name}' does not read it (only "
                 f"{', '.join(names)}); remove it"
             )
+    if model.trains == "norms" and (model.name not in _RESIDUAL or model.norm != "group"):
+        raise ValueError(
+            "model.trains: 'norms' trains the factors of group norm, and this model has none; use "
+            "'head' or 'last-block', or a ResNet with model.norm = 'group'"
+        )
     if model.components and model.standardise != "validation":
         raise ValueError(
             "model.components: principal components come with model.standardise = 'validation'; "

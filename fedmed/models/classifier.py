@@ -118,9 +118,14 @@ def _freeze(network: nn.Module, model: "Model", body: str) -> None:
     trains = "head" if model.name == "probe" else model.trains
     if trains == "all":
         return
-    kept = ("fc.",) if trains == "head" else ("fc.", _LAST[body])
+    kept = ["fc."]
+    if trains == "last-block":
+        kept.append(_LAST[body])
+    elif trains == "norms":
+        modules = network.named_modules()
+        kept += [f"{name}." for name, one in modules if isinstance(one, nn.GroupNorm)]
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name.startswith(kept))
+        parameter.requires_grad_(name.startswith(tuple(kept)))
 
 
 def without_weights(model: "Model", image_size: int) -> "Model":

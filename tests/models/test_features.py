@@ -146,6 +146,18 @@ def test_what_is_frozen_is_not_trained(name: str, trains: str, first: str) -> No
     assert names[-1] == "fc.bias"
 
 
+@pytest.mark.parametrize("name", ["resnet18", "resnet9"])
+def test_norms_and_head_are_the_factors_of_every_norm_and_the_last_layer(name: str) -> None:
+    """A hundredth of a ResNet: every norm twice its channels, and 513 of the head."""
+    model = build(Model.model_validate({"name": name, "trains": "norms"}), 32, 0)
+    norms = [m for m in model.modules() if isinstance(m, nn.GroupNorm)]
+    trained = trainable(model)
+    assert {id(p) for m in norms for p in m.parameters()} < {id(p) for p in trained.values()}
+    count = sum(p.numel() for p in trained.values())
+    assert count == sum(2 * m.num_channels for m in norms) + 513
+    assert len(norms) == {"resnet18": 20, "resnet9": 12}[name]
+
+
 def test_each_vector_is_standardised_on_its_own(path: Path) -> None:
     """Pitfalls 14 and 15: no statistic of the batch, none of private data; length 1."""
 

@@ -164,6 +164,11 @@ def test_an_image_whose_features_are_not_finite_has_zeros_and_no_other_has(
             {"model.name": "squeezenet1_1", "model.norm": "frozen-batch", "model.weights": "w"},
             ["model.norm", "squeezenet1_1"],
         ),
+        ({"model.name": "squeezenet1_1", "model.trains": "norms"}, ["model.trains", "'norms'"]),
+        (
+            {"model.trains": "norms", "model.norm": "frozen-batch", "model.weights": "w"},
+            ["model.trains", "'head'"],
+        ),
     ],
 )
 def test_keys_that_a_model_does_not_read_are_refused(

@@ -44,8 +44,9 @@ class Model(Section):
     weights_origin: Annotated[str, Unit("text")] = ""
     """What the statement says of the weights: their data, and who declared them public."""
 
-    trains: Literal["all", "last-block", "head"] = "all"
-    """What training changes. The rest is neither sent by hospitals nor noised."""
+    trains: Literal["all", "last-block", "norms", "head"] = "all"
+    """What training changes. `norms`: the factors and shifts of the norms, and the head. The rest
+    is neither sent by hospitals nor noised."""
 
     features: Literal[
         "squeezenet1_1", "efficientnet_lite0", "resnet18", "resnet9", "scattering"
