@@ -15,6 +15,7 @@ from fedmed.base.errors import RunError
 from fedmed.base.holding import held
 from fedmed.config import Settings
 from fedmed.coordinator import histograms, steps
+from fedmed.coordinator.averages import RoundAverages
 from fedmed.coordinator.bounds import believed
 from fedmed.coordinator.evaluation import Evaluator, initial_model
 from fedmed.coordinator.histograms import Collected
@@ -107,7 +108,8 @@ def _run(
         in_process=isinstance(grid, InlineGrid),
     )
     evaluator, strategy = _prepared(setup)
-    run = _Run(grid, setup, evaluator, strategy, steps.started(), on_round, interrupted)
+    averages = RoundAverages(settings.train.round_average, directory.server_state())
+    run = _Run(grid, setup, evaluator, strategy, averages, steps.started(), on_round, interrupted)
     earlier = history.seconds
     run.train()
     owners = run.selected()
@@ -145,6 +147,7 @@ class _Run:
     setup: Setup
     evaluator: Evaluator | None
     strategy: FederationStrategy
+    averages: RoundAverages
     steps: list[Step]
     on_round: OnRound
     interrupted: bool  # and resumed
@@ -177,7 +180,9 @@ class _Run:
         if number == 0 and strategy.completed:
             self.on_round(round_number, rounds, history.lines[-1]["auroc"])
             return None
-        models = strategy.models()
+        if round_number:
+            self.averages.update(strategy.models())
+        models = self.averages.after(round_number, strategy.models())
         auroc = None if self.evaluator is None else self.evaluator.validation_auroc(models)
         added = steps.after_round(self.steps, self._context(models))
         if history.select(round_number, auroc):
@@ -188,7 +193,11 @@ class _Run:
         history.add({**line, **self._told(round_number, added)})
         directory.keep_earlier()
         directory.save_checkpoint(
-            round_number, models, history.selected, strategy.clipping_norm, strategy.state()
+            round_number,
+            strategy.models(),
+            history.selected,
+            strategy.clipping_norm,
+            {**strategy.state(), **self.averages.state},
         )
         directory.keep_selected(history.selected)
         self.on_round(round_number, rounds, auroc)
@@ -232,10 +241,12 @@ class _Run:
 
     def selected(self) -> Mapping[str, Arrays]:
         """The model(s) that the run ends with, by owner."""
+        history, last = self.setup.history, self.strategy.models()
+        averages = self.averages.after(history.last_round, last)
         if self.setup.settings.train.selection == "last":
-            return self.strategy.models()
-        kept = self.setup.directory.selected(self.setup.history.selected).load_checkpoint()
-        return self.strategy.models() if kept is None else kept[2]
+            return averages
+        kept = self.setup.directory.selected(history.selected).load_checkpoint()
+        return averages if kept is None else kept[2]
 
     def collect(self, owners: Mapping[str, Arrays]) -> Collected:
         """Histograms of the model(s) from every hospital that gives any."""

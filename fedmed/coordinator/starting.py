@@ -8,6 +8,7 @@ from torch import nn
 from fedmed.base import files
 from fedmed.base.errors import RunError, UserError
 from fedmed.config import Settings
+from fedmed.coordinator.averages import without_averages
 from fedmed.coordinator.bounds import Bounds, planned_bounds
 from fedmed.coordinator.central import CentralGaussian
 from fedmed.coordinator.history import History
@@ -71,7 +72,7 @@ def make_strategy(setup: Setup, model: nn.Module) -> FederationStrategy:
         messages.encode_arrays(messages.frozen_of(model)),
         completed,
         run=directory.run,
-        state={} if kept is None else directory.server_state(),
+        state={} if kept is None else without_averages(directory.server_state()),
         roster=setup.participants,
         wire=settings.run.wire,
         # The central arms clip every update in any case.

@@ -53,6 +53,12 @@ def crash_in(monkeypatch: pytest.MonkeyPatch, function: str, call: int) -> None:
         ("central-fixed", "train_plain", ["privacy.reproducible-noise=true"]),
         ("central-adaptive", "train_plain", ["privacy.reproducible-noise=true"]),
         ("local-only", "train_plain", []),
+        ("none", "train_plain", ["train.round-average=0.8"]),
+        (
+            "local-only",
+            "train_plain",
+            ["train.round-average=0.8", "train.server-optimizer=momentum"],
+        ),
     ],
 )
 def test_an_interrupted_run_resumes_and_ends_with_the_same_numbers(

@@ -69,6 +69,11 @@ class Train(Section):
     """Decay of an average of the parameters over the steps of a round; the average is what a
     hospital hands on. 0: the parameters of the last step. It spends no budget."""
 
+    round_average: Annotated[float, within(0, 0.99999)] = 0.0
+    """Decay of an average of the global model over rounds. The average is what is scored, selected
+    and handed over; hospitals go on from the last model. 0: the last model. It spends no
+    budget."""
+
     weighting: Literal["equal", "size"] = "equal"
     """Weight of the hospitals in the average. `equal` tells no size, and is what the noise of the
     central arms is calibrated for: they need it. `size` is FedAvg's by images, for arms that
