@@ -121,6 +121,7 @@ class Evidence:
     notes: list[str]
     splits: list[Json] = field(default_factory=list)  # as in the file
     alone: list[Difference] = field(default_factory=list)  # from hospitals alone, not the baseline
+    joining: list[Json] = field(default_factory=list)  # as in the file
     places: list[Json] = field(default_factory=list)  # as in the file
     primary: Json = field(default_factory=dict)  # as in the file
 
@@ -203,6 +204,7 @@ def _evidence(comparison: Json) -> Evidence:
         notes=texts(comparison, "notes"),
         splits=rows(comparison, "splits"),
         alone=[change_from(row) for row in rows(comparison, "alone")],
+        joining=rows(comparison, "joining"),
         places=rows(comparison, "places"),
         primary=table(comparison, "primary"),
     )

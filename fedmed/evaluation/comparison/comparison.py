@@ -16,6 +16,7 @@ from fedmed.evaluation.comparison import correlations
 from fedmed.evaluation.comparison.alone import against_alone
 from fedmed.evaluation.comparison.endpoint import Endpoint, judged
 from fedmed.evaluation.comparison.items import GROUP_METRICS, Item, items
+from fedmed.evaluation.comparison.joining import joining
 from fedmed.evaluation.comparison.places import Noised, between_places
 from fedmed.evaluation.comparison.splitting import split
 from fedmed.evaluation.group_gaps import GAPS
@@ -71,9 +72,10 @@ def compare(
     validation rows, or with `redraw_threshold` chooses it anew in every resample; all see the same
     resamples of patients. `epsilons` by arm (None: no guarantee) and `units` (whose data an epsilon
     protects) serve the correlation with gaps, within a unit. `schemes` by arm says which arms are
-    compared within hospitals (:func:`_headlines`) and which with a hospital alone, `noised` where
-    each adds noise, `between` which split an arm's cost (:func:`splitting.split`), `primary` which
-    change was named beforehand. The result does not depend on `threads` (None: all cores).
+    compared within hospitals (:func:`_headlines`) and which with a hospital alone, over all and for
+    each on its own patients, `noised` where each adds noise, `between` which split an arm's cost
+    (:func:`splitting.split`), `primary` which change was named beforehand. The result does not
+    depend on `threads` (None: all cores).
 
     Raises UserError for an unknown baseline, for runs with different test images, labels,
     patients or demographics, and for bad tables.
@@ -104,6 +106,7 @@ def compare(
         "primary": judged(primary, found),
         "splits": split(panel, paired, baseline, between or {}, headlines),
         "alone": against_alone(panel, paired, schemes or {}, epsilons),
+        "joining": joining(panel, paired, schemes or {}, epsilons, units or {}),
         "places": between_places(panel, paired, noised or {}),
         "correlations": correlations.by_target(by_target, paired.runs, baseline)
         + correlations.epsilon_and_gap(by_arm, epsilons, units or {}),
