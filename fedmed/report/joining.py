@@ -10,7 +10,7 @@ _FEW = 6  # hospitals that a sentence names
 
 
 def table_of(evidence: Evidence | None) -> Json:
-    """``arms``, ``rows`` of hospitals, and ``told``: a sentence for each arm; empty without any."""
+    """``arms``, ``rows`` of hospitals, and ``told``, a sentence for arms alike; empty without any."""
     rows = evidence.joining if evidence else []
     arms = list(dict.fromkeys(str(row.get("arm")) for row in rows))
     hospitals = list(dict.fromkeys(str(row.get("hospital")) for row in rows))
@@ -25,6 +25,10 @@ def table_of(evidence: Evidence | None) -> Json:
         own.setdefault(str(row.get("alone")), {})[str(row.get("hospital"))] = number(
             row.get("before")
         )
+    told: dict[str, list[str]] = {}
+    for arm in arms:
+        words = _told({h: cells[h, arm] for h in hospitals if (h, arm) in cells})
+        told.setdefault(words, []).append(arm)
     return {
         "arms": arms,
         "alone": list(own),
@@ -37,13 +41,11 @@ def table_of(evidence: Evidence | None) -> Json:
             }
             for name in hospitals
         ],
-        "told": [
-            _told(arm, {h: cells[h, arm] for h in hospitals if (h, arm) in cells}) for arm in arms
-        ],
+        "told": [f"{listed(names)}: {words}." for words, names in told.items()],
     }
 
 
-def _told(arm: str, changes: dict[str, Difference]) -> str:
+def _told(changes: dict[str, Difference]) -> str:
     """For which hospitals an arm is shown to be better or worse than their own model."""
     shown = {name: one for name, one in changes.items() if one.distinguishable}
     better = [name for name, one in shown.items() if (one.change.value or 0.0) > 0.0]
@@ -52,8 +54,9 @@ def _told(arm: str, changes: dict[str, Difference]) -> str:
     parts += [f"worse than alone for {_named(worse)}"] if worse else []
     rest = len(changes) - len(shown)
     if rest:
-        parts.append(f"no difference is shown for {rest if shown else 'any'} of {len(changes)}")
-    return f"{arm}: {', '.join(parts)}."
+        which = f"{rest} of {len(changes)}" if shown else f"any of {len(changes)} hospitals"
+        parts.append(f"no difference is shown for {which}")
+    return ", ".join(parts)
 
 
 def _named(hospitals: list[str]) -> str:

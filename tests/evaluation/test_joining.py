@@ -97,6 +97,12 @@ def test_it_is_worth_it_where_a_hospital_alone_knows_less_and_not_where_it_is_an
     ]
 
 
+def test_arms_of_which_the_same_is_told_share_a_sentence(found: list[dict[str, Any]]) -> None:
+    unclear = [{**one, "p_holm": 1.0} for one in found]
+    table = table_of(evidence(unclear))
+    assert table["told"] == ["none and dp: no difference is shown for any of 3 hospitals."]
+
+
 def test_a_hospital_with_too_few_ill_has_no_row(
     tables: dict[str, dict[int, pd.DataFrame]],
 ) -> None:

@@ -28,7 +28,7 @@ from fedmed.evaluation.tables import predictions
 __all__ = ["compare", "from_directory", "write"]
 
 NAME: Final = "comparison.json"
-FORMAT: Final = 5  # of comparison.json; another makes it anew
+FORMAT: Final = 6  # of comparison.json; another makes it anew
 Json = dict[str, Any]
 
 
