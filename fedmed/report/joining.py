@@ -10,7 +10,7 @@ _FEW = 6  # hospitals that a sentence names
 
 
 def table_of(evidence: Evidence | None) -> Json:
-    """``arms``, ``rows`` of hospitals, and ``told``, a sentence for arms alike; empty without any."""
+    """``arms``, ``rows`` of hospitals, and ``told``, a sentence for arms alike; or nothing."""
     rows = evidence.joining if evidence else []
     arms = list(dict.fromkeys(str(row.get("arm")) for row in rows))
     hospitals = list(dict.fromkeys(str(row.get("hospital")) for row in rows))
