@@ -110,7 +110,7 @@ def search(
 
     ``learning_rate`` is as in ``[train]``: the rate per clipping norm over that norm.
     """
-    found = []
+    trials = []
     for kept in components:
         images = images_of(settings.replaced({"model.components": kept}))
         for (place, factor), epsilon in product(factors(settings).items(), epsilons):
@@ -132,8 +132,8 @@ def search(
                     about = {"components": kept, "place": place, "epsilon": epsilon}
                     setting = {"norm": norm, "steps": steps, "learning_rate": rate / norm}
                     tried.append({**about, **setting, "auroc": round(float(np.mean(each)), 4)})
-            found += sorted(tried, key=lambda one: -float(one["auroc"]))
-    return found
+            trials += sorted(tried, key=lambda one: -float(one["auroc"]))
+    return trials
 
 
 def main() -> None:

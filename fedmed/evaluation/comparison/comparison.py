@@ -105,12 +105,25 @@ def compare(
         "family": _adjusted(found),
         "primary": judged(primary, found),
         "splits": split(panel, paired, baseline, between or {}, headlines),
-        "alone": against_alone(panel, paired, schemes or {}, epsilons),
-        "joining": joining(panel, paired, schemes or {}, epsilons, units or {}),
+        **_with_alone(panel, paired, schemes or {}, epsilons, units or {}),
         "places": between_places(panel, paired, noised or {}),
         "correlations": correlations.by_target(by_target, paired.runs, baseline)
         + correlations.epsilon_and_gap(by_arm, epsilons, units or {}),
         "notes": [*notes, *_left_out(panel)],
+    }
+
+
+def _with_alone(
+    panel: Panel,
+    paired: Paired,
+    schemes: Mapping[str, str],
+    epsilons: Mapping[str, float | None],
+    units: Mapping[str, str],
+) -> Json:
+    """Differences from hospitals alone: over all hospitals, and at each."""
+    return {
+        "alone": against_alone(panel, paired, schemes, epsilons),
+        "joining": joining(panel, paired, schemes, epsilons, units),
     }
 
 
