@@ -72,13 +72,11 @@ def compare(
     validation rows, or with `redraw_threshold` chooses it anew in every resample; all see the same
     resamples of patients. `epsilons` by arm (None: no guarantee) and `units` (whose data an epsilon
     protects) serve the correlation with gaps, within a unit. `schemes` by arm says which arms are
-    compared within hospitals (:func:`_headlines`) and which with a hospital alone, over all and for
-    each on its own patients, `noised` where each adds noise, `between` which split an arm's cost
-    (:func:`splitting.split`), `primary` which change was named beforehand. The result does not
-    depend on `threads` (None: all cores).
+    compared within hospitals (:func:`_headlines`) and which with a hospital alone, `noised` where
+    each adds noise, `between` which split an arm's cost, `primary` which change was named
+    beforehand. The result does not depend on `threads` (None: all cores).
 
-    Raises UserError for an unknown baseline, for runs with different test images, labels,
-    patients or demographics, and for bad tables.
+    Raises UserError for an unknown baseline, bad tables, and runs whose test images differ.
     """
     if baseline not in tables:
         raise UserError(f"no arm '{baseline}' to compare with; use one of {', '.join(tables)}")
@@ -105,25 +103,12 @@ def compare(
         "family": _adjusted(found),
         "primary": judged(primary, found),
         "splits": split(panel, paired, baseline, between or {}, headlines),
-        **_with_alone(panel, paired, schemes or {}, epsilons, units or {}),
+        "alone": against_alone(panel, paired, schemes or {}, epsilons),
+        "joining": joining(panel, paired, schemes or {}, epsilons, units or {}),
         "places": between_places(panel, paired, noised or {}),
         "correlations": correlations.by_target(by_target, paired.runs, baseline)
         + correlations.epsilon_and_gap(by_arm, epsilons, units or {}),
         "notes": [*notes, *_left_out(panel)],
-    }
-
-
-def _with_alone(
-    panel: Panel,
-    paired: Paired,
-    schemes: Mapping[str, str],
-    epsilons: Mapping[str, float | None],
-    units: Mapping[str, str],
-) -> Json:
-    """Differences from hospitals alone: over all hospitals, and at each."""
-    return {
-        "alone": against_alone(panel, paired, schemes, epsilons),
-        "joining": joining(panel, paired, schemes, epsilons, units),
     }
 
 
