@@ -4,7 +4,7 @@ One run's validation AUROC moves more by its noise than settings differ by. This
 experiment's linear probe outside the federation, on the same cached features, with the plan's noise
 drawn several times from a seed, and scores the server's validation images, which every run takes to
 be public. It scores no test image. Noise at each of K hospitals is that of a sum with the square
-root of K times the noise; with a colluding hospital each share is larger.
+root of K times the noise; with one colluding hospital each share is larger.
 
     python -m experiments.probe_settings experiments/central-local-nih.toml --out settings.json
 """
@@ -32,6 +32,7 @@ from fedmed.models import build
 from fedmed.models.features import FeatureNetwork, standardise
 from fedmed.privacy import plan
 from fedmed.training.cached_features import featured
+from fedmed.training.local import poisson_batch
 
 Floats = npt.NDArray[np.float64]
 NORMS, STEPS = (1.0, 0.5, 0.25), (25, 50, 100)
@@ -40,16 +41,19 @@ SAMPLING, MOMENTUM = 0.5, 0.9
 
 @dataclass(frozen=True)
 class Images:
-    """Projected features (n, k) with a column of ones, and labels (n,): training, validation."""
+    """Projected features (n, k) with a column of ones, labels (n,), and the rows of each unit."""
 
     features: Floats
     labels: Floats
+    units: list[npt.NDArray[np.int64]]
     validation: Floats
     answers: npt.NDArray[np.int64]
 
 
 def images_of(settings: Settings) -> Images:
     """All hospitals' training images and the validation images, as the probe's head sees them."""
+    if settings.data.dimensions != 2 or settings.data.outputs != 1:
+        raise SystemExit("give an experiment of flat images with one label")
     network = build(settings.model, settings.data.image_size, 0)
     if not isinstance(network, FeatureNetwork) or network.standard != "validation":
         raise SystemExit("give an experiment of probes with model.standardise = 'validation'")
@@ -66,9 +70,16 @@ def images_of(settings: Settings) -> Images:
         made = (values.astype(np.float64) - centre) @ project
         return np.column_stack([made, np.ones(len(made))])
 
+    starts = np.cumsum([0, *(len(shard) for shard in shards)])
+    by_patient = settings.privacy.unit == "patient"
     return Images(
         projected(np.concatenate(parts)),
         np.concatenate([shard.labels for shard in shards]).astype(np.float64),
+        [
+            start + rows
+            for start, shard in zip(starts, shards, strict=False)
+            for rows in (shard.patients() if by_patient else np.arange(len(shard))[:, None])
+        ],
         projected(public),
         held_out.labels[rows].astype(np.int64),
     )
@@ -78,17 +89,16 @@ def trained(
     images: Images, noise: float, norm: float, steps: int, rate: float, rng: np.random.Generator
 ) -> float:
     """Validation AUROC after so many steps; ``noise`` in clipping norms, ``rate`` per norm."""
-    features, labels = images.features, images.labels
-    count, width = features.shape
+    features, labels, width = images.features, images.labels, images.features.shape[1]
     lengths = np.linalg.norm(features, axis=1)
     weights, velocity = np.zeros(width), np.zeros(width)
     for _ in range(steps):
-        rows = np.flatnonzero(rng.random(count) < SAMPLING)
+        rows = poisson_batch(images.units, SAMPLING, rng)
         drawn = features[rows]
         errors = 1 / (1 + np.exp(-drawn @ weights)) - labels[rows]
         clipped = np.clip(errors, -norm / lengths[rows], norm / lengths[rows]) / norm
         total = clipped @ drawn + rng.normal(0.0, noise, width)
-        velocity = MOMENTUM * velocity + total / (SAMPLING * count)
+        velocity = MOMENTUM * velocity + total / (SAMPLING * len(images.units))
         weights = weights - rate * velocity
     return auroc(images.answers, images.validation @ weights)
 
@@ -96,6 +106,8 @@ def trained(
 def factors(settings: Settings) -> dict[str, float]:
     """What the noise on the sum is by its place, over that of the plan."""
     hospitals = len(member_names(settings))
+    if hospitals < 2:
+        raise SystemExit("give an experiment of two hospitals or more")
     return {"distributed": math.sqrt(hospitals / (hospitals - 1)), "local": math.sqrt(hospitals)}
 
 

@@ -22,7 +22,7 @@ _STEPS = (  # of training, where a head is solved for
     *("train.local-epochs", "train.batch-size", "train.optimizer", "train.learning-rate"),
     *("train.schedule", "train.warmup", "train.momentum", "train.weight-decay"),
     *("train.proximal", "train.augment", "train.precision", "train.ema"),
-    *("train.server-optimizer", "train.server-learning-rate"),
+    *("train.server-optimizer", "train.server-learning-rate", "train.round-average"),
 )
 _IMAGE = ("privacy.laplace-scale", "privacy.clip-released")
 

@@ -204,6 +204,11 @@ def check_model(model: Model, train: Train) -> None:
                 f"model.{kebab(key)}: the model '{model.name}' does not read it (only "
                 f"{', '.join(names)}); remove it"
             )
+    if model.pooling == "middle" and model.name == "squeezenet1_1" and model.trains != "head":
+        raise ValueError(
+            "model.pooling: 'middle' leaves the last stage out, and training it would do nothing; "
+            "use 'stages', or model.trains = 'head'"
+        )
     if model.trains == "norms" and (model.name not in _RESIDUAL or model.norm != "group"):
         raise ValueError(
             "model.trains: 'norms' trains the factors of group norm, and this model has none; use "

@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from fedmed.base.errors import UserError
 from fedmed.coordinator.summing import Arrays
 
 _KEPT: Final = "average:"  # before the owner's name, in a checkpoint's state
@@ -32,9 +33,17 @@ class RoundAverages:
         return {f"{_KEPT}{owner}": arrays for owner, arrays in self._sums.items()}
 
     @torch.no_grad()
-    def update(self, models: Mapping[str, Arrays]) -> None:
-        """Take in the models after one more round; they stay as they are."""
+    def update(self, rounds: int, models: Mapping[str, Arrays]) -> None:
+        """Take in the models after so many rounds; they stay as they are.
+
+        Raises :class:`UserError` where a checkpoint was without what it should have kept.
+        """
         for owner, model in models.items() if self._decay else ():
+            if rounds > 1 and owner not in self._sums:
+                raise UserError(
+                    f"the checkpoint has no average of {owner}'s model; delete the run's folder "
+                    "and run again"
+                )
             total = self._sums.get(owner) or {n: torch.zeros_like(v) for n, v in model.items()}
             self._sums[owner] = {
                 name: torch.lerp(total[name], value, 1 - self._decay)

@@ -181,7 +181,7 @@ class _Run:
             self.on_round(round_number, rounds, history.lines[-1]["auroc"])
             return None
         if round_number:
-            self.averages.update(strategy.models())
+            self.averages.update(round_number, strategy.models())
         models = self.averages.after(round_number, strategy.models())
         auroc = None if self.evaluator is None else self.evaluator.validation_auroc(models)
         added = steps.after_round(self.steps, self._context(models))

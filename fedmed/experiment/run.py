@@ -164,8 +164,9 @@ def check(experiment: Experiment) -> None:
     for model, size, dimensions in dict.fromkeys(
         (s.model, s.data.image_size, s.data.dimensions) for s in experiment.arms.values()
     ):
-        if model.weights not in NAMED_WEIGHTS:
-            build(model, size, 0, dimensions=dimensions)  # weights from a file are read once before
+        packed = model.features == "efficientnet_lite0"
+        if packed or model.weights not in NAMED_WEIGHTS:  # which may be downloads
+            build(model, size, 0, dimensions=dimensions)
     for settings in experiment.arms.values():
         make_plans(settings)
         check_sites(settings, member_names(settings))

@@ -25,12 +25,14 @@ def table_of(evidence: Evidence | None) -> Json:
         own.setdefault(str(row.get("alone")), {})[str(row.get("hospital"))] = number(
             row.get("before")
         )
-    told: dict[str, list[str]] = {}
+    against = {str(row.get("arm")): str(row.get("alone")) for row in rows}
+    told: dict[tuple[str, str], list[str]] = {}
     for arm in arms:
         words = _told({h: cells[h, arm] for h in hospitals if (h, arm) in cells})
-        told.setdefault(words, []).append(arm)
+        told.setdefault((against[arm], words), []).append(arm)
     return {
         "arms": arms,
+        "against": [against[arm] for arm in arms],
         "alone": list(own),
         "rows": [
             {
@@ -41,7 +43,9 @@ def table_of(evidence: Evidence | None) -> Json:
             }
             for name in hospitals
         ],
-        "told": [f"{listed(names)}: {words}." for words, names in told.items()],
+        "told": [
+            f"{listed(names)} against {alone}: {words}." for (alone, words), names in told.items()
+        ],
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import goes_red
+from support import goes_red, refuses
 from support.runs import run, tiny_text, weights, written
 from torch import Tensor
 
@@ -27,8 +27,8 @@ def test_it_is_the_weighted_mean_of_the_models_so_far_without_the_bias_of_the_st
     first = model(5.0)
     assert averages.after(0, first) is first
     values = [3.0, -1.0, 7.0]
-    for value in values:
-        averages.update(model(value))
+    for number, value in enumerate(values, 1):
+        averages.update(number, model(value))
     weights = [DECAY**2, DECAY, 1.0]
     expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
     left = averages.after(3, model(7.0))["global"]["fc.bias"]
@@ -37,20 +37,25 @@ def test_it_is_the_weighted_mean_of_the_models_so_far_without_the_bias_of_the_st
 
 def test_a_checkpoint_keeps_it_apart_from_the_strategys_own_state() -> None:
     averages = RoundAverages(DECAY, {})
-    averages.update(model(4.0))
+    averages.update(1, model(4.0))
     kept = {"first": {"fc.bias": torch.zeros(2)}, **averages.state}
     assert without_averages(kept).keys() == {"first"}
     again = RoundAverages(DECAY, kept)
-    averages.update(model(1.0))
-    again.update(model(1.0))
+    averages.update(2, model(1.0))
+    again.update(2, model(1.0))
     one, other = (a.after(2, model(1.0))["global"]["fc.bias"] for a in (averages, again))
     assert torch.equal(one, other)
+
+
+def test_a_checkpoint_without_its_averages_is_refused() -> None:
+    """Else the sum would begin at 0 and the model shrink without a word."""
+    refuses(lambda: RoundAverages(DECAY, {}).update(2, model(1.0)), "no average", "run again")
 
 
 def test_of_decay_0_nothing_is_kept_and_the_last_model_is_the_result() -> None:
     averages = RoundAverages(0.0, {})
     last = model(4.0)
-    averages.update(last)
+    averages.update(1, last)
     assert averages.state == {}
     assert averages.after(1, last) is last
 
@@ -80,8 +85,8 @@ def test_a_run_ends_with_the_average_and_its_hospitals_trained_from_the_last_mod
     check(weights(tmp_path / "mean" / "none" / "seed-0"))
 
     class GoesOn(RoundAverages):
-        def update(self, models: Mapping[str, Any]) -> None:
-            super().update(models)
+        def update(self, rounds: int, models: Mapping[str, Any]) -> None:
+            super().update(rounds, models)
             for owner, arrays in self.after(1, models).items():
                 for name, value in arrays.items():
                     models[owner][name].copy_(value * 1.1)

@@ -92,15 +92,19 @@ def test_it_is_worth_it_where_a_hospital_alone_knows_less_and_not_where_it_is_an
     assert table["alone"] == ["alone", "alone-dp"]
     assert [r["hospital"] for r in table["rows"]] == sorted(NAMES)
     assert table["told"] == [
-        "none: worth it for small, worse than alone for odd, no difference is shown for 1 of 3.",
-        "dp: worth it for large and small, worse than alone for odd.",
+        "none against alone: worth it for small, worse than alone for odd, no difference is shown "
+        "for 1 of 3.",
+        "dp against alone-dp: worth it for large and small, worse than alone for odd.",
     ]
 
 
 def test_arms_of_which_the_same_is_told_share_a_sentence(found: list[dict[str, Any]]) -> None:
     unclear = [{**one, "p_holm": 1.0} for one in found]
     table = table_of(evidence(unclear))
-    assert table["told"] == ["none and dp: no difference is shown for any of 3 hospitals."]
+    words = "no difference is shown for any of 3 hospitals."
+    assert table["told"] == [f"none against alone: {words}", f"dp against alone-dp: {words}"]
+    one = table_of(evidence([{**row, "alone": "alone"} for row in unclear]))
+    assert one["told"] == [f"none and dp against alone: {words}"]
 
 
 def test_a_hospital_with_too_few_ill_has_no_row(

@@ -1,5 +1,7 @@
 """The search for a probe's settings: it learns, noise costs, and a clipped step is bounded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import make
@@ -13,7 +15,8 @@ def images(n: int = 300, width: int = 4) -> Images:
     labels = (draw.random(2 * n) < 0.5).astype(float)
     made = draw.normal(size=(2 * n, width)) / 2 + labels[:, None]
     made = np.column_stack([made / 2, np.ones(2 * n)])
-    return Images(made[:n], labels[:n], made[n:], labels[n:].astype(np.int64))
+    units = [np.array([row]) for row in range(n)]
+    return Images(made[:n], labels[:n], units, made[n:], labels[n:].astype(np.int64))
 
 
 def auroc(noise: float, norm: float = 1.0, rate: float = 1.0, draws: int = 5) -> float:
@@ -33,11 +36,24 @@ def test_an_image_changes_a_step_by_the_clipping_norm_at_most() -> None:
     def value(length: float, norm: float) -> float:
         given = images()
         rng = np.random.default_rng(2)
-        long = Images(given.features * length, given.labels, given.validation, given.answers)
+        long = replace(given, features=given.features * length)
         return trained(long, 3.0, norm, 1, 1.0, rng)
 
     assert value(1e6, 0.25) == value(1e3, 0.25) == value(1e3, 1.0)
     assert value(1.0, 1.0) != value(1e3, 1.0)
+
+
+def test_a_patient_is_one_unit_however_many_films_there_are() -> None:
+    """Sabotage: films counted one by one would hide half of the noise of a patient with two."""
+    given = images()
+    pairs = [np.array([row, row + 1]) for row in range(0, 300, 2)]
+    rng = np.random.default_rng(1)
+
+    def value(units: list[np.ndarray]) -> float:
+        each = replace(given, units=units)
+        return float(np.mean([trained(each, 60.0, 1.0, 25, 1.0, rng) for _ in range(20)]))
+
+    assert value(pairs) < value(given.units) - 0.01
 
 
 def test_noise_at_each_hospital_is_that_of_a_sum_times_the_root_of_their_number() -> None:

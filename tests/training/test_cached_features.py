@@ -166,6 +166,14 @@ def test_an_image_whose_features_are_not_finite_has_zeros_and_no_other_has(
         ),
         ({"model.name": "squeezenet1_1", "model.trains": "norms"}, ["model.trains", "'norms'"]),
         (
+            {
+                "model.name": "squeezenet1_1",
+                "model.trains": "last-block",
+                "model.pooling": "middle",
+            },
+            ["model.pooling", "'stages'"],
+        ),
+        (
             {"model.trains": "norms", "model.norm": "frozen-batch", "model.weights": "w"},
             ["model.trains", "'head'"],
         ),
