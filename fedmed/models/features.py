@@ -156,6 +156,7 @@ def _width(body: nn.Module, pooling: Pooling) -> int:
     """Numbers of an image."""
     if isinstance(body, Scattering):
         return body.width(pooling)
+    # torch declares every attribute of a module as a tensor or a module.
     channels: tuple[int, ...] = body.channels  # type: ignore[assignment]
     kept = {"stages": channels, "middle": channels[:-1], "grid": channels[-1:] * 4}
     return sum(kept.get(pooling, channels[-1:]))

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: the published weights classify photographs, and the extra is looked for."""
 
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -133,9 +133,8 @@ def test_another_file_of_that_name_is_refused(
     """Sabotage: weights that somebody put in the package's place."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"other")
-    found = ModuleType("spec")
-    found.origin = str(tmp_path / "__init__.py")  # type: ignore[attr-defined]
-    monkeypatch.setattr(packaged, "find_spec", lambda _: found)
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(packaged, "find_spec", lambda _: spec)
     refuses(lambda: build(Settings().replaced(PROBE).model, 32, 0), "model.weights", "not the file")
 
 
